@@ -1,0 +1,305 @@
+"""The DM Notification package (OMA DM Notification 2.0, section 5): decode and encode.
+
+    octet 0            octet 1            octets 2-3             then OC Options
+    VVVV OOOO          O RRRRRRR          NOTIFICATION-ID u16
+    VER(4) OC(5) ------^ RESERVED(7)                             Option: Delta(4) Length(12) Value
+
+All integers are big-endian. An Option Number is the sum of the Deltas up to it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from functools import lru_cache
+from struct import Struct
+from typing import Final, NamedTuple
+
+from dmnotid.errors import MalformedField, TrailingOctets, Truncated, UnsupportedVersion
+from dmnotid.wire.octets import PACKAGE, normal_server_id
+
+VERSION: Final = 2
+"""VER (5.1)."""
+
+HEADER_OCTETS: Final = 4
+OPTION_HEADER_OCTETS: Final = 2
+MAX_OPTIONS: Final = 0x1F
+MAX_OPTION_DELTA: Final = 0x0F
+MAX_OPTION_LENGTH: Final = 0xFFF
+MAX_NOTIFICATION_ID: Final = 0xFFFF
+MAX_MO_INDEX: Final = 0xFFFF
+MAX_TIME: Final = 0xFFFF_FFFF
+
+# Option Numbers (5.3).
+OPTION_SERVER_ID: Final = 1
+OPTION_PREFERRED_CON_TYPE: Final = 2
+OPTION_REQ_MO: Final = 3
+OPTION_REQ_MO_CV: Final = 4
+OPTION_SHA256_DIGEST: Final = 5
+OPTION_NAMES: Final = {
+    OPTION_SERVER_ID: "SERVER-ID",
+    OPTION_PREFERRED_CON_TYPE: "PREFERRED-CON-TYPE",
+    OPTION_REQ_MO: "REQ-MO",
+    OPTION_REQ_MO_CV: "REQ-MO-CV",
+    OPTION_SHA256_DIGEST: "SHA256-DIGEST",
+}
+
+MO_INDEX_OCTETS: Final = 2
+CACHE_VALIDATOR_OCTETS: Final = 4
+CACHED_MO_OCTETS: Final = MO_INDEX_OCTETS + CACHE_VALIDATOR_OCTETS
+TIME_OCTETS: Final = 4
+DIGEST_OCTETS: Final = 32
+SHA256_DIGEST_OCTETS: Final = TIME_OCTETS + DIGEST_OCTETS
+ZERO_DIGEST: Final = bytes(DIGEST_OCTETS)
+"""What stands in the place of the digest while it is computed (5.3.5)."""
+
+_HEADER: Final = Struct(">HH")
+_OPTION_HEADER: Final = Struct(">H")
+_TIME: Final = Struct(">I")
+_CACHED_MO: Final = Struct(">H4s")
+
+
+class ConnectionType(StrEnum):
+    """What a PREFERRED-CON-TYPE octet asks for (5.3.4); ANY is the octet 0, not specified."""
+
+    ANY = "any"
+    MOBILE = "mobile"
+    WIRELESS = "wireless"
+    WIRELINE = "wireline"
+
+
+CONNECTION_TYPES: Final = (
+    ConnectionType.ANY,
+    ConnectionType.MOBILE,
+    ConnectionType.WIRELESS,
+    ConnectionType.WIRELINE,
+)
+"""The connection types by their octet, 0 to 3."""
+
+CachedMo = tuple[int, bytes]
+"""An MO index and the 4 octets of its cache validator (REQ-MO-CV)."""
+
+
+class Notification(NamedTuple):
+    """A decoded package.
+
+    `server_id` is in NFC and None where the Option is absent; `sent_at` (POSIX seconds) and `digest` are None in an
+    unsigned package. `preferred_connections` holds each type once, the most wanted first, and nothing behind ANY.
+    `skipped_connections` are octets of PREFERRED-CON-TYPE that mean nothing (above 3), `unknown_options` Option Numbers
+    from 6 with their values. `octets` is the package as it came and `digest_at` where its digest stands.
+    """
+
+    notification_id: int
+    server_id: str | None
+    preferred_connections: tuple[ConnectionType, ...]
+    skipped_connections: tuple[int, ...]
+    requested_mos: tuple[int, ...]
+    cached_mos: tuple[CachedMo, ...]
+    sent_at: int | None
+    digest: bytes | None
+    digest_at: int
+    unknown_options: tuple[tuple[int, bytes], ...]
+    octets: bytes
+
+    @property
+    def signed(self) -> bool:
+        """Whether a SHA256-DIGEST is there; whether it fits is for others to say."""
+        return self.digest is not None
+
+
+def decode_notification(octets: bytes) -> Notification:
+    """Decode one package, all of its octets.
+
+    Raises UnsupportedVersion, Truncated, MalformedField or TrailingOctets, with the offset in the package.
+    """
+    option_count, notification_id = decode_header(octets)
+    server_id: str | None = None
+    preferred: tuple[ConnectionType, ...] = ()
+    skipped: tuple[int, ...] = ()
+    requested: tuple[int, ...] = ()
+    cached: tuple[CachedMo, ...] = ()
+    sent_at: int | None = None
+    digest: bytes | None = None
+    digest_at = 0
+    unknown: tuple[tuple[int, bytes], ...] = ()
+    end = HEADER_OCTETS
+    for number, start, end in options(octets, option_count):
+        if number == OPTION_SERVER_ID:
+            server_id = _server_id(octets, start, end)
+        elif number == OPTION_SHA256_DIGEST:
+            sent_at, digest_at, digest = _sha256_digest(octets, start, end)
+        elif number == OPTION_PREFERRED_CON_TYPE:
+            preferred, skipped = _preferred_connections(octets[start:end])
+        elif number == OPTION_REQ_MO:
+            requested = _requested_mos(octets, start, end)
+        elif number == OPTION_REQ_MO_CV:
+            cached = _cached_mos(octets, start, end)
+        else:
+            unknown += ((number, octets[start:end]),)
+    if end != len(octets):
+        # SHA-256(secret || message) can be extended by whoever holds one signed package; the forgery always leaves
+        # octets behind the last Option.
+        problem = f"{len(octets) - end} more behind the last of {option_count} Options"
+        raise TrailingOctets(PACKAGE, "end", end, problem, octets)
+    return Notification(
+        notification_id,
+        server_id,
+        preferred,
+        skipped,
+        requested,
+        cached,
+        sent_at,
+        digest,
+        digest_at,
+        unknown,
+        octets,
+    )
+
+
+def decode_header(octets: bytes) -> tuple[int, int]:
+    """Read the fixed header (5.1); OC and the NOTIFICATION-ID. RESERVED may hold anything.
+
+    Raises Truncated, and UnsupportedVersion before all else that needs more than the first octet.
+    """
+    if octets and octets[0] >> 4 != VERSION:
+        raise UnsupportedVersion(PACKAGE, "VER", 0, f"{octets[0] >> 4}, only {VERSION} is known", octets)
+    if len(octets) < HEADER_OCTETS:
+        raise Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS}, {len(octets)} left", octets)
+    first, notification_id = _HEADER.unpack_from(octets)
+    return first >> 7 & MAX_OPTIONS, notification_id
+
+
+def options(octets: bytes, count: int) -> Iterator[tuple[int, int, int]]:
+    """Step over `count` Options (5.2): Option Number, and the offsets at which the value begins and ends.
+
+    Raises MalformedField for an Option Delta of 0 (every standard Option comes once at most, in rising order),
+    Truncated where octets are missing.
+    """
+    number, at, size = 0, HEADER_OCTETS, len(octets)
+    for _ in range(count):
+        start = at + OPTION_HEADER_OCTETS
+        if start > size:
+            raise Truncated(PACKAGE, "Option", at, f"needs {OPTION_HEADER_OCTETS}, {size - at} left", octets)
+        (first,) = _OPTION_HEADER.unpack_from(octets, at)
+        delta, length = first >> 12, first & MAX_OPTION_LENGTH
+        if not delta:
+            raise MalformedField(PACKAGE, "Option Delta", at, "0, and Option Numbers rise", octets)
+        at = start + length
+        if at > size:
+            raise Truncated(PACKAGE, "Option Value", start, f"needs {length}, {size - start} left", octets)
+        number += delta
+        yield number, start, at
+
+
+def _server_id(octets: bytes, start: int, end: int) -> str:
+    try:
+        return normal_server_id(octets[start:end].decode("utf-8"))
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8: {error.reason}"
+        raise MalformedField(PACKAGE, "SERVER-ID", start + error.start, problem, octets) from None
+    except ValueError as error:
+        raise MalformedField(PACKAGE, "SERVER-ID", start, str(error), octets) from None
+
+
+@lru_cache(64)
+def _preferred_connections(value: bytes) -> tuple[tuple[ConnectionType, ...], tuple[int, ...]]:
+    preferred: list[ConnectionType] = []
+    skipped: list[int] = []
+    for octet in value:
+        if octet >= len(CONNECTION_TYPES):
+            skipped.append(octet)
+        elif CONNECTION_TYPES[octet] not in preferred:
+            preferred.append(CONNECTION_TYPES[octet])
+        if not octet:
+            break
+    return tuple(preferred), tuple(skipped)
+
+
+def _requested_mos(octets: bytes, start: int, end: int) -> tuple[int, ...]:
+    count, odd = divmod(end - start, MO_INDEX_OCTETS)
+    if odd:
+        problem = f"{end - start} octets, a multiple of {MO_INDEX_OCTETS} is needed"
+        raise MalformedField(PACKAGE, "REQ-MO", start, problem, octets)
+    return tuple([int.from_bytes(octets[at : at + 2], "big") for at in range(start, start + count * 2, 2)])
+
+
+def _cached_mos(octets: bytes, start: int, end: int) -> tuple[CachedMo, ...]:
+    if (end - start) % CACHED_MO_OCTETS:
+        problem = f"{end - start} octets, a multiple of {CACHED_MO_OCTETS} is needed"
+        raise MalformedField(PACKAGE, "REQ-MO-CV", start, problem, octets)
+    return tuple(_CACHED_MO.iter_unpack(octets[start:end]))
+
+
+def _sha256_digest(octets: bytes, start: int, end: int) -> tuple[int, int, bytes]:
+    if end - start != SHA256_DIGEST_OCTETS:
+        problem = f"{end - start} octets, exactly {SHA256_DIGEST_OCTETS} are needed"
+        raise MalformedField(PACKAGE, "SHA256-DIGEST", start, problem, octets)
+    (sent_at,) = _TIME.unpack_from(octets, start)
+    digest_at = start + TIME_OCTETS
+    return sent_at, digest_at, octets[digest_at:end]
+
+
+def encode_notification(
+    notification_id: int,
+    *,
+    server_id: str | None = None,
+    preferred_connections: Iterable[ConnectionType] | None = None,
+    requested_mos: Iterable[int] | None = None,
+    cached_mos: Iterable[CachedMo] | None = None,
+    sent_at: int | None = None,
+    digest: bytes = ZERO_DIGEST,
+    unknown_options: Sequence[tuple[int, bytes]] = (),
+    reserved: int = 0,
+) -> bytes:
+    """Build a package; Options whose argument is None stay out.
+
+    With `sent_at` it carries a SHA256-DIGEST, as zeros unless `digest` is given: signing needs a secret, and is for
+    others (5.3.5). ValueError for what doesn't fit its field.
+    """
+    values = dict(unknown_options)
+    if server_id is not None:
+        values[OPTION_SERVER_ID] = normal_server_id(server_id).encode()
+    if preferred_connections is not None:
+        values[OPTION_PREFERRED_CON_TYPE] = bytes(CONNECTION_TYPES.index(wanted) for wanted in preferred_connections)
+    if requested_mos is not None:
+        values[OPTION_REQ_MO] = b"".join(_mo_index(index) for index in requested_mos)
+    if cached_mos is not None:
+        values[OPTION_REQ_MO_CV] = b"".join(_cached_mo(*entry) for entry in cached_mos)
+    if sent_at is not None:
+        values[OPTION_SHA256_DIGEST] = _bounded("time", sent_at, MAX_TIME).to_bytes(TIME_OCTETS, "big") + digest
+    return _encode_header(notification_id, reserved, len(values)) + _encode_options(values)
+
+
+def _encode_header(notification_id: int, reserved: int, option_count: int) -> bytes:
+    _bounded("number of Options", option_count, MAX_OPTIONS)
+    _bounded("RESERVED", reserved, 0x7F)
+    _bounded("NOTIFICATION-ID", notification_id, MAX_NOTIFICATION_ID)
+    return _HEADER.pack(VERSION << 12 | option_count << 7 | reserved, notification_id)
+
+
+def _encode_options(values: dict[int, bytes]) -> bytes:
+    encoded, before = b"", 0
+    for number, value in sorted(values.items()):
+        if not 0 < number - before <= MAX_OPTION_DELTA:
+            message = f"Option Number {number} can't follow {before}: the Delta is 1 to {MAX_OPTION_DELTA}"
+            raise ValueError(message)
+        _bounded(f"length of {OPTION_NAMES.get(number, number)}", len(value), MAX_OPTION_LENGTH)
+        encoded += _OPTION_HEADER.pack(number - before << 12 | len(value)) + value
+        before = number
+    return encoded
+
+
+def _mo_index(index: int) -> bytes:
+    return _bounded("MO index", index, MAX_MO_INDEX).to_bytes(MO_INDEX_OCTETS, "big")
+
+
+def _cached_mo(index: int, validator: bytes) -> bytes:
+    if len(validator) != CACHE_VALIDATOR_OCTETS:
+        message = f"a cache validator has {CACHE_VALIDATOR_OCTETS} octets, not {len(validator)}"
+        raise ValueError(message)
+    return _mo_index(index) + validator
+
+
+def _bounded(name: str, value: int, highest: int) -> int:
+    if not 0 <= value <= highest:
+        message = f"{name} is 0 to {highest}, not {value}"
+        raise ValueError(message)
+    return value

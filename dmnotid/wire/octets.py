@@ -1,0 +1,159 @@
+"""What the two codecs share: uintvar, the value classes of WSP header fields, and the text of a SERVER-ID.
+
+Every reader takes octets that it may read to their end and no further; a block that is cut out before it is read can't
+be read past. Offsets in errors count from the first of the octets given.
+"""
+
+import re
+import unicodedata
+
+from dmnotid.errors import MalformedField, Truncated
+
+PUSH_PDU = "Push PDU"
+PACKAGE = "DM Notification"
+
+MAX_UINTVAR_OCTETS = 5
+MAX_UINTVAR = 0xFFFF_FFFF
+
+# First octet of a field value (WAP-230, 8.4.1.2).
+SHORT_LENGTH_MAX = 30
+LENGTH_QUOTE = 31
+QUOTE = 0x7F
+SHORT_INTEGER = 0x80
+
+FieldValue = int | str | bytes
+"""A field value: a short-integer, text, or the octets behind a length."""
+
+_UNFIT_FOR_SERVER_ID = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+
+
+def read_uintvar(octets: bytes, at: int, field: str) -> tuple[int, int]:
+    """Read the uintvar at `at`; its value and the offset behind it (WAP-230, 8.1.2).
+
+        1vvvvvvv ... 0vvvvvvv      7 bits an octet, the highest first; padded forms (80 03) are legal
+
+    Raises Truncated where the octets end first, MalformedField above 5 octets or 32 bits.
+    """
+    value = 0
+    for position in range(at, at + MAX_UINTVAR_OCTETS):
+        if position >= len(octets):
+            raise Truncated(PUSH_PDU, field, at, "the uintvar is cut off", octets)
+        octet = octets[position]
+        value = value << 7 | octet & 0x7F
+        if octet < SHORT_INTEGER:
+            if value > MAX_UINTVAR:
+                raise MalformedField(PUSH_PDU, field, at, "a uintvar of more than 32 bits", octets)
+            return value, position + 1
+    raise MalformedField(PUSH_PDU, field, at, f"a uintvar of more than {MAX_UINTVAR_OCTETS} octets", octets)
+
+
+def read_text(octets: bytes, at: int, field: str) -> tuple[str, int]:
+    """Read text up to its NUL, a leading quote taken off; the text (ISO 8859-1) and the offset behind the NUL.
+
+    Raises Truncated without a NUL.
+    """
+    end = octets.find(0, at)
+    if end < 0:
+        raise Truncated(PUSH_PDU, field, at, "text without its NUL", octets)
+    start = at + 1 if octets[at] == QUOTE else at
+    return octets[start:end].decode("latin-1"), end + 1
+
+
+def read_length(octets: bytes, at: int, field: str) -> tuple[int, int]:
+    """Read the value-length at `at`; the first and the last offset (exclusive) of the octets it counts (8.4.2.2).
+
+    Raises Truncated where it counts more octets than there are.
+    """
+    length, start = octets[at], at + 1
+    if length == LENGTH_QUOTE:
+        length, start = read_uintvar(octets, start, field)
+    end = start + length
+    if end > len(octets):
+        raise Truncated(PUSH_PDU, field, at, f"needs {length}, {len(octets) - start} left", octets)
+    return start, end
+
+
+def read_value(octets: bytes, at: int, field: str) -> tuple[FieldValue, int]:
+    """Read the field value at `at`, whatever its class; the value and the offset behind it (8.4.1.2).
+
+        0-30      that many octets follow          -> bytes
+        31        uintvar, that many octets follow -> bytes
+        32-126    text up to NUL                   -> str
+        127       quote, text up to NUL            -> str
+        128-255   the value itself in 7 bits       -> int
+
+    Raises Truncated and MalformedField as its parts do.
+    """
+    if at >= len(octets):
+        raise Truncated(PUSH_PDU, field, at, "the value is missing", octets)
+    first = octets[at]
+    if first >= SHORT_INTEGER:
+        return first & 0x7F, at + 1
+    if first > LENGTH_QUOTE:
+        return read_text(octets, at, field)
+    start, end = read_length(octets, at, field)
+    return octets[start:end], end
+
+
+def encode_uintvar(value: int) -> bytes:
+    """Encode 0 to 2^32-1 in the fewest octets; ValueError otherwise."""
+    if not 0 <= value <= MAX_UINTVAR:
+        message = f"a uintvar holds 0 to {MAX_UINTVAR}, not {value}"
+        raise ValueError(message)
+    groups = [value & 0x7F]
+    while value := value >> 7:
+        groups.append(value & 0x7F | 0x80)
+    return bytes(reversed(groups))
+
+
+def encode_text(text: str) -> bytes:
+    """Encode text with its NUL, quoted where it has to be; ValueError for a NUL or a character outside ISO 8859-1."""
+    octets = text.encode("latin-1")
+    if 0 in octets:
+        message = f"text for a push header holds a NUL: {text!r}"
+        raise ValueError(message)
+    # A first octet outside 32-126 would be read as another value class.
+    quote = b"" if octets and LENGTH_QUOTE < octets[0] < QUOTE else b"\x7f"
+    return quote + octets + b"\0"
+
+
+def encode_integer(value: int) -> bytes:
+    """Encode an integer as short-integer (up to 127) or long-integer (8.4.2.1); ValueError below 0 or above 30 octets."""
+    if 0 <= value < SHORT_INTEGER:
+        return bytes([value | SHORT_INTEGER])
+    length = (value.bit_length() + 7) // 8
+    if value < 0 or length > SHORT_LENGTH_MAX:
+        message = f"a long-integer has 1 to {SHORT_LENGTH_MAX} octets and no sign: {value}"
+        raise ValueError(message)
+    return bytes([length]) + value.to_bytes(length, "big")
+
+
+def encode_length(octets: bytes) -> bytes:
+    """Put the value-length in front of octets (8.4.2.2)."""
+    if len(octets) <= SHORT_LENGTH_MAX:
+        return bytes([len(octets)]) + octets
+    return bytes([LENGTH_QUOTE]) + encode_uintvar(len(octets)) + octets
+
+
+def encode_value(value: FieldValue) -> bytes:
+    """Encode an integer, text, or octets with their length: what `read_value` reads (an integer above 127 as octets)."""
+    if isinstance(value, int):
+        return encode_integer(value)
+    if isinstance(value, str):
+        return encode_text(value)
+    return encode_length(value)
+
+
+def normal_server_id(text: str) -> str:
+    """Return a SERVER-ID as it is compared (NFC); ValueError says what makes it unfit to be one (5.3).
+
+    Configuration and wire both come here, so that what is configured can be received.
+    """
+    if not text:
+        message = "is empty"
+        raise ValueError(message)
+    unfit = _UNFIT_FOR_SERVER_ID.search(text)
+    if unfit is not None:
+        message = f"holds U+{ord(unfit[0]):04X}, which no SERVER-ID may hold"
+        raise ValueError(message)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)

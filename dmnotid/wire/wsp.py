@@ -1,0 +1,282 @@
+"""The WSP connectionless Push PDU (WAP-230, 8.2.4.1): what a push gateway sends to UDP port 2948.
+
+    TID u8 | Type u8 | HeadersLen uintvar | ContentType | Headers | Data
+                                          '-- HeadersLen octets --'
+
+Nothing in it has a fixed place: gateways put fields before and after the ones that matter here.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from dmnotid.errors import DecodeError, MalformedField, NotAPush, PushHeaderTooLong, Truncated
+from dmnotid.wire.octets import (
+    LENGTH_QUOTE,
+    PUSH_PDU,
+    QUOTE,
+    SHORT_INTEGER,
+    FieldValue,
+    encode_integer,
+    encode_length,
+    encode_text,
+    encode_uintvar,
+    encode_value,
+    read_length,
+    read_text,
+    read_uintvar,
+    read_value,
+)
+
+TYPE_PUSH: Final = 0x06
+"""PDU type Push (WAP-230, table 34)."""
+
+DEFAULT_MAX_HEADER_OCTETS: Final = 48
+"""The push header limit (DM Notification 6.1)."""
+
+CONTENT_TYPE_DM_NOTIFICATION: Final = 0x58
+"""application/vnd.syncml.dm.notification among the WSP content types."""
+CONTENT_TYPE_DM_NOTIFICATION_TEXT: Final = "application/vnd.syncml.dm.notification"
+
+APPLICATION_ID_DM: Final = 0x07
+"""x-wap-application:syncml.dm among the WAP push application ids."""
+APPLICATION_ID_DM_TEXT: Final = "x-wap-application:syncml.dm"
+
+DEFAULT_PAGE: Final = 1
+"""The header code page every header block begins on (WAP-230, 8.4.2.6)."""
+
+FIELD_X_WAP_APPLICATION_ID: Final = 0x2F
+X_WAP_APPLICATION_ID: Final = "X-Wap-Application-Id"
+FIELD_NAMES: Final = {
+    0x07: "Authorization",
+    0x0B: "Content-Encoding",
+    0x0D: "Content-Length",
+    0x0E: "Content-Location",
+    0x12: "Date",
+    0x14: "Expires",
+    0x1D: "Last-Modified",
+    0x26: "Server",
+    0x29: "User-Agent",
+    0x2F: X_WAP_APPLICATION_ID,
+    0x30: "X-Wap-Content-URI",
+    0x31: "X-Wap-Initiator-URI",
+    0x33: "Bearer-Indication",
+    0x34: "Push-Flag",
+    0x36: "Profile-Diff",
+    0x43: "Encoding-Version",
+}
+"""Well-known field names of the default code page (WAP-230, table 39), for people; only 0x2F means anything here."""
+
+REMEMBERED_BLOCKS: Final = 128
+"""How many push header blocks are remembered decoded: a gateway's repeat octet for octet."""
+
+
+class Field(NamedTuple):
+    """One part of a push header block, at the offsets `start` to `end` of the block.
+
+    `name` is the well-known field's number, a text field's name, or None for a shift of the code page (`value` is then
+    the page).
+    """
+
+    start: int
+    end: int
+    page: int
+    name: int | str | None
+    value: FieldValue
+
+
+class PushHeader(NamedTuple):
+    """What a push header block says that matters here: the content type, and every X-Wap-Application-Id in order."""
+
+    content_type: int | str
+    application_ids: tuple[FieldValue, ...]
+
+
+class PushMessage(NamedTuple):
+    """A decoded Push PDU; `body_offset` is where its data stands in the datagram."""
+
+    tid: int
+    header: PushHeader
+    body_offset: int
+    body: bytes
+
+
+def decode_push(datagram: bytes, *, max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS) -> PushMessage:
+    """Decode a Push PDU.
+
+    Raises NotAPush, PushHeaderTooLong, or a DecodeError with the offset in the datagram; the order of these checks is
+    Type, HeadersLen, limit, header syntax.
+    """
+    start, body_offset = header_border(datagram)
+    if body_offset - start > max_header_octets:
+        message = f"{body_offset - start} octets of push headers, at most {max_header_octets} are taken"
+        raise PushHeaderTooLong(message)
+    try:
+        header = decode_header_block(datagram[start:body_offset])
+    except DecodeError as error:
+        raise error.moved(start) from None
+    return PushMessage(datagram[0], header, body_offset, datagram[body_offset:])
+
+
+def header_border(datagram: bytes) -> tuple[int, int]:
+    """Return the offsets at which the push headers begin and end; errors as for `decode_push`."""
+    if len(datagram) < 3:  # noqa: PLR2004 - TID, Type, and one octet of HeadersLen at least
+        _refuse_type(datagram)
+        raise Truncated(PUSH_PDU, "HeadersLen", len(datagram), "the datagram ends before it", datagram)
+    if datagram[1] != TYPE_PUSH:
+        _refuse_type(datagram)
+    length = datagram[2]
+    start = 3
+    if length >= SHORT_INTEGER:
+        length, start = read_uintvar(datagram, 2, "HeadersLen")
+    if not length:
+        raise Truncated(PUSH_PDU, "HeadersLen", 2, "0, and a Content-Type must follow", datagram)
+    if length > len(datagram) - start:
+        raise Truncated(PUSH_PDU, "HeadersLen", 2, f"needs {length}, {len(datagram) - start} left", datagram)
+    return start, start + length
+
+
+def _refuse_type(datagram: bytes) -> None:
+    if len(datagram) > 1 and datagram[1] != TYPE_PUSH:
+        message = f"PDU type 0x{datagram[1]:02x}, only Push (0x{TYPE_PUSH:02x}) is taken"
+        raise NotAPush(message)
+
+
+@lru_cache(REMEMBERED_BLOCKS)
+def decode_header_block(block: bytes) -> PushHeader:
+    """Decode the octets that HeadersLen counts; DecodeErrors count their offset from the block's start."""
+    content_type, at = decode_content_type(block)
+    found = tuple(field.value for field in fields(block, at) if is_application_id(field))
+    return PushHeader(content_type, found)
+
+
+def decode_content_type(block: bytes) -> tuple[int | str, int]:
+    """Read the Content-Type at the block's start; its code or text, and the offset behind it (WAP-230, 8.4.2.24).
+
+    A text's parameters stay on it; those of the general form are skipped by its value-length.
+    """
+    first = block[0]
+    if first >= SHORT_INTEGER:
+        return first & 0x7F, 1
+    if first > LENGTH_QUOTE:
+        return read_text(block, 0, "Content-Type")
+    start, end = read_length(block, 0, "Content-Type")
+    try:
+        media, _ = read_value(block[start:end], 0, "Content-Type")
+    except DecodeError as error:
+        raise error.moved(start) from None
+    if not isinstance(media, bytes):
+        return media, end
+    if not media:
+        raise MalformedField(PUSH_PDU, "Content-Type", start, "a media type of no octets", block)
+    return int.from_bytes(media, "big"), end
+
+
+def fields(block: bytes, at: int) -> Iterator[Field]:
+    """Read the fields of a header block from offset `at` to its end, shifts of the code page included (8.4.2.6).
+
+    128-255   a well-known field of the current page, then its value
+    32-126    a field named by text, then its value, which must be text
+    1-31      shift to that page          127 PAGE   the same, for any page
+    """
+    page = DEFAULT_PAGE
+    end = len(block)
+    while at < end:
+        start, first = at, block[at]
+        if first >= SHORT_INTEGER:
+            value, at = read_value(block, at + 1, field_name(page, first & 0x7F))
+            yield Field(start, at, page, first & 0x7F, value)
+        elif LENGTH_QUOTE < first < QUOTE:
+            name, at = read_text(block, at, "field name")
+            value, at = _text_value(block, at, name)
+            yield Field(start, at, page, name, value)
+        else:
+            page, at = _shifted_page(block, at)
+            yield Field(start, at, page, None, page)
+
+
+def _text_value(block: bytes, at: int, name: str) -> tuple[str, int]:
+    value, behind = read_value(block, at, repr(name))
+    if value == b"":
+        value = ""  # a lone NUL: zero octets by its class, and the empty text that some gateways write
+    if not isinstance(value, str):
+        raise MalformedField(PUSH_PDU, repr(name), at, "the value of a field named by text must be text", block)
+    return value, behind
+
+
+def _shifted_page(block: bytes, at: int) -> tuple[int, int]:
+    page, behind = block[at], at + 1
+    if page == QUOTE:
+        if behind >= len(block):
+            raise Truncated(PUSH_PDU, "code page", at, "the page number is missing", block)
+        page, behind = block[behind], behind + 1
+    if not page:
+        raise MalformedField(PUSH_PDU, "code page", at, "0 is neither a field nor a page", block)
+    return page, behind
+
+
+def is_application_id(field: Field) -> bool:
+    """Tell whether a field is X-Wap-Application-Id, by its number on the default page or by its name."""
+    if isinstance(field.name, str):
+        return field.name.lower() == X_WAP_APPLICATION_ID.lower()
+    return field.name == FIELD_X_WAP_APPLICATION_ID and field.page == DEFAULT_PAGE
+
+
+def field_name(page: int, number: int) -> str:
+    """Name a well-known field for people."""
+    known = FIELD_NAMES.get(number) if page == DEFAULT_PAGE else None
+    if known is not None:
+        return known
+    return f"field 0x{number:02x}" if page == DEFAULT_PAGE else f"field 0x{number:02x} on page 0x{page:02x}"
+
+
+def is_dm_content_type(content_type: int | str) -> bool:
+    """Tell whether a content type is that of a DM Notification, as a code or as text with or without parameters."""
+    if isinstance(content_type, int):
+        return content_type == CONTENT_TYPE_DM_NOTIFICATION
+    return content_type.partition(";")[0].strip().lower() == CONTENT_TYPE_DM_NOTIFICATION_TEXT
+
+
+def application_id(value: FieldValue) -> int | str | bytes:
+    """Return an X-Wap-Application-Id as it is compared: an integer in any of its legal forms, else text in lower case.
+
+    The URI of OMA DM is the same application as its number. Octets that are no integer come back as they are.
+    """
+    if isinstance(value, str):
+        folded = value.strip().lower()
+        return APPLICATION_ID_DM if folded == APPLICATION_ID_DM_TEXT else folded
+    if isinstance(value, bytes) and value:
+        return int.from_bytes(value, "big")
+    return value
+
+
+def encode_push(
+    package: bytes,
+    *,
+    tid: int = 0,
+    content_type: int | str = CONTENT_TYPE_DM_NOTIFICATION,
+    application: int | str | None = APPLICATION_ID_DM,
+    further: Iterable[tuple[int | str, FieldValue] | bytes] = (),
+) -> bytes:
+    """Build a Push PDU as a gateway does: Content-Type, X-Wap-Application-Id (none for None), then `further` fields.
+
+    A further field is a (well-known number or name, value), or finished octets. ValueError for what can't be encoded.
+    """
+    block = encode_integer(content_type) if isinstance(content_type, int) else encode_text(content_type)
+    if block[0] <= LENGTH_QUOTE:
+        block = encode_length(block)  # a code above 127 takes the general form
+    if application is not None:
+        block += encode_field(FIELD_X_WAP_APPLICATION_ID, application)
+    for field in further:
+        block += field if isinstance(field, bytes) else encode_field(*field)
+    return bytes([tid, TYPE_PUSH]) + encode_uintvar(len(block)) + block + package
+
+
+def encode_field(name: int | str, value: FieldValue) -> bytes:
+    """Encode one header field on the default page; one named by text takes only text. ValueError otherwise."""
+    if isinstance(name, int):
+        return encode_integer(name) + encode_value(value)
+    if not (isinstance(value, str) and name and LENGTH_QUOTE < ord(name[0]) < QUOTE):
+        message = f"a field named by text needs a name and text, not {name!r}: {value!r}"
+        raise ValueError(message)
+    return encode_text(name) + encode_text(value)
