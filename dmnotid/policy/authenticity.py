@@ -1,0 +1,111 @@
+"""Is it really that server, and is it of now: SHA256-DIGEST (5.3.5) and age."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dmnotid import RELEASED_AT
+from dmnotid.errors import DigestMismatch, DigestMissing, FromTheFuture, SecretNotProvisioned, Stale
+from dmnotid.policy.servers import Server, Source
+from dmnotid.wire.notification import DIGEST_OCTETS, ZERO_DIGEST, Notification, decode_notification
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How old (`max_age`) and how far ahead (`max_skew`) a signed notification may be, in seconds."""
+
+    max_age: float = 86_400
+    max_skew: float = 600
+
+
+class Clock(NamedTuple):
+    """The device's clock at the arrival of a datagram.
+
+    `newest` is the newest authenticated time known, None before there is one. A clock that is not `believed` refuses
+    nothing as from the future, and age is then measured from `newest`.
+    """
+
+    now: float
+    believed: bool = True
+    newest: int | None = None
+
+
+class VerifiedNotification(NamedTuple):
+    """A notification that is what it says: made by `verify` and by nothing else."""
+
+    notification: Notification
+    server_id: str
+    source: Source
+    received_at: float
+
+
+def judge_clock(now: float, newest: int | None, max_skew: float, *, released_at: int = RELEASED_AT) -> Clock:
+    """Judge whether the clock is believed: a device without a battery clock starts in 1970.
+
+    It is, unless it stands before the program's release, or more than `max_skew` before the newest authenticated time.
+    """
+    behind_newest = newest is not None and now < newest - max_skew
+    return Clock(now, now >= released_at and not behind_newest, newest)
+
+
+def compute_digest(notification: Notification, secret: bytes) -> bytes:
+    """SHA-256 over the secret and the package with zeros in the place of the digest (5.3.5)."""
+    octets, at = notification.octets, notification.digest_at
+    return hashlib.sha256(b"".join((secret, octets[:at], ZERO_DIGEST, octets[at + DIGEST_OCTETS :]))).digest()
+
+
+def digest_fits(notification: Notification, server: Server) -> bool:
+    """Tell in constant time whether the digest was made with the server's secret; no secret and no digest fit nothing."""
+    if server.secret is None or notification.digest is None:
+        return False
+    return hmac.compare_digest(compute_digest(notification, server.secret), notification.digest)
+
+
+def sign(package: bytes, secret: bytes) -> bytes:
+    """Put the digest into a package that has a SHA256-DIGEST Option (5.3.5, steps 1 to 3).
+
+    Raises DecodeError for octets that are no package; ValueError without that Option.
+    """
+    notification = decode_notification(package)
+    if not notification.signed:
+        message = "the package has no SHA256-DIGEST Option to put the digest into"
+        raise ValueError(message)
+    at = notification.digest_at
+    return package[:at] + compute_digest(notification, secret) + package[at + DIGEST_OCTETS :]
+
+
+def verify(
+    notification: Notification, server: Server, source: Source, clock: Clock, freshness: Freshness
+) -> VerifiedNotification:
+    """See that a notification was made by `server` and is of now.
+
+    Raises SecretNotProvisioned, DigestMismatch or DigestMissing, then Stale or FromTheFuture.
+    """
+    if notification.sent_at is not None:
+        _check_digest(notification, server)
+        _check_age(notification.sent_at, clock, freshness)
+    elif server.require_digest:
+        message = f"{server.id!r} must sign, and SHA256-DIGEST is absent"
+        raise DigestMissing(message)
+    return VerifiedNotification(notification, server.id, source, clock.now)
+
+
+def _check_digest(notification: Notification, server: Server) -> None:
+    if server.secret is None:
+        message = f"signed, and no secret is provisioned for {server.id!r}"
+        raise SecretNotProvisioned(message)
+    if not digest_fits(notification, server):
+        message = f"the digest was not made with the secret of {server.id!r} over these octets"
+        raise DigestMismatch(message)
+
+
+def _check_age(sent_at: int, clock: Clock, freshness: Freshness) -> None:
+    reference = clock.now if clock.believed else clock.newest
+    if reference is not None and reference - sent_at > freshness.max_age:
+        by = "the clock" if clock.believed else "the newest authenticated time"
+        message = f"sent {reference - sent_at:.0f} s before {by}, at most {freshness.max_age:.0f} are taken"
+        raise Stale(message)
+    if clock.believed and sent_at - clock.now > freshness.max_skew:
+        message = f"sent {sent_at - clock.now:.0f} s ahead of the clock, at most {freshness.max_skew:.0f} are taken"
+        raise FromTheFuture(message)

@@ -1,0 +1,80 @@
+"""From a datagram to a verified notification: the pure stages in a row. Their order is a security property."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from dmnotid.errors import (
+    ApplicationIdConflict,
+    ApplicationIdMismatch,
+    ApplicationIdMissing,
+    ContentTypeMismatch,
+    Discard,
+)
+from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, digest_fits, verify
+from dmnotid.policy.servers import Servers, Source
+from dmnotid.wire.notification import Notification, decode_notification
+from dmnotid.wire.wsp import (
+    APPLICATION_ID_DM,
+    DEFAULT_MAX_HEADER_OCTETS,
+    PushMessage,
+    application_id,
+    decode_push,
+    is_dm_content_type,
+)
+
+
+class Datagram(NamedTuple):
+    """What the socket gave: octets, their sender, and the wall clock at their arrival (POSIX seconds)."""
+
+    payload: bytes
+    source: Source
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What of the configuration decides over a datagram."""
+
+    servers: Servers
+    freshness: Freshness = field(default_factory=Freshness)
+    max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS
+
+
+def receive_push(datagram: Datagram, rules: Rules, clock: Clock) -> VerifiedNotification:
+    """Take a Push PDU through every pure check. Raises the Discard of the first that fails."""
+    push = decode_push(datagram.payload, max_header_octets=rules.max_header_octets)
+    return authenticate(decode_notification(route(push)), datagram.source, rules, clock)
+
+
+def route(push: PushMessage) -> bytes:
+    """Return the package of a push that is for the DM client (section 6).
+
+    Raises ContentTypeMismatch, then ApplicationIdMissing, ApplicationIdConflict or ApplicationIdMismatch.
+    """
+    content_type, values = push.header
+    if not is_dm_content_type(content_type):
+        shown = f"0x{content_type:02x}" if isinstance(content_type, int) else repr(content_type)
+        message = f"Content-Type {shown} is no DM Notification"
+        raise ContentTypeMismatch(message)
+    if not values:
+        message = "no X-Wap-Application-Id: meant for wml.ua"
+        raise ApplicationIdMissing(message)
+    ids = {application_id(value) for value in values}
+    if len(ids) > 1:
+        message = f"X-Wap-Application-Id given as {' and '.join(sorted(map(repr, ids)))}"
+        raise ApplicationIdConflict(message)
+    if APPLICATION_ID_DM not in ids:
+        message = f"X-Wap-Application-Id {ids.pop()!r}, only {APPLICATION_ID_DM} is taken"
+        raise ApplicationIdMismatch(message)
+    return push.body
+
+
+def authenticate(notification: Notification, source: Source, rules: Rules, clock: Clock) -> VerifiedNotification:
+    """Find the server of a notification and verify that it made it. A Discard tells which ids were claimed."""
+    try:
+        server = rules.servers.find(notification, source, digest_fits)
+        return verify(notification, server, source, clock, rules.freshness)
+    except Discard as discard:
+        discard.server_id = notification.server_id
+        discard.notification_id = notification.notification_id
+        raise

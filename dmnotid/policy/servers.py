@@ -1,0 +1,112 @@
+"""The DM servers this device knows, found by SERVER-ID or by what verifies. There is no default server."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple
+
+from dmnotid.errors import DigestMismatch, ServerUndiscovered, SourceNotAllowed, UnknownServer
+from dmnotid.wire.notification import Notification
+from dmnotid.wire.octets import normal_server_id
+
+Network = IPv4Network | IPv6Network
+
+
+class Source(NamedTuple):
+    """Where a datagram came from; an IPv4 address is written as one even where an IPv6 socket took it."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """`192.0.2.1:40000` or `[2001:db8::1]:40000`."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A configured DM server.
+
+    `secret` is None where none is provisioned; `sources` are the networks it may send from, any where empty.
+    """
+
+    id: str
+    secret: bytes | None = field(default=None, repr=False)
+    require_digest: bool = True
+    sources: tuple[Network, ...] = ()
+
+    def allows(self, source: Source) -> bool:
+        """Tell whether a datagram from there may speak for this server."""
+        if not self.sources:
+            return True
+        try:
+            address = ip_address(source.address.partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self.sources)
+
+
+class Servers:
+    """All configured servers; SERVER-IDs are compared case-sensitively, after NFC."""
+
+    def __init__(self, servers: Iterable[Server]) -> None:
+        """ValueError for an id that can't be a SERVER-ID, or that stands twice."""
+        self._by_id: dict[str, Server] = {}
+        for server in servers:
+            identity = normal_server_id(server.id)
+            if identity in self._by_id:
+                message = f"SERVER-ID {identity!r} is configured twice"
+                raise ValueError(message)
+            self._by_id[identity] = server
+
+    def __iter__(self) -> Iterator[Server]:
+        """In the order of the configuration."""
+        return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._by_id)
+
+    def find(self, notification: Notification, source: Source, fits: Callable[[Notification, Server], bool]) -> Server:
+        """Find the server that a notification speaks for, and see that it may send from there.
+
+        `fits` tells whether the notification's digest was made with a server's secret; it is asked only where SERVER-ID
+        is absent. Raises UnknownServer, SourceNotAllowed, DigestMismatch or ServerUndiscovered.
+        """
+        if notification.server_id is None:
+            return self._discover(notification, source, fits)
+        server = self._by_id.get(notification.server_id)
+        if server is None:
+            message = f"no server {notification.server_id!r} is configured"
+            raise UnknownServer(message)
+        if not server.allows(source):
+            message = f"{source.address} is not among the sources of {server.id!r}"
+            raise SourceNotAllowed(message)
+        return server
+
+    def _discover(
+        self, notification: Notification, source: Source, fits: Callable[[Notification, Server], bool]
+    ) -> Server:
+        if not notification.signed:
+            return self._only_unsigned(source)
+        secretive = [server for server in self if server.secret is not None]
+        allowed = [server for server in secretive if server.allows(source)]
+        if secretive and not allowed:
+            message = f"no SERVER-ID, and {source.address} is not among the sources of any server with a secret"
+            raise SourceNotAllowed(message)
+        # Every secret is tried, so that the time taken doesn't tell which one fits.
+        found = [server for server in allowed if fits(notification, server)]
+        if not found:
+            message = f"no SERVER-ID, and the digest fits none of {len(allowed)} secrets"
+            raise DigestMismatch(message)
+        if len(found) > 1:
+            message = f"no SERVER-ID, and the digest fits the secrets of {len(found)} servers"
+            raise ServerUndiscovered(message)
+        return found[0]
+
+    def _only_unsigned(self, source: Source) -> Server:
+        found = [server for server in self if not server.require_digest and server.allows(source)]
+        if len(found) != 1:
+            message = f"neither SERVER-ID nor digest, and {len(found)} servers take that from {source.address}"
+            raise ServerUndiscovered(message)
+        return found[0]
