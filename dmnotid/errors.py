@@ -16,6 +16,7 @@ DmnotidError
 │     ├─ Stale, FromTheFuture
 │     └─ Duplicate, QueueFull
 ├─ ConfigError                every problem of a configuration, each with its place
+├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
 └─ HookError                  a hook can't be started, or why its file is not trusted
 """
@@ -230,6 +231,10 @@ class ConfigError(DmnotidError):
     def __str__(self) -> str:
         """One problem a line."""
         return "\n".join(map(str, self.problems))
+
+
+class EndpointError(DmnotidError):
+    """A socket to receive on can't be opened."""
 
 
 class JournalError(DmnotidError):

@@ -56,7 +56,7 @@ def compute_digest(notification: Notification, secret: bytes) -> bytes:
 
 
 def digest_fits(notification: Notification, server: Server) -> bool:
-    """Tell in constant time whether the digest was made with the server's secret; no secret and no digest fit nothing."""
+    """Tell in constant time whether the digest was made with the server's secret; without either, it was not."""
     if server.secret is None or notification.digest is None:
         return False
     return hmac.compare_digest(compute_digest(notification, server.secret), notification.digest)

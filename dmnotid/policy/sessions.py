@@ -34,6 +34,14 @@ class SessionRequest(NamedTuple):
     not_before: float
     expires_at: float
 
+    def tried(self, attempts: int) -> "SessionRequest":
+        """Return the same request after that many tries."""
+        return self._replace(attempts=attempts)
+
+    def later(self, not_before: float) -> "SessionRequest":
+        """Return the same request, not to be tried before that time."""
+        return self._replace(not_before=not_before)
+
 
 class SessionStart(NamedTuple):
     """One try: this request over this connection; `attempt` counts from 1."""

@@ -118,7 +118,7 @@ def encode_text(text: str) -> bytes:
 
 
 def encode_integer(value: int) -> bytes:
-    """Encode an integer as short-integer (up to 127) or long-integer (8.4.2.1); ValueError below 0 or above 30 octets."""
+    """Encode a short-integer (up to 127) or long-integer (8.4.2.1); ValueError below 0 or above 30 octets."""
     if 0 <= value < SHORT_INTEGER:
         return bytes([value | SHORT_INTEGER])
     length = (value.bit_length() + 7) // 8
@@ -136,7 +136,7 @@ def encode_length(octets: bytes) -> bytes:
 
 
 def encode_value(value: FieldValue) -> bytes:
-    """Encode an integer, text, or octets with their length: what `read_value` reads (an integer above 127 as octets)."""
+    """Encode an integer, text, or octets with their length, as `read_value` reads them (large integers as octets)."""
     if isinstance(value, int):
         return encode_integer(value)
     if isinstance(value, str):

@@ -1,0 +1,1 @@
+"""The machine: sockets, files, processes, signals, log."""

@@ -1,0 +1,173 @@
+"""From the queue to the hook: starts each session once its time and its connection have come, and settles its end."""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from dmnotid.config import Config
+from dmnotid.errors import JournalError
+from dmnotid.policy.sessions import (
+    Closed,
+    Outcome,
+    Result,
+    SessionRequest,
+    SessionStart,
+    expired,
+    next_start,
+    next_wake,
+    settle,
+)
+from dmnotid.service.hook import Hook
+from dmnotid.service.journal import Journal
+from dmnotid.service.links import Links
+from dmnotid.service.log import logger
+
+WRITE_AGAIN_AFTER: Final = 30
+"""Pause (seconds) before a start is tried again that the journal could not write down."""
+
+
+class Dispatcher:
+    """Runs the hook for what the journal holds; at most `sessions.concurrency` at once, never two for one server."""
+
+    def __init__(self, config: Config, journal: Journal, links: Links) -> None:
+        """Take up what the journal still holds from before. Raises JournalError."""
+        self._config = config
+        self._journal = journal
+        self._links = links
+        self._hook = Hook(config.hook)
+        self._pending = {request.session: request for request in journal.pending()}
+        self._running: dict[int, SessionRequest] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def pending(self) -> int:
+        """How many sessions are not closed, running ones included."""
+        return len(self._pending)
+
+    def add(self, requests: Iterable[SessionRequest]) -> None:
+        """Take up what was just made durable."""
+        self._pending.update((request.session, request) for request in requests)
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Look again for something to start: connections changed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Start and settle sessions until `stop`; a bug in it is raised here."""
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping:
+                self._woken.clear()
+                self._expire()
+                self._start_all(group)
+                await self._sleep()
+
+    async def stop(self) -> None:
+        """Start nothing more; give hooks `hook.stop_grace` to end. One that doesn't is run again at the next start."""
+        self._stopping = True
+        self._woken.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._config.hook.stop_grace)
+        self.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def abort(self) -> None:
+        """End running hooks now: TERM, and KILL after `hook.kill_after`."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _expire(self) -> None:
+        for request in expired(self._pending.values(), self._running, time.monotonic()):
+            self._close(request, Closed.EXPIRED, "its time to start is over")
+
+    def _start_all(self, group: asyncio.TaskGroup) -> None:
+        while not self._stopping:
+            available, now = self._links.available(), time.monotonic()
+            concurrency = self._config.sessions.concurrency
+            start = next_start(self._pending.values(), self._running, available, now, concurrency)
+            if start is None:
+                return
+            if not self._written_down(start):
+                continue
+            request = start.request
+            self._running[request.session] = request
+            task = group.create_task(self._try(start), name=f"session {request.session}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _written_down(self, start: SessionStart) -> bool:
+        request = start.request
+        try:
+            self._journal.begin_attempt(request, start.attempt)
+        except JournalError as error:
+            logger.error("session not started", session=request.session, problem=str(error))
+            later = time.monotonic() + WRITE_AGAIN_AFTER
+            self._pending[request.session] = request.later(later)
+            return False
+        return True
+
+    async def _try(self, start: SessionStart) -> None:
+        request = start.request
+        connection = start.connection
+        logger.info("session starts", **_facts(start), connection=str(connection.type), interface=connection.interface)
+        try:
+            outcome = await self._hook.run(start)
+        except asyncio.CancelledError:
+            logger.warning("session interrupted", **_facts(start), next="at the next start of the daemon")
+            return
+        except Exception as error:  # noqa: BLE001 - one session's bug is no other's end
+            logger.exception("session failed by a bug", session=request.session)
+            outcome = Outcome(Result.FAILED, repr(error))
+        finally:
+            self._running.pop(request.session, None)
+            self._woken.set()
+        self._settle(start, outcome)
+
+    def _settle(self, start: SessionStart, outcome: Outcome) -> None:
+        request = start.request.tried(start.attempt)
+        jitter = random.random()  # noqa: S311 - spreads load, guards nothing
+        verdict = settle(outcome, start.attempt, self._config.retry, jitter)
+        if isinstance(verdict, Closed):
+            self._close(request, verdict, outcome.detail)
+            return
+        logger.warning("session try failed", **_facts(start), outcome=outcome.detail, again_in=round(verdict, 1))
+        try:
+            self._pending[request.session] = self._journal.postpone(request, verdict)
+        except JournalError as error:
+            logger.error("pause not written", session=request.session, problem=str(error))
+            self._pending[request.session] = request.later(time.monotonic() + verdict)
+
+    def _close(self, request: SessionRequest, closed: Closed, detail: str) -> None:
+        del self._pending[request.session]
+        say = logger.info if closed is Closed.DONE else logger.error
+        say("session " + closed, session=request.session, server_id=request.server_id,
+            notification_id=request.notification.notification_id, attempts=request.attempts, outcome=detail)  # fmt: skip
+        try:
+            self._journal.close_request(request, closed)
+        except JournalError as error:
+            # Not run again by this process; after a restart it may be, which is what "at least once" promises.
+            logger.error("end not written", session=request.session, problem=str(error))
+
+    async def _sleep(self) -> None:
+        now = time.monotonic()
+        wake = next_wake(self._pending.values(), self._running, now)
+        try:
+            async with asyncio.timeout(None if wake is None else max(wake - now, 0)):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+
+def _facts(start: SessionStart) -> dict[str, object]:
+    """Name a try in the log."""
+    return {
+        "session": start.request.session,
+        "server_id": start.request.server_id,
+        "notification_id": start.request.notification.notification_id,
+        "attempt": start.attempt,
+    }

@@ -1,0 +1,131 @@
+"""UDP sockets: octets in, batches of Datagrams out, each stamped with the time of its arrival.
+
+The kernel's socket buffer is the only queue. Sockets are read by the loop's reader callback instead of a transport: all
+that waits is then taken at once, so that one commit can serve many datagrams, and what waits at a stop is still taken.
+"""
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from dmnotid.config import ListenAddress
+from dmnotid.errors import EndpointError
+from dmnotid.policy.reception import Datagram
+from dmnotid.policy.servers import Source
+from dmnotid.service.log import logger
+
+MAX_DATAGRAM_OCTETS: Final = 65_535
+BATCH: Final = 64
+"""How many datagrams are taken at once at most, before hooks and timers get their turn."""
+
+MAPPED: Final = "::ffff:"
+
+Deliver = Callable[[Sequence[Datagram]], None]
+
+
+class Endpoint:
+    """One bound UDP socket; `deliver` gets what arrives and must not raise."""
+
+    def __init__(self, sock: socket.socket, deliver: Deliver) -> None:
+        """`sock` is bound; the endpoint owns it from here."""
+        self.socket = sock
+        self._deliver = deliver
+        self._buffer = bytearray(MAX_DATAGRAM_OCTETS)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        sock.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
+
+    def __str__(self) -> str:
+        """`[::]:2948`, with the port that the kernel chose where 0 was asked for."""
+        host, port = self.socket.getsockname()[:2]
+        return str(Source(host, port))
+
+    def open(self) -> None:
+        """Begin to receive on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self.socket.fileno(), self.receive)
+
+    def receive(self) -> int:
+        """Deliver at most one batch of what waits; how many datagrams that were."""
+        batch: list[Datagram] = []
+        buffer, receive = self._buffer, self.socket.recvfrom_into
+        now = time.time()
+        try:
+            while len(batch) < BATCH:
+                size, address = receive(buffer)
+                batch.append(Datagram(bytes(buffer[:size]), source_of(address), now))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            logger.error("receive failed", listen=str(self), problem=str(error))
+        if batch:
+            self._deliver(batch)
+        return len(batch)
+
+    def close(self) -> None:
+        """Take what still waits in the socket buffer, then close. Bound: about what the buffer held, and a second."""
+        if self._loop is not None:
+            self._loop.remove_reader(self.socket.fileno())
+            self._loop = None
+        # The buffer holds at most as many datagrams as it has octets; a flood must not keep the daemon from stopping.
+        room = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        deadline = time.monotonic() + 1
+        while room > 0 and time.monotonic() < deadline and (taken := self.receive()):
+            room -= taken
+        self.socket.close()
+
+
+def source_of(address: Sequence[object]) -> Source:
+    """Return a sender's address as people write it: an IPv4 one that came over an IPv6 socket loses its prefix."""
+    host, port = str(address[0]), int(str(address[1]))
+    if host.startswith(MAPPED) and "." in host:
+        host = host[len(MAPPED) :]
+    return Source(host, port)
+
+
+def bind_all(addresses: Sequence[ListenAddress]) -> list[socket.socket]:
+    """Bind a UDP socket for every address; all of them or none. Raises EndpointError."""
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            # A dual-stack [::] would take the port from an IPv4 address that is listed as well.
+            alone = any(other.port == address.port and ":" not in other.host for other in addresses)
+            sockets.append(bind(address, ipv6_only=alone))
+    except EndpointError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def bind(address: ListenAddress, *, ipv6_only: bool = False) -> socket.socket:
+    """Bind one UDP socket; `[::]` takes IPv4 too unless `ipv6_only`, and is 0.0.0.0 on a kernel without IPv6.
+
+    Raises EndpointError. The port is never shared with another process.
+    """
+    try:
+        return _bind(address, ipv6_only=ipv6_only)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT and address.host == "::" and not ipv6_only:
+            logger.warning("no IPv6 here", listen=str(address), instead=f"0.0.0.0:{address.port}")
+            return bind(ListenAddress("0.0.0.0", address.port))  # noqa: S104 - what [::] means without IPv6
+        message = f"listen: {address}: {error.strerror or error}"
+        raise EndpointError(message) from error
+
+
+def _bind(address: ListenAddress, *, ipv6_only: bool) -> socket.socket:
+    # Resolving gives a zone (fe80::1%eth0) its number; only literals get here.
+    family, kind, _, _, where = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
+        sock.bind(where)
+    except OSError:
+        sock.close()
+        raise
+    return sock
