@@ -1,0 +1,193 @@
+"""A datagram laid out as people read a protocol: octet ranges, field names as the specification writes them, values.
+
+What is right and wrong is the decoders' to say; this only walks along with their own readers, as far as these come.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from dmnotid.cli.words import show_time
+from dmnotid.errors import DecodeError, Discard
+from dmnotid.wire.notification import (
+    CONNECTION_TYPES,
+    HEADER_OCTETS,
+    MAX_OPTIONS,
+    OPTION_HEADER_OCTETS,
+    OPTION_NAMES,
+    OPTION_PREFERRED_CON_TYPE,
+    OPTION_REQ_MO,
+    OPTION_REQ_MO_CV,
+    OPTION_SERVER_ID,
+    OPTION_SHA256_DIGEST,
+    SHA256_DIGEST_OCTETS,
+    TIME_OCTETS,
+    options,
+)
+from dmnotid.wire.octets import PACKAGE, FieldValue
+from dmnotid.wire.wsp import (
+    APPLICATION_ID_DM,
+    CONTENT_TYPE_DM_NOTIFICATION,
+    CONTENT_TYPE_DM_NOTIFICATION_TEXT,
+    TYPE_PUSH,
+    Field,
+    application_id,
+    decode_content_type,
+    field_name,
+    fields,
+    header_border,
+    is_application_id,
+)
+
+PER_ROW: Final = 8
+"""Octets of hex a row."""
+
+
+class Part(NamedTuple):
+    """The octets from `start` to `end` (exclusive) of a datagram, the name of what they are, and what they say."""
+
+    start: int
+    end: int
+    name: str
+    value: str
+
+
+def push_parts(datagram: bytes) -> list[Part]:
+    """Lay out the push around a package, up to where its octets stop making sense."""
+    parts = [Part(0, 1, "TID", str(datagram[0]))] if datagram else []
+    if len(datagram) > 1:
+        kind = "Push" if datagram[1] == TYPE_PUSH else "not Push"
+        parts.append(Part(1, 2, "Type", f"{kind} (0x{datagram[1]:02x})"))
+    try:
+        start, body = header_border(datagram)
+        parts.append(Part(2, start, "HeadersLen", str(body - start)))
+        parts += _header_parts(datagram[start:body], start)
+    except Discard:
+        return parts
+    return parts
+
+
+def _header_parts(block: bytes, base: int) -> Iterator[Part]:
+    content_type, at = decode_content_type(block)
+    yield Part(base, base + at, "Content-Type", _show_content_type(content_type))
+    try:
+        for field in fields(block, at):
+            yield Part(base + field.start, base + field.end, _show_name(field), _show_field(field))
+    except DecodeError:
+        return
+
+
+def _show_content_type(content_type: int | str) -> str:
+    if content_type == CONTENT_TYPE_DM_NOTIFICATION:
+        return f"{CONTENT_TYPE_DM_NOTIFICATION_TEXT} (0x{content_type:02x})"
+    return f"0x{content_type:02x}" if isinstance(content_type, int) else repr(content_type)
+
+
+def _show_name(field: Field) -> str:
+    if field.name is None:
+        return "code page"
+    return field_name(field.page, field.name) if isinstance(field.name, int) else repr(field.name)
+
+
+def _show_field(field: Field) -> str:
+    if is_application_id(field) and application_id(field.value) == APPLICATION_ID_DM:
+        return f"x-wap-application:syncml.dm ({_show_value(field.value)})"
+    return _show_value(field.value)
+
+
+def _show_value(value: FieldValue) -> str:
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}" if value else "(empty)"
+    return str(value) if isinstance(value, int) else repr(value)
+
+
+def package_parts(package: bytes, base: int) -> list[Part]:
+    """Lay out a package that begins at octet `base` of its datagram, up to where its octets stop making sense."""
+    parts = [Part(base, base + 1, "VER", str(package[0] >> 4))] if package else []
+    if len(package) < HEADER_OCTETS:
+        return parts
+    count = int.from_bytes(package[:2], "big") >> 7 & MAX_OPTIONS
+    parts += [
+        Part(base, base + 2, "OC", f"{count} Option{'' if count == 1 else 's'}"),
+        Part(base + 1, base + 2, "RESERVED", str(package[1] & 0x7F)),
+        Part(base + 2, base + 4, "NOTIFICATION-ID", str(int.from_bytes(package[2:4], "big"))),
+    ]
+    end = HEADER_OCTETS
+    try:
+        for number, start, end in options(package, count):
+            header = start - OPTION_HEADER_OCTETS
+            says = f"Delta {package[header] >> 4}, Length {end - start}: Option Number {number}"
+            parts.append(Part(base + header, base + start, "Option", says))
+            parts += _option_parts(number, package[start:end], base + start)
+    except DecodeError:
+        return parts
+    if end < len(package):
+        parts.append(Part(base + end, base + len(package), "trailing octets", "belong to no Option"))
+    return parts
+
+
+def _option_parts(number: int, value: bytes, at: int) -> Iterator[Part]:
+    name = OPTION_NAMES.get(number, f"Option {number}")
+    if number == OPTION_SHA256_DIGEST and len(value) == SHA256_DIGEST_OCTETS:
+        seconds = int.from_bytes(value[:TIME_OCTETS], "big")
+        yield Part(at, at + TIME_OCTETS, f"{name} time", f"{show_time(seconds)} ({seconds})")
+        yield Part(at + TIME_OCTETS, at + len(value), f"{name} digest", "SHA-256")
+        return
+    yield Part(at, at + len(value), name, _SHOW.get(number, _show_value)(value))
+
+
+def _show_text(value: bytes) -> str:
+    return repr(value.decode("utf-8", "backslashreplace"))
+
+
+def _show_types(value: bytes) -> str:
+    known = len(CONNECTION_TYPES)
+    return ", ".join(CONNECTION_TYPES[octet] if octet < known else f"{octet}?" for octet in value) or "(empty)"
+
+
+def _show_mos(value: bytes) -> str:
+    return ", ".join(str(int.from_bytes(value[at : at + 2], "big")) for at in range(0, len(value), 2)) or "(empty)"
+
+
+def _show_cached(value: bytes) -> str:
+    entries = [value[at : at + 6] for at in range(0, len(value), 6)]
+    return ", ".join(f"{int.from_bytes(entry[:2], 'big')}:{entry[2:].hex()}" for entry in entries) or "(empty)"
+
+
+_SHOW: Final[dict[int, Callable[[bytes], str]]] = {
+    OPTION_SERVER_ID: _show_text,
+    OPTION_PREFERRED_CON_TYPE: _show_types,
+    OPTION_REQ_MO: _show_mos,
+    OPTION_REQ_MO_CV: _show_cached,
+}
+
+
+class Palette(NamedTuple):
+    """What goes before and behind a piece of text on a terminal; empty elsewhere."""
+
+    dim: str = ""
+    good: str = ""
+    bad: str = ""
+    off: str = ""
+
+
+COLOURS: Final = Palette("\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m")
+PLAIN: Final = Palette()
+
+
+def render(octets: bytes, parts: list[Part], palette: Palette = PLAIN) -> Iterator[str]:
+    """Write parts as lines: the octets' range, the octets, the name, what they say."""
+    width = max([len(part.name) for part in parts], default=0)
+    for part in parts:
+        rows = [octets[at : min(at + PER_ROW, part.end)] for at in range(part.start, part.end, PER_ROW)] or [b""]
+        span = f"{part.start}-{part.end - 1}" if part.end - part.start > 1 else str(part.start)
+        shown = f"{rows[0].hex(' '):<{PER_ROW * 3}}"
+        yield f"{span:>9}  {palette.dim}{shown}{palette.off}  {part.name:<{width}}  {part.value}".rstrip()
+        for row in rows[1:]:
+            yield f"{'':>9}  {palette.dim}{row.hex(' ')}{palette.off}"
+
+
+def place_of(discard: Discard, body_offset: int) -> int | None:
+    """Return the octet of the datagram at which a discard found its problem, or None where it has no place."""
+    if not isinstance(discard, DecodeError):
+        return None
+    return discard.offset + (body_offset if discard.pdu == PACKAGE else 0)

@@ -1,0 +1,232 @@
+"""`dmnotid decode`: what a datagram says, where it is wrong, and what would become of it. Touches no journal."""
+
+import argparse
+import dataclasses
+import ipaddress
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.anatomy import COLOURS, PLAIN, Palette, package_parts, place_of, push_parts, render
+from dmnotid.cli.words import parse_hex, parse_time, show_time
+from dmnotid.config import load_config
+from dmnotid.errors import Discard, DmnotidError
+from dmnotid.policy.authenticity import Clock, VerifiedNotification, judge_clock
+from dmnotid.policy.reception import Rules, authenticate, route
+from dmnotid.policy.servers import Servers, Source
+from dmnotid.wire.notification import Notification, decode_notification
+from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
+
+
+class Input(NamedTuple):
+    """One datagram to look at, or the problem that kept it from being read."""
+
+    octets: bytes
+    problem: str | None = None
+
+
+class Judge(NamedTuple):
+    """How far to go: with rules, on to server, digest and age at that clock. `bare` octets are a package, no push."""
+
+    bare: bool
+    rules: Rules | None
+    source: Source
+    clock: Clock
+
+
+class Verdict(NamedTuple):
+    """How far a datagram came. `body_offset` is None without a good push, `notification` without a good package."""
+
+    body_offset: int | None
+    notification: Notification | None
+    verified: VerifiedNotification | None
+    discard: Discard | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what follows `dmnotid decode`."""
+    parser.add_argument("hex", nargs="*", metavar="HEX", help="one datagram; none: standard input, a datagram a line")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="one datagram as raw octets (- for standard input)")
+    parser.add_argument(
+        "--package", action="store_true", help="the octets are a bare package, without a push around it"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object for each datagram")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="go on to server, digest and age")
+    parser.add_argument("--at", type=parse_time, metavar="TIME", help="the clock to believe (default: this machine's)")
+    parser.add_argument(
+        "--source", type=_address, metavar="ADDRESS", help="the sender (default: servers' sources pass)"
+    )
+
+
+def _address(text: str) -> Source:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        message = f"{text!r} is no IPv4 or IPv6 address"
+        raise argparse.ArgumentTypeError(message) from None
+    return Source(text, 0)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Show every datagram; 0 when all were accepted, 1 when any was not."""
+    judge = _judge(arguments)
+    show = _show_json if arguments.json else _show_text
+    all_accepted = True
+    for given in _inputs(arguments):
+        if given.problem is not None:
+            print(given.problem, file=sys.stderr)
+            if arguments.json:
+                print(json.dumps({"verdict": "error", "reason": None, "problem": given.problem}))
+            all_accepted = False
+            continue
+        verdict = decide(given.octets, judge)
+        all_accepted &= verdict.discard is None
+        show(given.octets, verdict, judge)
+    return EXIT_OK if all_accepted else EXIT_PROBLEM
+
+
+def _judge(arguments: argparse.Namespace) -> Judge:
+    rules = load_config(arguments.config, os.environ).rules if arguments.config else None
+    if rules is not None and arguments.source is None:
+        anywhere = Servers(dataclasses.replace(server, sources=()) for server in rules.servers)
+        rules = dataclasses.replace(rules, servers=anywhere)
+    skew = rules.freshness.max_skew if rules else 0
+    clock = judge_clock(time.time(), None, skew) if arguments.at is None else Clock(arguments.at)
+    return Judge(arguments.package, rules, arguments.source or Source("::", 0), clock)
+
+
+def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
+    if arguments.hex:
+        return iter([_read_hex(" ".join(arguments.hex), "arguments")])
+    if arguments.file is not None:
+        return iter([Input(_read_file(arguments.file))])
+    return _read_lines(open(sys.stdin.fileno(), errors="backslashreplace", closefd=False))
+
+
+def _read_file(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        message = f"{file}: {error.strerror}"
+        raise DmnotidError(message) from error
+
+
+def _read_lines(lines: Iterable[str]) -> Iterator[Input]:
+    for number, line in enumerate(lines, 1):
+        digits = line.partition("#")[0]
+        if digits and not digits.isspace():
+            yield _read_hex(digits.rstrip(), f"line {number}")
+
+
+def _read_hex(text: str, where: str) -> Input:
+    try:
+        return Input(parse_hex(text))
+    except ValueError as error:
+        return Input(b"", f"{where}: {error}")
+
+
+def decide(octets: bytes, judge: Judge) -> Verdict:
+    """Take octets through the same stages as the daemon does, as far as `judge` says."""
+    body_offset: int | None = 0 if judge.bare else None
+    notification: Notification | None = None
+    verified: VerifiedNotification | None = None
+    try:
+        package = octets
+        if not judge.bare:
+            limit = judge.rules.max_header_octets if judge.rules else DEFAULT_MAX_HEADER_OCTETS
+            push = decode_push(octets, max_header_octets=limit)
+            package = route(push)
+            body_offset = push.body_offset
+        notification = decode_notification(package)
+        if judge.rules is not None:
+            verified = authenticate(notification, judge.source, judge.rules, judge.clock)
+    except Discard as discard:
+        return Verdict(body_offset, notification, None, discard)
+    return Verdict(body_offset, notification, verified, None)
+
+
+def _show_json(_octets: bytes, verdict: Verdict, _judge: Judge) -> None:
+    print(json.dumps(answer(verdict)))
+
+
+def answer(verdict: Verdict) -> dict[str, object]:
+    """Return a verdict as the JSON object of one line."""
+    discard, notification = verdict.discard, verdict.notification
+    facts: dict[str, object] = {
+        "verdict": "accept" if discard is None else "discard",
+        "reason": None if discard is None else discard.reason,
+        "body_offset": verdict.body_offset,
+    }
+    if discard is not None:
+        facts["problem"] = str(discard)
+    facts |= _NO_FACTS if notification is None else facts_of(notification)
+    if verdict.verified is not None:
+        facts["server"] = verdict.verified.server_id
+    return facts
+
+
+_NO_FACTS: Final = dict.fromkeys(
+    (
+        "notification_id",
+        "server_id",
+        "preferred_connections",
+        "requested_mos",
+        "cached_mos",
+        "sent_at",
+        "signed",
+        "unknown_options",
+    )
+)
+
+
+def facts_of(notification: Notification) -> dict[str, object]:
+    """Return what a package says, in JSON's types."""
+    return {
+        "notification_id": notification.notification_id,
+        "server_id": notification.server_id,
+        "preferred_connections": list(notification.preferred_connections),
+        "requested_mos": list(notification.requested_mos),
+        "cached_mos": [[index, validator.hex()] for index, validator in notification.cached_mos],
+        "sent_at": notification.sent_at,
+        "signed": notification.signed,
+        "unknown_options": [[number, value.hex()] for number, value in notification.unknown_options],
+    }
+
+
+def _show_text(octets: bytes, verdict: Verdict, judge: Judge) -> None:
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for line in describe(octets, verdict, judge, COLOURS if coloured else PLAIN):
+        print(line)
+    print()
+
+
+def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = PLAIN) -> Iterator[str]:
+    """Write a datagram and its verdict as lines for people."""
+    body_offset = verdict.body_offset
+    parts = [] if judge.bare else push_parts(octets)
+    if body_offset is not None:
+        parts += package_parts(octets[body_offset:], body_offset)
+    yield from render(octets, parts, palette)
+    if verdict.discard is None:
+        yield f"{palette.good}accepted{palette.off}{_so_far(verdict, judge)}"
+        return
+    place = place_of(verdict.discard, body_offset or 0)
+    where = "" if place is None else f" at octet {place} of {len(octets)}"
+    yield f"{palette.bad}discarded: {verdict.discard.reason}{where}{palette.off}: {verdict.discard}"
+
+
+def _so_far(verdict: Verdict, judge: Judge) -> str:
+    if verdict.verified is None:
+        return ": well-formed; server, digest and age need --config"
+    notification = verdict.verified.notification
+    if notification.sent_at is None:
+        return f": from {verdict.verified.server_id!r}, unsigned, which its configuration allows"
+    age = judge.clock.now - notification.sent_at
+    when = f"{age:.0f} s before" if age >= 0 else f"{-age:.0f} s after"
+    clock = show_time(judge.clock.now) + ("" if judge.clock.believed else " (a clock that is not believed)")
+    return f": signed by {verdict.verified.server_id!r}, {when} {clock}"

@@ -1,0 +1,195 @@
+"""`dmnotid demo`: the real daemon on a loopback port, shown a notification and what else may knock."""
+
+import argparse
+import asyncio
+import os
+import secrets
+import shlex
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.anatomy import COLOURS, PLAIN
+from dmnotid.cli.decode import Judge, decide, describe
+from dmnotid.cli.run import run_daemon
+from dmnotid.cli.send import Order
+from dmnotid.config import Config, load_config
+from dmnotid.policy.authenticity import Clock
+from dmnotid.policy.reception import Datagram
+from dmnotid.service import log
+from dmnotid.service.daemon import Daemon
+from dmnotid.wire.notification import ConnectionType
+
+SERVER_ID: Final = "dm.example.com"
+FIRST_ID: Final = 50_001
+PATIENCE: Final = 20
+"""How long (seconds) the demo waits for what each datagram must bring about."""
+
+# The hook says what it was told; a real one starts a DM client here.
+_HOOK: Final = 'echo "DM session with $DMNOTID_SERVER_ID over $DMNOTID_INTERFACE ($DMNOTID_CONNECTION), told:"; cat'
+
+_CONFIG: Final = """\
+servers:
+  - id: {server_id}
+    secret: {{file: secret}}
+hook:
+  command: [/bin/sh, -c, {hook}]
+listen: "127.0.0.1:0"
+state: {state}
+connections:
+  reach: any
+  wireline: {{interfaces: [lo]}}
+log: {{format: text}}
+"""
+
+
+class Step(NamedTuple):
+    """One datagram of the demo: what it is, and the count of the daemon's that it must raise."""
+
+    title: str
+    datagram: bytes
+    counter: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what follows `dmnotid demo`."""
+    parser.add_argument("--once", action="store_true", help="end after the last datagram instead of staying up")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Show it all; 0 when the daemon did with every datagram what it should."""
+    with tempfile.TemporaryDirectory(prefix="dmnotid-demo-") as directory:
+        config = _prepare(Path(directory))
+        log.configure(config.log.level, config.log.format)
+        demo = _Demo(config, Path(directory) / "secret", once=arguments.once)
+        run_daemon(demo.daemon)
+        if demo.reader_left:
+            raise BrokenPipeError
+        return EXIT_OK if demo.as_it_should_be else EXIT_PROBLEM
+
+
+def _prepare(directory: Path) -> Config:
+    secret = directory / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text(secrets.token_hex(16) + "\n")
+    file = directory / "dmnotid.yaml"
+    state = directory / "state"
+    file.write_text(_CONFIG.format(server_id=SERVER_ID, hook=_quoted(_HOOK), state=_quoted(str(state))))
+    return load_config(file, os.environ)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+class _Daemon(Daemon):
+    """The daemon as `dmnotid run` runs it, with the demo going on beside it."""
+
+    def __init__(self, demo: "_Demo", config: Config) -> None:
+        super().__init__(config, observe=demo.show)
+        self._demo = demo
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            telling = group.create_task(self._demo.tell())
+            await super().run()
+            telling.cancel()
+
+
+class _Demo:
+    def __init__(self, config: Config, secret_file: Path, *, once: bool) -> None:
+        self.as_it_should_be = False
+        self.reader_left = False
+        self.daemon = _Daemon(self, config)
+        self._config = config
+        self._secret_file = secret_file
+        self._once = once
+        self._palette = COLOURS if sys.stdout.isatty() else PLAIN
+
+    def show(self, datagram: Datagram) -> None:
+        """Print what arrived; what became of it follows in the daemon's own log."""
+        try:
+            self._print(datagram)
+        except BrokenPipeError:
+            self.reader_left = True
+            self.daemon.stop()
+
+    def _print(self, datagram: Datagram) -> None:
+        judge = Judge(bare=False, rules=self._config.rules, source=datagram.source, clock=Clock(datagram.received_at))
+        print(f"    {len(datagram.payload)} octets from {datagram.source}:")
+        for line in describe(datagram.payload, decide(datagram.payload, judge), judge, self._palette):
+            print("   ", line)
+        sys.stdout.flush()
+
+    async def tell(self) -> None:
+        """Send every datagram of the story, and see that each has the end it must have."""
+        await self.daemon.ready.wait()
+        address = self.daemon.endpoints[0].socket.getsockname()
+        right = True
+        for number, step in enumerate(_story(self._config), 1):
+            print(f"\n--- {number}. {step.title}")
+            right &= await self._play(step, address)
+        self.as_it_should_be = right
+        print("\n--- " + ("All as it should be." if right else "Not as it should be: see above."))
+        self._invite(address)
+
+    async def _play(self, step: Step, address: tuple[str, int]) -> bool:
+        before = self.daemon.counters[step.counter]
+        _send(step.datagram, address)
+        came = await self._until(lambda: self.daemon.counters[step.counter] > before)
+        return came and await self._until(lambda: not self.daemon.pending)
+
+    def _invite(self, address: tuple[str, int]) -> None:
+        if self._once:
+            self.daemon.stop()
+            return
+        program = shlex.quote(sys.argv[0])
+        where = (
+            f"--to {address[0]}:{address[1]} --server {SERVER_ID} --secret-file {shlex.quote(str(self._secret_file))}"
+        )
+        print(f"The daemon stays up until Ctrl-C. Send it more from another terminal:\n\n    {program} send {where}\n")
+
+    async def _until(self, condition: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+
+def _send(datagram: bytes, address: tuple[str, int]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(datagram, address)
+
+
+def _story(config: Config) -> Iterator[Step]:
+    secret = config.servers[0].secret or b""
+    signed = _order(secret).build(FIRST_ID)
+    two_days_ago = time.time() - 2 * 86_400
+    yield Step("a signed notification: the hook runs", signed, "accepted")
+    yield Step("the same once more: a duplicate", signed, "duplicate")
+    yield Step("a forged one, signed with another secret", _order(secret[::-1]).build(FIRST_ID + 1), "digest-mismatch")
+    yield Step("a stale one, two days old", _order(secret, sent_at=two_days_ago).build(FIRST_ID + 2), "stale")
+    yield Step(
+        "one of a server that this device doesn't know", _order(secret, "other.example").build(1), "unknown-server"
+    )
+    yield Step("junk", b"\x00\x06\x81" + secrets.token_bytes(5), "truncated")
+
+
+def _order(secret: bytes, server_id: str = SERVER_ID, sent_at: float | None = None) -> Order:
+    return Order(
+        server_id=server_id,
+        secret=secret,
+        preferred=(ConnectionType.WIRELESS, ConnectionType.WIRELINE),
+        requested_mos=(1, 2),
+        cached_mos=((3, bytes.fromhex("deadbeef")),),
+        headers=(),
+        tid=None,
+        sent_at=sent_at,
+    )

@@ -1,0 +1,53 @@
+"""`dmnotid run`: the daemon."""
+
+import argparse
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
+from dmnotid.config import load_config
+from dmnotid.errors import DmnotidError
+from dmnotid.service import log
+from dmnotid.service.daemon import Daemon
+
+DEFAULT_CONFIG = Path("/etc/dmnotid/dmnotid.yaml")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what follows `dmnotid run`."""
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run until SIGTERM or SIGINT; 0 after an orderly stop, 1 where the daemon can't begin or go on."""
+    config = load_config(arguments.config, os.environ)
+    log.configure(config.log.level, config.log.format)
+    for warning in config.warnings:
+        log.logger.warning("configuration", problem=str(warning))
+    try:
+        run_daemon(Daemon(config))
+    except DmnotidError as error:
+        log.logger.error("not started", problem=str(error))
+        return EXIT_PROBLEM
+    except ExceptionGroup:
+        log.logger.exception("ended by a bug")
+        return EXIT_PROBLEM
+    return EXIT_OK
+
+
+def run_daemon(daemon: Daemon) -> None:
+    """Run a daemon to its end on the best event loop there is. Raises what `Daemon.run` raises."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(daemon.run())
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return uvloop's loop; where that can't be imported (armv7, musl without a wheel), say so and return asyncio's."""
+    try:
+        import uvloop  # noqa: PLC0415 - may be missing
+    except ImportError as error:
+        log.logger.warning("no uvloop", problem=str(error), instead="asyncio, which takes fewer datagrams a second")
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

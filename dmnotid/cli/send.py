@@ -1,0 +1,342 @@
+"""`dmnotid send`: build and send a notification as a DM server must (5.3.5, steps 1 to 3)."""
+
+import argparse
+import fcntl
+import json
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn, TextIO
+
+from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.words import parse_hex, parse_number, parse_time, parse_to, show_time
+from dmnotid.config import load_config
+from dmnotid.errors import DmnotidError
+from dmnotid.policy.authenticity import sign
+from dmnotid.wire.notification import (
+    CACHE_VALIDATOR_OCTETS,
+    MAX_MO_INDEX,
+    MAX_NOTIFICATION_ID,
+    MAX_TIME,
+    CachedMo,
+    ConnectionType,
+    encode_notification,
+)
+from dmnotid.wire.wsp import encode_field, encode_push
+
+SHOWN: Final = 10
+"""How many datagrams of one call are told one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What every notification of a call has in common; without `server_id` no SERVER-ID, without `secret` unsigned."""
+
+    server_id: str | None
+    secret: bytes | None
+    preferred: tuple[ConnectionType, ...] | None
+    requested_mos: tuple[int, ...] | None
+    cached_mos: tuple[CachedMo, ...] | None
+    headers: tuple[bytes, ...]
+    tid: int | None
+    sent_at: float | None
+
+    def build(self, notification_id: int) -> bytes:
+        """Build one datagram, signed as of now unless a time is given. Raises DmnotidError for what doesn't fit."""
+        sent_at = int(time.time() if self.sent_at is None else self.sent_at)
+        try:
+            package = encode_notification(
+                notification_id,
+                server_id=self.server_id,
+                preferred_connections=self.preferred,
+                requested_mos=self.requested_mos,
+                cached_mos=self.cached_mos,
+                sent_at=None if self.secret is None else sent_at,
+            )
+        except ValueError as error:
+            raise DmnotidError(str(error)) from error
+        if self.secret is not None:
+            package = sign(package, self.secret)
+        tid = notification_id & 0xFF if self.tid is None else self.tid
+        return encode_push(package, tid=tid, further=self.headers)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what follows `dmnotid send`."""
+    where = parser.add_argument_group("where to")
+    where.add_argument("--to", type=parse_to, default=("127.0.0.1", 2948), metavar="HOST[:PORT]",
+                       help="default: 127.0.0.1:2948")  # fmt: skip
+    where.add_argument("--print", action="store_true", help="print each datagram in hex and send nothing")
+    where.add_argument("--count", type=_positive, default=1, metavar="N", help="how many (default: 1)")
+    where.add_argument("--rate", type=_rate, metavar="N", help="how many a second at most (default: no limit)")
+    _add_who(parser.add_argument_group("from which server"))
+    _add_what(parser.add_argument_group("what it says"))
+    push = parser.add_argument_group("the push around it")
+    push.add_argument("--tid", type=_octet, metavar="N", help="TID (default: the NOTIFICATION-ID's last octet)")
+    further = "a further push header: 'X-Name: text', '0x34: 1' (well-known number) or 'hex:8d90'"
+    push.add_argument("--header", type=_header, action="append", default=[], metavar="NAME:VALUE", help=further)
+
+
+def _add_who(who: argparse._ArgumentGroup) -> None:
+    who.add_argument("--server", metavar="ID", help="SERVER-ID (default: the only one of --config)")
+    who.add_argument("--no-server-id", action="store_true", help="leave the SERVER-ID Option out")
+    who.add_argument(
+        "--config", type=Path, metavar="FILE", help="take server and secret from a configuration of dmnotid"
+    )
+    who.add_argument("--secret-file", type=Path, metavar="FILE", help="take the secret from a file (less one newline)")
+    who.add_argument("--unsigned", action="store_true", help="leave the SHA256-DIGEST Option out")
+
+
+def _add_what(what: argparse._ArgumentGroup) -> None:
+    ids = "NOTIFICATION-ID, counted up from there (default: from the last one this user sent for that server)"
+    types = "PREFERRED-CON-TYPE: mobile, wireless, wireline, any"
+    what.add_argument("--id", type=_notification_id, metavar="N", help=ids)
+    what.add_argument("--prefer", type=_connection_types, metavar="TYPE,…", help=types)
+    what.add_argument("--req-mo", type=_mo_indexes, metavar="N,…", help="REQ-MO: MO indexes")
+    what.add_argument("--req-mo-cv", type=_cached_mos, metavar="N:HEX,…", help="REQ-MO-CV: MO index, cache validator")
+    what.add_argument("--time", type=_time, metavar="TIME", help="time of SHA256-DIGEST (default: now)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Build and send (or print) every datagram; 1 where one can't be built or sent."""
+    order = _order(arguments)
+    first = arguments.id
+    if first is None:
+        first = next_ids(order.server_id or "", arguments.count)
+    ids = [(first + offset) & MAX_NOTIFICATION_ID for offset in range(arguments.count)]
+    if arguments.print:
+        for notification_id in ids:
+            print(order.build(notification_id).hex())
+        return EXIT_OK
+    return _send_all(order, ids, arguments)
+
+
+def _order(arguments: argparse.Namespace) -> Order:
+    server_id, secret = _server_and_secret(arguments)
+    return Order(
+        server_id=None if arguments.no_server_id else server_id,
+        secret=secret,
+        preferred=arguments.prefer,
+        requested_mos=arguments.req_mo,
+        cached_mos=arguments.req_mo_cv,
+        headers=tuple(arguments.header),
+        tid=arguments.tid,
+        sent_at=arguments.time,
+    )
+
+
+def _server_and_secret(arguments: argparse.Namespace) -> tuple[str | None, bytes | None]:
+    server_id: str | None = arguments.server
+    secret: bytes | None = None
+    if arguments.config is not None:
+        server_id, secret = _from_config(arguments.config, server_id)
+    elif server_id is None and not arguments.no_server_id:
+        _complain("--server ID is needed (or --no-server-id, or --config with one server)")
+    if arguments.secret_file is not None:
+        secret = _read_secret(arguments.secret_file)
+    if arguments.unsigned:
+        return server_id, None
+    if secret is None:
+        _complain("a secret is needed to sign: --secret-file FILE, or --config FILE with one (or --unsigned)")
+    return server_id, secret
+
+
+def _from_config(file: Path, server_id: str | None) -> tuple[str, bytes | None]:
+    servers = {server.id: server for server in load_config(file, os.environ).servers}
+    if server_id is None and len(servers) == 1:
+        server_id = next(iter(servers))
+    server = servers.get(server_id or "")
+    if server is None:
+        _complain(f"--server is one of {', '.join(map(repr, servers))} in {file}")
+    return server.id, server.secret
+
+
+def _read_secret(file: Path) -> bytes:
+    try:
+        octets = file.read_bytes()
+    except OSError as error:
+        _complain(f"--secret-file {file}: {error.strerror}")
+    secret = octets.removesuffix(b"\n").removesuffix(b"\r") if octets.endswith(b"\n") else octets
+    if not secret:
+        _complain(f"--secret-file {file}: is empty")
+    return secret
+
+
+def _complain(problem: str) -> NoReturn:
+    message = f"dmnotid send: {problem}"
+    raise DmnotidError(message)
+
+
+def _send_all(order: Order, ids: list[int], arguments: argparse.Namespace) -> int:
+    host, port = arguments.to
+    try:
+        with _connect(host, port) as sock:
+            for index, notification_id in enumerate(_paced(ids, arguments.rate)):
+                datagram = order.build(notification_id)
+                sock.send(datagram)
+                if index < SHOWN:
+                    print(f"sent {len(datagram)} octets to {show_peer(sock)}: {_describe(order, notification_id)}")
+            _raise_pending(sock)
+    except OSError as error:
+        print(f"dmnotid send: {host}:{port}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_PROBLEM
+    if len(ids) > SHOWN:
+        print(f"sent {len(ids)} datagrams in all, NOTIFICATION-ID {ids[0]} to {ids[-1]}")
+    return EXIT_OK
+
+
+def _connect(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        # Connected, the socket is told when nobody listens on this machine's port.
+        sock.connect(where)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _raise_pending(sock: socket.socket) -> None:
+    refused = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if refused:
+        raise OSError(refused, os.strerror(refused))
+
+
+def show_peer(sock: socket.socket) -> str:
+    """Write where a connected socket sends to."""
+    host, port = sock.getpeername()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _describe(order: Order, notification_id: int) -> str:
+    server = "no SERVER-ID" if order.server_id is None else f"SERVER-ID {order.server_id!r}"
+    when = "now" if order.sent_at is None else show_time(order.sent_at)
+    return (
+        f"NOTIFICATION-ID {notification_id}, {server}, {'unsigned' if order.secret is None else 'signed as of ' + when}"
+    )
+
+
+def _paced(ids: list[int], rate: float | None) -> Iterator[int]:
+    begin = time.monotonic()
+    for index, notification_id in enumerate(ids):
+        if rate is not None:
+            time.sleep(max(0.0, begin + index / rate - time.monotonic()))
+        yield notification_id
+
+
+def next_ids(server_id: str, count: int) -> int:
+    """Take `count` NOTIFICATION-IDs for a server from this user's counter; the first of them.
+
+    The counter is a small file in $XDG_STATE_HOME; where it can't be kept, ids start anywhere, and standard error says
+    so.
+    """
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    file = Path(home) / "dmnotid" / "sent-ids.json"
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with file.open("a+") as counter:
+            fcntl.flock(counter, fcntl.LOCK_EX)
+            counter.seek(0)
+            return _count_up(counter, server_id, count)
+    except OSError as error:
+        print(f"dmnotid send: ids are not counted, {file}: {error.strerror}", file=sys.stderr)
+        return random.randrange(MAX_NOTIFICATION_ID + 1)  # noqa: S311 - no secret, only seldom the same
+
+
+def _count_up(counter: TextIO, server_id: str, count: int) -> int:
+    try:
+        known = json.loads(counter.read() or "{}")
+        first = int(known.get(server_id, 0)) + 1
+    except (ValueError, AttributeError, TypeError):
+        known, first = {}, 1  # a file that was cut off or edited: begin again
+    known[server_id] = (first + count - 1) & MAX_NOTIFICATION_ID
+    counter.truncate(0)
+    json.dump(known, counter)
+    return first & MAX_NOTIFICATION_ID
+
+
+def _positive(text: str) -> int:
+    number = parse_number(text, 1_000_000_000)
+    if not number:
+        message = "at least 1 is expected"
+        raise argparse.ArgumentTypeError(message)
+    return number
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        message = f"{text!r}: datagrams a second, above 0, are expected"
+        raise argparse.ArgumentTypeError(message)
+    return rate
+
+
+def _notification_id(text: str) -> int:
+    return parse_number(text, MAX_NOTIFICATION_ID)
+
+
+def _octet(text: str) -> int:
+    return parse_number(text, 0xFF)
+
+
+def _time(text: str) -> float:
+    seconds = parse_time(text)
+    if not 0 <= seconds <= MAX_TIME:
+        message = f"{text!r}: SHA256-DIGEST holds times from 1970 to 2106"
+        raise argparse.ArgumentTypeError(message)
+    return seconds
+
+
+def _connection_types(text: str) -> tuple[ConnectionType, ...]:
+    try:
+        return tuple(ConnectionType(word.strip()) for word in text.split(",")) if text else ()
+    except ValueError:
+        message = f"{text!r}: a list of {', '.join(ConnectionType)} is expected"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _mo_indexes(text: str) -> tuple[int, ...]:
+    return tuple(parse_number(word.strip(), MAX_MO_INDEX) for word in text.split(",")) if text else ()
+
+
+def _cached_mos(text: str) -> tuple[CachedMo, ...]:
+    return tuple(_cached_mo(word.strip()) for word in text.split(",")) if text else ()
+
+
+def _cached_mo(word: str) -> CachedMo:
+    index, colon, validator = word.partition(":")
+    try:
+        octets = parse_hex(validator)
+    except ValueError:
+        octets = b""
+    if not colon or len(octets) != CACHE_VALIDATOR_OCTETS:
+        message = f"{word!r}: an MO index and {CACHE_VALIDATOR_OCTETS} octets of hex are expected, as in 3:deadbeef"
+        raise argparse.ArgumentTypeError(message)
+    return parse_number(index, MAX_MO_INDEX), octets
+
+
+def _header(text: str) -> bytes:
+    try:
+        return parse_hex(text[4:]) if text.startswith("hex:") else _encode_header(text)
+    except ValueError as error:
+        message = f"{text!r}: {error}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _encode_header(text: str) -> bytes:
+    name, colon, value = (word.strip() for word in text.partition(":"))
+    if not colon:
+        message = "NAME: VALUE or hex:OCTETS is expected"
+        raise ValueError(message)
+    if not name.startswith("0x"):
+        return encode_field(name, value)
+    return encode_field(parse_number(name, 0x7F), int(value) if value.isdecimal() else value)

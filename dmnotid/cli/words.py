@@ -1,0 +1,80 @@
+"""What several commands read from their arguments: times, hex, host and port."""
+
+import argparse
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+from dmnotid.config import parse_duration
+
+DEFAULT_PORT: Final = 2948
+"""WAP Push, connectionless (WAP-259)."""
+
+MAX_PORT: Final = 0xFFFF
+
+
+def parse_time(text: str) -> float:
+    """Read a time (POSIX seconds): a number, `now`, `-2d` or `+10m` from now, or ISO 8601 (UTC where it names no zone).
+
+    Raises ArgumentTypeError.
+    """
+    if text == "now":
+        return time.time()
+    try:
+        if text[:1] in ("-", "+"):
+            return time.time() + (-1 if text[0] == "-" else 1) * parse_duration(text[1:])
+        if text.replace(".", "", 1).isdecimal():
+            return float(text)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"{text!r} is no time: POSIX seconds, now, -2d, +10m or 2025-01-01T00:00:00Z is expected"
+        raise argparse.ArgumentTypeError(message) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def show_time(seconds: float) -> str:
+    """Write POSIX seconds for people: `2025-01-01T00:00:00Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_hex(text: str) -> bytes:
+    """Read octets in hex, with spaces as one likes; ValueError names the column (from 1) and what stands there."""
+    digits = "".join(text.split())
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        pass
+    for column, character in enumerate(text, 1):
+        if not character.isspace() and character not in "0123456789abcdefABCDEF":
+            message = f"column {column}: {character!r} is no hex digit"
+            raise ValueError(message)
+    message = f"column {len(text)}: an odd number of hex digits ({len(digits)}), two are an octet"
+    raise ValueError(message)
+
+
+def parse_to(text: str) -> tuple[str, int]:
+    """Read HOST, HOST:PORT, ADDRESS or [ADDRESS]:PORT; port 2948 where none is given. Raises ArgumentTypeError."""
+    host, port = text, str(DEFAULT_PORT)
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") if rest else port
+        if not bracket or (rest and not rest.startswith(":")):
+            host = ""
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) <= MAX_PORT:
+        message = f"{text!r}: HOST[:PORT] or [ADDRESS]:PORT is expected, with a port from 1 to {MAX_PORT}"
+        raise argparse.ArgumentTypeError(message)
+    return host, int(port)
+
+
+def parse_number(text: str, highest: int) -> int:
+    """Read an integer from 0 to `highest`, decimal or 0x. Raises ArgumentTypeError."""
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= highest:
+        message = f"{text!r}: a number from 0 to {highest} is expected"
+        raise argparse.ArgumentTypeError(message)
+    return number
