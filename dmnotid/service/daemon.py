@@ -10,7 +10,7 @@ from typing import Final
 
 from dmnotid import __version__
 from dmnotid.config import Config
-from dmnotid.errors import EXCERPT_OCTETS, Discard, JournalError
+from dmnotid.errors import EXCERPT_OCTETS, Discard, EndpointError, JournalError
 from dmnotid.policy.authenticity import judge_clock
 from dmnotid.policy.reception import Datagram, receive_push
 from dmnotid.policy.sessions import SessionRequest
@@ -129,7 +129,7 @@ class Daemon:
         links = Links(config.connections)
         stack.callback(links.close)
         self._dispatcher = Dispatcher(config, self._journal, links)
-        links.open(self._dispatcher.wake)
+        _open_links(links, self._dispatcher.wake)
         for sock in bind_all(config.listen):
             self.endpoints.append(Endpoint(sock, self.deliver))
         stack.callback(self._close_endpoints)
@@ -167,6 +167,14 @@ def _make_directory(directory: Path) -> None:
     except OSError as error:
         message = f"state: {directory}: {error.strerror}; a directory that dmnotid may write to is expected"
         raise JournalError(message) from error
+
+
+def _open_links(links: Links, on_change: Callable[[], None]) -> None:
+    try:
+        links.open(on_change)
+    except OSError as error:
+        message = f"connections: network interfaces can't be read from the kernel (rtnetlink): {error}"
+        raise EndpointError(message) from error
 
 
 def _log_accepted(datagram: Datagram, request: SessionRequest) -> None:

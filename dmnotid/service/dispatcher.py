@@ -145,8 +145,14 @@ class Dispatcher:
     def _close(self, request: SessionRequest, closed: Closed, detail: str) -> None:
         del self._pending[request.session]
         say = logger.info if closed is Closed.DONE else logger.error
-        say("session " + closed, session=request.session, server_id=request.server_id,
-            notification_id=request.notification.notification_id, attempts=request.attempts, outcome=detail)  # fmt: skip
+        say(
+            f"session {closed}",
+            session=request.session,
+            server_id=request.server_id,
+            notification_id=request.notification.notification_id,
+            attempts=request.attempts,
+            outcome=detail,
+        )
         try:
             self._journal.close_request(request, closed)
         except JournalError as error:
