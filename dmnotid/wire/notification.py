@@ -251,10 +251,13 @@ def encode_notification(
 ) -> bytes:
     """Build a package; Options whose argument is None stay out.
 
-    With `sent_at` it carries a SHA256-DIGEST, as zeros unless `digest` is given: signing needs a secret, and is for
-    others (5.3.5). ValueError for what doesn't fit its field.
+    With `sent_at` (and only then) it carries a SHA256-DIGEST, as zeros unless `digest` is given: signing needs a
+    secret, and is for others (5.3.5). ValueError for what doesn't fit its field.
     """
     values = dict(unknown_options)
+    if len(values) < len(unknown_options) or not values.keys().isdisjoint(OPTION_NAMES):
+        message = "each unknown Option comes once, and its Option Number is none of the standard's"
+        raise ValueError(message)
     if server_id is not None:
         values[OPTION_SERVER_ID] = normal_server_id(server_id).encode()
     if preferred_connections is not None:
@@ -263,6 +266,9 @@ def encode_notification(
         values[OPTION_REQ_MO] = b"".join(_mo_index(index) for index in requested_mos)
     if cached_mos is not None:
         values[OPTION_REQ_MO_CV] = b"".join(_cached_mo(*entry) for entry in cached_mos)
+    if len(digest) != DIGEST_OCTETS:
+        message = f"a digest has {DIGEST_OCTETS} octets, not {len(digest)}"
+        raise ValueError(message)
     if sent_at is not None:
         values[OPTION_SHA256_DIGEST] = _bounded("time", sent_at, MAX_TIME).to_bytes(TIME_OCTETS, "big") + digest
     return _encode_header(notification_id, reserved, len(values)) + _encode_options(values)

@@ -15,6 +15,12 @@ PACKAGE = "DM Notification"
 MAX_UINTVAR_OCTETS = 5
 MAX_UINTVAR = 0xFFFF_FFFF
 
+MAX_COMBINING = 30
+"""How many combining characters in a row a SERVER-ID may have: the bound of UAX #15's Stream-Safe Text Format.
+
+Normalising sorts them in a time that grows with the square of their number: no datagram may cost that.
+"""
+
 # First octet of a field value (WAP-230, 8.4.1.2).
 SHORT_LENGTH_MAX = 30
 LENGTH_QUOTE = 31
@@ -156,4 +162,17 @@ def normal_server_id(text: str) -> str:
     if unfit is not None:
         message = f"holds U+{ord(unfit[0]):04X}, which no SERVER-ID may hold"
         raise ValueError(message)
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    if text.isascii():
+        return text
+    if _longest_run(text) > MAX_COMBINING:
+        message = f"has more than {MAX_COMBINING} combining characters in a row"
+        raise ValueError(message)
+    return unicodedata.normalize("NFC", text)
+
+
+def _longest_run(text: str) -> int:
+    run = longest = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        longest = max(longest, run)
+    return longest

@@ -197,7 +197,7 @@ def fields(block: bytes, at: int) -> Iterator[Field]:
 
 def _text_value(block: bytes, at: int, name: str) -> tuple[str, int]:
     value, behind = read_value(block, at, repr(name))
-    if value == b"":
+    if block[at : at + 1] == b"\0":
         value = ""  # a lone NUL: zero octets by its class, and the empty text that some gateways write
     if not isinstance(value, str):
         raise MalformedField(PUSH_PDU, repr(name), at, "the value of a field named by text must be text", block)
@@ -275,6 +275,9 @@ def encode_push(
 def encode_field(name: int | str, value: FieldValue) -> bytes:
     """Encode one header field on the default page; one named by text takes only text. ValueError otherwise."""
     if isinstance(name, int):
+        if not 0 <= name < SHORT_INTEGER:
+            message = f"a well-known field has 7 bits, not {name}"
+            raise ValueError(message)
         return encode_integer(name) + encode_value(value)
     if not (isinstance(value, str) and name and LENGTH_QUOTE < ord(name[0]) < QUOTE):
         message = f"a field named by text needs a name and text, not {name!r}: {value!r}"
