@@ -1,7 +1,7 @@
 """From a datagram to a verified notification: the pure stages in a row. Their order is a security property."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dmnotid.errors import (
     ApplicationIdConflict,
@@ -21,6 +21,10 @@ from dmnotid.wire.wsp import (
     decode_push,
     is_dm_content_type,
 )
+
+MAX_SHOWN_BITS: Final = 64
+MAX_SHOWN_TEXT: Final = 64
+"""How much of what came from the network a message shows at most."""
 
 
 class Datagram(NamedTuple):
@@ -53,20 +57,27 @@ def route(push: PushMessage) -> bytes:
     """
     content_type, values = push.header
     if not is_dm_content_type(content_type):
-        shown = f"0x{content_type:02x}" if isinstance(content_type, int) else repr(content_type)
-        message = f"Content-Type {shown} is no DM Notification"
+        message = f"Content-Type {_shown(content_type, '#04x')} is no DM Notification"
         raise ContentTypeMismatch(message)
     if not values:
         message = "no X-Wap-Application-Id: meant for wml.ua"
         raise ApplicationIdMissing(message)
     ids = {application_id(value) for value in values}
     if len(ids) > 1:
-        message = f"X-Wap-Application-Id given as {' and '.join(sorted(map(repr, ids)))}"
+        message = f"X-Wap-Application-Id given as {' and '.join(sorted(map(_shown, ids)))}"
         raise ApplicationIdConflict(message)
     if APPLICATION_ID_DM not in ids:
-        message = f"X-Wap-Application-Id {ids.pop()!r}, only {APPLICATION_ID_DM} is taken"
+        message = f"X-Wap-Application-Id {_shown(ids.pop())}, only {APPLICATION_ID_DM} is taken"
         raise ApplicationIdMismatch(message)
     return push.body
+
+
+def _shown(said: int | str | bytes, form: str = "d") -> str:
+    """Show a code or a name from the push header; a long-integer may have thousands of digits."""
+    if isinstance(said, int):
+        return format(said, form) if said.bit_length() <= MAX_SHOWN_BITS else f"of {said.bit_length()} bits"
+    shown = repr(said)
+    return shown if len(shown) <= MAX_SHOWN_TEXT else f"{shown[:MAX_SHOWN_TEXT]}…"
 
 
 def authenticate(notification: Notification, source: Source, rules: Rules, clock: Clock) -> VerifiedNotification:

@@ -139,7 +139,7 @@ def expired(
 def next_wake(pending: Iterable[SessionRequest], running: Mapping[int, SessionRequest], now: float) -> float | None:
     """Return when `next_start` or `expired` may next answer otherwise by the passing of time alone; None: never."""
     times = [
-        request.not_before if request.not_before > now else request.expires_at
+        request.not_before if now < request.not_before < request.expires_at else request.expires_at
         for request in pending
         if request.session not in running
     ]
