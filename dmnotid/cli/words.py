@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from dmnotid.config import parse_duration
+from dmnotid.yamlfile import parse_duration
 
 DEFAULT_PORT: Final = 2948
 """WAP Push, connectionless (WAP-259)."""
