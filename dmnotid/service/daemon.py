@@ -139,9 +139,7 @@ class Daemon:
             endpoint.open()
             logger.info("listening", listen=str(endpoint))
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        logger.info(
-            "ready", version=__version__, loop=loop, servers=len(self._rules.servers), pending=self.pending
-        )
+        logger.info("ready", version=__version__, loop=loop, servers=len(self._rules.servers), pending=self.pending)
         self.ready.set()
 
     def _close_endpoints(self) -> None:

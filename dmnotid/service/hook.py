@@ -31,7 +31,7 @@ MAX_LINKS: Final = 40
 """How many symbolic links a hook's path may lead through: as many as the kernel follows."""
 
 _CHUNK: Final = 4_096
-_PLACEHOLDER: Final = re.compile(r"\{(server_id|notification_id|connection|interface|attempt)\}")
+_PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}")
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 

@@ -1,0 +1,448 @@
+"""What the kernel says of its links, addresses and routes, over a raw rtnetlink socket.
+
+A dump is one request, answered by as many messages as there are things of its kind, and one that ends it:
+
+    len u32 | type u16 | flags u16 | sequence u32 | port u32 | body | attributes     nlmsghdr, linux/netlink.h
+    len u16 | type u16 | value, padded to 4                                          rtattr, linux/rtnetlink.h
+
+Each `len` counts itself and all that is drawn behind it, but no padding. Integers are in the machine's own order,
+addresses in the network's. Needs no privilege, and no address family but AF_NETLINK.
+
+Octets that can't be such messages are an OSError with EBADMSG that says what and where: whatever goes wrong here is an
+OSError.
+"""
+
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from errno import EBADMSG, EINTR, EMSGSIZE
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
+from os import strerror
+from struct import Struct, error
+from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+MAX_DUMPS: Final = 8
+"""How often a dump is asked for at most, when the kernel says that things changed under it."""
+
+TIMEOUT: Final = 5.0
+"""How long the kernel may take for one answer (seconds). It answers before the request returns: this ends a hang."""
+
+MAX_MESSAGES: Final = 65_536
+"""Octets of one answer at most; a dump's are 32,768 at most."""
+
+MAX_DRAINED: Final = 4_096
+"""How many waiting notices one `drain` throws away at most; the socket's buffer holds fewer."""
+
+_MESSAGE: Final = Struct("=IHHII")
+_ATTRIBUTE: Final = Struct("=HH")
+_NUMBER: Final = Struct("=I")
+_CODE: Final = Struct("=i")
+
+_MESSAGE_OCTETS: Final = _MESSAGE.size
+_ATTRIBUTE_OCTETS: Final = _ATTRIBUTE.size
+_unpack_attribute: Final = _ATTRIBUTE.unpack_from
+
+# linux/netlink.h
+_NETLINK_ROUTE: Final = 0
+_NLM_F_REQUEST: Final = 0x01
+_NLM_F_DUMP_INTR: Final = 0x10
+_NLM_F_DUMP: Final = 0x300
+_NLMSG_ERROR: Final = 0x02
+_NLMSG_DONE: Final = 0x03
+_SOL_NETLINK: Final = 270
+_NETLINK_GET_STRICT_CHK: Final = 12
+
+# linux/rtnetlink.h
+_RTM_NEWLINK: Final = 0x10
+_RTM_GETLINK: Final = 0x12
+_RTM_NEWADDR: Final = 0x14
+_RTM_GETADDR: Final = 0x16
+_RTM_NEWROUTE: Final = 0x18
+_RTM_GETROUTE: Final = 0x1A
+_RTMGRP_LINK: Final = 0x01
+_RTMGRP_IPV4_IFADDR: Final = 0x10
+_RTMGRP_IPV4_ROUTE: Final = 0x40
+_RTMGRP_IPV6_IFADDR: Final = 0x100
+_RTMGRP_IPV6_ROUTE: Final = 0x400
+_GROUPS: Final = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE
+
+# linux/if.h: ifi_flags and IFLA_OPERSTATE
+IFF_UP: Final = 0x1
+IFF_LOOPBACK: Final = 0x8
+IFF_LOWER_UP: Final = 0x10000
+IF_OPER_UNKNOWN: Final = 0
+IF_OPER_UP: Final = 6
+
+# linux/if_arp.h: ifi_type
+ARPHRD_ETHER: Final = 0x0001
+ARPHRD_PPP: Final = 0x0200
+ARPHRD_RAWIP: Final = 0x0207
+
+# linux/if_addr.h: flags of an address
+IFA_F_DADFAILED: Final = 0x08
+IFA_F_TENTATIVE: Final = 0x40
+
+ANY_LENGTH: Final = 128
+"""The longest prefix there is."""
+
+_BITS: Final = {socket.AF_INET: 32, socket.AF_INET6: 128}
+
+
+class Interface(NamedTuple):
+    """A network interface.
+
+    `hardware` is its ARPHRD number, `kind` what made it ("veth", "bridge"; empty for most hardware), `master` the
+    ifindex of what it is a member of (0: nothing) and `member_of` the kind of that, where the kernel says so.
+    """
+
+    ifindex: int
+    name: str
+    hardware: int
+    flags: int
+    operstate: int
+    kind: str
+    master: int
+    member_of: str
+
+
+class Address(NamedTuple):
+    """An own address of the interface `ifindex`: 4 octets or 16."""
+
+    ifindex: int
+    octets: bytes
+    flags: int
+
+
+class Route(NamedTuple):
+    """A unicast route over the interface `ifindex`, in any table but `local`; one for each next hop.
+
+    `bits` is 32 for IPv4 and 128 for IPv6, `destination` the address as a number, `length` that of its prefix.
+    """
+
+    ifindex: int
+    bits: int
+    destination: int
+    length: int
+    metric: int
+
+    def covers(self, network: IPv4Network | IPv6Network) -> bool:
+        """Whether every address of `network` is in this route's destination."""
+        if network.max_prefixlen != self.bits or network.prefixlen < self.length:
+            return False
+        host_bits = self.bits - self.length
+        return int(network.network_address) >> host_bits == self.destination >> host_bits
+
+    def __str__(self) -> str:
+        """`10.0.0.0/8 metric 100`; `default` for all there is."""
+        kind = IPv4Network if self.bits == _BITS[socket.AF_INET] else IPv6Network
+        network = kind((self.destination, self.length), strict=False) if self.length else "default"
+        return f"{network} metric {self.metric}"
+
+
+class State(NamedTuple):
+    """All that was read, in the kernel's order."""
+
+    interfaces: list[Interface]
+    addresses: list[Address]
+    routes: list[Route]
+
+
+class _Query(NamedTuple, Generic[T]):
+    """What a dump asks for, and what reads a message of its answer (octets, where the body begins and ends)."""
+
+    request: int
+    answer: int
+    body: bytes
+    parse: Callable[[bytes, int, int], Iterable[T]]
+
+
+def read_state(longest: int = ANY_LENGTH) -> State:
+    """Read links, addresses and routes of this network namespace, IPv4 and IPv6.
+
+    Routes are left out whose prefix is longer than `longest` bits: 0 for default routes only.
+
+    Raises OSError: PermissionError and the like from the kernel, TimeoutError after TIMEOUT seconds, InterruptedError
+    when things never stood still for one dump, EBADMSG for octets that make no sense.
+    """
+    routes = _ROUTES._replace(parse=partial(parse_routes, longest=longest))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as kernel:
+        kernel.settimeout(TIMEOUT)
+        with suppress(OSError):  # before Linux 4.20 it takes no heed of what a request asks to be left out
+            kernel.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        kernel.bind((0, 0))
+        # Interfaces first: what has gone by then has neither address nor route in the dumps that follow.
+        return State(_dump(kernel, _INTERFACES), _dump(kernel, _ADDRESSES), _dump(kernel, routes))
+
+
+def subscribe() -> socket.socket:
+    """Open a socket that becomes readable when any link, address or route changes; it doesn't block. Raises OSError."""
+    flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    subscription = socket.socket(socket.AF_NETLINK, flags, _NETLINK_ROUTE)
+    try:
+        subscription.bind((0, _GROUPS))
+    except BaseException:
+        subscription.close()
+        raise
+    return subscription
+
+
+def drain(subscription: socket.socket) -> None:
+    """Throw away what waits in the socket: a notice is a reason to read the state again, whatever it says.
+
+    So an overrun of its buffer (ENOBUFS, told once) is nothing to worry about either.
+    """
+    for _ in range(MAX_DRAINED):
+        try:
+            subscription.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue
+
+
+def _dump(kernel: socket.socket, query: _Query[T]) -> list[T]:
+    for sequence in range(1, MAX_DUMPS + 1):
+        # Over one socket the answers come in order, and each dump is read to its end.
+        kernel.send(_request(query, sequence))
+        found: list[T] = []
+        if _read_answer(kernel, query, sequence, found):
+            return found
+    raise InterruptedError(EINTR, f"rtnetlink: the state changed under {MAX_DUMPS} dumps")
+
+
+def _request(query: _Query[T], sequence: int) -> bytes:
+    length = _MESSAGE_OCTETS + len(query.body)
+    return _MESSAGE.pack(length, query.request, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0) + query.body
+
+
+def _read_answer(kernel: socket.socket, query: _Query[T], sequence: int, found: list[T]) -> bool:
+    """Read one dump to its end; False when things changed under it."""
+    ended, whole = False, True
+    while not ended:
+        octets, _, flags, sender = kernel.recvmsg(MAX_MESSAGES)
+        if flags & socket.MSG_TRUNC:
+            raise OSError(EMSGSIZE, f"rtnetlink: an answer of more than {MAX_MESSAGES} octets")
+        if sender[0]:
+            continue  # not from the kernel
+        ended, undisturbed = take_messages(octets, query, sequence, found)
+        whole = whole and undisturbed
+    return whole
+
+
+def take_messages(octets: bytes, query: _Query[T], sequence: int, found: list[T]) -> tuple[bool, bool]:
+    """Add what these messages tell to `found`; whether they end the dump, and whether nothing changed under it.
+
+    Raises OSError: what the kernel answers instead, or EBADMSG.
+    """
+    whole = True
+    answer, parse = query.answer, query.parse
+    for kind, flags, number, at, end in messages(octets):
+        if number != sequence:
+            continue
+        if flags & _NLM_F_DUMP_INTR:
+            whole = False
+        if kind == answer:
+            found += parse(octets, at, end)
+        elif kind in (_NLMSG_DONE, _NLMSG_ERROR):
+            _raise_answer(octets, at, end)
+            return True, whole
+    return False, whole
+
+
+def _raise_answer(octets: bytes, at: int, end: int) -> None:
+    """Raise the error number (negative) with which the kernel ends a dump, if it is one."""
+    _need(_CODE.size, at, end, "error number")
+    (code,) = _CODE.unpack_from(octets, at)
+    if code < 0:
+        raise OSError(-code, f"rtnetlink: {strerror(-code)}")
+
+
+def messages(octets: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Step over messages: type, flags, sequence, and where the body begins and ends. Raises OSError, EBADMSG."""
+    at, size = 0, len(octets)
+    while at < size:
+        if size - at < _MESSAGE_OCTETS:
+            _refuse(f"message of {size - at} octets", at)
+        length, kind, flags, sequence, _port = _MESSAGE.unpack_from(octets, at)
+        if not _MESSAGE_OCTETS <= length <= size - at:
+            _refuse(f"message length {length}, {size - at} left", at)
+        yield kind, flags, sequence, at + _MESSAGE_OCTETS, at + length
+        at += length + 3 & ~3
+
+
+def attributes(octets: bytes, at: int, end: int, wanted: frozenset[int]) -> dict[int, bytes]:
+    """Return the values of the wanted attributes, the last of those that come twice. Raises OSError, EBADMSG."""
+    found: dict[int, bytes] = {}
+    length = 0
+    # Forty turns for every interface: whether the last attribute ends in time is looked at once, behind the loop.
+    while at < end:
+        try:
+            length, kind = _unpack_attribute(octets, at)
+        except error:
+            _refuse(f"attribute of {end - at} octets", at)
+        if length < _ATTRIBUTE_OCTETS:
+            _refuse(f"attribute length {length}", at)
+        if kind in wanted:
+            found[kind] = octets[at + _ATTRIBUTE_OCTETS : at + length]
+        at += length + 3 & ~3
+    last = at - (length + 3 & ~3)
+    if last + length > end:
+        _refuse(f"attribute length {length}, {end - last} left", last)
+    return found
+
+
+# struct ifinfomsg, linux/rtnetlink.h; its attributes (IFLA_) are in linux/if_link.h
+#
+#     family u8 | pad u8 | hardware u16 | index i32 | flags u32 | change u32
+_LINK: Final = Struct("=BxHII4x")
+_IFLA_IFNAME: Final = 3
+_IFLA_MASTER: Final = 10
+_IFLA_OPERSTATE: Final = 16
+_IFLA_LINKINFO: Final = 18
+_IFLA_INFO_KIND: Final = 1
+_IFLA_INFO_SLAVE_KIND: Final = 4
+_LINK_ATTRIBUTES: Final = frozenset({_IFLA_IFNAME, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_LINKINFO})
+_LINKINFO_ATTRIBUTES: Final = frozenset({_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND})
+
+# The request asks the kernel to leave out the counters of IPv6, which it would have to add up over all processors.
+_IFLA_EXT_MASK: Final = 29
+_RTEXT_FILTER_SKIP_STATS: Final = 0x08
+_LINK_REQUEST: Final = bytes(_LINK.size) + _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS)
+
+
+def parse_interface(octets: bytes, at: int, end: int) -> tuple[Interface, ...]:
+    """Read the body of an RTM_NEWLINK. Raises OSError, EBADMSG."""
+    _need(_LINK.size, at, end, "ifinfomsg")
+    family, hardware, ifindex, flags = _LINK.unpack_from(octets, at)
+    if family != socket.AF_UNSPEC:
+        return ()  # what a bridge says of its port
+    found = attributes(octets, at + _LINK.size, end, _LINK_ATTRIBUTES)
+    if _IFLA_IFNAME not in found:
+        _refuse("link without IFLA_IFNAME", at)
+    info = found.get(_IFLA_LINKINFO, b"")
+    kinds = attributes(info, 0, len(info), _LINKINFO_ATTRIBUTES) if info else {}
+    interface = Interface(
+        ifindex,
+        _text(found[_IFLA_IFNAME]),
+        hardware,
+        flags,
+        # An u8; an interface that says nothing of it never tells.
+        int.from_bytes(found.get(_IFLA_OPERSTATE, b"")[:1], "little"),
+        _text(kinds.get(_IFLA_INFO_KIND, b"")),
+        _number(found, _IFLA_MASTER, at),
+        _text(kinds.get(_IFLA_INFO_SLAVE_KIND, b"")),
+    )
+    return (interface,)
+
+
+# struct ifaddrmsg, linux/if_addr.h
+#
+#     family u8 | prefix length u8 | flags u8 | scope u8 | index u32
+_ADDRESS: Final = Struct("=BxBxI")
+_IFA_ADDRESS: Final = 1
+_IFA_LOCAL: Final = 2
+_IFA_FLAGS: Final = 8
+_ADDRESS_ATTRIBUTES: Final = frozenset({_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS})
+
+
+def parse_address(octets: bytes, at: int, end: int) -> tuple[Address, ...]:
+    """Read the body of an RTM_NEWADDR; nothing for families other than IPv4 and IPv6. Raises OSError, EBADMSG."""
+    _need(_ADDRESS.size, at, end, "ifaddrmsg")
+    family, flags, ifindex = _ADDRESS.unpack_from(octets, at)
+    bits = _BITS.get(family)
+    if bits is None:
+        return ()
+    found = attributes(octets, at + _ADDRESS.size, end, _ADDRESS_ATTRIBUTES)
+    # On a point-to-point link IFA_ADDRESS is the other end.
+    address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
+    if len(address) * 8 != bits:
+        _refuse(f"address of {len(address)} octets, family {family}", at)
+    return (Address(ifindex, address, _number(found, _IFA_FLAGS, at, flags)),)
+
+
+# struct rtmsg, linux/rtnetlink.h
+#
+#     family u8 | dst_len u8 | src_len u8 | tos u8 | table u8 | protocol u8 | scope u8 | type u8 | flags u32
+#
+# and struct rtnexthop, each followed by attributes of its own, in RTA_MULTIPATH
+#
+#     len u16 | flags u8 | hops u8 | index i32
+_ROUTE: Final = Struct("=BB6xI")
+_NEXT_HOP: Final = Struct("=HxxI")
+_RT_TABLE_LOCAL: Final = 255
+_RTN_UNICAST: Final = 1
+_UNICAST_ROUTES: Final = bytes([0, 0, 0, 0, 0, 0, 0, _RTN_UNICAST, 0, 0, 0, 0])
+_RTM_F_CLONED: Final = 0x200
+_RTA_DST: Final = 1
+_RTA_OIF: Final = 4
+_RTA_PRIORITY: Final = 6
+_RTA_MULTIPATH: Final = 9
+_ROUTE_ATTRIBUTES: Final = frozenset({_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH})
+
+
+def parse_routes(octets: bytes, at: int, end: int, longest: int = ANY_LENGTH) -> tuple[Route, ...]:
+    """Read the body of an RTM_NEWROUTE: one Route for each next hop. Raises OSError, EBADMSG.
+
+    Nothing for a prefix of more than `longest` bits, for what is no unicast route (blackholes), for the table `local`,
+    and for what the kernel only remembers of one destination. A route that names a next hop object and nothing else
+    (`net.ipv4.nexthop_compat_mode` 0, not the default) is not seen.
+    """
+    _need(_ROUTE.size, at, end, "rtmsg")
+    # Most routes end here.
+    if octets[at + 7] != _RTN_UNICAST or octets[at + 4] == _RT_TABLE_LOCAL or octets[at + 1] > longest:
+        return ()
+    family, length, flags = _ROUTE.unpack_from(octets, at)
+    bits = _BITS.get(family)
+    if bits is None or flags & _RTM_F_CLONED:
+        return ()
+    found = attributes(octets, at + _ROUTE.size, end, _ROUTE_ATTRIBUTES)
+    address = found.get(_RTA_DST, b"")
+    if length > bits or len(address) * 8 not in ((bits,) if length else (0, bits)):
+        _refuse(f"destination of {len(address)} octets, prefix {length}, family {family}", at)
+    destination, metric = int.from_bytes(address, "big"), _number(found, _RTA_PRIORITY, at)
+    hops = _next_hops(found[_RTA_MULTIPATH]) if _RTA_MULTIPATH in found else (_number(found, _RTA_OIF, at),)
+    return tuple([Route(hop, bits, destination, length, metric) for hop in hops if hop])
+
+
+def _next_hops(octets: bytes) -> Iterator[int]:
+    at, size = 0, len(octets)
+    while at < size:
+        _need(_NEXT_HOP.size, at, size, "rtnexthop")
+        length, ifindex = _NEXT_HOP.unpack_from(octets, at)
+        if not _NEXT_HOP.size <= length <= size - at:
+            _refuse(f"next hop length {length}, {size - at} left", at)
+        yield ifindex
+        at += length + 3 & ~3
+
+
+# One dump for all families: a kernel without IPv6 just has less to say.
+_INTERFACES: Final = _Query(_RTM_GETLINK, _RTM_NEWLINK, _LINK_REQUEST, parse_interface)
+_ADDRESSES: Final = _Query(_RTM_GETADDR, _RTM_NEWADDR, bytes(_ADDRESS.size), parse_address)
+_ROUTES: Final = _Query(_RTM_GETROUTE, _RTM_NEWROUTE, _UNICAST_ROUTES, parse_routes)
+
+
+def _number(found: dict[int, bytes], kind: int, at: int, absent: int = 0) -> int:
+    value = found.get(kind)
+    if value is None:
+        return absent
+    if len(value) != _NUMBER.size:
+        _refuse(f"attribute {kind} of {len(value)} octets, not {_NUMBER.size}", at)
+    number: int = _NUMBER.unpack(value)[0]
+    return number
+
+
+def _text(value: bytes) -> str:
+    """Return the text up to its NUL; a name may hold any octet but slash and space, and must find its way back."""
+    return value.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _need(octets: int, at: int, end: int, what: str) -> None:
+    if end - at < octets:
+        _refuse(f"{what} needs {octets}, {end - at} left", at)
+
+
+def _refuse(problem: str, at: int) -> NoReturn:
+    raise OSError(EBADMSG, f"rtnetlink: {problem}, at octet {at}")
