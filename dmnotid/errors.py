@@ -16,6 +16,7 @@ DmnotidError
 │     ├─ Stale, FromTheFuture
 │     └─ Duplicate, QueueFull
 ├─ ConfigError                every problem of a configuration, each with its place
+├─ UsageError                 a command line that asks for what can't be done
 ├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
 └─ HookError                  a hook can't be started, or why its file is not trusted
@@ -231,6 +232,10 @@ class ConfigError(DmnotidError):
     def __str__(self) -> str:
         """One problem a line."""
         return "\n".join(map(str, self.problems))
+
+
+class UsageError(DmnotidError):
+    """A command line whose words don't go together."""
 
 
 class EndpointError(DmnotidError):

@@ -2,17 +2,19 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from dmnotid import __version__
-from dmnotid.errors import DmnotidError
+from dmnotid.errors import DmnotidError, UsageError
 
 EXIT_OK: Final = 0
 EXIT_PROBLEM: Final = 1
-EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 128 + 2
 
 COMMANDS: Final = {
     "run": "receive notifications and start DM sessions",
@@ -27,20 +29,51 @@ COMMANDS: Final = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0 all is well, 1 a problem (told on standard error), 2 a wrong command line."""
     words = sys.argv[1:] if argv is None else argv
+    _prepare_streams()
     parser = build_parser(words)
-    arguments = parser.parse_args(words)
+    try:
+        arguments = parser.parse_args(words)
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader went away (`dmnotid decode … | head`): nothing is left to say.
+        _give_up_output()
+        return EXIT_PROBLEM
+    except OSError as error:
+        _give_up_output()
+        print(f"dmnotid: {error}", file=sys.stderr)
+        return EXIT_PROBLEM
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         status: int = arguments.main(arguments)
+    except UsageError as error:
+        arguments.parser.error(str(error))
     except DmnotidError as error:
         print(error, file=sys.stderr)
         return EXIT_PROBLEM
-    except BrokenPipeError:
-        # The reader went away (`dmnotid decode … | head`): nothing is left to say, nor to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PROBLEM
-    except KeyboardInterrupt:
-        return 128 + 2
     return status
+
+
+def _prepare_streams() -> None:
+    """Make the standard streams fit for anything: a closed one leads nowhere, and what can't be shown is escaped."""
+    if sys.stdout is None:
+        sys.stdout = open("/dev/full", "w")  # noqa: PTH123, SIM115 - closed: what is said there must not seem heard
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up_output() -> None:
+    """Let what is still buffered lead nowhere, so that nothing complains at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -56,5 +89,5 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         if name in words:
             module = importlib.import_module(f"dmnotid.cli.{name}")
             module.add_arguments(command)
-            command.set_defaults(main=module.main)
+            command.set_defaults(main=module.main, parser=command)
     return parser

@@ -3,8 +3,9 @@
 What is right and wrong is the decoders' to say; this only walks along with their own readers, as far as these come.
 """
 
+import os
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TextIO
 
 from dmnotid.cli.words import show_time
 from dmnotid.errors import DecodeError, Discard
@@ -170,6 +171,11 @@ class Palette(NamedTuple):
     off: str = ""
 
 
+def palette_for(stream: TextIO) -> Palette:
+    """Return colours on a terminal, none elsewhere or with NO_COLOR in the environment."""
+    return COLOURS if stream.isatty() and not os.environ.get("NO_COLOR") else PLAIN
+
+
 COLOURS: Final = Palette("\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m")
 PLAIN: Final = Palette()
 
@@ -179,11 +185,21 @@ def render(octets: bytes, parts: list[Part], palette: Palette = PLAIN) -> Iterat
     width = max([len(part.name) for part in parts], default=0)
     for part in parts:
         rows = [octets[at : min(at + PER_ROW, part.end)] for at in range(part.start, part.end, PER_ROW)] or [b""]
-        span = f"{part.start}-{part.end - 1}" if part.end - part.start > 1 else str(part.start)
+        span = _show_span(part.start, part.end)
         shown = f"{rows[0].hex(' '):<{PER_ROW * 3}}"
         yield f"{span:>9}  {palette.dim}{shown}{palette.off}  {part.name:<{width}}  {part.value}".rstrip()
         for row in rows[1:]:
             yield f"{'':>9}  {palette.dim}{row.hex(' ')}{palette.off}"
+
+
+def _show_span(start: int, end: int) -> str:
+    return f"{start}-{end - 1}" if end - start > 1 else "" if end == start else str(start)
+
+
+def unread_part(octets: bytes, parts: list[Part]) -> list[Part]:
+    """Return what stands behind the last part, if anything does: octets that nobody could or would read."""
+    end = max((part.end for part in parts), default=0)
+    return [Part(end, len(octets), "not read", "")] if end < len(octets) else []
 
 
 def place_of(discard: Discard, body_offset: int) -> int | None:

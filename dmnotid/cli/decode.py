@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
-from dmnotid.cli.anatomy import COLOURS, PLAIN, Palette, package_parts, place_of, push_parts, render
+from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, place_of, push_parts, render, unread_part
 from dmnotid.cli.words import parse_hex, parse_time, show_time
 from dmnotid.config import load_config
-from dmnotid.errors import Discard, DmnotidError
+from dmnotid.errors import Discard, DmnotidError, UsageError
 from dmnotid.policy.authenticity import Clock, VerifiedNotification, judge_clock
 from dmnotid.policy.reception import Rules, authenticate, route
 from dmnotid.policy.servers import Servers, Source
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object for each datagram")
     parser.add_argument("--config", type=Path, metavar="FILE", help="go on to server, digest and age")
-    parser.add_argument("--at", type=parse_time, metavar="TIME", help="the clock to believe (default: this machine's)")
+    at = "the clock to believe (default: this machine's): POSIX seconds, now-2d, 2025-01-01T00:00:00Z"
+    parser.add_argument("--at", type=parse_time, metavar="TIME", help=at)
     parser.add_argument(
         "--source", type=_address, metavar="ADDRESS", help="the sender (default: servers' sources pass)"
     )
@@ -74,6 +75,7 @@ def _address(text: str) -> Source:
 
 def main(arguments: argparse.Namespace) -> int:
     """Show every datagram; 0 when all were accepted, 1 when any was not."""
+    _check_usage(arguments)
     judge = _judge(arguments)
     show = _show_json if arguments.json else _show_text
     all_accepted = True
@@ -81,13 +83,23 @@ def main(arguments: argparse.Namespace) -> int:
         if given.problem is not None:
             print(given.problem, file=sys.stderr)
             if arguments.json:
-                print(json.dumps({"verdict": "error", "reason": None, "problem": given.problem}))
+                unread = {"verdict": "error", "reason": None, "body_offset": None, "problem": given.problem}
+                print(json.dumps(unread | _NO_FACTS))
             all_accepted = False
             continue
         verdict = decide(given.octets, judge)
         all_accepted &= verdict.discard is None
         show(given.octets, verdict, judge)
     return EXIT_OK if all_accepted else EXIT_PROBLEM
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    if arguments.hex and arguments.file is not None:
+        message = "either HEX or --file FILE is expected, not both"
+        raise UsageError(message)
+    if arguments.config is None and (arguments.at is not None or arguments.source is not None):
+        message = "--at and --source are for the checks that --config FILE adds"
+        raise UsageError(message)
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
@@ -105,7 +117,12 @@ def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
         return iter([_read_hex(" ".join(arguments.hex), "arguments")])
     if arguments.file is not None:
         return iter([Input(_read_file(arguments.file))])
-    return _read_lines(open(sys.stdin.fileno(), errors="backslashreplace", closefd=False))
+    if sys.stdin is None:
+        message = "standard input is closed, and neither HEX nor --file FILE is given"
+        raise DmnotidError(message)
+    if sys.stdin.isatty():
+        print("Hex is read from standard input, one datagram a line, to its end (Ctrl-D).", file=sys.stderr)
+    return _read_lines(open(sys.stdin.fileno(), errors="surrogateescape", closefd=False))
 
 
 def _read_file(file: Path) -> bytes:
@@ -199,8 +216,7 @@ def facts_of(notification: Notification) -> dict[str, object]:
 
 
 def _show_text(octets: bytes, verdict: Verdict, judge: Judge) -> None:
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for line in describe(octets, verdict, judge, COLOURS if coloured else PLAIN):
+    for line in describe(octets, verdict, judge, palette_for(sys.stdout)):
         print(line)
     print()
 
@@ -211,9 +227,9 @@ def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = P
     parts = [] if judge.bare else push_parts(octets)
     if body_offset is not None:
         parts += package_parts(octets[body_offset:], body_offset)
-    yield from render(octets, parts, palette)
+    yield from render(octets, parts + unread_part(octets, parts), palette)
     if verdict.discard is None:
-        yield f"{palette.good}accepted{palette.off}{_so_far(verdict, judge)}"
+        yield f"{palette.good}accepted{palette.off}: {_so_far(verdict, judge)}"
         return
     place = place_of(verdict.discard, body_offset or 0)
     where = "" if place is None else f" at octet {place} of {len(octets)}"
@@ -221,12 +237,13 @@ def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = P
 
 
 def _so_far(verdict: Verdict, judge: Judge) -> str:
+    """Say how far a good datagram came; whether it is a duplicate only the journal of a daemon knows."""
     if verdict.verified is None:
-        return ": well-formed; server, digest and age need --config"
-    notification = verdict.verified.notification
-    if notification.sent_at is None:
-        return f": from {verdict.verified.server_id!r}, unsigned, which its configuration allows"
-    age = judge.clock.now - notification.sent_at
-    when = f"{age:.0f} s before" if age >= 0 else f"{-age:.0f} s after"
-    clock = show_time(judge.clock.now) + ("" if judge.clock.believed else " (a clock that is not believed)")
-    return f": signed by {verdict.verified.server_id!r}, {when} {clock}"
+        return "well-formed; server, digest and age need --config"
+    server_id, sent_at = verdict.verified.server_id, verdict.verified.notification.sent_at
+    if sent_at is None:
+        return f"from {server_id!r}, unsigned, which its configuration allows"
+    now = int(judge.clock.now)
+    age = f"{now - sent_at} s before" if now >= sent_at else f"{sent_at - now} s after"
+    clock = show_time(now) + ("" if judge.clock.believed else " (a clock that is not believed)")
+    return f"signed by {server_id!r}, {age} {clock}"

@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
-from dmnotid.cli.anatomy import COLOURS, PLAIN
+from dmnotid.cli.anatomy import palette_for
 from dmnotid.cli.decode import Judge, decide, describe
 from dmnotid.cli.run import run_daemon
 from dmnotid.cli.send import Order
@@ -109,12 +110,18 @@ class _Demo:
         self._config = config
         self._secret_file = secret_file
         self._once = once
-        self._palette = COLOURS if sys.stdout.isatty() else PLAIN
+        self._palette = palette_for(sys.stdout)
 
     def show(self, datagram: Datagram) -> None:
         """Print what arrived; what became of it follows in the daemon's own log."""
-        try:
+        with self._reader():
             self._print(datagram)
+
+    @contextmanager
+    def _reader(self) -> Iterator[None]:
+        """Stop when whoever reads along goes away."""
+        try:
+            yield
         except BrokenPipeError:
             self.reader_left = True
             self.daemon.stop()
@@ -122,13 +129,20 @@ class _Demo:
     def _print(self, datagram: Datagram) -> None:
         judge = Judge(bare=False, rules=self._config.rules, source=datagram.source, clock=Clock(datagram.received_at))
         print(f"    {len(datagram.payload)} octets from {datagram.source}:")
-        for line in describe(datagram.payload, decide(datagram.payload, judge), judge, self._palette):
+        verdict = decide(datagram.payload, judge)
+        *anatomy, said = describe(datagram.payload, verdict, judge, self._palette)
+        # Whether a good one is new, only the daemon knows: its log says so next.
+        for line in anatomy if verdict.discard is None else [*anatomy, said]:
             print("   ", line)
         sys.stdout.flush()
 
     async def tell(self) -> None:
         """Send every datagram of the story, and see that each has the end it must have."""
         await self.daemon.ready.wait()
+        with self._reader():
+            await self._tell()
+
+    async def _tell(self) -> None:
         address = self.daemon.endpoints[0].socket.getsockname()
         right = True
         for number, step in enumerate(_story(self._config), 1):
@@ -148,11 +162,13 @@ class _Demo:
         if self._once:
             self.daemon.stop()
             return
-        program = shlex.quote(sys.argv[0])
+        called = Path(sys.argv[0]).absolute()
+        program = f"{shlex.quote(sys.executable)} -m dmnotid" if called.suffix == ".py" else shlex.quote(str(called))
         where = (
             f"--to {address[0]}:{address[1]} --server {SERVER_ID} --secret-file {shlex.quote(str(self._secret_file))}"
         )
-        print(f"The daemon stays up until Ctrl-C. Send it more from another terminal:\n\n    {program} send {where}\n")
+        print("The daemon stays up until Ctrl-C. Send it more from another terminal:\n")
+        print(f"    {program} send {where}\n", flush=True)
 
     async def _until(self, condition: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + PATIENCE
@@ -179,7 +195,7 @@ def _story(config: Config) -> Iterator[Step]:
     yield Step(
         "one of a server that this device doesn't know", _order(secret, "other.example").build(1), "unknown-server"
     )
-    yield Step("junk", b"\x00\x06\x81" + secrets.token_bytes(5), "truncated")
+    yield Step("junk", b"\x00\x06\x7f" + secrets.token_bytes(5), "truncated")
 
 
 def _order(secret: bytes, server_id: str = SERVER_ID, sent_at: float | None = None) -> Order:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final, NoReturn, TextIO
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
-from dmnotid.cli.words import parse_hex, parse_number, parse_time, parse_to, show_time
+from dmnotid.cli.words import parse_hex, parse_number, parse_time, parse_to, show_time, show_to
 from dmnotid.config import load_config
-from dmnotid.errors import DmnotidError
+from dmnotid.errors import DmnotidError, UsageError
 from dmnotid.policy.authenticity import sign
 from dmnotid.wire.notification import (
     CACHE_VALIDATOR_OCTETS,
@@ -27,6 +27,7 @@ from dmnotid.wire.notification import (
     ConnectionType,
     encode_notification,
 )
+from dmnotid.wire.octets import normal_server_id
 from dmnotid.wire.wsp import encode_field, encode_push
 
 SHOWN: Final = 10
@@ -59,7 +60,7 @@ class Order:
                 sent_at=None if self.secret is None else sent_at,
             )
         except ValueError as error:
-            raise DmnotidError(str(error)) from error
+            _complain(str(error))
         if self.secret is not None:
             package = sign(package, self.secret)
         tid = notification_id & 0xFF if self.tid is None else self.tid
@@ -71,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where to")
     where.add_argument("--to", type=parse_to, default=("127.0.0.1", 2948), metavar="HOST[:PORT]",
                        help="default: 127.0.0.1:2948")  # fmt: skip
-    where.add_argument("--print", action="store_true", help="print each datagram in hex and send nothing")
+    where.add_argument(
+        "--print", action="store_true", help="print each datagram in hex and send nothing (it uses ids up all the same)"
+    )
     where.add_argument("--count", type=_positive, default=1, metavar="N", help="how many (default: 1)")
     where.add_argument("--rate", type=_rate, metavar="N", help="how many a second at most (default: no limit)")
     _add_who(parser.add_argument_group("from which server"))
@@ -93,31 +96,33 @@ def _add_who(who: argparse._ArgumentGroup) -> None:
 
 
 def _add_what(what: argparse._ArgumentGroup) -> None:
-    ids = "NOTIFICATION-ID, counted up from there (default: from the last one this user sent for that server)"
+    ids = "NOTIFICATION-ID (decimal or 0x), counted up from there (default: on from the last this user sent for it)"
     types = "PREFERRED-CON-TYPE: mobile, wireless, wireline, any"
     what.add_argument("--id", type=_notification_id, metavar="N", help=ids)
     what.add_argument("--prefer", type=_connection_types, metavar="TYPE,…", help=types)
     what.add_argument("--req-mo", type=_mo_indexes, metavar="N,…", help="REQ-MO: MO indexes")
     what.add_argument("--req-mo-cv", type=_cached_mos, metavar="N:HEX,…", help="REQ-MO-CV: MO index, cache validator")
-    what.add_argument("--time", type=_time, metavar="TIME", help="time of SHA256-DIGEST (default: now)")
+    what.add_argument(
+        "--time", type=_time, metavar="TIME", help="time of SHA256-DIGEST, as now-2d or 2025-01-01T00:00:00Z"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Build and send (or print) every datagram; 1 where one can't be built or sent."""
-    order = _order(arguments)
+    server_id, secret = _server_and_secret(arguments)
+    order = _order(arguments, server_id, secret)
+    order.build(MAX_NOTIFICATION_ID)  # what can't be built takes no id
     first = arguments.id
     if first is None:
-        first = next_ids(order.server_id or "", arguments.count)
-    ids = [(first + offset) & MAX_NOTIFICATION_ID for offset in range(arguments.count)]
+        first = next_ids(server_id or "", arguments.count)
     if arguments.print:
-        for notification_id in ids:
+        for notification_id in _paced(first, arguments.count, None):
             print(order.build(notification_id).hex())
         return EXIT_OK
-    return _send_all(order, ids, arguments)
+    return _send_all(order, first, arguments)
 
 
-def _order(arguments: argparse.Namespace) -> Order:
-    server_id, secret = _server_and_secret(arguments)
+def _order(arguments: argparse.Namespace, server_id: str | None, secret: bytes | None) -> Order:
     return Order(
         server_id=None if arguments.no_server_id else server_id,
         secret=secret,
@@ -131,19 +136,28 @@ def _order(arguments: argparse.Namespace) -> Order:
 
 
 def _server_and_secret(arguments: argparse.Namespace) -> tuple[str | None, bytes | None]:
-    server_id: str | None = arguments.server
+    server_id = None if arguments.server is None else _named(arguments.server)
     secret: bytes | None = None
     if arguments.config is not None:
         server_id, secret = _from_config(arguments.config, server_id)
     elif server_id is None and not arguments.no_server_id:
-        _complain("--server ID is needed (or --no-server-id, or --config with one server)")
+        _demand("--server ID is needed (or --no-server-id, or --config with one server)")
     if arguments.secret_file is not None:
         secret = _read_secret(arguments.secret_file)
     if arguments.unsigned:
+        if arguments.time is not None:
+            _demand("--time goes into the digest, which --unsigned leaves out")
         return server_id, None
     if secret is None:
-        _complain("a secret is needed to sign: --secret-file FILE, or --config FILE with one (or --unsigned)")
+        _demand("a secret is needed to sign: --secret-file FILE, or --config FILE with one (or --unsigned)")
     return server_id, secret
+
+
+def _named(text: str) -> str:
+    try:
+        return normal_server_id(text)
+    except ValueError as error:
+        _demand(f"--server {text!r}: {error}")
 
 
 def _from_config(file: Path, server_id: str | None) -> tuple[str, bytes | None]:
@@ -152,7 +166,7 @@ def _from_config(file: Path, server_id: str | None) -> tuple[str, bytes | None]:
         server_id = next(iter(servers))
     server = servers.get(server_id or "")
     if server is None:
-        _complain(f"--server is one of {', '.join(map(repr, servers))} in {file}")
+        _demand(f"--server is one of {', '.join(map(repr, servers))} in {file}")
     return server.id, server.secret
 
 
@@ -172,21 +186,28 @@ def _complain(problem: str) -> NoReturn:
     raise DmnotidError(message)
 
 
-def _send_all(order: Order, ids: list[int], arguments: argparse.Namespace) -> int:
+def _demand(what: str) -> NoReturn:
+    raise UsageError(what)
+
+
+def _send_all(order: Order, first: int, arguments: argparse.Namespace) -> int:
     host, port = arguments.to
     try:
         with _connect(host, port) as sock:
-            for index, notification_id in enumerate(_paced(ids, arguments.rate)):
+            for index, notification_id in enumerate(_paced(first, arguments.count, arguments.rate)):
                 datagram = order.build(notification_id)
                 sock.send(datagram)
                 if index < SHOWN:
-                    print(f"sent {len(datagram)} octets to {show_peer(sock)}: {_describe(order, notification_id)}")
+                    peer = show_to(*sock.getpeername()[:2])
+                    print(f"sent {len(datagram)} octets to {peer}: {_describe(order, notification_id)}")
             _raise_pending(sock)
-    except OSError as error:
-        print(f"dmnotid send: {host}:{port}: {error.strerror or error}", file=sys.stderr)
+    except (OSError, UnicodeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else f"no host name: {error}"
+        print(f"dmnotid send: {show_to(host, port)}: {problem}", file=sys.stderr)
         return EXIT_PROBLEM
-    if len(ids) > SHOWN:
-        print(f"sent {len(ids)} datagrams in all, NOTIFICATION-ID {ids[0]} to {ids[-1]}")
+    if arguments.count > SHOWN:
+        last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
+        print(f"sent {arguments.count} datagrams in all, NOTIFICATION-ID {first} to {last}")
     return EXIT_OK
 
 
@@ -208,12 +229,6 @@ def _raise_pending(sock: socket.socket) -> None:
         raise OSError(refused, os.strerror(refused))
 
 
-def show_peer(sock: socket.socket) -> str:
-    """Write where a connected socket sends to."""
-    host, port = sock.getpeername()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _describe(order: Order, notification_id: int) -> str:
     server = "no SERVER-ID" if order.server_id is None else f"SERVER-ID {order.server_id!r}"
     when = "now" if order.sent_at is None else show_time(order.sent_at)
@@ -222,12 +237,13 @@ def _describe(order: Order, notification_id: int) -> str:
     )
 
 
-def _paced(ids: list[int], rate: float | None) -> Iterator[int]:
+def _paced(first: int, count: int, rate: float | None) -> Iterator[int]:
+    """Count NOTIFICATION-IDs up from `first`, no more than `rate` a second."""
     begin = time.monotonic()
-    for index, notification_id in enumerate(ids):
+    for index in range(count):
         if rate is not None:
             time.sleep(max(0.0, begin + index / rate - time.monotonic()))
-        yield notification_id
+        yield first + index & MAX_NOTIFICATION_ID
 
 
 def next_ids(server_id: str, count: int) -> int:
@@ -236,8 +252,8 @@ def next_ids(server_id: str, count: int) -> int:
     The counter is a small file in $XDG_STATE_HOME; where it can't be kept, ids start anywhere, and standard error says
     so.
     """
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    file = Path(home) / "dmnotid" / "sent-ids.json"
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    file = Path(os.path.expanduser(home), "dmnotid", "sent-ids.json")  # noqa: PTH111 - raises nothing without a home
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with file.open("a+") as counter:
@@ -253,7 +269,7 @@ def _count_up(counter: TextIO, server_id: str, count: int) -> int:
     try:
         known = json.loads(counter.read() or "{}")
         first = int(known.get(server_id, 0)) + 1
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         known, first = {}, 1  # a file that was cut off or edited: begin again
     known[server_id] = (first + count - 1) & MAX_NOTIFICATION_ID
     counter.truncate(0)

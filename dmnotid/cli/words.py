@@ -14,20 +14,20 @@ MAX_PORT: Final = 0xFFFF
 
 
 def parse_time(text: str) -> float:
-    """Read a time (POSIX seconds): a number, `now`, `-2d` or `+10m` from now, or ISO 8601 (UTC where it names no zone).
+    """Read a time (POSIX seconds): a number, `now`, `now-2d`, `now+10m`, or ISO 8601 (UTC where it names no zone).
 
     Raises ArgumentTypeError.
     """
     if text == "now":
         return time.time()
     try:
-        if text[:1] in ("-", "+"):
-            return time.time() + (-1 if text[0] == "-" else 1) * parse_duration(text[1:])
+        if text.startswith(("now-", "now+")):
+            return time.time() + (-1 if text[3] == "-" else 1) * parse_duration(text[4:])
         if text.replace(".", "", 1).isdecimal():
             return float(text)
         moment = datetime.fromisoformat(text)
     except ValueError:
-        message = f"{text!r} is no time: POSIX seconds, now, -2d, +10m or 2025-01-01T00:00:00Z is expected"
+        message = f"{text!r} is no time: POSIX seconds, now, now-2d, now+10m or 2025-01-01T00:00:00Z is expected"
         raise argparse.ArgumentTypeError(message) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -68,10 +68,15 @@ def parse_to(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def show_to(host: str, port: int) -> str:
+    """Write what `parse_to` reads."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_number(text: str, highest: int) -> int:
-    """Read an integer from 0 to `highest`, decimal or 0x. Raises ArgumentTypeError."""
+    """Read an integer from 0 to `highest`, decimal or 0x and hex. Raises ArgumentTypeError."""
     try:
-        number = int(text, 0)
+        number = int(text, 16 if text.lower().startswith("0x") else 10)
     except ValueError:
         number = -1
     if not 0 <= number <= highest:

@@ -6,6 +6,7 @@ flood of discards is counted, not narrated.
 
 import asyncio
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, MutableMapping
@@ -95,7 +96,9 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     target = sys.stdout if stream is None else stream
     text = form == "text" or (form == "auto" and target.isatty())
     structlog.configure(
-        processors=_text_processors(colours=target.isatty()) if text else [_add_time, _tidy_exception, _render_json],
+        processors=_text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
+        if text
+        else [_add_time, _tidy_exception, _render_json],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _Lines(target),
         cache_logger_on_first_use=False,

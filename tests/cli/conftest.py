@@ -1,0 +1,22 @@
+"""Every test of the command line counts its ids in a directory of its own, and knows nothing of who runs it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import SECRET
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    for name in ("NO_COLOR", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    file = tmp_path / "secret"
+    file.touch(mode=0o600)
+    file.write_bytes(SECRET)
+    return file

@@ -1,0 +1,118 @@
+"""Run dmnotid as people do: as a process, on a terminal, with a configuration."""
+
+import base64
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+PATIENCE: Final = 30
+"""How long (seconds) anything may take; nothing comes near, only what hangs."""
+
+PROGRAM: Final = (sys.executable, "-m", "dmnotid")
+SCRIPT: Final = str(Path(sys.executable).with_name("dmnotid"))
+
+COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+
+SECRET: Final = b"lantern-and-rope-0042"
+SERVER_ID: Final = "dm.example.com"
+ONE_SERVER: Final = "- {id: dm.example.com, secret: {text: lantern-and-rope-0042}}"
+
+
+class Done(NamedTuple):
+    """How a process ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def dmnotid(*words: str, given: bytes | None = b"", **environ: str) -> Done:
+    """Run a command to its end with `given` on standard input (none: closed)."""
+    # A shell closes standard input; subprocess can't.
+    argv = PROGRAM if given is not None else ("/bin/sh", "-c", 'exec "$@" <&-', "sh", *PROGRAM)
+    done = subprocess.run(
+        [*argv, *words], input=given, capture_output=True, env=os.environ | environ, timeout=PATIENCE, check=False
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Terminal:
+    """A process whose standard output and error are a terminal; ended with the block at the latest."""
+
+    def __init__(self, *argv: str, given: Path = Path(os.devnull), **environ: str) -> None:
+        """Start it; `given` is its standard input."""
+        self._master, slave = pty.openpty()
+        try:
+            with given.open("rb") as stdin:
+                self.process = subprocess.Popen(argv, stdin=stdin, stdout=slave, stderr=slave, env=os.environ | environ)
+        finally:
+            os.close(slave)
+        self.text = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def read_until(self, wanted: str) -> str:
+        """Read on until `wanted` stands in the text; all text so far, both without colours.
+
+        AssertionError where the output ends first, or pauses for too long.
+        """
+        while wanted not in (plain := COLOUR.sub("", self.text)):
+            assert self._read(), f"no {wanted!r} in:\n{plain}"
+        return plain
+
+    def read_all(self) -> str:
+        """Read to the end; all text."""
+        while self._read():
+            pass
+        return self.text
+
+    def _read(self) -> bool:
+        readable, _, _ = select.select([self._master], [], [], PATIENCE)
+        assert readable, f"nothing more in {PATIENCE} s, after:\n{self.text}"
+        try:
+            octets = os.read(self._master, 65_536)
+        except OSError:  # EIO: nobody holds the terminal any more
+            return False
+        self.text += octets.decode(errors="replace").replace("\r\n", "\n")
+        return bool(octets)
+
+    def stop(self, number: signal.Signals) -> int:
+        """Send a signal; the exit status."""
+        self.process.send_signal(number)
+        self.read_all()
+        return self.process.wait(PATIENCE)
+
+
+def write_config(directory: Path, servers: str = ONE_SERVER, more: str = "", hook: str = "/bin/true") -> Path:
+    """Write a configuration; `servers` is a YAML list, `more` further keys."""
+    file = directory / "dmnotid.yaml"
+    file.touch(mode=0o600)
+    listed = textwrap.indent(textwrap.dedent(servers), "  ")
+    file.write_text(f"servers:\n{listed}\nhook: {{command: ['{hook}']}}\n{more}")
+    return file
+
+
+def shows_secret(text: str, secret: bytes = SECRET) -> bool:
+    """Tell whether a secret stands in a text, as it is or in a form that people write secrets in."""
+    forms = {
+        secret.decode(),
+        secret.hex(),
+        secret.hex(" "),
+        base64.b64encode(secret).decode().rstrip("="),
+        repr(secret),
+    }
+    return any(form.lower() in text.lower() for form in forms)

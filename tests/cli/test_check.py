@@ -1,0 +1,148 @@
+"""`dmnotid check`: what a configuration means here, or all that is wrong with it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dmnotid.cli import main
+from tests.cli.program import SECRET, Done, shows_secret, write_config
+
+SERVERS = """\
+- {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [192.0.2.0/24, "2001:db8::/32"]}
+- {id: open, require_digest: false}
+- {id: "a'b", secret: {hex: 00112233445566778899aabbccddeeff}}
+"""
+
+
+def checked(config: Path, capsys: pytest.CaptureFixture[str]) -> Done:
+    status = main(["check", "--config", str(config)])
+    told = capsys.readouterr()
+    return Done(status, told.out, told.err)
+
+
+def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, SERVERS, "listen: ['127.0.0.1:2948', '[::1]:40000']\nstate: /var/lib/there\n")
+    done = checked(config, capsys)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.partition("connections")[0].splitlines() == [
+        f"{config}: well-formed",
+        "servers      'dm.example.com': a secret of 21 octets, must sign, from 192.0.2.0/24, 2001:db8::/32",
+        "             'open': no secret, may come unsigned, from anywhere",
+        """             "a'b": a secret of 16 octets, must sign, from anywhere""",
+        "listen       127.0.0.1:2948, [::1]:40000 (UDP)",
+        "state        /var/lib/there",
+        "hook         '/bin/true': its path is trusted",
+    ]
+
+
+def test_summary_names_the_connections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of them are up now; loopback, where it is named, is a connection like another."""
+    more = "connections: {reach: any, wireline: {interfaces: [lo]}}\n"
+    lines = checked(write_config(tmp_path, more=more), capsys).out.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("connections  "))
+    found = [line[13:] for line in lines[first:]]
+    assert [line for line in found if line.startswith("lo: ")] == ["lo: available (wireline: configured: lo)"]
+    interfaces = {line.partition(":")[0].split(" ")[0] for line in found}
+    assert interfaces <= set(os.listdir("/sys/class/net"))  # noqa: PTH208 - names are all that is wanted
+
+
+def test_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = checked(write_config(tmp_path), capsys)
+    assert "\nlisten       [::]:2948 (UDP)\nstate        /var/lib/dmnotid\n" in done.out
+
+
+def test_state_directory_of_the_unit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/other")
+    assert "\nstate        /var/lib/other\n" in checked(write_config(tmp_path), capsys).out
+
+
+def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "dmnotid.yaml"
+    config.touch(mode=0o600)
+    config.write_text(
+        "servers:\n"
+        "  - {id: a, secret: {text: lantern-and-rope-0042}}\n"
+        "  - {id: a, secret: {text: lantern-and-rope-0042x}}\n"
+        "hook: {}\n"
+        "listen: 5\n"
+        "freshnes: {}\n"
+    )
+    done = checked(config, capsys)
+    assert (done.status, done.out) == (1, "")
+    places = [line.removeprefix(f"{config}:").split(" ")[:2] for line in done.err.splitlines()]
+    assert places == [
+        ["3:10:", "servers[1].id:"],
+        ["3:21:", "servers[1].secret:"],
+        ["4:7:", "hook.command:"],
+        ["5:9:", "listen:"],
+        ["6:1:", "freshnes:"],
+    ]
+    assert not shows_secret(done.err)
+
+
+def test_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = checked(tmp_path / "none", capsys)
+    assert done == Done(1, "", f"{tmp_path}/none: {tmp_path}/none can't be read: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("mode", "problem"),
+    [
+        (0o775, "writable by its group"),
+        (0o757, "writable by others"),
+        (0o644, "not executable"),
+        (None, "No such file"),
+    ],
+)
+def test_hook_that_is_not_trusted(
+    mode: int | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The summary is told all the same; why no session would start is told on standard error, with exit 1."""
+    hook = tmp_path / "hook"
+    if mode is not None:
+        hook.touch()
+        hook.chmod(mode)
+    done = checked(write_config(tmp_path, hook=str(hook)), capsys)
+    assert done.status == 1
+    assert f"\nhook         '{hook}': not trusted ({hook}: {problem}" in done.out
+    assert done.err.startswith(f"hook.command: not trusted, so no session would start: {hook}: {problem}")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_warnings_do_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, "- {id: a, secret: {text: hush-hush}}")
+    done = checked(config, capsys)
+    assert done.status == 0
+    assert done.err.startswith(f"warning: {config}:2:28: servers[0].secret.text: has only 9 octets")
+    assert not shows_secret(done.out + done.err, b"hush-hush")
+
+
+SECRETS = {
+    "text": "{text: lantern-and-rope-0042}",
+    "hex": f"{{hex: {SECRET.hex()}}}",
+    "base64": "{base64: bGFudGVybi1hbmQtcm9wZS0wMDQy}",
+    "file": "{file: secret}",
+    "credential": "{credential: dm}",
+}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize("more", ["", "listen: 5\n", "sources: [\n"])
+def test_secrets_are_not_shown(
+    kind: str,
+    more: str,
+    secret_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    secret_file.with_name("dm").symlink_to(secret_file)
+    config = write_config(tmp_path, f"- {{id: dm, secret: {SECRETS[kind]}}}", more)
+    done = checked(config, capsys)
+    assert done.status == bool(more)
+    assert "a secret of 21 octets" in done.out or more
+    assert not shows_secret(done.out + done.err)

@@ -1,0 +1,462 @@
+"""`dmnotid decode`: every way in, every way out, and how far it goes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmnotid.cli import main
+from dmnotid.cli.anatomy import PLAIN
+from dmnotid.cli.decode import Judge, answer, decide, describe
+from dmnotid.policy.authenticity import Clock, sign
+from dmnotid.policy.servers import Source
+from dmnotid.wire.notification import ConnectionType, encode_notification
+from dmnotid.wire.wsp import encode_push
+from tests.cli.program import PROGRAM, SECRET, SERVER_ID, Done, Terminal, dmnotid, shows_secret, write_config
+
+NOW = 1_735_689_600
+
+GOOD = "010603d8af8720000001"
+PACKAGE = "20000001"
+NOT_A_PUSH = "010703d8af8720000001"
+
+KEYS = {
+    "verdict",
+    "reason",
+    "body_offset",
+    "notification_id",
+    "server_id",
+    "preferred_connections",
+    "requested_mos",
+    "cached_mos",
+    "sent_at",
+    "signed",
+}
+"""What check-vectors documents."""
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "decode.jsonl"
+
+
+def signed(server_id: str | None = SERVER_ID, secret: bytes = SECRET, sent_at: int = NOW) -> bytes:
+    package = encode_notification(
+        7,
+        server_id=server_id,
+        preferred_connections=[ConnectionType.MOBILE, ConnectionType.ANY],
+        requested_mos=[1, 2],
+        cached_mos=[(3, bytes.fromhex("deadbeef"))],
+        sent_at=sent_at,
+        unknown_options=[(9, b"\x01\x02")],
+    )
+    return encode_push(sign(package, secret))
+
+
+def shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> Done:
+    status = main(["decode", *words])
+    told = capsys.readouterr()
+    return Done(status, told.out, told.err)
+
+
+def asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:  # noqa: ANN401 - JSON
+    """Return the one JSON object that `decode --json` answers with, and see that the exit status goes with it."""
+    done = shown(["--json", *words], capsys)
+    found = json.loads(done.out)
+    assert done.status == (found["verdict"] != "accept")
+    assert done.err == ""
+    return found
+
+
+# --- Ways in
+
+
+def test_arguments_are_joined(capsys: pytest.CaptureFixture[str]) -> None:
+    together = shown([GOOD], capsys)
+    assert together.status == 0
+    assert together.out.endswith("accepted: well-formed; server, digest and age need --config\n\n")
+    assert shown([GOOD[:5], GOOD[5:].upper()], capsys) == together
+    assert shown([" ".join(GOOD[at : at + 2] for at in range(0, len(GOOD), 2))], capsys) == together
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["01", "0g"], "arguments: column 5: 'g' is no hex digit"),
+        (["01", "060"], "arguments: column 6: an odd number of hex digits (5), two are an octet"),
+        (["\x1b[31m"], "arguments: column 1: '\\x1b' is no hex digit"),
+    ],
+)
+def test_arguments_that_are_no_hex(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(words, capsys) == Done(1, "", problem + "\n")
+
+
+def test_an_empty_argument_is_an_empty_datagram(capsys: pytest.CaptureFixture[str]) -> None:
+    """`dmnotid decode "$NOTHING"` must not wait for standard input."""
+    done = shown([""], capsys)
+    assert done.status == 1
+    assert done.out.startswith("discarded: truncated at octet 0 of 0: ")
+
+
+LINES = f"""\
+# a comment, then a blank line, then one of spaces
+
+   \t
+{GOOD}
+  01 06 03 D8 AF 87  20 00 00 01   # all kinds of it
+01 06 0x
+{NOT_A_PUSH}\r
+010
+{GOOD}"""
+
+
+def test_standard_input() -> None:
+    """A datagram a line; what is no hex is told with its place and stops nothing; the last line needs no end."""
+    done = dmnotid("decode", given=LINES.encode())
+    verdicts = [line.partition(":")[0] for line in done.out.splitlines() if line[:1] in {"a", "d"}]
+    assert verdicts == ["accepted", "accepted", "discarded", "accepted"]
+    assert done.err.splitlines() == [
+        "line 6: column 8: 'x' is no hex digit",
+        "line 8: column 3: an odd number of hex digits (3), two are an octet",
+    ]
+    assert done.status == 1
+
+
+def test_standard_input_in_json_is_in_order() -> None:
+    done = dmnotid("decode", "--json", given=LINES.encode())
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [(row["verdict"], row["reason"]) for row in found] == [
+        ("accept", None),
+        ("accept", None),
+        ("error", None),
+        ("discard", "not-a-push"),
+        ("error", None),
+        ("accept", None),
+    ]
+    assert found[2]["problem"] == "line 6: column 8: 'x' is no hex digit"
+
+
+@pytest.mark.parametrize("given_", [b"", b"\n\n", b"# nothing\n", b"   "])
+def test_no_datagram_at_all(given_: bytes) -> None:
+    assert dmnotid("decode", given=given_) == Done(0, "", "")
+
+
+def test_input_that_is_not_utf8() -> None:
+    done = dmnotid("decode", given=b"00\xff\n" + GOOD.encode() + b" # caf\xe9\n")
+    assert done.status == 1
+    assert done.err.startswith("line 1: column 3: ")
+    assert "Traceback" not in done.err
+    assert done.out.endswith("accepted: well-formed; server, digest and age need --config\n\n")
+
+
+def test_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Raw octets, none of which is a line's end or a comment's beginning."""
+    datagram = encode_push(encode_notification(0x0A23), tid=0x0A)
+    file = tmp_path / "datagram"
+    file.write_bytes(datagram)
+    done = shown(["--file", str(file)], capsys)
+    assert done == shown([datagram.hex()], capsys)
+    assert done.status == 0
+    assert dmnotid("decode", "--file", "-", given=datagram) == done
+
+
+def test_empty_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "empty"
+    file.touch()
+    done = shown(["--file", str(file)], capsys)
+    assert (done.status, done.err) == (1, "")
+    assert done.out == (
+        "discarded: truncated at octet 0 of 0: Push PDU: HeadersLen at octet 0: the datagram ends before it\n\n"
+    )
+    assert dmnotid("decode", "--file", "-") == done
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(["--file", str(tmp_path)], capsys) == Done(1, "", f"{tmp_path}: Is a directory\n")
+    missing = tmp_path / "none"
+    assert shown(["--file", str(missing)], capsys) == Done(1, "", f"{missing}: No such file or directory\n")
+
+
+def test_two_ways_in_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["decode", "--file", str(tmp_path / "none"), GOOD])
+    assert caught.value.code == 2
+    assert "--file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--at", "now"], ["--source", "::1"]])
+def test_what_only_a_configuration_gives_a_meaning(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["decode", *words, GOOD])
+    assert caught.value.code == 2
+    assert "--at and --source are for the checks that --config FILE adds" in capsys.readouterr().err
+
+
+def test_package(capsys: pytest.CaptureFixture[str]) -> None:
+    done = shown(["--package", PACKAGE], capsys)
+    assert done.status == 0
+    assert done.out.startswith("        0  20                        VER              2\n")
+    assert shown(["--package", GOOD], capsys).out.splitlines()[-2] == (
+        "discarded: unsupported-version at octet 0 of 10: "
+        "DM Notification: VER at octet 0: 0, only 2 is known [01 06 03 d8 af 87 20 00 00 01]"
+    )
+    assert asked(["--package", PACKAGE], capsys)["body_offset"] == 0
+    assert shown([PACKAGE], capsys).out.endswith("discarded: not-a-push: PDU type 0x00, only Push (0x06) is taken\n\n")
+
+
+# --- The place of the problem
+
+DM = "DM Notification"
+
+
+@pytest.mark.parametrize(
+    ("datagram", "verdict"),
+    [
+        ("", "truncated at octet 0 of 0: Push PDU: HeadersLen at octet 0: the datagram ends before it"),
+        (NOT_A_PUSH, "not-a-push: PDU type 0x07, only Push (0x06) is taken"),
+        ("010603d8af", "truncated at octet 2 of 5: Push PDU: HeadersLen at octet 2: needs 3, 2 left [03 d8 af]"),
+        (
+            "010604d8af870020000001",
+            "malformed-field at octet 6 of 11: Push PDU: code page at octet 6: 0 is neither a field nor a page [00]",
+        ),
+        (
+            GOOD + "ff",
+            f"trailing-octets at octet 10 of 11: {DM}: end at octet 4: 1 more behind the last of 0 Options [ff]",
+        ),
+        (
+            "010603d8af8720800001100261ff",
+            f"malformed-field at octet 13 of 14: {DM}: SERVER-ID at octet 7: not UTF-8: invalid start byte [ff]",
+        ),
+        (
+            "010603d8af872080000130030001",
+            f"truncated at octet 12 of 14: {DM}: Option Value at octet 6: needs 3, 2 left [00 01]",
+        ),
+    ],
+)
+def test_place_of_the_problem(datagram: str, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = shown([datagram], capsys)
+    assert done.status == 1
+    assert done.out.splitlines()[-2] == f"discarded: {verdict}"
+
+
+# --- JSON
+
+
+def test_json_has_every_fact(capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked([signed().hex()], capsys) == {
+        "verdict": "accept",
+        "reason": None,
+        "body_offset": 6,
+        "notification_id": 7,
+        "server_id": SERVER_ID,
+        "preferred_connections": ["mobile", "any"],
+        "requested_mos": [1, 2],
+        "cached_mos": [[3, "deadbeef"]],
+        "sent_at": NOW,
+        "signed": True,
+        "unknown_options": [[9, "0102"]],
+    }
+
+
+def test_json_of_a_package_without_options(capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked([GOOD], capsys)
+    assert found["sent_at"] is None
+    assert found["server_id"] is None
+    assert found["signed"] is False
+    assert [found[key] for key in ("preferred_connections", "requested_mos", "cached_mos")] == [[], [], []]
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | st.binary(max_size=40).map(lambda more: bytes.fromhex(GOOD) + more))
+def test_json_has_every_key_always(octets: bytes) -> None:
+    found = answer(decide(octets, Judge(bare=False, rules=None, source=Source("::", 0), clock=Clock(0))))
+    assert found.keys() >= KEYS
+    assert (found["verdict"] == "accept") is (found["reason"] is None)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_json_has_every_key_for_what_is_no_hex(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(shown(["--json", "zz"], capsys).out).keys() >= KEYS
+
+
+def test_json_of_the_vectors() -> None:
+    """Through the process, a line each, as check-vectors does."""
+    rows = [row for row in map(json.loads, VECTORS.read_text(encoding="utf-8").splitlines()) if row.get("hex")]
+    done = dmnotid("decode", "--json", given="".join(row["hex"] + "\n" for row in rows).encode())
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert len(found) == len(rows) > 100
+    for row, got in zip(rows, found, strict=True):
+        wanted = row["decode"]
+        assert {key: got[key] for key in wanted} == wanted, row["name"]
+
+
+# --- On to server, digest and age
+
+
+def test_config_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", str(write_config(tmp_path)), "--at", str(NOW + 90)]
+    done = shown([*config, signed().hex()], capsys)
+    assert done.status == 0
+    assert done.out.splitlines()[-2] == f"accepted: signed by '{SERVER_ID}', 90 s before 2025-01-01T00:01:30Z"
+    assert asked([*config, signed().hex()], capsys)["server"] == SERVER_ID
+    assert asked([*config, signed(server_id=None).hex()], capsys)["server"] == SERVER_ID
+
+
+@pytest.mark.parametrize(
+    ("datagram", "reason"),
+    [
+        (signed("other.example"), "unknown-server"),
+        (signed(secret=SECRET[::-1]), "digest-mismatch"),
+        (signed(sent_at=NOW - 86_401), "stale"),
+        (signed(sent_at=NOW + 601), "from-the-future"),
+        (encode_push(encode_notification(1, server_id=SERVER_ID)), "digest-missing"),
+        (encode_push(encode_notification(1)), "server-undiscovered"),
+    ],
+)
+def test_config_refuses(datagram: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is well-formed by itself, and still refused; its facts are told all the same."""
+    config = ["--config", str(write_config(tmp_path)), "--at", str(NOW)]
+    assert asked([datagram.hex()], capsys)["verdict"] == "accept"
+    found = asked([*config, datagram.hex()], capsys)
+    assert (found["verdict"], found["reason"], found["body_offset"]) == ("discard", reason, 6)
+    assert found["notification_id"] is not None
+    assert f"\ndiscarded: {reason}: " in shown([*config, datagram.hex()], capsys).out
+
+
+@pytest.mark.parametrize("at", ["2025-01-01T00:00:00Z", "2025-01-01T01:00:00+01:00", str(NOW)])
+def test_at_is_believed_as_given(at: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even before the program's release."""
+    config = ["--config", str(write_config(tmp_path)), "--at", at]
+    assert asked([*config, signed(sent_at=NOW + 601).hex()], capsys)["reason"] == "from-the-future"
+    assert asked([*config, signed(sent_at=NOW).hex()], capsys)["verdict"] == "accept"
+
+
+def test_without_at_it_is_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", str(write_config(tmp_path))]
+    assert asked([*config, signed().hex()], capsys)["reason"] == "stale"
+
+
+def test_at_takes_the_times_that_its_message_offers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked(["--config", str(write_config(tmp_path)), "--at", "now-2d", GOOD], capsys)["verdict"] == "discard"
+
+
+def test_at_takes_them_behind_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked(["--config", str(write_config(tmp_path)), "--at=now-2d", GOOD], capsys)["verdict"] == "discard"
+
+
+NEAR = "- {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [192.0.2.0/24, '2001:db8::/32']}"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (None, None),
+        ("192.0.2.255", None),
+        ("2001:db8::1", None),
+        ("192.0.3.1", "source-not-allowed"),
+        ("::", "source-not-allowed"),
+        ("fe80::1%eth0", "source-not-allowed"),
+    ],
+)
+def test_source(source: str | None, reason: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", str(write_config(tmp_path, NEAR)), "--at", str(NOW), signed().hex()]
+    assert asked([*words, *([] if source is None else ["--source", source])], capsys)["reason"] == reason
+
+
+def test_push_header_limit_is_that_of_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    datagram = encode_push(encode_notification(1), further=[("X-A", "b" * 41)]).hex()
+    assert asked([datagram], capsys)["reason"] == "push-header-too-long"
+    config = write_config(tmp_path, "- {id: a, require_digest: false}", "push: {max_header_octets: 49}\n")
+    assert asked(["--config", str(config), datagram], capsys)["verdict"] == "accept"
+
+
+def test_unsigned_where_that_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, "- {id: a, require_digest: false}")
+    assert shown(["--config", str(config), GOOD], capsys).out.splitlines()[-2] == (
+        "accepted: from 'a', unsigned, which its configuration allows"
+    )
+
+
+def test_bare_package_with_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", str(write_config(tmp_path)), "--at", str(NOW), "--package"]
+    assert asked([*config, signed()[6:].hex()], capsys)["verdict"] == "accept"
+
+
+def test_wrong_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = shown(["--config", str(tmp_path / "none"), GOOD], capsys)
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"{tmp_path}/none: {tmp_path}/none can't be read: No such file or directory\n"
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    """It never touches the journal, nor what else the configuration names."""
+    config = write_config(tmp_path, more=f"state: {tmp_path}/state\n")
+    before = sorted(tmp_path.rglob("*"))
+    assert dmnotid("decode", "--config", str(config), "--at", str(NOW), signed().hex()).status == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    config = str(write_config(tmp_path))
+    for datagram in (signed(), signed(secret=b"other"), signed("other")):
+        for words in ([], ["--json"]):
+            done = dmnotid("decode", *words, "--config", config, "--at", str(NOW), datagram.hex())
+            assert not shows_secret(done.out + done.err)
+
+
+# --- Terminals
+
+
+def test_colour_is_for_terminals() -> None:
+    with Terminal(*PROGRAM, "decode", GOOD) as terminal:
+        assert "\x1b[32maccepted\x1b[0m: " in terminal.read_all()
+        assert terminal.process.wait() == 0
+    with Terminal(*PROGRAM, "decode", NOT_A_PUSH) as terminal:
+        assert "\x1b[31mdiscarded: not-a-push\x1b[0m: " in terminal.read_all()
+        assert terminal.process.wait() == 1
+
+
+@pytest.mark.parametrize(("words", "no_color"), [([], "1"), (["--json"], "")])
+def test_no_colour_where_it_is_not_wanted(words: list[str], no_color: str) -> None:
+    with Terminal(*PROGRAM, "decode", *words, GOOD, NO_COLOR=no_color) as terminal:
+        text = terminal.read_all()
+    assert "accept" in text
+    assert "\x1b" not in text
+    assert "\x1b" not in dmnotid("decode", GOOD).out
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m"
+
+
+def test_hostile_text_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    header = encode_push(encode_notification(1), further=[("X-" + HOSTILE, HOSTILE), (0x31, HOSTILE)])
+    server_id = HOSTILE.encode()
+    package = bytes.fromhex("20800001") + (0x1000 | len(server_id)).to_bytes(2, "big") + server_id
+    unknown = encode_push(encode_notification(1, server_id="a\u202eb\u200bc"))
+    content_type = encode_push(b"", content_type=HOSTILE)
+    application = encode_push(b"", application=HOSTILE)
+    datagrams = (header, encode_push(package), unknown, content_type, application)
+    lines = tmp_path / "lines"
+    lines.write_text("".join(f"{datagram.hex()}\n" for datagram in datagrams))
+    config = ["--config", str(write_config(tmp_path))]
+    for words in ([], config, ["--json"], [*config, "--json"]):
+        with Terminal(*PROGRAM, "decode", *words, given=lines, NO_COLOR="1") as terminal:
+            text = terminal.read_all()
+        assert len([line for line in text.splitlines() if line.startswith(("accepted", "discarded", "{"))]) == 5
+        assert all(line.isprintable() for line in text.splitlines()), text
+
+
+def test_colours_do_not_change_the_words() -> None:
+    datagram = signed()
+    judge = Judge(bare=False, rules=None, source=Source("::", 0), clock=Clock(0))
+    verdict = decide(datagram, judge)
+    assert list(describe(datagram, verdict, judge)) == list(describe(datagram, verdict, judge, PLAIN))
+
+
+def test_standard_input_stays_usable() -> None:
+    """A second command in the same process may read it, too."""
+    script = "from dmnotid.cli import main; import os; main(['decode']); os.fstat(0); main(['decode', '00'])"
+    with Terminal(sys.executable, "-Werror", "-c", script) as terminal:
+        assert "Traceback" not in terminal.read_all()
+        assert terminal.process.wait() == 0

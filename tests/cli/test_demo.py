@@ -1,0 +1,168 @@
+"""`dmnotid demo`: the whole story on one machine, and nothing left of it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from dmnotid.cli.demo import _story
+from dmnotid.config import load_config
+from dmnotid.errors import Discard
+from dmnotid.wire.wsp import decode_push
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Terminal, dmnotid, write_config
+from tests.service.netns import needs_namespace
+
+ENDS = ["accepted", "duplicate", "digest-mismatch", "stale", "unknown-server", "truncated"]
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the demo a temporary directory of its own, whose name a shell would trip over."""
+    directory = tmp_path / "it's a {temporary} $place"
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
+    return directory
+
+
+def test_once(temporary: Path) -> None:
+    done = dmnotid("demo", "--once")
+    assert (done.status, done.err) == (0, "")
+    _, *steps, end = done.out.split("\n--- ")
+    assert end.startswith("All as it should be.")
+    assert [step[:3] for step in steps] == [f"{number}. " for number in range(1, 7)]
+    for step, wanted in zip(steps, ENDS, strict=True):
+        became = re.findall(r"^\d\d:\d\d:\d\d \[\w+ *\] (?:(accepted)|discarded +reason=([\w-]+)) ", step, re.MULTILINE)
+        assert ["".join(found) for found in became] == [wanted], step
+    # What arrived is laid out; what the hook was told is shown.
+    assert "SERVER-ID             'dm.example.com'" in steps[0]
+    assert "accepted: " not in done.out  # whether it is new, the daemon says
+    assert "hook output" in steps[0]
+    assert "DM session with dm.example.com over " in steps[0]
+    told = re.search(r"line='(\{.*\})'", steps[0])
+    assert told is not None
+    assert json.loads(told[1])["requested_mos"] == [1, 2]
+    assert "outcome='exit 0'" in steps[0]
+    assert "hook output" not in "".join(steps[1:])
+    assert list(temporary.iterdir()) == []
+
+
+def test_secret_is_not_shown(temporary: Path) -> None:
+    """It is made anew each time, and read from the file that the last line names."""
+    with Terminal(SCRIPT, "demo") as terminal:
+        text = terminal.read_until("send --to")
+        secret = next(temporary.glob("dmnotid-demo-*/secret"))
+        assert secret.stat().st_mode & 0o077 == 0
+        assert secret.read_text().strip() not in text
+        assert terminal.stop(signal.SIGINT) == 0
+
+
+def test_junk_ends_as_the_story_says_whatever_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_bytes", lambda count: b"\xff" * count)
+    *_, junk = _story(load_config(write_config(tmp_path), {}))
+    with pytest.raises(Discard) as caught:
+        decode_push(junk.datagram)
+    assert caught.value.reason == junk.counter
+
+
+@pytest.mark.root
+@needs_namespace
+def test_without_any_network(temporary: Path) -> None:
+    """A network namespace with loopback up and nothing else: the hook runs over lo."""
+    assert shutil.which("unshare") is not None
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *PROGRAM, "demo", "--once"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DM session with dm.example.com over lo (wireline), told:" in done.stdout
+    assert "All as it should be." in done.stdout
+    assert list(temporary.iterdir()) == []
+
+
+def line_to_paste(text: str) -> str:
+    (line,) = re.findall(r"^    (\S.* send --to .*)$", text, re.MULTILINE)
+    return str(line)
+
+
+def test_stays_up_for_more(temporary: Path) -> None:
+    """The line that it prints works as it stands, again and again, until Ctrl-C."""
+    with Terminal(SCRIPT, "demo", NO_COLOR="1") as terminal:
+        line = line_to_paste(terminal.read_until("/secret'\n"))
+        for number in (1, 2):
+            sent = subprocess.run(["/bin/sh", "-c", line], capture_output=True, timeout=PATIENCE, check=True)
+            assert f"NOTIFICATION-ID {number}, ".encode() in sent.stdout
+            terminal.read_until(f"session={number + 1} server_id=dm.example.com notification_id={number} attempts=1")
+        assert terminal.stop(signal.SIGINT) == 0
+    assert list(temporary.iterdir()) == []
+
+
+def test_terminated(temporary: Path) -> None:
+    with Terminal(SCRIPT, "demo") as terminal:
+        terminal.read_until("send --to")
+        assert terminal.stop(signal.SIGTERM) == 0
+    assert list(temporary.iterdir()) == []
+
+
+def test_line_to_paste_as_a_module() -> None:
+    with Terminal(*PROGRAM, "demo", NO_COLOR="1") as terminal:
+        line = line_to_paste(terminal.read_until("/secret'\n"))
+        sent = subprocess.run(["/bin/sh", "-c", line], capture_output=True, timeout=PATIENCE, check=False)
+        terminal.stop(signal.SIGINT)
+    assert sent.returncode == 0, sent.stderr
+
+
+def test_invitation_comes_through_a_pipe(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("w") as stream, subprocess.Popen([*PROGRAM, "demo"], stdout=stream) as process:
+        deadline = time.monotonic() + PATIENCE
+        while "truncated" not in out.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        text = out.read_text()
+        process.send_signal(signal.SIGINT)
+    assert "truncated" in text, text
+    assert "send --to" in text
+
+
+def test_no_color() -> None:
+    with Terminal(SCRIPT, "demo", "--once", NO_COLOR="1") as terminal:
+        assert "\x1b" not in terminal.read_all()
+
+
+def test_colour_on_a_terminal() -> None:
+    with Terminal(SCRIPT, "demo", "--once") as terminal:
+        text = terminal.read_all()
+        assert terminal.process.wait() == 0
+    assert "\x1b[31mdiscarded: stale\x1b[0m: " in text
+
+
+def reader_goes_away(environ: dict[str, str]) -> str:
+    """Return what stands on standard error when the reader takes one line of the demo and leaves."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", '{ timeout 25 "$@" demo --once; echo "exit $?" >&2; } | head -n 1', "sh", *PROGRAM],
+        capture_output=True,
+        text=True,
+        env=os.environ | environ,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "listening" in done.stdout
+    return done.stderr
+
+
+def test_reader_goes_away(temporary: Path) -> None:
+    assert reader_goes_away({}) == "exit 1\n"
+    assert list(temporary.iterdir()) == []
+
+
+def test_reader_goes_away_unbuffered() -> None:
+    assert reader_goes_away({"PYTHONUNBUFFERED": "1"}) == "exit 1\n"

@@ -1,0 +1,204 @@
+"""The program itself: its commands, its exit status, and how it ends when others end it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmnotid import __version__
+from dmnotid.cli import COMMANDS, main
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, dmnotid
+
+GOOD = "010603d8af87 20000001"
+JUNK = "0106"
+
+
+def usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the last line of what a wrong command line is answered with: exit status 2, and nothing on stdout."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("usage: dmnotid")
+    return told.err.splitlines()[-1]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"dmnotid {__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    for name, summary in COMMANDS.items():
+        assert f"    {name:<10}{summary}\n" in told
+
+
+OPTIONS = {
+    "run": ["--config FILE"],
+    "check": ["--config FILE"],
+    "decode": ["HEX", "--file FILE", "--package", "--json", "--config FILE", "--at TIME", "--source ADDRESS"],
+    "send": [
+        *["--to HOST[:PORT]", "--print", "--count N", "--rate N", "--server ID", "--no-server-id", "--config FILE"],
+        *["--secret-file FILE", "--unsigned", "--id N", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
+        *["--time TIME", "--tid N", "--header NAME:VALUE"],
+    ],
+    "demo": ["--once"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_has_every_option_with_a_word_on_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    listed = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    for option in OPTIONS[name]:
+        at = [index for index, line in enumerate(listed) if line.startswith(f"  {option}")]
+        assert len(at) == 1, option
+        words = listed[at[0]].removeprefix(f"  {option}") + listed[min(at[0] + 1, len(listed) - 1)]
+        assert len(words.split()) > 1, f"{option} has no help"
+
+
+def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("run", "check"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert "default: /etc/dmnotid/dmnotid.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], "dmnotid: error: the following arguments are required: COMMAND"),
+        (["receive"], "invalid choice: 'receive' (choose from 'run', 'check', 'decode', 'send', 'demo')"),
+        (["decode", "--bogus"], "dmnotid: error: unrecognized arguments: --bogus"),
+        (["demo", "--twice"], "dmnotid: error: unrecognized arguments: --twice"),
+        (["run", "here"], "dmnotid: error: unrecognized arguments: here"),
+        (["check", "--config"], "dmnotid check: error: argument --config: expected one argument"),
+        (["decode", "--at", "then", "00"], "dmnotid decode: error: argument --at: 'then' is no time"),
+        (["decode", "--source", "here", "00"], "argument --source: 'here' is no IPv4 or IPv6 address"),
+    ],
+)
+def test_wrong_command_lines(words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wanted in usage_error(words, capsys)
+
+
+def test_exit_status_is_that_of_the_command() -> None:
+    assert dmnotid("decode", GOOD).status == 0
+    assert dmnotid("decode", JUNK).status == 1
+    assert dmnotid("decode", "--file").status == 2
+
+
+def test_installed_script_is_the_same_program() -> None:
+    done = subprocess.run([SCRIPT, "decode", GOOD], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert Done(done.returncode, done.stdout, done.stderr) == dmnotid("decode", GOOD)
+
+
+def test_what_is_raised_on_purpose_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["decode", "--file", str(tmp_path / "none")]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"{tmp_path}/none: No such file or directory\n")
+
+
+def test_a_command_imports_no_other() -> None:
+    """A device pays for what it asks for: decoding needs no event loop."""
+    script = (
+        "import sys; from dmnotid.cli import main; main(['decode', '0106'])\n"
+        "print([name for name in sys.modules if name in ('asyncio', 'uvloop', 'sqlite3', 'dmnotid.cli.send')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_interrupted() -> None:
+    """Ctrl-C while it reads: no traceback, and the status a shell gives it."""
+    with subprocess.Popen(
+        [*PROGRAM, "decode", "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # Text is read in blocks: only a whole one gives the first line.
+        process.stdin.write(f"{JUNK}\n{'# more' * 2000}\n".encode())
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b'{"verdict"')
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == b""
+
+
+def through_shell(line: str, *, given: str = "", **environ: str) -> Done:
+    """Run a line of shell in which "$@" is dmnotid."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", line, "sh", *PROGRAM],
+        input=given,
+        capture_output=True,
+        text=True,
+        env=os.environ | environ,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+MANY = f"{JUNK}\n" * 5000
+
+
+def test_reader_goes_away_amid() -> None:
+    """Much to say and a reader that takes one line: no traceback."""
+    done = through_shell('{ "$@" decode; echo "exit $?" >&2; } | head -n 1', given=MANY)
+    assert done.out == "        0  01                        TID   1\n"
+    assert done.err == "exit 1\n"
+
+
+def test_reader_is_gone_before_the_end() -> None:
+    """Little to say, and nobody reads it: what stays in the buffer must not become a complaint either."""
+    done = through_shell('{ sleep 0.5; "$@" decode 0106; echo "exit $?" >&2; } | true')
+    assert done.err == "exit 1\n"
+
+
+def test_full_disk() -> None:
+    done = through_shell('"$@" decode > /dev/full', given=MANY)
+    assert done.status == 1
+    assert "No space left on device" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_full_disk_with_little_to_say() -> None:
+    done = through_shell('"$@" decode 0106 > /dev/full')
+    assert done.status == 1
+    assert "No space left on device" in done.err
+    assert "Exception ignored" not in done.err
+
+
+def test_closed_standard_input() -> None:
+    done = dmnotid("decode", given=None)
+    assert done.status == 1
+    assert "Traceback" not in done.err
+
+
+def test_closed_standard_output() -> None:
+    done = through_shell('"$@" decode 0106 >&-')
+    assert done.status == 1
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("words", [["decode", f"{JUNK}7f{'00' * 20}"], ["send", "--help"]])
+def test_terminal_that_is_not_utf8(words: list[str]) -> None:
+    """de_DE.ISO-8859-1 and the like: what can't be shown is escaped."""
+    done = dmnotid(*words, PYTHONIOENCODING="latin-1")
+    assert "Traceback" not in done.err

@@ -1,0 +1,649 @@
+"""`dmnotid send`: what each option does to the octets, checked with the decoder; ids, sockets, secrets, wrong words."""
+
+import fcntl
+import json
+import socket
+import subprocess
+import time
+import unicodedata
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dmnotid.cli import main
+from dmnotid.policy.authenticity import digest_fits
+from dmnotid.policy.reception import route
+from dmnotid.policy.servers import Server
+from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
+from dmnotid.wire.octets import FieldValue
+from dmnotid.wire.wsp import PushMessage, decode_push, fields, header_border
+from tests.cli.program import (
+    PATIENCE,
+    PROGRAM,
+    SECRET,
+    SERVER_ID,
+    Done,
+    dmnotid,
+    shows_secret,
+    write_config,
+)
+
+UNSIGNED = ["--unsigned", "--server", SERVER_ID]
+
+
+def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> Done:
+    status = main(["send", *words])
+    captured = capsys.readouterr()
+    return Done(status, captured.out, captured.err)
+
+
+def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[bytes]:
+    """Return what `--print` shows, and see that it is all that is said."""
+    done = told(["--print", *words], capsys)
+    assert (done.status, done.err) == (0, "")
+    return [bytes.fromhex(line) for line in done.out.splitlines()]
+
+
+def decoded(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[PushMessage, Notification]:
+    """Return the one datagram of `--print` as the receiver reads it."""
+    (datagram,) = printed(words, capsys)
+    push = decode_push(datagram, max_header_octets=5000)
+    return push, decode_notification(route(push))
+
+
+def ids(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[int]:
+    return [decode_notification(decode_push(octets).body).notification_id for octets in printed(words, capsys)]
+
+
+# --- What each option does
+
+
+def test_smallest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(["--unsigned", "--no-server-id", "--id", "1"], capsys) == [bytes.fromhex("010603d8af8720000001")]
+
+
+def test_signed_as_a_server_must(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """5.3.5, steps 1 to 3: the time is now, and the digest fits the secret and no other."""
+    before = int(time.time())
+    _, notification = decoded(["--server", SERVER_ID, "--secret-file", str(secret_file)], capsys)
+    assert notification.server_id == SERVER_ID
+    assert notification.sent_at is not None
+    assert before <= notification.sent_at <= time.time()
+    assert digest_fits(notification, Server(SERVER_ID, SECRET))
+    assert not digest_fits(notification, Server(SERVER_ID, SECRET[:-1]))
+
+
+def test_plain_notification_has_no_option_that_was_not_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    push, notification = decoded([*UNSIGNED, "--id", "7"], capsys)
+    assert notification.octets == bytes.fromhex("20800007100e") + SERVER_ID.encode()
+    assert push.body_offset == 6
+
+
+def test_unsigned(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--unsigned"]
+    assert not decoded(words, capsys)[1].signed
+
+
+def test_no_server_id(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for server in ([], ["--server", SERVER_ID]):
+        _, notification = decoded([*server, "--no-server-id", "--secret-file", str(secret_file)], capsys)
+        assert notification.server_id is None
+        assert digest_fits(notification, Server(SERVER_ID, SECRET))
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("0", 0), ("65535", 65535), ("0x1F", 31)])
+def test_id(text: str, wanted: int, capsys: pytest.CaptureFixture[str]) -> None:
+    push, notification = decoded([*UNSIGNED, "--id", text], capsys)
+    assert notification.notification_id == wanted
+    assert push.tid == wanted & 0xFF
+
+
+@pytest.mark.parametrize("tid", [0, 1, 255])
+def test_tid(tid: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert decoded([*UNSIGNED, "--id", "77", "--tid", str(tid)], capsys)[0].tid == tid
+
+
+@pytest.mark.parametrize(
+    ("text", "octets", "wanted"),
+    [
+        ("mobile", "01", ("mobile",)),
+        ("wireline, wireless,mobile", "030201", ("wireline", "wireless", "mobile")),
+        ("mobile,any", "0100", ("mobile", "any")),
+        ("", "", ()),
+    ],
+)
+def test_prefer(text: str, octets: str, wanted: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    _, notification = decoded(["--unsigned", "--no-server-id", "--prefer", text], capsys)
+    assert notification.preferred_connections == tuple(map(ConnectionType, wanted))
+    assert notification.octets[4:] == (0x2000 | len(wanted)).to_bytes(2, "big") + bytes.fromhex(octets)
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("1", (1,)), ("0, 0xffff,1", (0, 65535, 1)), ("", ())])
+def test_req_mo(text: str, wanted: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    _, notification = decoded([*UNSIGNED, "--req-mo", text], capsys)
+    assert notification.requested_mos == wanted
+    assert notification.octets[1] & 0x80 == 0, "an Option of no octets is one, too"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("3:deadbeef", ((3, b"\xde\xad\xbe\xef"),)),
+        ("3:deadbeef, 65535:00 00 00 01", ((3, b"\xde\xad\xbe\xef"), (65535, b"\0\0\0\1"))),
+        ("", ()),
+    ],
+)
+def test_req_mo_cv(text: str, wanted: tuple[tuple[int, bytes], ...], capsys: pytest.CaptureFixture[str]) -> None:
+    _, notification = decoded([*UNSIGNED, "--req-mo-cv", text], capsys)
+    assert notification.cached_mos == wanted
+    assert notification.octets[1] & 0x80 == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("0", 0),
+        ("4294967295", 0xFFFF_FFFF),
+        ("1800000000.9", 1_800_000_000),
+        ("2025-01-01T00:00:00Z", 1_735_689_600),
+    ],
+)
+def test_time(text: str, wanted: int, secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--time", text]
+    _, notification = decoded(words, capsys)
+    assert notification.sent_at == wanted
+    assert digest_fits(notification, Server(SERVER_ID, SECRET))
+
+
+def test_time_from_now(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = time.time()
+    words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--time", "now-2d"]
+    sent_at = decoded(words, capsys)[1].sent_at
+    assert sent_at is not None
+    assert before - 172_801 < sent_at <= time.time() - 172_800
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("X-Name: text", ("X-Name", "text")),
+        ("X-Name:a:b", ("X-Name", "a:b")),
+        ("X-Empty:", ("X-Empty", "")),
+        ("X-Latin: caf\xe9", ("X-Latin", "caf\xe9")),
+        ("X-Quoted: \xe9", ("X-Quoted", "\xe9")),
+        ("0x34: 1", (0x34, 1)),
+        ("0x12: 1735689600", (0x12, bytes.fromhex("67748580"))),
+        ("0x31: push.example", (0x31, "push.example")),
+        ("hex:8d90", (0x0D, 0x10)),
+        ("hex: 8D 02 01 2c", (0x0D, b"\x01\x2c")),
+    ],
+)
+def test_header(text: str, wanted: tuple[int | str, FieldValue], capsys: pytest.CaptureFixture[str]) -> None:
+    (datagram,) = printed([*UNSIGNED, "--header", text], capsys)
+    start, end = header_border(datagram)
+    application, further = fields(datagram[start:end], 1)
+    assert application.name == 0x2F
+    assert (further.name, further.value) == wanted
+
+
+def test_headers_stand_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--header", "hex:8d90", "--header", "hex:", "--header", "X-A: b", "--header", "hex:7f02af81"]
+    (datagram,) = printed(["--unsigned", "--no-server-id", "--id", "1", *words], capsys)
+    assert datagram[3:] == bytes.fromhex("d8af87 8d90 582d4100 6200 7f02af81 20000001")
+
+
+def test_headers_beyond_127_octets(capsys: pytest.CaptureFixture[str]) -> None:
+    (datagram,) = printed([*UNSIGNED, "--header", f"X-Long: {'a' * 200}"], capsys)
+    assert datagram[2:4] == bytes.fromhex("8153")
+    assert header_border(datagram) == (4, 4 + 0xD3)
+
+
+def test_everything_at_once(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--id", "9", "--prefer", "mobile,wireless", "--req-mo", "1,2", "--req-mo-cv", "3:deadbeef"]
+    words += ["--time", "1735689600", "--tid", "8"]
+    push, notification = decoded(
+        ["--server", "mün", "--secret-file", str(secret_file), "--header", "0x34: 1", *words], capsys
+    )
+    assert push.tid == 8
+    assert notification[:9] == (
+        *(9, "mün", (ConnectionType.MOBILE, ConnectionType.WIRELESS), (), (1, 2), ((3, b"\xde\xad\xbe\xef"),)),
+        *(1_735_689_600, notification.digest, len(notification.octets) - 32),
+    )
+    assert digest_fits(notification, Server("mün", SECRET))
+
+
+# --- From which server
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
+@pytest.mark.parametrize("secret", [SECRET, b"\x00\xff binary \r octets"])
+def test_secret_file_less_one_newline(
+    secret: bytes, ending: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the configuration reads the same file the same way."""
+    file = tmp_path / "secret"
+    file.touch(mode=0o600)
+    file.write_bytes(secret + ending)
+    config = write_config(tmp_path, f"- {{id: {SERVER_ID}, secret: {{file: {file}}}}}")
+    for words in (["--server", SERVER_ID, "--secret-file", str(file)], ["--config", str(config)]):
+        assert digest_fits(decoded(words, capsys)[1], Server(SERVER_ID, secret))
+
+
+def test_no_more_than_one_newline_is_taken_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "secret"
+    for octets, wanted in ((SECRET + b"\n\n", SECRET + b"\n"), (SECRET + b"\r", SECRET + b"\r")):
+        file.write_bytes(octets)
+        _, notification = decoded(["--server", SERVER_ID, "--secret-file", str(file)], capsys)
+        assert digest_fits(notification, Server(SERVER_ID, wanted))
+
+
+TWO_SERVERS = """\
+- {id: dm.example.com, secret: {text: lantern-and-rope-0042}}
+- {id: "caf\u00e9", secret: {hex: 00112233445566778899aabbccddeeff}}
+- {id: open, require_digest: false}
+"""
+
+
+def test_config_with_one_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", str(write_config(tmp_path))]
+    for more in ([], ["--server", SERVER_ID]):
+        _, notification = decoded([*words, *more], capsys)
+        assert notification.server_id == SERVER_ID
+        assert digest_fits(notification, Server(SERVER_ID, SECRET))
+    assert decoded([*words, "--no-server-id"], capsys)[1].server_id is None
+
+
+def test_config_with_several_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, notification = decoded(["--config", str(write_config(tmp_path, TWO_SERVERS)), "--server", "caf\u00e9"], capsys)
+    assert notification.server_id == "caf\u00e9"
+    assert digest_fits(notification, Server("x", bytes.fromhex("00112233445566778899aabbccddeeff")))
+
+
+def test_server_is_found_after_nfc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(write_config(tmp_path, TWO_SERVERS))
+    words = ["--config", config, "--server", unicodedata.normalize("NFD", "caf\u00e9")]
+    assert decoded(words, capsys)[1].server_id == "caf\u00e9"
+
+
+def test_secret_file_comes_before_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "other"
+    file.write_text("another secret of its own\n")
+    _, notification = decoded(["--config", str(write_config(tmp_path)), "--secret-file", str(file)], capsys)
+    assert digest_fits(notification, Server(SERVER_ID, b"another secret of its own"))
+
+
+def test_server_without_secret_may_send_unsigned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", str(write_config(tmp_path, TWO_SERVERS)), "--server", "open", "--unsigned"]
+    assert decoded(words, capsys)[1].server_id == "open"
+
+
+NO_SECRET = "a secret is needed to sign: --secret-file FILE, or --config FILE with one (or --unsigned)"
+
+PROBLEMS = [
+    (
+        ["--server", "a", "--secret-file", "HERE/none"],
+        "dmnotid send: --secret-file HERE/none: No such file or directory",
+    ),
+    (["--server", "a", "--secret-file", "HERE"], "dmnotid send: --secret-file HERE: Is a directory"),
+    (["--server", "a", "--secret-file", "HERE/empty"], "dmnotid send: --secret-file HERE/empty: is empty"),
+    (["--config", "HERE/none"], "HERE/none: HERE/none can't be read: No such file or directory"),
+    (["--unsigned", "--server", "a" * 4096], "dmnotid send: length of SERVER-ID is 0 to 4095, not 4096"),
+    (
+        ["--unsigned", "--server", "a", "--req-mo", ",".join(["1"] * 2048)],
+        "dmnotid send: length of REQ-MO is 0 to 4095, not 4096",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "problem"), PROBLEMS)
+def test_problems(words: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, TWO_SERVERS)
+    (tmp_path / "empty").write_bytes(b"\n")
+
+    def filled(text: str) -> str:
+        return text.replace("CONFIG", str(config)).replace("HERE", str(tmp_path))
+
+    assert told(["--print", *map(filled, words)], capsys) == Done(1, "", filled(problem) + "\n")
+
+
+ONE_OF_THEM = "--server is one of 'dm.example.com', 'caf\u00e9', 'open' in CONFIG"
+NO_SERVER = "--server ID is needed (or --no-server-id, or --config with one server)"
+NOT_TOGETHER = [
+    (["--config", "CONFIG"], ONE_OF_THEM),
+    (["--config", "CONFIG", "--server", "other"], ONE_OF_THEM),
+    (["--config", "CONFIG", "--server", "open"], NO_SECRET),
+    (["--server", SERVER_ID], NO_SECRET),
+    ([], NO_SERVER),
+    (["--unsigned"], NO_SERVER),
+    (["--unsigned", "--server", ""], "--server '': is empty"),
+    (["--unsigned", "--server", "a\tb"], r"--server 'a\tb': holds U+0009, which no SERVER-ID may hold"),
+    (["--unsigned", "--server", "a", "--time", "now"], "--time goes into the digest, which --unsigned leaves out"),
+]
+
+
+@pytest.mark.parametrize(("words", "problem"), NOT_TOGETHER)
+def test_options_that_lack_another(
+    words: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path, TWO_SERVERS))
+    with pytest.raises(SystemExit) as caught:
+        main(["send", "--print", *(word.replace("CONFIG", config) for word in words)])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(f"dmnotid send: error: {problem.replace('CONFIG', config)}\n")
+
+
+# --- Wrong options
+
+
+WRONG = [
+    *[(["--to", text], "HOST[:PORT] or [ADDRESS]:PORT is expected") for text in ("", ":1", "a:0", "a:65536", "[::1")],
+    (["--count", "0"], "at least 1 is expected"),
+    *[(["--count", text], "a number from 0 to 1000000000 is expected") for text in ("-1", "x", "1000000001")],
+    *[(["--rate", text], "datagrams a second, above 0, are expected") for text in ("0", "-1", "x", "inf", "nan")],
+    *[(["--id", text], "a number from 0 to 65535 is expected") for text in ("65536", "-1", "x", "")],
+    *[(["--tid", text], "a number from 0 to 255 is expected") for text in ("256", "x")],
+    *[(["--prefer", text], "a list of any, mobile, wireless, wireline is expected") for text in ("Mobile", "mobile,")],
+    *[(["--req-mo", text], "a number from 0 to 65535 is expected") for text in ("65536", "1,,2", "x")],
+    (["--req-mo-cv", "65536:deadbeef"], "a number from 0 to 65535 is expected"),
+    *[
+        (["--req-mo-cv", text], "an MO index and 4 octets of hex are expected, as in 3:deadbeef")
+        for text in ("3", "3:dead", "3:deadbeefff", "3:deadbeex", "deadbeef", ":", "3:deadbeef,")
+    ],
+    *[(["--time", text], "is expected") for text in ("x", "", "soon")],
+    *[
+        (["--time", text], "SHA256-DIGEST holds times from 1970 to 2106")
+        for text in ("4294967296", "1969-12-31T23:59:59Z", "2106-02-07T06:28:16Z", "9" * 400)
+    ],
+    (["--header", "X-Name"], "NAME: VALUE or hex:OCTETS is expected"),
+    (["--header", ": text"], "a field named by text needs a name and text"),
+    (["--header", "0x80: 1"], "a number from 0 to 127 is expected"),
+    (["--header", "0xzz: 1"], "a number from 0 to 127 is expected"),
+    (["--header", "hex:8d9"], "an odd number of hex digits (3), two are an octet"),
+    (["--header", "hex:8d9g"], "'g' is no hex digit"),
+    (["--header", f"0x12: {'9' * 80}"], "a long-integer has 1 to 30 octets"),
+    (["--header", "X-Euro: \u20ac"], "latin-1"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), WRONG)
+def test_wrong_options(words: list[str], expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Exit 2, the option, what was given, and what is expected; nothing is sent and no id is taken."""
+    with pytest.raises(SystemExit) as caught:
+        main(["send", *UNSIGNED, *words])
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.splitlines()[-1]
+    assert last.startswith(f"dmnotid send: error: argument {words[0]}: ")
+    assert expected in last
+    assert not (tmp_path / "xdg").exists()
+
+
+# --- Ids
+
+
+def counter(tmp_path: Path) -> Path:
+    return tmp_path / "xdg" / "dmnotid" / "sent-ids.json"
+
+
+def test_ids_count_up_for_each_server(capsys: pytest.CaptureFixture[str]) -> None:
+    def taken(server: str, *words: str) -> list[int]:
+        return ids(["--unsigned", "--server", server, *words], capsys)
+
+    assert taken("a") == [1]
+    assert taken("a") == [2]
+    assert taken("b", "--count", "3") == [1, 2, 3]
+    assert taken("a", "--count", "2") == [3, 4]
+    assert taken("b") == [4]
+    assert ids(["--unsigned", "--no-server-id"], capsys) == [1]
+
+
+def test_ids_count_up_for_a_server_that_does_not_name_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The device finds the server by its secret, and remembers the id for it all the same (5.1.4)."""
+    words = ["--config", str(write_config(tmp_path))]
+    assert ids([*words, "--count", "2"], capsys) == [1, 2]
+    assert ids([*words, "--no-server-id"], capsys) == [3]
+    assert ids(words, capsys) == [4]
+
+
+def test_ids_count_up_across_processes() -> None:
+    taken = [dmnotid("send", *UNSIGNED, "--print").out[12:20] for _ in range(3)]
+    assert taken == ["20800001", "20800002", "20800003"]
+
+
+def test_a_given_id_is_not_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert ids([*UNSIGNED, "--id", "65534", "--count", "4"], capsys) == [65534, 65535, 0, 1]
+    assert not counter(tmp_path).exists()
+    assert ids(UNSIGNED, capsys) == [1]
+
+
+def test_ids_wrap(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    counter(tmp_path).parent.mkdir(parents=True)
+    counter(tmp_path).write_text(json.dumps({SERVER_ID: 65533, "other": 7}))
+    assert ids([*UNSIGNED, "--count", "3"], capsys) == [65534, 65535, 0]
+    assert ids(UNSIGNED, capsys) == [1]
+    counter(tmp_path).write_text(json.dumps({SERVER_ID: 65535}))
+    assert ids(UNSIGNED, capsys) == [0]
+
+
+def test_counter_is_the_users_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    ids(UNSIGNED, capsys)
+    assert counter(tmp_path).parent.stat().st_mode & 0o077 == 0
+
+
+def test_counter_is_at_home_without_xdg(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for setting in ("", None):
+        if setting is None:
+            monkeypatch.delenv("XDG_STATE_HOME")
+        else:
+            monkeypatch.setenv("XDG_STATE_HOME", setting)
+        ids(UNSIGNED, capsys)
+    assert json.loads((tmp_path / ".local/state/dmnotid/sent-ids.json").read_text()) == {SERVER_ID: 2}
+
+
+def test_concurrent_calls_take_different_ids() -> None:
+    calls = [
+        subprocess.Popen([*PROGRAM, "send", *UNSIGNED, "--print", "--count", "20"], stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    lines = [line for call in calls for line in call.communicate(timeout=PATIENCE)[0].splitlines()]
+    taken = [decode_notification(decode_push(bytes.fromhex(line)).body).notification_id for line in lines]
+    assert sorted(taken) == list(range(1, 121))
+
+
+def test_a_call_waits_for_another_to_count(tmp_path: Path) -> None:
+    """Whoever reads the counter before it has the lock takes an id twice."""
+    counter(tmp_path).parent.mkdir(parents=True)
+    with counter(tmp_path).open("w+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with subprocess.Popen([*PROGRAM, "send", *UNSIGNED, "--print"], stdout=subprocess.PIPE, text=True) as call:
+            with pytest.raises(subprocess.TimeoutExpired):
+                call.wait(0.7)
+            json.dump({SERVER_ID: 40}, held)
+            held.flush()
+            fcntl.flock(held, fcntl.LOCK_UN)
+            assert call.communicate(timeout=PATIENCE)[0][12:20] == "20800029"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"7", b"null", b'{"dm.example.com": "x"}', b'{"dm.example.com": null}', b"\xff\xfe\x00", b"NaN"],
+)
+def test_corrupt_counter_begins_again(content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    counter(tmp_path).parent.mkdir(parents=True)
+    counter(tmp_path).write_bytes(content)
+    assert ids(UNSIGNED, capsys) == [1]
+    assert ids(UNSIGNED, capsys) == [2]
+
+
+@pytest.mark.parametrize("content", [b'{"dm.example.com": 1e999}', b"[" * 100_000], ids=["infinite", "deep"])
+def test_hostile_counter_begins_again(content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    counter(tmp_path).parent.mkdir(parents=True)
+    counter(tmp_path).write_bytes(content)
+    assert ids(UNSIGNED, capsys) == [1]
+
+
+def test_ids_that_cannot_be_counted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so, and sends all the same."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    done = told([*UNSIGNED, "--print", "--count", "3"], capsys)
+    assert done.status == 0
+    file = tmp_path / "file/dmnotid/sent-ids.json"
+    assert done.err == f"dmnotid send: ids are not counted, {file}: Not a directory\n"
+    first, second, third = (int(line[16:20], 16) for line in done.out.splitlines())
+    assert [(second - first) & 0xFFFF, (third - second) & 0xFFFF] == [1, 1]
+
+
+def test_user_without_a_home(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container: a uid that no file lists, and no HOME."""
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54_321_987)
+    assert told([*UNSIGNED, "--print"], capsys).status == 0
+
+
+# --- Sockets
+
+
+@pytest.fixture
+def receiver() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(PATIENCE)
+        yield sock
+
+
+def to(sock: socket.socket) -> list[str]:
+    return ["--to", f"127.0.0.1:{sock.getsockname()[1]}"]
+
+
+def test_sends_what_it_prints(receiver: socket.socket, secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--id", "300", "--time", "1735689600"]
+    words += ["--prefer", "wireline", "--req-mo", "1", "--req-mo-cv", "2:00000000", "--header", "X-A: b"]
+    (wanted,) = printed(words, capsys)
+    done = told([*words, *to(receiver)], capsys)
+    assert receiver.recv(65_536) == wanted
+    assert done == Done(
+        0,
+        f"sent {len(wanted)} octets to 127.0.0.1:{receiver.getsockname()[1]}: NOTIFICATION-ID 300, "
+        f"SERVER-ID '{SERVER_ID}', signed as of 2025-01-01T00:00:00Z\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--server", "a\u202e", "--unsigned"], "SERVER-ID 'a\\u202e', unsigned"),
+        (["--no-server-id", "--unsigned"], "no SERVER-ID, unsigned"),
+        (["--server", "a", "--secret-file", "SECRET"], "SERVER-ID 'a', signed as of now"),
+    ],
+)
+def test_says_what_it_sent(
+    words: list[str],
+    wanted: str,
+    receiver: socket.socket,
+    secret_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(secret_file) if word == "SECRET" else word for word in words]
+    assert told([*words, "--id", "5", *to(receiver)], capsys).out.endswith(f": NOTIFICATION-ID 5, {wanted}\n")
+
+
+def test_sends_over_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
+    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("::1", 0))
+        sock.settimeout(PATIENCE)
+        port = sock.getsockname()[1]
+        done = told([*UNSIGNED, "--to", f"[::1]:{port}"], capsys)
+        assert f" to [::1]:{port}: " in done.out
+        assert sock.recv(100)[1] == 0x06
+
+
+def test_count(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    done = told([*UNSIGNED, "--id", "65530", "--count", "12", *to(receiver)], capsys)
+    found = [decode_notification(decode_push(receiver.recv(100)).body).notification_id for _ in range(12)]
+    assert found == [*range(65530, 65536), *range(6)]
+    lines = done.out.splitlines()
+    assert len(lines) == 11, "ten are told one by one"
+    assert lines[-1] == "sent 12 datagrams in all, NOTIFICATION-ID 65530 to 5"
+
+
+def test_rate(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    """At most so many a second: the last of 5 at 20 a second can't leave before a fifth of a second is over."""
+    begin = time.monotonic()
+    assert told([*UNSIGNED, "--count", "5", "--rate", "20", *to(receiver)], capsys).status == 0
+    assert time.monotonic() - begin >= 0.2
+    for _ in range(5):
+        receiver.recv(100)
+
+
+@pytest.mark.parametrize("words", [[], ["--count", "3"]])
+def test_nobody_listens(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    done = told([*UNSIGNED, *words, "--to", f"127.0.0.1:{port}"], capsys)
+    assert (done.status, done.err) == (1, f"dmnotid send: 127.0.0.1:{port}: Connection refused\n")
+
+
+def test_nobody_listens_on_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as sock:
+        sock.bind(("::1", 0))
+        port = sock.getsockname()[1]
+    done = told([*UNSIGNED, "--to", f"[::1]:{port}"], capsys)
+    assert done.err == f"dmnotid send: [::1]:{port}: Connection refused\n"
+
+
+def test_unknown_host(capsys: pytest.CaptureFixture[str]) -> None:
+    done = told([*UNSIGNED, "--to", "nosuch.invalid"], capsys)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("dmnotid send: nosuch.invalid:2948: ")
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
+def test_host_that_is_no_name(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = told([*UNSIGNED, "--to", host], capsys)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"dmnotid send: {host}:2948: ")
+
+
+def test_too_large_for_a_datagram(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    done = told([*UNSIGNED, "--header", f"X-A: {'a' * 65_600}", *to(receiver)], capsys)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.endswith(": Message too long\n")
+
+
+# --- Secrets
+
+
+def test_secrets_are_not_shown(receiver: socket.socket, secret_file: Path, tmp_path: Path) -> None:
+    config = str(write_config(tmp_path))
+    calls = [
+        ["--config", config, "--print"],
+        ["--config", config, *to(receiver)],
+        ["--config", config, "--server", "other"],
+        ["--server", "a", "--secret-file", str(secret_file), "--print", "--count", "3"],
+        ["--server", "a", "--secret-file", str(secret_file), *to(receiver)],
+        ["--server", "a", "--secret-file", str(secret_file), "--to", "nosuch.invalid"],
+        ["--server", "", "--secret-file", str(secret_file)],
+    ]
+    for words in calls:
+        done = dmnotid("send", *words)
+        assert done.out or done.err
+        assert not shows_secret(done.out + done.err), words
+    assert not shows_secret(counter(tmp_path).read_text())
+    assert shows_secret(f"'{SECRET.hex()}'")
