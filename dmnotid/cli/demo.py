@@ -34,6 +34,7 @@ PATIENCE: Final = 20
 # The hook says what it was told; a real one starts a DM client here.
 _HOOK: Final = 'echo "DM session with $DMNOTID_SERVER_ID over $DMNOTID_INTERFACE ($DMNOTID_CONNECTION), told:"; cat'
 
+# Loopback stands in for a mobile connection: it is there on every machine, and hardly any other one of that type is.
 _CONFIG: Final = """\
 servers:
   - id: {server_id}
@@ -44,7 +45,7 @@ listen: "127.0.0.1:0"
 state: {state}
 connections:
   reach: any
-  wireline: {{interfaces: [lo]}}
+  mobile: {{interfaces: [lo]}}
 log: {{format: text}}
 """
 
@@ -202,7 +203,7 @@ def _order(secret: bytes, server_id: str = SERVER_ID, sent_at: float | None = No
     return Order(
         server_id=server_id,
         secret=secret,
-        preferred=(ConnectionType.WIRELESS, ConnectionType.WIRELINE),
+        preferred=(ConnectionType.MOBILE, ConnectionType.WIRELESS),
         requested_mos=(1, 2),
         cached_mos=((3, bytes.fromhex("deadbeef")),),
         headers=(),

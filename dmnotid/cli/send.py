@@ -1,6 +1,7 @@
 """`dmnotid send`: build and send a notification as a DM server must (5.3.5, steps 1 to 3)."""
 
 import argparse
+import errno
 import fcntl
 import json
 import os
@@ -252,9 +253,9 @@ def next_ids(server_id: str, count: int) -> int:
     The counter is a small file in $XDG_STATE_HOME; where it can't be kept, ids start anywhere, and standard error says
     so.
     """
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    file = Path(os.path.expanduser(home), "dmnotid", "sent-ids.json")  # noqa: PTH111 - raises nothing without a home
+    file = Path("sent-ids.json")
     try:
+        file = _state_home() / "dmnotid" / file
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with file.open("a+") as counter:
             fcntl.flock(counter, fcntl.LOCK_EX)
@@ -263,6 +264,13 @@ def next_ids(server_id: str, count: int) -> int:
     except OSError as error:
         print(f"dmnotid send: ids are not counted, {file}: {error.strerror}", file=sys.stderr)
         return random.randrange(MAX_NOTIFICATION_ID + 1)  # noqa: S311 - no secret, only seldom the same
+
+
+def _state_home() -> Path:
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - never raises
+    if not os.path.isabs(home):  # noqa: PTH117
+        raise FileNotFoundError(errno.ENOENT, "this user has no home directory, and XDG_STATE_HOME is not absolute")
+    return Path(home)
 
 
 def _count_up(counter: TextIO, server_id: str, count: int) -> int:

@@ -43,7 +43,7 @@ def test_once(temporary: Path) -> None:
     assert "SERVER-ID             'dm.example.com'" in steps[0]
     assert "accepted: " not in done.out  # whether it is new, the daemon says
     assert "hook output" in steps[0]
-    assert "DM session with dm.example.com over " in steps[0]
+    assert "DM session with dm.example.com over lo (mobile), told:" in steps[0]
     told = re.search(r"line='(\{.*\})'", steps[0])
     assert told is not None
     assert json.loads(told[1])["requested_mos"] == [1, 2]
@@ -83,7 +83,7 @@ def test_without_any_network(temporary: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "DM session with dm.example.com over lo (wireline), told:" in done.stdout
+    assert "DM session with dm.example.com over lo (mobile), told:" in done.stdout
     assert "All as it should be." in done.stdout
     assert list(temporary.iterdir()) == []
 

@@ -509,7 +509,9 @@ def test_user_without_a_home(capsys: pytest.CaptureFixture[str], monkeypatch: py
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("os.getuid", lambda: 54_321_987)
-    assert told([*UNSIGNED, "--print"], capsys).status == 0
+    done = told([*UNSIGNED, "--print"], capsys)
+    assert done.status == 0
+    assert "this user has no home directory" in done.err
 
 
 # --- Sockets
