@@ -64,7 +64,9 @@ class Maker(NamedTuple):
 
 MAKERS = {
     "VerifiedNotification": Maker(
-        "dmnotid.policy.authenticity", "verify", frozenset({"notification", "server_id", "source", "received_at"})
+        "dmnotid.policy.authenticity",
+        "verify",
+        frozenset({"notification", "server_id", "source", "received_at", "clock_believed"}),
     ),
     "SessionRequest": Maker(
         "dmnotid.service.journal",

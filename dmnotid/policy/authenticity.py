@@ -32,12 +32,16 @@ class Clock(NamedTuple):
 
 
 class VerifiedNotification(NamedTuple):
-    """A notification that is what it says: made by `verify` and by nothing else."""
+    """A notification that is what it says: made by `verify` and by nothing else.
+
+    `clock_believed` tells what `received_at` is worth.
+    """
 
     notification: Notification
     server_id: str
     source: Source
     received_at: float
+    clock_believed: bool
 
 
 def judge_clock(now: float, newest: int | None, max_skew: float, *, released_at: int = RELEASED_AT) -> Clock:
@@ -88,7 +92,7 @@ def verify(
     elif server.require_digest:
         message = f"{server.id!r} must sign, and SHA256-DIGEST is absent"
         raise DigestMissing(message)
-    return VerifiedNotification(notification, server.id, source, clock.now)
+    return VerifiedNotification(notification, server.id, source, clock.now, clock.believed)
 
 
 def _check_digest(notification: Notification, server: Server) -> None:

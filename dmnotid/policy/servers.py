@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 from dmnotid.errors import DigestMismatch, ServerUndiscovered, SourceNotAllowed, UnknownServer
@@ -23,6 +24,15 @@ class Source(NamedTuple):
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
+@lru_cache(64)
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Parse a sender's address without its zone; None for what is no IP address. One datagram asks once a server."""
+    try:
+        return ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A configured DM server.
@@ -39,11 +49,8 @@ class Server:
         """Tell whether a datagram from there may speak for this server."""
         if not self.sources:
             return True
-        try:
-            address = ip_address(source.address.partition("%")[0])
-        except ValueError:
-            return False
-        return any(address in network for network in self.sources)
+        address = _parse_address(source.address)
+        return address is not None and any(address in network for network in self.sources)
 
 
 class Servers:

@@ -10,7 +10,7 @@ All integers are big-endian. An Option Number is the sum of the Deltas up to it.
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from struct import Struct
+from struct import Struct, unpack_from
 from typing import Final, NamedTuple
 
 from dmnotid.errors import MalformedField, TrailingOctets, Truncated, UnsupportedVersion
@@ -218,7 +218,7 @@ def _requested_mos(octets: bytes, start: int, end: int) -> tuple[int, ...]:
     if odd:
         problem = f"{end - start} octets, a multiple of {MO_INDEX_OCTETS} is needed"
         raise MalformedField(PACKAGE, "REQ-MO", start, problem, octets)
-    return tuple([int.from_bytes(octets[at : at + 2], "big") for at in range(start, start + count * 2, 2)])
+    return unpack_from(f">{count}H", octets, start)
 
 
 def _cached_mos(octets: bytes, start: int, end: int) -> tuple[CachedMo, ...]:

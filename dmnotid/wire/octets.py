@@ -15,10 +15,14 @@ PACKAGE = "DM Notification"
 MAX_UINTVAR_OCTETS = 5
 MAX_UINTVAR = 0xFFFF_FFFF
 
+MAX_UNICODE = 256
+"""How many characters a SERVER-ID may have that is not ASCII alone."""
+
 MAX_COMBINING = 30
 """How many combining characters in a row a SERVER-ID may have: the bound of UAX #15's Stream-Safe Text Format.
 
-Normalising sorts them in a time that grows with the square of their number: no datagram may cost that.
+Normalising sorts them in a time that grows with the square of their number: both bounds keep it from anyone who can
+send a datagram to spend that time.
 """
 
 # First octet of a field value (WAP-230, 8.4.1.2).
@@ -164,6 +168,9 @@ def normal_server_id(text: str) -> str:
         raise ValueError(message)
     if text.isascii():
         return text
+    if len(text) > MAX_UNICODE:
+        message = f"has more than {MAX_UNICODE} characters, and not all of them are ASCII"
+        raise ValueError(message)
     if _longest_run(text) > MAX_COMBINING:
         message = f"has more than {MAX_COMBINING} combining characters in a row"
         raise ValueError(message)

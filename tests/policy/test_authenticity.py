@@ -113,7 +113,11 @@ def test_verified() -> None:
     """5.3.5: the one way to a VerifiedNotification."""
     notification = signed()
     assert verify(notification, SERVER, SOURCE, CLOCK, FRESHNESS) == VerifiedNotification(
-        notification, "dm.example", SOURCE, NOW
+        notification, "dm.example", SOURCE, NOW, clock_believed=True
+    )
+    lost = Clock(60.0, believed=False)
+    assert verify(notification, SERVER, SOURCE, lost, FRESHNESS) == VerifiedNotification(
+        notification, "dm.example", SOURCE, 60.0, clock_believed=False
     )
 
 

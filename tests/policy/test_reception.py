@@ -51,7 +51,7 @@ def test_receive() -> None:
     """4, 5, 6: from the datagram to what is verified."""
     body = package()
     verified = receive_push(Datagram(encode_push(body), NEAR, 5.0), RULES, CLOCK)
-    assert verified == VerifiedNotification(decode_notification(body), "dm", NEAR, NOW)
+    assert verified == VerifiedNotification(decode_notification(body), "dm", NEAR, NOW, clock_believed=True)
 
 
 def test_rules_have_defaults() -> None:

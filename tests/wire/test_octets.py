@@ -245,7 +245,11 @@ def test_server_id_combining_characters_are_bounded() -> None:
     assert normal_server_id("a" + "\u0315" * 15 + "\u0321" * 15).startswith("a\u0321")
     with pytest.raises(ValueError, match="more than 30 combining characters in a row"):
         normal_server_id("a" + "\u0315" * 16 + "\u0321" * 15)
-    assert normal_server_id(("e" + "\u0301" * 30) * 9) == ("é" + "\u0301" * 29) * 9
+    assert normal_server_id(("e" + "\u0301" * 30) * 8) == ("é" + "\u0301" * 29) * 8
+    assert normal_server_id("ä" * 256) == "ä" * 256
+    with pytest.raises(ValueError, match="more than 256 characters, and not all of them are ASCII"):
+        normal_server_id("ä" + "a" * 256)
+    assert normal_server_id("a" * 4_095) == "a" * 4_095
 
 
 @pytest.mark.parametrize(
