@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from dmnotid.errors import DmnotidError, Duplicate, JournalError, QueueFull
 from dmnotid.policy.authenticity import VerifiedNotification
-from dmnotid.policy.sessions import Closed, Limits, SessionRequest
+from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
 from dmnotid.service.log import logger
 from dmnotid.wire.notification import decode_notification
 
@@ -23,8 +23,12 @@ SCHEMA_VERSION: Final = 1
 PRUNE_EVERY: Final = 3_600
 """Closed rows are looked through for old ones at most this often (seconds)."""
 
+PRUNE_ROWS: Final = 1_000
+"""How many rows one transaction forgets at most: a backlog must not hold up reception."""
+
 # `package` is what came, kept while the session is open; `fingerprint` tells its content from another of the same id.
-# `sent_at` is authenticated time: NULL in an unsigned notification. `not_before` and the other times are POSIX seconds.
+# `sent_at` is authenticated time: NULL in an unsigned notification. `received_at`, `not_before` and `closed_at` are
+# wall clock time, and `clock_believed` tells what the first is worth. All times are POSIX seconds.
 _SCHEMA: Final = f"""
 CREATE TABLE session (
     session          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -35,6 +39,7 @@ CREATE TABLE session (
     source           TEXT    NOT NULL,
     sent_at          INTEGER,
     received_at      REAL    NOT NULL,
+    clock_believed   INTEGER NOT NULL,
     state            TEXT    NOT NULL DEFAULT 'pending',
     attempts         INTEGER NOT NULL DEFAULT 0,
     not_before       REAL    NOT NULL DEFAULT 0,
@@ -42,23 +47,58 @@ CREATE TABLE session (
     UNIQUE (server_id, notification_id)
 );
 CREATE INDEX pending ON session (server_id) WHERE state = 'pending';
-CREATE INDEX received ON session (received_at);
+CREATE INDEX signed ON session (sent_at);
+CREATE INDEX undated ON session (session) WHERE NOT clock_believed;
+CREATE INDEX unsigned ON session (received_at) WHERE sent_at IS NULL;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 _INSERT: Final = """
-INSERT INTO session (server_id, notification_id, fingerprint, package, source, sent_at, received_at)
-VALUES (?, ?, ?, ?, ?, ?, ?)
-RETURNING session, server_id, package, source, received_at, attempts, not_before
+INSERT INTO session
+    (server_id, notification_id, fingerprint, package, source, sent_at, received_at, clock_believed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+RETURNING session, server_id, package, source, received_at, clock_believed, attempts, not_before
 """
 _PENDING: Final = """
-SELECT session, server_id, package, source, received_at, attempts, not_before
+SELECT session, server_id, package, source, received_at, clock_believed, attempts, not_before
 FROM session WHERE state = 'pending' ORDER BY session
 """
-_Row = tuple[int, str, bytes, str, float, int, float]
+_Row = tuple[int, str, bytes, str, float, int, int, float]
+_COLUMNS: Final = (
+    "session", "server_id", "package", "source", "received_at", "clock_believed", "attempts", "not_before"
+)  # fmt: skip
+_KINDS: Final[tuple[type | tuple[type, ...], ...]] = (int, str, bytes, str, (int, float), int, int, (int, float))
+
+_REMEMBERED: Final = """
+SELECT session, fingerprint, sent_at, received_at, clock_believed, closed_at
+FROM session WHERE server_id = ? AND notification_id = ?
+"""
+
+# A signed row is forgotten by authenticated time alone: once a newer notification is further ahead than `remember`,
+# which is no less than max_age + max_skew, a replay of the older one is stale whatever the clock says.
+_PRUNE: Final = """
+DELETE FROM session WHERE closed_at IS NOT NULL AND session IN (
+    SELECT session FROM session WHERE sent_at < :newest - :remember
+    UNION ALL
+    SELECT session FROM session
+    WHERE sent_at IS NULL AND clock_believed AND :believed AND received_at < :now - :remember
+    LIMIT :rows
+)
+"""
 
 UNREADABLE: Final = "unreadable"
 """The state of a row that is set aside because it can't be read."""
+
+
+class _Remembered(NamedTuple):
+    """What the journal holds of a server's NOTIFICATION-ID."""
+
+    session: int
+    fingerprint: bytes
+    sent_at: int | None
+    received_at: float
+    clock_believed: int
+    closed_at: float | None
 
 
 class Journal:
@@ -67,18 +107,22 @@ class Journal:
     Not safe to share between threads. Every method raises JournalError where the file can't be read or written.
     """
 
-    def __init__(self, directory: Path, *, limits: Limits, remember: float) -> None:
+    def __init__(
+        self, directory: Path, *, limits: Limits, remember: float, longest_pause: float = Retry().longest
+    ) -> None:
         """Open or create the journal; `remember` is how long closed rows stay (seconds)."""
         self.file = directory / FILE_NAME
         self._limits = limits
         self._remember = remember
+        self._longest_pause = longest_pause
         self._pruned_at = float("-inf")
         with self._told("open"):
             self._database = sqlite3.connect(self.file, timeout=0, isolation_level=None)
         try:
             with self._told("open"):
                 self._prepare()
-                self._newest = self._read_newest()
+                self._newest = self._durable_newest = self._read_newest()
+                self._undated = True
         except BaseException:
             self._database.close()
             raise
@@ -91,29 +135,23 @@ class Journal:
     def admit(self, verified: VerifiedNotification) -> SessionRequest:
         """Remember a notification and queue its session, in the transaction that `commit` makes durable.
 
-        Raises Duplicate or QueueFull, and then remembers nothing.
+        Raises Duplicate or QueueFull, and then remembers nothing of it.
         """
-        notification, server_id = verified.notification, verified.server_id
-        fingerprint = hashlib.sha256(notification.octets).digest()[:16]
+        fingerprint = hashlib.sha256(verified.notification.octets).digest()[:16]
         with self._told("write"):
-            self._refuse_duplicate(verified, fingerprint)
+            self._date(verified)
+            found = self._find(verified)
+            if found is not None and not self._is_forgotten(found, verified):
+                raise _duplicate(verified, found.session, same_content=found.fingerprint == fingerprint)
             self._refuse_overflow(verified)
             self._begin()
-            self._prune(verified.received_at)
-            row: _Row = self._database.execute(
-                _INSERT,
-                (
-                    server_id,
-                    notification.notification_id,
-                    fingerprint,
-                    notification.octets,
-                    str(verified.source),
-                    notification.sent_at,
-                    verified.received_at,
-                ),
-            ).fetchone()
-        if notification.sent_at is not None:
-            self._newest = max(notification.sent_at, self._newest or 0)
+            self._prune(verified)
+            if found is not None:
+                self._database.execute("DELETE FROM session WHERE session = ?", (found.session,))
+            row = self._insert(verified, fingerprint)
+        sent_at = verified.notification.sent_at
+        if sent_at is not None:
+            self._newest = sent_at if self._newest is None else max(sent_at, self._newest)
         return self._request(row, verified.received_at)
 
     def commit(self) -> None:
@@ -126,13 +164,15 @@ class Journal:
         except JournalError:
             self.rollback()
             raise
+        self._durable_newest = self._newest
 
     def rollback(self) -> None:
         """Forget everything admitted since the last commit."""
+        self._newest = self._durable_newest
+        self._undated = True
         with self._told("roll back"):
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
-            self._newest = self._read_newest()
 
     def pending(self) -> list[SessionRequest]:
         """Return every request that is not closed, in the order of arrival; what can't be read is set aside alone."""
@@ -164,6 +204,7 @@ class Journal:
 
     def _prepare(self) -> None:
         database = self._database
+        database.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")  # one bad row stays one
         # Held by one process, and no shared-memory file; a second process is told at its first read.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -179,32 +220,57 @@ class Journal:
         database.execute("COMMIT")
 
     def _read_newest(self) -> int | None:
-        (newest,) = self._database.execute("SELECT max(sent_at) FROM session").fetchone()
-        return None if newest is None else int(newest)
+        newest: int | None = self._database.execute(
+            "SELECT max(sent_at) FROM session WHERE typeof(sent_at) = 'integer'"
+        ).fetchone()[0]
+        return newest
 
     def _begin(self) -> None:
         if not self._database.in_transaction:
             self._database.execute("BEGIN IMMEDIATE")
 
-    def _refuse_duplicate(self, verified: VerifiedNotification, fingerprint: bytes) -> None:
-        server_id, notification_id = verified.server_id, verified.notification.notification_id
-        found = self._database.execute(
-            "SELECT session, fingerprint, received_at, closed_at FROM session"
-            " WHERE server_id = ? AND notification_id = ?",
-            (server_id, notification_id),
-        ).fetchone()
-        if found is None:
-            return
-        session, remembered, received_at, closed_at = found
-        if closed_at is not None and received_at < verified.received_at - self._remember:
+    def _date(self, verified: VerifiedNotification) -> None:
+        """Give what came under a clock that was not believed the first time of one that is."""
+        if self._undated and verified.clock_believed:
             self._begin()
-            self._database.execute("DELETE FROM session WHERE session = ?", (session,))
-            return
-        same = remembered == fingerprint
-        message = f"accepted before as session {session}{'' if same else ', with other content'}"
-        duplicate = Duplicate(message, same_content=same)
-        duplicate.server_id, duplicate.notification_id = server_id, notification_id
-        raise duplicate
+            self._database.execute(
+                "UPDATE session SET received_at = ?, clock_believed = 1 WHERE NOT clock_believed",
+                (verified.received_at,),
+            )
+            self._undated = False
+
+    def _find(self, verified: VerifiedNotification) -> _Remembered | None:
+        identity = verified.server_id, verified.notification.notification_id
+        row = self._database.execute(_REMEMBERED, identity).fetchone()
+        return None if row is None else _Remembered(*row)
+
+    def _is_forgotten(self, found: _Remembered, verified: VerifiedNotification) -> bool:
+        """Tell whether the id is a new one by now (5.1.4); for what was signed only authenticated time passes."""
+        if found.closed_at is None:
+            return False
+        if found.sent_at is not None:
+            newest = max(self._newest or 0, verified.notification.sent_at or 0)
+            return _is_number(found.sent_at) and newest - found.sent_at > self._remember
+        dated = bool(found.clock_believed) and verified.clock_believed and _is_number(found.received_at)
+        return dated and verified.received_at - found.received_at > self._remember
+
+    def _insert(self, verified: VerifiedNotification, fingerprint: bytes) -> _Row:
+        notification = verified.notification
+        row: _Row = self._database.execute(
+            _INSERT,
+            (
+                verified.server_id,
+                notification.notification_id,
+                fingerprint,
+                notification.octets,
+                str(verified.source),
+                notification.sent_at,
+                verified.received_at,
+                verified.clock_believed,
+            ),
+        ).fetchone()
+        self._undated = self._undated or not verified.clock_believed
+        return row
 
     def _refuse_overflow(self, verified: VerifiedNotification) -> None:
         server_id = verified.server_id
@@ -217,19 +283,29 @@ class Journal:
             full.server_id, full.notification_id = server_id, verified.notification.notification_id
             raise full
 
-    def _prune(self, now: float) -> None:
+    def _prune(self, verified: VerifiedNotification) -> None:
+        now = time.monotonic()
         if now - self._pruned_at < PRUNE_EVERY:
             return
-        self._pruned_at = now
-        # The newest authenticated time outlives its memory: it guards a device whose clock was lost.
-        self._database.execute(
-            "DELETE FROM session WHERE received_at < ? AND closed_at IS NOT NULL"
-            " AND sent_at IS NOT (SELECT max(sent_at) FROM session)",
-            (now - self._remember,),
-        )
+        forgotten = self._database.execute(
+            _PRUNE,
+            {
+                "newest": max(self._newest or 0, verified.notification.sent_at or 0),
+                "remember": self._remember,
+                "believed": verified.clock_believed,
+                "now": verified.received_at,
+                "rows": PRUNE_ROWS,
+            },
+        ).rowcount
+        if forgotten < PRUNE_ROWS:
+            self._pruned_at = now
 
     def _readable(self, row: _Row) -> SessionRequest | None:
         try:
+            for column, kind, value in zip(_COLUMNS, _KINDS, row, strict=True):
+                if not isinstance(value, kind):
+                    message = f"{column} is of type {type(value).__name__}"
+                    raise TypeError(message)  # noqa: TRY301 - one way out for all that can be wrong with a row
             return self._request(row, time.time())
         except (DmnotidError, TypeError, ValueError) as error:
             logger.error("row set aside", session=row[0], file=str(self.file), problem=str(error))
@@ -239,10 +315,11 @@ class Journal:
             return None
 
     def _request(self, row: _Row, now: float) -> SessionRequest:
-        session, server_id, package, source, received_at, attempts, not_before = row
-        # Wall clock in the file, monotonic in memory, and no wait longer than a request's whole time: a clock that was
-        # years off when either was written neither fires everything at once nor waits for years.
-        monotonic, longest = time.monotonic(), self._limits.expire_after
+        session, server_id, package, source, received_at, clock_believed, attempts, not_before = row
+        # Wall clock in the file, monotonic in memory. Where the one was off by years when it was written, or is now, a
+        # pause is no longer than any pause, and a request has its whole time still before it.
+        monotonic, whole = time.monotonic(), self._limits.expire_after
+        waited = now - received_at if clock_believed else 0
         return SessionRequest(
             session,
             server_id,
@@ -250,8 +327,8 @@ class Journal:
             source,
             received_at,
             attempts,
-            monotonic + min(max(not_before - now, 0), longest),
-            monotonic + min(max(received_at + longest - now, 0), longest),
+            monotonic + min(max(not_before - now, 0), self._longest_pause),
+            monotonic + max(whole - max(waited, 0), 0),
         )
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
@@ -262,10 +339,23 @@ class Journal:
     def _told(self, action: str) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where SQLite's own message quotes junk
             message = f"{self.file}: can't {action} the journal: {error}"
             if "locked" in str(error):
                 message = (
                     f"{self.file}: another dmnotid holds this journal; one process at a time for a state directory"
                 )
             raise JournalError(message) from error
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a row's time is one; a column may hold anything once the file was damaged."""
+    return isinstance(value, (int, float))
+
+
+def _duplicate(verified: VerifiedNotification, session: int, *, same_content: bool) -> Duplicate:
+    message = f"accepted before as session {session}{'' if same_content else ', with other content'}"
+    duplicate = Duplicate(message, same_content=same_content)
+    duplicate.server_id = verified.server_id
+    duplicate.notification_id = verified.notification.notification_id
+    return duplicate

@@ -1,0 +1,735 @@
+"""The durable queue and duplicate memory: real SQLite files, real processes, real crashes."""
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmnotid.errors import Duplicate, JournalError, QueueFull
+from dmnotid.policy.sessions import Closed, Limits, SessionRequest
+from dmnotid.service.journal import FILE_NAME, PRUNE_EVERY, SCHEMA_VERSION, Journal
+from dmnotid.wire.notification import ConnectionType
+from tests.service.support import (
+    DURABLE_KEYS,
+    IS_ROOT,
+    OPEN_ID,
+    OTHER_ID,
+    SERVER_ID,
+    LogLines,
+    descriptors,
+    verified,
+)
+
+NOW = 1_800_000_000.0
+DAY = 86_400.0
+REMEMBER = 3 * DAY
+LIMITS = Limits(max_pending=4, expire_after=7 * DAY)
+YEARS = 10 * 365 * DAY
+
+
+@contextmanager
+def opened(directory: Path, *, limits: Limits = LIMITS, remember: float = REMEMBER) -> Iterator[Journal]:
+    journal = Journal(directory, limits=limits, remember=remember)
+    with closing(journal):
+        yield journal
+
+
+def admit(journal: Journal, notification_id: int = 7, **more: Any) -> SessionRequest:  # noqa: ANN401
+    """Admit a notification and make it durable."""
+    request = journal.admit(verified(notification_id, **{"received_at": NOW, **more}))
+    journal.commit()
+    return request
+
+
+def durable(request: SessionRequest) -> dict[str, object]:
+    return {key: getattr(request, key) for key in DURABLE_KEYS}
+
+
+def sql(directory: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Look at, or change, the file while no journal has it open."""
+    with closing(sqlite3.connect(directory / FILE_NAME, isolation_level=None)) as database:
+        return database.execute(statement, values).fetchall()
+
+
+def count_rows(directory: Path) -> int:
+    count: int = sql(directory, "SELECT count(*) FROM session")[0][0]
+    return count
+
+
+def refusal(journal: Journal, notification_id: int = 7, **more: Any) -> type[Exception] | None:  # noqa: ANN401
+    try:
+        admit(journal, notification_id, **more)
+    except (Duplicate, QueueFull) as error:
+        return type(error)
+    return None
+
+
+# Durable
+
+
+def test_a_request_is_what_was_admitted(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        request = admit(journal, preferred=[ConnectionType.MOBILE], unknown=[(9, b"\0\xff")])
+    assert request.session == 1
+    assert request.server_id == SERVER_ID
+    assert request.source == "192.0.2.7:40000"
+    assert request.received_at == NOW
+    assert request.attempts == 0
+    assert request.notification.notification_id == 7
+    assert request.notification.preferred_connections == (ConnectionType.MOBILE,)
+    assert request.notification.unknown_options == ((9, b"\0\xff"),)
+
+
+def test_reopening_sees_all_that_was_committed(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        requests = [admit(journal, number, unknown=[(9, bytes(4_000))]) for number in range(3)]
+    with opened(tmp_path) as journal:
+        assert [durable(request) for request in journal.pending()] == [durable(request) for request in requests]
+
+
+def test_what_was_not_committed_is_gone(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, 1)
+        journal.admit(verified(2))
+    with opened(tmp_path) as journal:
+        assert [request.notification.notification_id for request in journal.pending()] == [1]
+
+
+def test_commit_without_anything_admitted(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.commit()
+        journal.rollback()
+        assert journal.pending() == []
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from dmnotid.policy.sessions import Limits
+from dmnotid.service.journal import Journal
+from tests.service.support import verified
+journal = Journal(Path(sys.argv[1]), limits=Limits(max_pending=1000), remember=259200)
+def say(word):
+    print(word, flush=True)
+{body}
+say("ready")
+time.sleep(1000)
+"""
+
+
+@contextmanager
+def another_process(directory: Path, body: str, *before: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a process that opens the journal, does something with it and stays, until it is killed."""
+    command = [*before, sys.executable, "-c", CHILD.format(body=body), str(directory)]
+    root = Path(__file__).parent.parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(root)])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment, process_group=0)
+    try:
+        assert process.stdout is not None
+        while (word := process.stdout.readline()) != "ready\n":
+            assert word, "the process ended early"
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_process_that_is_killed_loses_nothing_committed(tmp_path: Path) -> None:
+    body = "[journal.admit(verified(n)) for n in range(20)]; journal.commit(); journal.admit(verified(99))"
+    with another_process(tmp_path, body) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with opened(tmp_path) as journal:
+            assert [request.notification.notification_id for request in journal.pending()] == list(range(20))
+            assert refusal(journal, 5, received_at=time.time()) is Duplicate
+            assert refusal(journal, 99, received_at=time.time(), server_id=OTHER_ID) is None
+
+
+def test_killed_before_the_commit_leaves_nothing_of_it(tmp_path: Path) -> None:
+    with another_process(tmp_path, "[journal.admit(verified(n)) for n in range(20)]") as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with opened(tmp_path) as journal:
+            assert journal.pending() == []
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_many_notifications_are_one_commit_and_that_reaches_the_disk(tmp_path: Path) -> None:
+    """What a power cut leaves is what was synchronised: once for a batch, before `commit` returns."""
+    trace, state = tmp_path / "trace", tmp_path / "state"
+    state.mkdir()
+    body = "say('BEGIN'); [journal.admit(verified(n)) for n in range(20)]; journal.commit(); say('COMMITTED')"
+    tracer = ["strace", "-f", "-e", "trace=fsync,fdatasync,write", "-o", str(trace)]
+    with another_process(state, body, *tracer):
+        text = trace.read_text()
+    between = text.partition("BEGIN")[2].partition("COMMITTED")[0]
+    assert text.count("COMMITTED") == 1
+    assert between.count("fdatasync(") + between.count("fsync(") == 1
+
+
+# Duplicates
+
+
+def test_a_duplicate_is_refused_before_and_after_the_commit(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.admit(verified(received_at=NOW))
+        for _ in range(2):
+            with pytest.raises(Duplicate) as caught:
+                journal.admit(verified(received_at=NOW))
+            assert caught.value.same_content
+            assert (caught.value.server_id, caught.value.notification_id) == (SERVER_ID, 7)
+            assert "session 1" in str(caught.value)
+            journal.commit()
+        assert len(journal.pending()) == 1
+
+
+@pytest.mark.parametrize("closed", [None, *Closed])
+def test_a_duplicate_is_remembered_across_restarts(tmp_path: Path, closed: Closed | None) -> None:
+    with opened(tmp_path) as journal:
+        request = admit(journal)
+        if closed is not None:
+            journal.close_request(request, closed)
+    with opened(tmp_path) as journal:
+        with pytest.raises(Duplicate) as caught:
+            admit(journal)
+        assert caught.value.same_content
+        assert len(journal.pending()) == (closed is None)
+
+
+def test_other_content_under_the_same_id_is_a_duplicate_that_says_so(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal)
+        with pytest.raises(Duplicate, match="other content") as caught:
+            admit(journal, preferred=[ConnectionType.MOBILE])
+        assert not caught.value.same_content
+
+
+def test_ids_are_counted_for_each_server(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        for server_id in (SERVER_ID, OTHER_ID, OPEN_ID):
+            admit(journal, server_id=server_id)
+        assert [request.server_id for request in journal.pending()] == [SERVER_ID, OTHER_ID, OPEN_ID]
+
+
+def test_a_duplicate_writes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal)
+        before = journal._database.total_changes
+        assert refusal(journal) is Duplicate
+        assert journal._database.total_changes == before
+        assert not journal._database.in_transaction
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_closed_notification_is_forgotten_after_its_time(tmp_path: Path, reopened: bool) -> None:  # noqa: FBT001
+    with opened(tmp_path) as journal:
+        first = admit(journal)
+        journal.close_request(first, Closed.DONE)
+        if not reopened:
+            assert refusal(journal, received_at=NOW + REMEMBER) is Duplicate
+            again = admit(journal, received_at=NOW + REMEMBER + 1)
+    if reopened:
+        with opened(tmp_path) as journal:
+            assert refusal(journal, received_at=NOW + REMEMBER) is Duplicate
+            again = admit(journal, received_at=NOW + REMEMBER + 1)
+    assert again.session != first.session
+    with opened(tmp_path) as journal:
+        assert [durable(request) for request in journal.pending()] == [durable(again)]
+
+
+def test_an_open_session_is_never_forgotten(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal)
+        assert refusal(journal, received_at=NOW + YEARS) is Duplicate
+        admit(journal, 8, received_at=NOW + YEARS)
+        assert len(journal.pending()) == 2
+
+
+def test_a_notification_received_before_the_clock_was_set_is_remembered(tmp_path: Path) -> None:
+    """A device wakes in 1970, takes a notification, NTP sets its clock, the server repeats itself: run twice."""
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, received_at=60.0, sent_at=NOW, clock_believed=False), Closed.DONE)
+        assert refusal(journal, received_at=NOW + 60, sent_at=NOW) is Duplicate
+
+
+# Full queue
+
+
+def test_a_full_queue_is_not_remembered(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        requests = [admit(journal, number) for number in range(LIMITS.max_pending)]
+        with pytest.raises(QueueFull, match=r"4 sessions of 'dm.example' wait, sessions.max_pending is 4") as caught:
+            admit(journal, 100)
+        assert (caught.value.server_id, caught.value.notification_id) == (SERVER_ID, 100)
+        assert refusal(journal, 100) is QueueFull
+        assert refusal(journal, 3) is Duplicate, "duplicates are told first"
+        admit(journal, 100, server_id=OTHER_ID)
+        journal.close_request(requests[0], Closed.FAILED)
+        assert refusal(journal, 100) is None
+        assert refusal(journal, 101) is QueueFull
+    assert count_rows(tmp_path) == LIMITS.max_pending + 2
+
+
+def test_what_is_not_committed_yet_fills_the_queue_too(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        for number in range(LIMITS.max_pending):
+            journal.admit(verified(number))
+        with pytest.raises(QueueFull):
+            journal.admit(verified(100))
+
+
+def test_a_full_queue_leaves_no_transaction_open(tmp_path: Path) -> None:
+    """What is written next would not be durable: a session could run again after it was done."""
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, 1, received_at=NOW - YEARS), Closed.DONE)
+        requests = [admit(journal, number, server_id=SERVER_ID) for number in range(10, 14)]
+        assert refusal(journal, 1) is QueueFull
+        journal.close_request(requests[0], Closed.DONE)
+    with opened(tmp_path) as journal:
+        assert [request.session for request in journal.pending()] == [request.session for request in requests[1:]]
+
+
+# Rollback
+
+
+def test_a_rollback_forgets_what_was_admitted(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, 1, sent_at=NOW)
+        journal.admit(verified(2, received_at=NOW, sent_at=NOW + 50))
+        assert journal.newest_authenticated == NOW + 50
+        journal.rollback()
+        assert journal.newest_authenticated == NOW
+        assert [request.notification.notification_id for request in journal.pending()] == [1]
+        assert refusal(journal, 2) is None
+
+
+# Sessions
+
+
+def test_pending_is_in_the_order_of_arrival(tmp_path: Path) -> None:
+    ids = random.Random(5).sample(range(65_536), 40)  # noqa: S311 - an order, no secret
+    with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
+        requests = [
+            admit(journal, number, server_id=[SERVER_ID, OTHER_ID][number % 2], received_at=NOW - at)
+            for at, number in enumerate(ids)
+        ]
+        for request in requests[::3]:
+            journal.close_request(request, Closed.DONE)
+    with opened(tmp_path) as journal:
+        left = [request.notification.notification_id for request in journal.pending()]
+    assert left == [number for at, number in enumerate(ids) if at % 3]
+
+
+def test_session_numbers_are_never_used_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        last = admit(journal)
+        journal.close_request(last, Closed.DONE)
+        admit(journal, 8, received_at=NOW + REMEMBER + 1)
+    sql(tmp_path, "DELETE FROM session")
+    with opened(tmp_path) as journal:
+        assert admit(journal, 9).session == last.session + 2
+
+
+def test_attempts_survive(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        request = admit(journal)
+        journal.begin_attempt(request, 1)
+        journal.begin_attempt(request, 2)
+    with opened(tmp_path) as journal:
+        assert [request.attempts for request in journal.pending()] == [2]
+
+
+@pytest.mark.parametrize("closed", Closed)
+def test_closed_is_for_good(tmp_path: Path, closed: Closed) -> None:
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal), closed)
+        assert journal.pending() == []
+    with opened(tmp_path) as journal:
+        assert journal.pending() == []
+    assert sql(tmp_path, "SELECT state, package FROM session") == [(str(closed), None)]
+
+
+# Times
+
+
+def monotonic_wait(request: SessionRequest) -> tuple[float, float]:
+    """How long a request waits for its next try, and for its end (seconds from now)."""
+    now = time.monotonic()
+    return request.not_before - now, request.expires_at - now
+
+
+def test_a_new_request_may_start_at_once_and_expires_in_its_time(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        wait, end = monotonic_wait(admit(journal))
+    assert -5 < wait <= 0
+    assert LIMITS.expire_after - 5 < end <= LIMITS.expire_after
+
+
+def test_a_pause_survives(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        postponed = journal.postpone(admit(journal, received_at=time.time()), 1_000)
+        assert 990 < monotonic_wait(postponed)[0] <= 1_000
+    with opened(tmp_path) as journal:
+        (request,) = journal.pending()
+        assert 990 < monotonic_wait(request)[0] <= 1_000.01
+        assert monotonic_wait(request)[1] > LIMITS.expire_after - 10
+
+
+def test_a_pause_that_is_over_is_over(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, received_at=time.time())
+    sql(tmp_path, "UPDATE session SET not_before = ?", time.time() - 3)
+    with opened(tmp_path) as journal:
+        assert monotonic_wait(journal.pending()[0])[0] <= 0
+
+
+@pytest.mark.parametrize("column", ["not_before", "received_at"])
+@pytest.mark.parametrize("by", [-YEARS, YEARS, -time.time(), 1e300])
+def test_no_clock_makes_a_request_wait_longer_than_its_whole_time(tmp_path: Path, column: str, by: float) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, received_at=time.time())
+    sql(tmp_path, f"UPDATE session SET {column} = ?", time.time() + by)  # noqa: S608 - one of two words
+    with opened(tmp_path) as journal:
+        wait, end = monotonic_wait(journal.pending()[0])
+    assert -5 < wait <= LIMITS.expire_after
+    assert -5 < end <= LIMITS.expire_after
+
+
+def test_a_pause_written_by_a_clock_years_ahead_ends_before_its_request(tmp_path: Path) -> None:
+    """The clock jumps ahead while a session is postponed, and is right again at the next start."""
+    with opened(tmp_path) as journal:
+        admit(journal, received_at=time.time())
+    sql(tmp_path, "UPDATE session SET not_before = ?", time.time() + YEARS)
+    with opened(tmp_path) as journal:
+        wait, end = monotonic_wait(journal.pending()[0])
+    assert wait < end
+
+
+def test_a_request_received_before_the_clock_was_set_does_not_expire_unrun(tmp_path: Path) -> None:
+    """A device wakes in 1970, takes a notification, NTP sets its clock, dmnotid is restarted."""
+    with opened(tmp_path) as journal:
+        admit(journal, received_at=60.0, sent_at=time.time(), clock_believed=False)
+    with opened(tmp_path) as journal:
+        assert monotonic_wait(journal.pending()[0])[1] > 0
+
+
+# Forgetting
+
+
+def test_old_closed_rows_are_pruned(tmp_path: Path) -> None:
+    with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
+        for number in range(10):
+            request = admit(journal, number, received_at=NOW + number)
+            if number != 4:
+                journal.close_request(request, Closed.DONE)
+        journal.close_request(admit(journal, 20, received_at=NOW + REMEMBER), Closed.DONE)
+        assert len(journal.pending()) == 1
+    with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
+        admit(journal, 21, received_at=NOW + REMEMBER + 3_600)
+    assert [row[0] for row in sql(tmp_path, "SELECT notification_id FROM session ORDER BY 1")] == [4, 20, 21]
+
+
+def test_pruning_is_done_now_and_then(tmp_path: Path) -> None:
+    """Whatever the wall clock does: the first admission prunes, and those of the next hour don't."""
+    with opened(tmp_path) as journal:
+        later = NOW + REMEMBER
+        admit(journal, 1, received_at=later)
+        journal.close_request(admit(journal, 2, received_at=NOW + 1), Closed.DONE)
+        admit(journal, 3, received_at=later + 2 * PRUNE_EVERY)
+        rows = "SELECT count(*) FROM session WHERE notification_id = 2"
+        assert journal._database.execute(rows).fetchone() == (1,)
+    with opened(tmp_path) as journal:
+        admit(journal, 4, received_at=later + 2 * PRUNE_EVERY)
+        assert journal._database.execute(rows).fetchone() == (0,)
+
+
+def test_signed_rows_are_pruned_by_authenticated_time(tmp_path: Path) -> None:
+    """Once something newer is further ahead than `remember`, a replay is stale whatever the wall clock says."""
+    with opened(tmp_path) as journal:
+        for number, sent_at in ((1, NOW), (2, NOW + 5), (3, NOW + 1)):
+            journal.close_request(admit(journal, number, sent_at=sent_at), Closed.DONE)
+    with opened(tmp_path) as journal:
+        admit(journal, 9, server_id=OPEN_ID, received_at=NOW + YEARS)
+        assert journal.newest_authenticated == NOW + 5
+        admit(journal, 10, sent_at=NOW + REMEMBER + 5, received_at=NOW)
+    assert sql(tmp_path, "SELECT notification_id FROM session ORDER BY 1") == [(1,), (2,), (3,), (9,), (10,)], (
+        "the first admission since the start has pruned, and found nothing"
+    )
+    with opened(tmp_path) as journal:
+        admit(journal, 11, sent_at=NOW + REMEMBER, received_at=60.0, clock_believed=False)
+        assert journal.newest_authenticated == NOW + REMEMBER + 5
+    assert sql(tmp_path, "SELECT notification_id FROM session ORDER BY 1") == [(2,), (9,), (10,), (11,)]
+
+
+def test_an_unsigned_notification_does_not_forget_a_signed_one(tmp_path: Path) -> None:
+    """Were the signed one forgotten, its replay would be new to a device whose clock is lost."""
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, sent_at=NOW), Closed.DONE)
+        unsigned = verified(server_id=OPEN_ID, received_at=NOW + YEARS)._replace(server_id=SERVER_ID)
+        with pytest.raises(Duplicate):
+            journal.admit(unsigned)
+        assert journal.newest_authenticated == NOW
+
+
+def test_a_replay_is_a_duplicate_whatever_the_clock_says(tmp_path: Path) -> None:
+    """A device that starts in 1970 again and again: the same signed octets are taken once, not once a `remember`."""
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, sent_at=NOW, received_at=60.0, clock_believed=False), Closed.DONE)
+        for received_at in (61.0, 60.0 + 2 * REMEMBER, 1.0, NOW + YEARS):
+            believed = received_at >= NOW
+            assert refusal(journal, sent_at=NOW, received_at=received_at, clock_believed=believed) is Duplicate
+        assert refusal(journal, sent_at=NOW + REMEMBER + 1, received_at=NOW + REMEMBER + 2) is None
+
+
+def test_a_clock_that_was_ahead_forgets_nothing_signed(tmp_path: Path) -> None:
+    """Four days ahead for a moment, and an unsigned notification of another server comes just then."""
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, sent_at=NOW), Closed.DONE)
+    with opened(tmp_path) as journal:
+        admit(journal, 1, server_id=OPEN_ID, received_at=NOW + 4 * DAY)
+        assert refusal(journal, sent_at=NOW, received_at=NOW + 60) is Duplicate
+
+
+def test_unsigned_rows_are_dated_once_the_clock_is_believed(tmp_path: Path) -> None:
+    """Received in 1970, an unsigned notification is remembered for `remember` from the first believed time on."""
+    with opened(tmp_path) as journal:
+        request = admit(journal, server_id=OPEN_ID, received_at=60.0, clock_believed=False)
+        journal.close_request(request, Closed.DONE)
+        assert refusal(journal, server_id=OPEN_ID, received_at=NOW) is Duplicate
+        assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER) is Duplicate
+        assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None
+
+
+def test_newest_authenticated(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, 1, server_id=OPEN_ID)
+        assert journal.newest_authenticated is None
+    with opened(tmp_path) as journal:
+        admit(journal, 2, sent_at=NOW)
+        admit(journal, 3, sent_at=NOW - 100)
+        assert journal.newest_authenticated == NOW
+        admit(journal, 4, sent_at=NOW + 100, server_id=OTHER_ID)
+        assert journal.newest_authenticated == NOW + 100
+    with opened(tmp_path) as journal:
+        assert journal.newest_authenticated == NOW + 100
+
+
+# Files that can't be used
+
+
+def open_error(directory: Path) -> str:
+    before = descriptors()
+    with pytest.raises(JournalError) as caught:
+        Journal(directory, limits=LIMITS, remember=REMEMBER)
+    assert descriptors() == before
+    text = str(caught.value)
+    assert text.startswith(f"{directory / FILE_NAME}: ")
+    return text
+
+
+def test_a_second_process_is_told(tmp_path: Path) -> None:
+    with another_process(tmp_path, "") as process:
+        assert "another dmnotid holds this journal" in open_error(tmp_path)
+        process.kill()
+        process.wait()
+        with opened(tmp_path) as journal:
+            assert journal.pending() == []
+
+
+def test_a_second_journal_in_the_same_process_is_told_and_the_first_goes_on(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        with pytest.raises(JournalError, match="another dmnotid holds this journal"):
+            Journal(tmp_path, limits=LIMITS, remember=REMEMBER)
+        admit(journal)
+    assert count_rows(tmp_path) == 1
+
+
+def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal)
+    sql(tmp_path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    octets = (tmp_path / FILE_NAME).read_bytes()
+    assert f"schema {SCHEMA_VERSION + 1} was written by a newer dmnotid, {SCHEMA_VERSION} is known" in open_error(
+        tmp_path
+    )
+    assert (tmp_path / FILE_NAME).read_bytes() == octets
+
+
+def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).touch()
+    with opened(tmp_path) as journal:
+        admit(journal)
+    assert sql(tmp_path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text("not a database at all\n" * 500)
+    assert "not a database" in open_error(tmp_path)
+
+
+def test_a_database_of_others(tmp_path: Path) -> None:
+    sql(tmp_path, "CREATE TABLE session (elsewhere)")
+    assert "can't open the journal" in open_error(tmp_path)
+    assert sql(tmp_path, "SELECT sql FROM sqlite_schema") == [("CREATE TABLE session (elsewhere)",)]
+
+
+def test_a_directory_in_the_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    assert "can't open the journal: unable to open database file" in open_error(tmp_path)
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    assert "can't open the journal" in open_error(tmp_path / "missing")
+
+
+def test_a_corrupt_file_never_gives_anything_but_a_journal_error(tmp_path: Path) -> None:
+    """Random octets over a good file, 100 times: it opens, or JournalError says that it doesn't."""
+    with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
+        for number in range(30):
+            admit(journal, number, unknown=[(9, bytes(600))])
+    good, dice, refused = (tmp_path / FILE_NAME).read_bytes(), random.Random(7), 0  # noqa: S311
+    for variant in range(100):
+        directory = tmp_path / str(variant)
+        directory.mkdir()
+        octets = bytearray(good)
+        for _ in range(dice.choice([1, 10, 1_000])):
+            octets[dice.randrange(len(octets))] = dice.randrange(256)
+        (directory / FILE_NAME).write_bytes(octets)
+        try:
+            with opened(directory, limits=Limits(max_pending=100)) as journal:
+                journal.pending()
+                admit(journal, 1_000 + variant)
+        except (JournalError, Duplicate, QueueFull):
+            refused += 1
+    assert 10 < refused < 100
+
+
+@contextmanager
+def without_privileges(*directories: Path) -> Iterator[None]:
+    """Be nobody for a while; the directories above may be entered then."""
+    modes = {above: above.stat().st_mode for one in directories for above in one.parents}
+    for above, mode in modes.items():
+        above.chmod(mode | 0o011)
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for above, mode in modes.items():
+            above.chmod(mode)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be somebody else for a while")
+@pytest.mark.parametrize("what", ["directory", "file", "file-unreadable"])
+def test_permission_denied(tmp_path: Path, what: str) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    if what != "directory":
+        with opened(state) as journal:
+            admit(journal)
+        (state / FILE_NAME).chmod(0o644 if what == "file" else 0o600)
+    with without_privileges(state):
+        text = open_error(state)
+    assert "can't open the journal: " in text
+    assert "another dmnotid" not in text
+
+
+# Rows that can't be read
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("package", None),
+        ("package", b""),
+        ("package", b"\x21\x80junk"),
+        ("package", "text"),
+        ("package", 5),
+        ("received_at", "yesterday"),
+        ("received_at", b"\0"),
+        ("not_before", "tomorrow"),
+        ("clock_believed", "yes"),
+        ("attempts", "many"),
+        ("source", b"\xff"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_set_aside_alone(
+    tmp_path: Path, logged: LogLines, column: str, value: object
+) -> None:
+    with opened(tmp_path) as journal:
+        for number in range(3):
+            admit(journal, number, received_at=time.time())
+    sql(tmp_path, f"UPDATE session SET {column} = ? WHERE session = 2", value)  # noqa: S608 - one of a few words
+    with opened(tmp_path) as journal:
+        assert [request.session for request in journal.pending()] == [1, 3]
+        (line,) = logged.of("row set aside")
+        assert line["session"] == 2
+        assert line["level"] == "error"
+        assert line["problem"]
+        assert [request.session for request in journal.pending()] == [1, 3]
+        assert refusal(journal, 1, received_at=time.time()) is Duplicate, "it is set aside, not forgotten"
+    assert len(logged.of("row set aside")) == 1, "said once"
+    assert sql(tmp_path, "SELECT state FROM session WHERE session = 2") == [("unreadable",)]
+
+
+def test_an_authenticated_time_that_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, 1)
+        admit(journal, 2)
+    sql(tmp_path, "UPDATE session SET sent_at = 'junk' WHERE session = 2")
+    with opened(tmp_path) as journal:
+        assert len(journal.pending()) >= 1
+
+
+# A file that can't be written any more
+
+
+def full(journal: Journal) -> Callable[[], object]:
+    """Let the file grow no more; call what comes back, and it may again."""
+    (pages,) = journal._database.execute("PRAGMA page_count").fetchone()
+    journal._database.execute(f"PRAGMA max_page_count = {pages}")
+    return lambda: journal._database.execute("PRAGMA max_page_count = 1000000")
+
+
+def test_no_room_means_not_accepted_and_a_repeat_is_taken_later(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, 1, sent_at=NOW)
+        room_again = full(journal)
+        for _ in range(2):
+            journal_full = verified(
+                2, received_at=NOW, sent_at=NOW + 5, unknown=[(9, bytes(4_000)), (10, bytes(4_000))]
+            )
+            with pytest.raises(JournalError, match=r"can't write the journal: database or disk is full"):
+                journal.admit(journal_full)
+            journal.rollback()
+            assert journal.newest_authenticated == NOW
+        room_again()
+        assert [request.notification.notification_id for request in journal.pending()] == [1]
+        assert refusal(journal, 2) is None
+    assert count_rows(tmp_path) == 2
+
+
+def test_every_method_tells_of_a_file_that_is_closed(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        request = admit(journal)
+    for call in (
+        lambda: journal.admit(verified(8)),
+        journal.pending,
+        lambda: journal.begin_attempt(request, 1),
+        lambda: journal.postpone(request, 1),
+        lambda: journal.close_request(request, Closed.DONE),
+    ):
+        with pytest.raises(JournalError, match="closed database"):
+            call()
