@@ -24,9 +24,18 @@ INPUT_VERSION: Final = 1
 EXIT_REFUSED: Final = 78
 """EX_CONFIG: the hook refuses this session for good."""
 
+EXIT_UNKNOWN: Final = 255
+"""Taken for the exit status where the kernel doesn't tell."""
+
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_LINE_OCTETS: Final = 1_024
 MAX_OUTPUT_OCTETS: Final = 65_536
+GROUP_POLL: Final = 0.1
+"""How often it is looked whether a process group that got SIGTERM has ended (seconds)."""
+
+KILLED_AFTER: Final = 5
+"""How long the end of a process is waited for after SIGKILL (seconds)."""
+
 MAX_LINKS: Final = 40
 """How many symbolic links a hook's path may lead through: as many as the kernel follows."""
 
@@ -83,7 +92,8 @@ class Hook:
                 await run.ended.wait()
         except TimeoutError:
             await self._end(run)
-            return Outcome(Result.FAILED, f"timed out after {self.config.timeout:g} s, {describe(run.exit_code)}")
+            end = describe(run.exit_code) if run.ended.is_set() else "can't be ended: not even by SIGKILL"
+            return Outcome(Result.FAILED, f"timed out after {self.config.timeout:g} s, {end}")
         except asyncio.CancelledError:
             await self._end(run)
             raise
@@ -96,9 +106,13 @@ class Hook:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.config.kill_after):
                     await run.ended.wait()
+                    while run.group_lives():  # noqa: ASYNC110 - no event tells of a process group's end
+                        await asyncio.sleep(GROUP_POLL)
         finally:
             run.signal(signal.SIGKILL)
-        await run.ended.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KILLED_AFTER):
+                await run.ended.wait()
 
 
 class _Run:
@@ -107,6 +121,7 @@ class _Run:
     def __init__(self, process: subprocess.Popen[bytes], session: int) -> None:
         self.ended = asyncio.Event()
         self.exit_code = 0
+        self._session = session
         self._process = process
         self._loop = asyncio.get_running_loop()
         self._output = OutputLog(lambda stream, line, cut: _log_output(session, stream, line, cut=cut))
@@ -114,7 +129,7 @@ class _Run:
             self._pidfd = os.pidfd_open(process.pid)
         except OSError:
             process.kill()
-            process.communicate()
+            process.wait()
             raise
         self._loop.add_reader(self._pidfd, self._at_end)
         self._pipes: dict[str, IO[bytes]] = {}
@@ -133,26 +148,39 @@ class _Run:
         for stream in list(self._pipes):
             self._let_go(stream)
         self._output.flush()
-        if self._process.poll() is None:  # only where the wait itself was broken off
-            self.signal(signal.SIGKILL)
-            self._process.wait()
+        if self._process.poll() is None:
+            self._kill()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process group; the leader is not reaped before its group had its signals."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
+    def _kill(self) -> None:
+        """End what is still there where the wait for it was broken off; blocks for a fifth of a second at most."""
+        self.signal(signal.SIGKILL)
+        try:
+            self._process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            # Another user's, or stuck in the kernel. subprocess reaps it when another hook is started.
+            logger.error("hook can't be ended", session=self._session, pid=self._process.pid)
+
+    def group_lives(self) -> bool:
+        """Tell whether anything of the process group is left that has not ended."""
+        return any(_is_alive_in(stat_file, self._process.pid) for stat_file in Path("/proc").glob("[0-9]*/stat"))
+
     def _at_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
-        if status is not None:
-            self.exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
-        # What the hook wrote is in its pipes by now; a child of it that still holds them delays nothing.
-        for stream in list(self._pipes):
-            for _ in range(MAX_OUTPUT_OCTETS // _CHUNK):
-                if not self._at_output(stream):
-                    break
-        self.ended.set()
+        self.exit_code = _exit_code(self._pidfd)
+        self._drain(MAX_OUTPUT_OCTETS // _CHUNK)
+
+    def _drain(self, chunks: int) -> None:
+        """Take what the hook left in its pipes, a chunk at a time; a child that still holds them delays nothing."""
+        more = [self._at_output(stream) for stream in list(self._pipes)]
+        if any(more) and chunks:
+            self._loop.call_soon(self._drain, chunks - 1)
+        else:
+            self.ended.set()
 
     def _at_output(self, stream: str) -> bool:
         try:
@@ -170,8 +198,31 @@ class _Run:
             self._loop.remove_reader(pipe.fileno())
 
 
+def _exit_code(pidfd: int) -> int:
+    """Return how the process ended (a signal's number below 0) and leave it to be reaped."""
+    try:
+        status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:  # somebody ignores SIGCHLD: its end is known, how it ended is not
+        return EXIT_UNKNOWN
+    if status is None:
+        return EXIT_UNKNOWN
+    return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
+def _is_alive_in(stat_file: Path, group: int) -> bool:
+    """Read /proc/PID/stat: state, parent and process group stand behind the name and its last parenthesis."""
+    try:
+        state, _parent, pgrp = stat_file.read_bytes().rpartition(b")")[2].split()[:3]
+    except (OSError, ValueError):  # gone since
+        return False
+    return int(pgrp) == group and state not in (b"Z", b"X")
+
+
 class OutputLog:
-    """Cuts a hook's output into lines: a line at 1 KiB, a run at 64 KiB. Never holds more than one line a stream."""
+    """Cuts a hook's output into lines: a line at 1 KiB, a run at 64 KiB; empty lines are left out.
+
+    Never holds more than one line a stream.
+    """
 
     def __init__(self, emit: Callable[[str, str, bool], None]) -> None:
         """`emit` gets the stream's name, the line as text, and whether the line was cut."""
@@ -209,8 +260,9 @@ class OutputLog:
             self._cut[stream] = True
 
     def _finish(self, stream: str) -> None:
-        line = self._lines[stream]
-        self._emit(stream, line.decode("utf-8", "backslashreplace"), self._cut.pop(stream, False))
+        line, cut = self._lines[stream], self._cut.pop(stream, False)
+        if line:
+            self._emit(stream, line.decode("utf-8", "backslashreplace"), cut)
         line.clear()
 
 

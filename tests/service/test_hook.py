@@ -1,0 +1,760 @@
+"""One run of the session starter: real processes, each row of hook.md."""
+
+import asyncio
+import json
+import os
+import pwd
+import re
+import signal
+import socket
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmnotid.config import HookConfig
+from dmnotid.errors import HookError
+from dmnotid.policy.sessions import Connection, Outcome, Result, SessionRequest, SessionStart
+from dmnotid.service.hook import (
+    EXIT_REFUSED,
+    INPUT_VERSION,
+    MAX_LINE_OCTETS,
+    MAX_LINKS,
+    MAX_OUTPUT_OCTETS,
+    Hook,
+    OutputLog,
+    build_input,
+    check_trusted,
+)
+from dmnotid.wire.notification import MAX_OPTION_LENGTH, ConnectionType, decode_notification
+from tests.service.support import (
+    IS_ROOT,
+    OPEN_ID,
+    SERVER_ID,
+    LogLines,
+    Recorder,
+    descriptors,
+    eventually,
+    is_alive,
+    package,
+    wait_until,
+    write_script,
+)
+
+SENT_AT = 1_800_000_000
+RECEIVED_AT = 1_800_000_001.23449
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
+
+
+def start(*, attempt: int = 2, connection: Connection | None = None, **more: Any) -> SessionStart:  # noqa: ANN401
+    """Make a try as the dispatcher does."""
+    octets = package(more.pop("notification_id", 4_661), **{"sent_at": SENT_AT, **more})
+    notification = decode_notification(octets)
+    server_id = notification.server_id or SERVER_ID
+    request = SessionRequest(12, server_id, notification, "192.0.2.1:40000", RECEIVED_AT, 1, 0.0, 1e9)
+    return SessionStart(request, connection or Connection(ConnectionType.WIRELESS, "wlan0"), attempt)
+
+
+RICH: dict[str, Any] = {
+    "preferred": [ConnectionType.WIRELESS, ConnectionType.MOBILE, ConnectionType.ANY],
+    "requested_mos": [1, 2, 65_535],
+    "cached_mos": [(3, bytes.fromhex("deadbeef")), (0, bytes(4))],
+    "unknown": [(6, b""), (9, b"\0\xff")],
+}
+
+
+def config(command: list[str], **more: Any) -> HookConfig:  # noqa: ANN401
+    return HookConfig(tuple(command), **{"timeout": 60.0, "kill_after": 60.0, **more})
+
+
+async def run(file: Path | list[str], try_: SessionStart | None = None, **more: Any) -> Outcome:  # noqa: ANN401
+    """Run a hook to its end."""
+    command = file if isinstance(file, list) else [str(file)]
+    return await Hook(config(command, **more)).run(try_ or start())
+
+
+def output(logged: LogLines, stream: str = "stdout") -> list[str]:
+    return [line["line"] for line in logged.of("hook output") if line["stream"] == stream]
+
+
+# What it is told
+
+
+async def test_arguments_environment_and_input_are_exactly_those_of_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_DAEMON", "never handed on")
+    monkeypatch.setenv("PATH", "/nowhere:" + os.environ["PATH"])
+    recorder = Recorder(tmp_path)
+    arguments = [
+        "--server={server_id}",
+        "{notification_id}/{connection}/{interface}/{attempt}",
+        "{other} {{x}}",
+        "",
+        "a b",
+    ]
+    outcome = await run(recorder.command + arguments, start(**RICH), environment={"DM_PROFILE": "ad hoc", "LANG": "C"})
+    assert outcome == Outcome(Result.DONE, "exit 0")
+    (found,) = recorder.runs
+    assert found["argv"] == [
+        *recorder.command, "--server=dm.example", "4661/wireless/wlan0/2", "{other} {{x}}", "", "a b",
+    ]  # fmt: skip
+    assert found["environment"] == {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C",
+        "HOME": pwd.getpwuid(os.geteuid()).pw_dir,
+        "DM_PROFILE": "ad hoc",
+        "DMNOTID_SERVER_ID": "dm.example",
+        "DMNOTID_NOTIFICATION_ID": "4661",
+        "DMNOTID_CONNECTION": "wireless",
+        "DMNOTID_INTERFACE": "wlan0",
+        "DMNOTID_PREFERRED": "wireless mobile any",
+        "DMNOTID_REQ_MO": "1 2 65535",
+        "DMNOTID_REQ_MO_CV": "3:deadbeef 0:00000000",
+        "DMNOTID_SENT_AT": "1800000000",
+        "DMNOTID_RECEIVED_AT": "1800000001.234",
+        "DMNOTID_SIGNED": "1",
+        "DMNOTID_SOURCE": "192.0.2.1:40000",
+        "DMNOTID_ATTEMPT": "2",
+        "DMNOTID_SESSION": "12",
+    }
+    assert found["stdin"].endswith("}\n")
+    assert found["stdin"].count("\n") == 1
+    assert json.loads(found["stdin"]) == {
+        "version": INPUT_VERSION,
+        "session": 12,
+        "attempt": 2,
+        "server_id": "dm.example",
+        "notification_id": 4661,
+        "connection": "wireless",
+        "interface": "wlan0",
+        "preferred_connections": ["wireless", "mobile", "any"],
+        "requested_mos": [1, 2, 65_535],
+        "cached_mos": [[3, "deadbeef"], [0, "00000000"]],
+        "unknown_options": [[6, ""], [9, "00ff"]],
+        "sent_at": SENT_AT,
+        "received_at": 1_800_000_001.234,
+        "signed": True,
+        "source": "192.0.2.1:40000",
+    }
+    assert found["cwd"] == "/"
+    assert found["group"] == found["pid"], "it leads a process group of its own"
+    assert found["descriptors"][:3] == [0, 1, 2]
+    assert len(found["descriptors"]) == 4, "and the one that lists them: nothing of the daemon's is handed on"
+
+
+async def test_what_an_unsigned_notification_without_options_tells(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    await run(recorder.command, start(attempt=1, server_id=OPEN_ID, connection=Connection(ConnectionType.ANY, "lo")))
+    (found,) = recorder.runs
+    told = {key: value for key, value in found["environment"].items() if key.startswith("DMNOTID_")}
+    assert len(told) == 13
+    assert {key for key, value in told.items() if not value} == {
+        f"DMNOTID_{name}" for name in ("PREFERRED", "REQ_MO", "REQ_MO_CV", "SENT_AT")
+    }
+    assert (told["DMNOTID_SIGNED"], told["DMNOTID_CONNECTION"], told["DMNOTID_ATTEMPT"]) == ("0", "any", "1")
+    assert found["environment"]["LANG"] == "C.UTF-8"
+    facts = json.loads(found["stdin"])
+    assert (facts["sent_at"], facts["signed"], facts["connection"]) == (None, False, "any")
+    assert facts["preferred_connections"] == facts["requested_mos"] == facts["cached_mos"] == []
+    assert facts["unknown_options"] == []
+
+
+async def test_a_placeholder_is_replaced_once_and_by_nothing_that_a_shell_would_read(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    nasty = "{attempt} $(id) 'x' \N{SNOWMAN}"
+    interface = Connection(ConnectionType.MOBILE, "{server_id}")
+    await run(
+        [*recorder.command, "{server_id}", "{interface}"],
+        start(server_id=nasty, secret=b"x" * 16, connection=interface),
+    )
+    (found,) = recorder.runs
+    assert found["argv"][1:] == [nasty, "{server_id}"]
+    assert found["environment"]["DMNOTID_SERVER_ID"] == nasty
+    assert json.loads(found["stdin"])["server_id"] == nasty
+
+
+def big() -> SessionStart:
+    """Make a notification as large as one can be: its JSON is larger than a pipe holds."""
+    return start(unknown=[(number, os.urandom(MAX_OPTION_LENGTH)) for number in range(6, 22)])
+
+
+async def test_input_larger_than_a_pipe_arrives_whole(tmp_path: Path) -> None:
+    recorder, try_ = Recorder(tmp_path), big()
+    assert len(build_input(try_)) > 2 * 65_536
+    assert (await run(recorder.command, try_)).result is Result.DONE
+    assert recorder.runs[0]["stdin"] == build_input(try_)
+
+
+async def test_input_that_nobody_reads_delays_nothing(tmp_path: Path) -> None:
+    async with asyncio.timeout(30):
+        assert await run(write_script(tmp_path / "hook", "exit 0"), big()) == Outcome(Result.DONE, "exit 0")
+        outcome = await run(write_script(tmp_path / "hook2", "exec <&-; exit 5"), big())
+    assert outcome == Outcome(Result.FAILED, "exit 5")
+
+
+# How it ends
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("exit 0", Outcome(Result.DONE, "exit 0")),
+        (f"exit {EXIT_REFUSED}", Outcome(Result.REFUSED, "exit 78")),
+        ("exit 1", Outcome(Result.FAILED, "exit 1")),
+        ("exit 255", Outcome(Result.FAILED, "exit 255")),
+        ("kill -KILL $$", Outcome(Result.FAILED, "killed by SIGKILL")),
+        ("kill -HUP $$", Outcome(Result.FAILED, "killed by SIGHUP")),
+        (f"kill -{signal.SIGRTMIN + 3} $$", Outcome(Result.FAILED, f"killed by signal {signal.SIGRTMIN + 3}")),
+        ("exec 1>&- 2>&-; exit 0", Outcome(Result.DONE, "exit 0")),
+        ("exec 1>&- 2>&-; exec sh -c 'exit 9'", Outcome(Result.FAILED, "exit 9")),
+    ],
+)
+async def test_outcomes(tmp_path: Path, text: str, outcome: Outcome) -> None:
+    assert EXIT_REFUSED == 78
+    assert await run(write_script(tmp_path / "hook", text)) == outcome
+
+
+def missing(directory: Path) -> Path:
+    return directory / "missing"
+
+
+def not_executable(directory: Path) -> Path:
+    return write_script(directory / "hook", "exit 0", mode=0o644)
+
+
+def bad_interpreter(directory: Path) -> Path:
+    return write_script(directory / "hook", "#!/nonexistent/interpreter\n")
+
+
+def no_program(directory: Path) -> Path:
+    return write_script(directory / "hook", "#!\nexit 0")
+
+
+def a_directory(directory: Path) -> Path:
+    return directory
+
+
+def a_socket(directory: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(directory / "s"))
+    (directory / "s").chmod(0o755)
+    return directory / "s"
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (missing, "missing: No such file or directory"),
+        (not_executable, "hook: not executable"),
+        (bad_interpreter, "No such file or directory"),
+        (no_program, ""),
+        (a_directory, "not a regular file"),
+        (a_socket, "not a regular file"),
+    ],
+)
+async def test_what_cannot_be_started_is_a_failed_try(
+    tmp_path: Path, logged: LogLines, make: Callable[[Path], Path], why: str
+) -> None:
+    file = make(tmp_path)
+    await run(write_script(tmp_path / "warm", "exit 0"))
+    before = descriptors()
+    outcome = await run(file)
+    assert outcome.result is Result.FAILED
+    assert outcome.detail.startswith(f"not started: {file}")
+    assert why in outcome.detail
+    (line,) = logged.of("hook not started")
+    assert (line["level"], line["session"]) == ("error", 12)
+    assert line["problem"] in outcome.detail
+    assert descriptors() == before
+
+
+# Trust
+
+
+def refusal(file: Path) -> tuple[str | None, str]:
+    """Return the component and the sentence of a refusal; nothing of either where the file is trusted."""
+    try:
+        check_trusted(file)
+    except HookError as error:
+        return error.component, str(error)
+    return None, ""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A file three directories down: each of them a place where somebody may have put something."""
+    file = tmp_path / "a" / "b" / "hook"
+    file.parent.mkdir(parents=True, mode=0o755)
+    return write_script(file, "exit 0")
+
+
+def test_a_file_of_our_own_is_trusted(tree: Path) -> None:
+    assert refusal(tree) == (None, "")
+    check_trusted(Path("/bin/true"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "by"), [(0o775, "its group"), (0o757, "others"), (0o777, "others"), (0o1775, "its group")]
+)
+@pytest.mark.parametrize("up", [0, 1, 2])
+async def test_what_others_can_write_is_not_run(tree: Path, mode: int, by: str, up: int) -> None:
+    component = [tree, *tree.parents][up]
+    component.chmod(mode)
+    if up and mode & 0o1000 and IS_ROOT:
+        assert refusal(tree) == (None, ""), "a sticky directory of root's passes"
+        return
+    assert refusal(tree) == (str(component), f"{component}: writable by {by}")
+    assert await run(tree) == Outcome(Result.FAILED, f"not started: {component}: writable by {by}")
+    component.chmod(0o755)
+    assert (await run(tree)).result is Result.DONE, "it is looked at before each run"
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("mode", [0o1777, 0o1775, 0o3777])
+def test_a_sticky_directory_of_root_passes(tree: Path, mode: int) -> None:
+    tree.parent.chmod(mode)
+    assert refusal(tree) == (None, "")
+
+
+@pytest.mark.root
+@needs_root
+def test_a_sticky_directory_of_somebody_else_does_not(tree: Path) -> None:
+    tree.parent.chmod(0o1777)
+    os.chown(tree.parent, 65_534, -1)
+    assert refusal(tree)[0] == str(tree.parent)
+
+
+@pytest.mark.root
+@needs_root
+def test_a_sticky_directory_of_the_daemons_own_user_does_not_pass_either(tree: Path) -> None:
+    """What is shared safely by its stickiness is a temporary directory of root's, and no other."""
+    modes = {above: above.stat().st_mode for above in tree.parent.parents}
+    for above, mode in modes.items():
+        above.chmod(mode | 0o011)
+    tree.parent.chmod(0o1777)
+    os.chown(tree.parent, 65_534, -1)
+    os.seteuid(65_534)
+    try:
+        assert refusal(tree) == (str(tree.parent), f"{tree.parent}: writable by others")
+    finally:
+        os.seteuid(0)
+        for above, mode in modes.items():
+            above.chmod(mode)
+
+
+def test_a_sticky_file_is_no_directory(tree: Path) -> None:
+    tree.chmod(0o1777)
+    assert refusal(tree) == (str(tree), f"{tree}: writable by others")
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("up", [0, 1, 2])
+async def test_what_belongs_to_somebody_else_is_not_run(tree: Path, up: int) -> None:
+    component = [tree, *tree.parents][up]
+    os.chown(component, 65_534, -1)
+    text = f"{component}: belongs to user 65534, only root and the daemon's own user are trusted"
+    assert refusal(tree) == (str(component), text)
+    assert await run(tree) == Outcome(Result.FAILED, f"not started: {text}")
+
+
+@pytest.mark.root
+@needs_root
+def test_a_group_does_not_matter_that_may_not_write(tree: Path) -> None:
+    os.chown(tree, -1, 65_534)
+    os.chown(tree.parent, -1, 65_534)
+    assert refusal(tree) == (None, "")
+
+
+@pytest.mark.root
+@needs_root
+def test_the_daemons_own_user_is_trusted_and_so_is_root(tree: Path) -> None:
+    modes = {above: above.stat().st_mode for above in tree.parents}
+    for above, mode in modes.items():
+        above.chmod(mode | 0o011)
+    os.chown(tree, 65_534, -1)
+    os.seteuid(65_534)
+    try:
+        assert refusal(tree) == (None, "")
+        assert refusal(Path("/bin/true")) == (None, "")
+    finally:
+        os.seteuid(0)
+        for above, mode in modes.items():
+            above.chmod(mode)
+
+
+def test_links_are_followed_and_each_target_is_checked(tree: Path, tmp_path: Path) -> None:
+    last = tmp_path / "last"
+    last.symlink_to("a/b")
+    first = tmp_path / "first"
+    first.symlink_to(last)
+    file = first / "hook"
+    assert refusal(file) == (None, "")
+    tree.parent.chmod(0o777)
+    assert refusal(file) == (str(tree.parent), f"{tree.parent}: writable by others")
+    tree.parent.chmod(0o755)
+    tree.chmod(0o775)
+    assert refusal(file) == (str(tree), f"{tree}: writable by its group")
+    tree.chmod(0o755)
+    assert refusal(file) == (None, "")
+    hook = tmp_path / "hook"
+    hook.symlink_to(tree)
+    assert refusal(hook) == (None, "")
+    tree.chmod(0o644)
+    assert refusal(hook) == (str(tree), f"{tree}: not executable")
+
+
+@pytest.mark.root
+@needs_root
+def test_a_link_of_somebody_else_is_not_followed(tree: Path, tmp_path: Path) -> None:
+    """In a sticky directory anybody can make one."""
+    link = tmp_path / "link"
+    link.symlink_to(tree)
+    os.chown(link, 65_534, -1, follow_symlinks=False)
+    assert refusal(link)[0] == str(link)
+    assert "belongs to user 65534" in refusal(link)[1]
+
+
+def test_a_directory_that_a_link_passes_through_is_checked(tree: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("beside/../a/b/hook")
+    assert refusal(link) == (None, "")
+    beside.chmod(0o777)
+    assert refusal(link)[0] == str(beside)
+    assert tree.exists()
+
+
+def test_two_dots_behind_a_link_are_those_of_its_target(tree: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tree.parent)
+    write_script(tree.parent.parent / "other", "exit 0", mode=0o775)
+    assert refusal(link / ".." / "other")[0] == str(tree.parent.parent / "other")
+    assert refusal(tmp_path / "a" / "b" / ".." / ".." / "a" / "b" / "hook") == (None, "")
+    assert refusal(Path("/../..") / tree.relative_to("/")) == (None, "")
+
+
+@pytest.mark.parametrize("count", [MAX_LINKS, MAX_LINKS + 1])
+def test_as_many_links_as_the_kernel_follows(tree: Path, tmp_path: Path, count: int) -> None:
+    target = tree
+    for number in range(count):
+        link = tmp_path / f"link{number}"
+        link.symlink_to(target)
+        target = link
+    if count <= MAX_LINKS:
+        assert refusal(target) == (None, "")
+        assert os.access(target, os.X_OK)
+    else:
+        assert refusal(target) == (str(target), f"{target}: more than 40 symbolic links")
+        assert not os.access(target, os.X_OK)
+
+
+def test_a_circle_of_links(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    assert "more than 40 symbolic links" in refusal(tmp_path / "one")[1]
+
+
+@pytest.mark.parametrize("path", ["hook", "./hook", "../hook", ""])
+def test_a_relative_path_is_refused(path: str) -> None:
+    assert refusal(Path(path)) == (str(Path(path)), f"{Path(path)}: not an absolute path")
+
+
+def test_a_path_through_a_file_or_a_dangling_link(tree: Path, tmp_path: Path) -> None:
+    assert refusal(tree / "x") == (str(tree / "x"), f"{tree / 'x'}: Not a directory")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert refusal(tmp_path / "dangling") == (
+        str(tmp_path / "nowhere"),
+        f"{tmp_path / 'nowhere'}: No such file or directory",
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/bin", "/bin/..", "/dev/null"])
+def test_what_is_no_regular_file(path: str) -> None:
+    assert "not a regular file" in refusal(Path(path))[1] or "writable by others" in refusal(Path(path))[1]
+
+
+# What it says
+
+
+def children() -> list[int]:
+    """Return the processes that this one has started and not asked about."""
+    return [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+
+
+async def test_both_streams_are_logged_line_by_line(tmp_path: Path, logged: LogLines) -> None:
+    text = "echo one; echo two >&2; printf 'three\\nfour'; printf five >&2; echo; printf '\\033[31m\\000\\377\\n'"
+    assert (await run(write_script(tmp_path / "hook", text))).result is Result.DONE
+    assert output(logged) == ["one", "three", "four", "\x1b[31m\0\\xff"]
+    assert output(logged, "stderr") == ["two", "five"]
+    lines = logged.of("hook output")
+    assert {line["session"] for line in lines} == {12}
+    assert {line["level"] for line in lines} == {"info"}
+    assert all("cut" not in line for line in lines)
+
+
+async def test_output_comes_while_the_hook_runs(tmp_path: Path, logged: LogLines) -> None:
+    text = f"echo started; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo ended"
+    task = asyncio.create_task(run(write_script(tmp_path / "hook", text)))
+    await eventually(lambda: output(logged) == ["started"])
+    assert not task.done()
+    (tmp_path / "go").touch()
+    assert (await task).result is Result.DONE
+    assert output(logged) == ["started", "ended"]
+
+
+async def test_what_is_in_the_pipes_at_the_end_is_logged_too(tmp_path: Path, logged: LogLines) -> None:
+    text = "seq 1 6000; seq 1 6000 >&2"
+    task = asyncio.create_task(run(write_script(tmp_path / "hook", text)))
+    await asyncio.sleep(0)
+    wait_until(lambda: children() and not any(map(is_alive, children())))  # the loop has no turn meanwhile
+    assert logged.of("hook output") == []
+    assert (await task).result is Result.DONE
+    assert output(logged) == output(logged, "stderr") == [str(number) for number in range(1, 6_001)]
+
+
+async def test_a_long_line_is_cut(tmp_path: Path, logged: LogLines) -> None:
+    text = f"head -c {MAX_LINE_OCTETS} /dev/zero | tr '\\0' x; echo; head -c 5000 /dev/zero | tr '\\0' y; echo; echo z"
+    await run(write_script(tmp_path / "hook", text))
+    lines = logged.of("hook output")
+    assert [line["line"] for line in lines] == ["x" * 1_024, "y" * 1_024, "z"]
+    assert [line.get("cut") for line in lines] == [None, True, None]
+
+
+async def test_a_run_is_cut_and_that_is_said_once(tmp_path: Path, logged: LogLines) -> None:
+    text = "for n in 1 2; do yes 123456789012345 | head -n 6000; yes abcdefg | head -n 3000 >&2; done; exit 3"
+    assert await run(write_script(tmp_path / "hook", text)) == Outcome(Result.FAILED, "exit 3")
+    said = [line for line in logged.of("hook output") if "output ends here" in line["line"]]
+    assert len(said) == 1
+    assert said[0]["line"] == "output ends here: 65536 octets of one run are logged"
+    assert said[0]["cut"] is True
+    assert logged.of("hook output")[-1] == said[0]
+    octets = sum(len(line["line"]) + 1 for line in logged.of("hook output")[:-1])
+    assert MAX_OUTPUT_OCTETS - 32 <= octets <= MAX_OUTPUT_OCTETS + 2
+    logged.truncate(0)
+    await run(write_script(tmp_path / "hook2", "echo again"))
+    assert output(logged) == ["again"], "each run has its own bound"
+
+
+async def test_a_flood_is_neither_held_nor_held_up(tmp_path: Path, logged: LogLines) -> None:
+    text = "head -c 30000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 0"
+    file = write_script(tmp_path / "hook", text)
+    await run(file)
+    tracemalloc.start()
+    try:
+        assert await run(file) == Outcome(Result.DONE, "exit 0")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(logged.getvalue()) < 100_000
+
+
+def emitted(*fed: tuple[str, bytes]) -> list[tuple[str, str, bool]]:
+    lines: list[tuple[str, str, bool]] = []
+    log = OutputLog(lambda stream, line, cut: lines.append((stream, line, cut)))
+    for stream, octets in fed:
+        log.feed(stream, octets)
+    log.flush()
+    log.flush()
+    return lines
+
+
+def test_lines_are_put_together_from_pieces_and_empty_ones_left_out() -> None:
+    pieces = [("stdout", b"a"), ("stderr", b"x"), ("stdout", b"b\n\nc"), ("stderr", b"y\n"), ("stdout", b"\xe2\x98")]
+    assert emitted(*pieces, ("stdout", b"\x83")) == [
+        ("stdout", "ab", False),
+        ("stderr", "xy", False),
+        ("stdout", "c\u2603", False),
+    ]
+
+
+@pytest.mark.parametrize("size", [1_000, MAX_OUTPUT_OCTETS - 1, MAX_OUTPUT_OCTETS + 1, 3 * MAX_OUTPUT_OCTETS])
+def test_the_bound_of_a_run_is_exact(size: int) -> None:
+    octets = b"123456789\n" * 20_000
+    pieces = [octets[at : at + size] for at in range(0, len(octets), size)]
+    lines = emitted(*[("stdout", piece) for piece in pieces])
+    assert "".join(f"{line}\n" for _, line, _ in lines[:-1]) == octets[:MAX_OUTPUT_OCTETS].decode() + "\n"
+    assert lines[-1] == ("stdout", "output ends here: 65536 octets of one run are logged", True)
+
+
+def test_nothing_fed_nothing_said() -> None:
+    assert emitted() == []
+    assert emitted(("stdout", b"")) == []
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000, 4_096])
+def test_cuts_do_not_depend_on_the_pieces(size: int) -> None:
+    octets = b"x" * 1_024 + b"\n" + b"y" * 1_025 + b"\n" + b"z" * 3_000
+    lines = emitted(*[("stdout", octets[at : at + size]) for at in range(0, len(octets), size)])
+    assert lines == [
+        ("stdout", "x" * 1_024, False), ("stdout", "y" * 1_024, True), ("stdout", "z" * 1_024, True),
+    ]  # fmt: skip
+
+
+# Time-outs, groups and what is left behind
+
+CHILDREN = "echo $$ $! > {pids}.new; mv {pids}.new {pids}"
+
+
+def is_reaped(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def pids_of(file: Path) -> list[int]:
+    return [int(word) for word in file.read_text().split()]
+
+
+@pytest.fixture
+def pids(tmp_path: Path) -> Iterator[Path]:
+    """A file for the process ids of a hook and its child; what of them still runs at the end is killed."""
+    file = tmp_path / "pids"
+    yield file
+    if file.exists():
+        for pid in pids_of(file):
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_time_out_ends_the_whole_group_by_term(tmp_path: Path, pids: Path) -> None:
+    text = f"sleep 1000 & {CHILDREN.format(pids=pids)}; wait"
+    outcome = await run(write_script(tmp_path / "hook", text), timeout=0.3)
+    assert outcome == Outcome(Result.FAILED, "timed out after 0.3 s, killed by SIGTERM")
+    leader, child = pids_of(pids)
+    assert is_reaped(leader), "reaped"
+    await eventually(lambda: not is_alive(child))
+
+
+async def test_what_ignores_term_is_killed(tmp_path: Path, pids: Path) -> None:
+    text = f"trap '' TERM; sleep 1000 & {CHILDREN.format(pids=pids)}; while :; do sleep 0.05; done"
+    outcome = await run(write_script(tmp_path / "hook", text), timeout=0.3, kill_after=0.1)
+    assert outcome == Outcome(Result.FAILED, "timed out after 0.3 s, killed by SIGKILL")
+    leader, child = pids_of(pids)
+    assert is_reaped(leader)
+    await eventually(lambda: not is_alive(child))
+
+
+async def test_a_child_that_ignores_term_is_killed_too(tmp_path: Path, pids: Path) -> None:
+    text = f"(trap '' TERM; exec sleep 1000) & {CHILDREN.format(pids=pids)}; wait"
+    await run(write_script(tmp_path / "hook", text), timeout=0.5, kill_after=0.1)
+    await eventually(lambda: not is_alive(pids_of(pids)[1]))
+
+
+async def test_a_hook_that_tidies_up_after_term_may_say_how_it_went(tmp_path: Path, logged: LogLines) -> None:
+    text = "trap 'echo tidy; exit 7' TERM; while :; do sleep 0.02; done"
+    outcome = await run(write_script(tmp_path / "hook", text), timeout=0.3)
+    assert outcome == Outcome(Result.FAILED, "timed out after 0.3 s, exit 7")
+    assert output(logged) == ["tidy"]
+
+
+async def test_the_group_has_kill_after_to_tidy_up(tmp_path: Path, pids: Path) -> None:
+    """A shell script that waits for its DM client: the shell ends at once, the client says good-bye to its server."""
+    tidy = f"trap 'sleep 0.2; touch {tmp_path}/tidy; exit 0' TERM; while :; do sleep 0.02; done"
+    text = f"{write_script(tmp_path / 'client', tidy)} & {CHILDREN.format(pids=pids)}; wait"
+    outcome = await run(write_script(tmp_path / "hook", text), timeout=0.5)
+    assert outcome.detail == "timed out after 0.5 s, killed by SIGTERM"
+    await eventually(lambda: not is_alive(pids_of(pids)[1]))
+    assert (tmp_path / "tidy").exists()
+
+
+async def test_a_grandchild_that_holds_the_output_delays_nothing(tmp_path: Path, pids: Path, logged: LogLines) -> None:
+    text = f"sleep 1000 & {CHILDREN.format(pids=pids)}; echo done; exit 0"
+    async with asyncio.timeout(30):
+        assert await run(write_script(tmp_path / "hook", text)) == Outcome(Result.DONE, "exit 0")
+    leader, child = pids_of(pids)
+    assert is_alive(child), "neither waited for nor killed"
+    assert is_reaped(leader)
+    assert output(logged) == ["done"]
+
+
+async def test_a_grandchild_that_floods_the_output_delays_nothing(tmp_path: Path, pids: Path) -> None:
+    text = f"yes & {CHILDREN.format(pids=pids)}; sleep 0.05; exit 0"
+    async with asyncio.timeout(30):
+        assert await run(write_script(tmp_path / "hook", text)) == Outcome(Result.DONE, "exit 0")
+
+
+async def test_cancelling_ends_the_group(tmp_path: Path, pids: Path) -> None:
+    text = f"sleep 1000 & {CHILDREN.format(pids=pids)}; wait"
+    task = asyncio.create_task(run(write_script(tmp_path / "hook", text)))
+    await eventually(pids.exists)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    leader, child = pids_of(pids)
+    assert is_reaped(leader)
+    await eventually(lambda: not is_alive(child))
+
+
+async def test_cancelling_gives_time_to_tidy_up(tmp_path: Path, logged: LogLines) -> None:
+    text = "trap 'sleep 0.1; echo tidy; exit 0' TERM; echo ready; while :; do sleep 0.02; done"
+    task = asyncio.create_task(run(write_script(tmp_path / "hook", text)))
+    await eventually(lambda: output(logged) == ["ready"])
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert output(logged) == ["ready", "tidy"]
+
+
+async def test_cancelling_twice_kills_what_ignores_term(tmp_path: Path, pids: Path) -> None:
+    text = f"trap '' TERM; sleep 1000 & {CHILDREN.format(pids=pids)}; while :; do sleep 0.05; done"
+    task = asyncio.create_task(run(write_script(tmp_path / "hook", text)))
+    await eventually(pids.exists)
+    task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    leader, child = pids_of(pids)
+    assert is_reaped(leader)
+    await eventually(lambda: not is_alive(child))
+
+
+async def test_nothing_is_left_open_and_no_zombie_either(tmp_path: Path, pids: Path) -> None:
+    scripts = [
+        "exit 0",
+        "exit 3",
+        "kill -KILL $$",
+        "head -c 200000 /dev/zero",
+        "exec 1>&- 2>&-; exit 0",
+        f"sleep 1000 & {CHILDREN.format(pids=pids)}",
+        "exec sleep 1000",
+    ]
+    files = [write_script(tmp_path / f"hook{number}", text) for number, text in enumerate(scripts)]
+    await run(files[0])
+    before = descriptors()
+    for file in files:
+        await run(file, timeout=0.3)
+    assert descriptors() == before
+    assert [pid for pid in children() if not is_alive(pid)] == []
+
+
+async def test_several_hooks_at_once(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(
+        tmp_path, "print(environment['DMNOTID_ATTEMPT']); sys.exit(int(environment['DMNOTID_ATTEMPT']))"
+    )
+    hook = Hook(config(recorder.command))
+    outcomes = await asyncio.gather(*(hook.run(start(attempt=number)) for number in range(1, 9)))
+    assert [outcome.detail for outcome in outcomes] == [f"exit {number}" for number in range(1, 9)]
+    assert sorted(output(logged)) == [str(number) for number in range(1, 9)]
+
+
+async def test_the_loop_goes_on_while_a_hook_runs(tmp_path: Path) -> None:
+    task = asyncio.create_task(run(write_script(tmp_path / "hook", "sleep 0.2")))
+    turns = 0
+    while not task.done():
+        turns += 1
+        await asyncio.sleep(0.001)
+    assert turns > 10
+    assert (await task).result is Result.DONE
+
+
+def test_the_documented_example_of_the_input_has_the_keys_that_the_hook_gets() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "hook.md").read_text(encoding="utf-8")
+    example = re.search(r'\{"version".*?\}', page, re.DOTALL)
+    assert example is not None
+    assert list(json.loads(example[0])) == list(json.loads(build_input(start())))
