@@ -16,6 +16,8 @@ EXIT_OK: Final = 0
 EXIT_PROBLEM: Final = 1
 EXIT_INTERRUPTED: Final = 128 + 2
 
+_STANDARD_ERROR: Final = 2
+
 COMMANDS: Final = {
     "run": "receive notifications and start DM sessions",
     "check": "check a configuration and show what it means here",
@@ -60,9 +62,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _prepare_streams() -> None:
-    """Make the standard streams fit for anything: a closed one leads nowhere, and what can't be shown is escaped."""
+    """Make the standard streams fit for anything: none of their numbers is free, and what can't be shown is escaped."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass  # a socket that got such a number would be taken for a stream
+    os.close(descriptor)
     if sys.stdout is None:
-        sys.stdout = open("/dev/full", "w")  # noqa: PTH123, SIM115 - closed: what is said there must not seem heard
+        sys.stdout = open("/dev/full", "w")  # noqa: PTH123, SIM115 - what is said there must not seem heard
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):

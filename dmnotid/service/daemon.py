@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,9 @@ from dmnotid.service.log import DiscardLog, logger
 Observe = Callable[[Datagram], None]
 
 STATE_MODE: Final = 0o700
+
+DRAIN: Final = 1.0
+"""How long a stop takes what waits in the socket buffers (seconds): a flood must not keep the daemon from it."""
 
 
 class Daemon:
@@ -79,21 +83,28 @@ class Daemon:
         for datagram in datagrams:
             self.counters["received"] += 1
             try:
-                if self._observe is not None:
-                    self._observe(datagram)
-                admitted.append((datagram, self._admit(datagram)))
-            except Discard as discard:
-                self.counters[discard.reason] += 1
-                self._discards.note(discard, datagram.source)
+                request = self._take(datagram)
             except JournalError as error:
-                self._give_up([*admitted, (datagram, None)], error)
+                self._give_up([*(earlier for earlier, _ in admitted), datagram], error)
                 admitted.clear()
             except Exception:  # noqa: BLE001 - a bug in handling one datagram must not end the service of the next
                 self.counters["bugs"] += 1
                 excerpt = datagram.payload[:EXCERPT_OCTETS].hex(" ")
                 logger.exception("bug", source=str(datagram.source), octets=len(datagram.payload), excerpt=excerpt)
-        if admitted:
-            self._commit(admitted)
+            else:
+                if request is not None:
+                    admitted.append((datagram, request))
+        self._commit(admitted)
+
+    def _take(self, datagram: Datagram) -> SessionRequest | None:
+        if self._observe is not None:
+            self._observe(datagram)
+        try:
+            return self._admit(datagram)
+        except Discard as discard:
+            self.counters[discard.reason] += 1
+            self._discards.note(discard, datagram.source)
+            return None
 
     def _admit(self, datagram: Datagram) -> SessionRequest:
         newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
@@ -104,18 +115,20 @@ class Daemon:
         try:
             self._journal.commit()
         except JournalError as error:
-            self._give_up(admitted, error)
+            self._give_up([datagram for datagram, _ in admitted], error)
             return
         for datagram, request in admitted:
             self.counters["accepted"] += 1
             _log_accepted(datagram, request)
-        self._dispatcher.add(request for _, request in admitted)
+        if admitted:
+            self._dispatcher.add(request for _, request in admitted)
 
-    def _give_up(self, lost: Sequence[tuple[Datagram, SessionRequest | None]], error: JournalError) -> None:
+    def _give_up(self, lost: Sequence[Datagram], error: JournalError) -> None:
         """Take back what shares a transaction that failed: none of it is remembered, so each may come again."""
-        for datagram, _ in lost:
+        for datagram in lost:
             self.counters["not accepted"] += 1
-            logger.error("not accepted", source=str(datagram.source), problem=str(error))
+            if self._discards.tells("not accepted"):
+                logger.error("not accepted", source=str(datagram.source), problem=str(error))
         try:
             self._journal.rollback()
         except JournalError as again:
@@ -124,7 +137,9 @@ class Daemon:
     def _open(self, stack: ExitStack) -> None:
         config = self.config
         _make_directory(config.state)
-        self._journal = Journal(config.state, limits=config.sessions, remember=config.remember)
+        self._journal = Journal(
+            config.state, limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest
+        )
         stack.callback(self._journal.close)
         links = Links(config.connections)
         stack.callback(links.close)
@@ -143,20 +158,28 @@ class Daemon:
         self.ready.set()
 
     def _close_endpoints(self) -> None:
+        deadline = time.monotonic() + DRAIN
         while self.endpoints:
-            self.endpoints.pop().close()
+            self.endpoints.pop().close(deadline)
         self._discards.flush()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: _log_hangup}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        # Who ignores it hands that down, and the end of a hook could then not be asked for.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in handlers:
                 loop.remove_signal_handler(number)
+
+
+def _log_hangup() -> None:
+    logger.warning("hang-up ignored", signal="SIGHUP", instead="a restart takes a new configuration up")
 
 
 def _make_directory(directory: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from dmnotid.config import Config
@@ -25,7 +26,7 @@ from dmnotid.service.links import Links
 from dmnotid.service.log import logger
 
 WRITE_AGAIN_AFTER: Final = 30
-"""Pause (seconds) before a start is tried again that the journal could not write down."""
+"""Pause (seconds) before the journal is tried again when it could not be written."""
 
 
 class Dispatcher:
@@ -37,11 +38,25 @@ class Dispatcher:
         self._journal = journal
         self._links = links
         self._hook = Hook(config.hook)
-        self._pending = {request.session: request for request in journal.pending()}
+        self._pending: dict[int, SessionRequest] = {}
+        self._unwritten: dict[int, tuple[SessionRequest, Closed]] = {}
+        self._write_again_at = float("-inf")
         self._running: dict[int, SessionRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._stopping = False
+        for request in journal.pending():
+            self._take_up(request)
+
+    def _take_up(self, request: SessionRequest) -> None:
+        """Go on with what a former process left."""
+        if not any(server.id == request.server_id for server in self._config.servers):
+            problem = f"{request.server_id!r} isn't configured any more"
+            logger.error("session held back", session=request.session, problem=problem)
+            return
+        self._pending[request.session] = request
+        if request.attempts >= self._config.retry.attempts:
+            self._close(request, Closed.FAILED, "interrupted in its last try")
 
     @property
     def pending(self) -> int:
@@ -49,7 +64,8 @@ class Dispatcher:
         return len(self._pending)
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
-        """Take up what was just made durable."""
+        """Take up what was just made durable: the journal can be written then."""
+        self._write_again_at = float("-inf")
         self._pending.update((request.session, request) for request in requests)
         self._woken.set()
 
@@ -62,9 +78,11 @@ class Dispatcher:
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
                 self._woken.clear()
+                began = time.monotonic()
+                self._write_again()
                 self._expire()
                 self._start_all(group)
-                await self._sleep()
+                await self._sleep(began)
 
     async def stop(self) -> None:
         """Start nothing more; give hooks `hook.stop_grace` to end. One that doesn't is run again at the next start."""
@@ -86,14 +104,14 @@ class Dispatcher:
             self._close(request, Closed.EXPIRED, "its time to start is over")
 
     def _start_all(self, group: asyncio.TaskGroup) -> None:
-        while not self._stopping:
+        while not self._stopping and self._write_again_at <= time.monotonic():
             available, now = self._links.available(), time.monotonic()
             concurrency = self._config.sessions.concurrency
             start = next_start(self._pending.values(), self._running, available, now, concurrency)
             if start is None:
                 return
             if not self._written_down(start):
-                continue
+                return
             request = start.request
             self._running[request.session] = request
             task = group.create_task(self._try(start), name=f"session {request.session}")
@@ -105,9 +123,9 @@ class Dispatcher:
         try:
             self._journal.begin_attempt(request, start.attempt)
         except JournalError as error:
-            logger.error("session not started", session=request.session, problem=str(error))
-            later = time.monotonic() + WRITE_AGAIN_AFTER
-            self._pending[request.session] = request.later(later)
+            # Not this one alone: what can't be written down isn't begun.
+            logger.error("session not started", problem=str(error), again_in=WRITE_AGAIN_AFTER)
+            self._write_again_at = time.monotonic() + WRITE_AGAIN_AFTER
             return False
         return True
 
@@ -153,20 +171,32 @@ class Dispatcher:
             attempts=request.attempts,
             outcome=detail,
         )
-        try:
-            self._journal.close_request(request, closed)
-        except JournalError as error:
-            # Not run again by this process; after a restart it may be, which is what "at least once" promises.
-            logger.error("end not written", session=request.session, problem=str(error))
+        self._unwritten[request.session] = request, closed
+        self._write_ends()
 
-    async def _sleep(self) -> None:
-        now = time.monotonic()
-        wake = next_wake(self._pending.values(), self._running, now)
-        try:
-            async with asyncio.timeout(None if wake is None else max(wake - now, 0)):
+    def _write_again(self) -> None:
+        if self._unwritten and self._write_again_at <= time.monotonic():
+            self._write_ends()
+
+    def _write_ends(self) -> None:
+        """Write down what is closed. Until then only a restart would run it again: at least once, as promised."""
+        for session, (request, closed) in list(self._unwritten.items()):
+            try:
+                self._journal.close_request(request, closed)
+            except JournalError as error:
+                logger.error("end not written", problem=str(error), again_in=WRITE_AGAIN_AFTER)
+                self._write_again_at = time.monotonic() + WRITE_AGAIN_AFTER
+                return
+            del self._unwritten[session]
+
+    async def _sleep(self, since: float) -> None:
+        """Sleep until something can be otherwise than it was at `since`."""
+        wake = next_wake(self._pending.values(), self._running, since)
+        if self._write_again_at > since:
+            wake = self._write_again_at if wake is None else min(wake, self._write_again_at)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if wake is None else max(wake - time.monotonic(), 0)):
                 await self._woken.wait()
-        except TimeoutError:
-            pass
 
 
 def _facts(start: SessionStart) -> dict[str, object]:

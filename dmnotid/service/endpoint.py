@@ -9,7 +9,8 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from math import inf
+from typing import Any, Final
 
 from dmnotid.config import ListenAddress
 from dmnotid.errors import EndpointError
@@ -21,7 +22,12 @@ MAX_DATAGRAM_OCTETS: Final = 65_535
 BATCH: Final = 64
 """How many datagrams are taken at once at most, before hooks and timers get their turn."""
 
+PAUSE: Final = 1.0
+"""How long a socket rests after an error of the kernel's (seconds)."""
+
 MAPPED: Final = "::ffff:"
+
+_IPV6_PARTS: Final = 4
 
 Deliver = Callable[[Sequence[Datagram]], None]
 
@@ -39,8 +45,7 @@ class Endpoint:
 
     def __str__(self) -> str:
         """`[::]:2948`, with the port that the kernel chose where 0 was asked for."""
-        host, port = self.socket.getsockname()[:2]
-        return str(Source(host, port))
+        return str(source_of(self.socket.getsockname()))
 
     def open(self) -> None:
         """Begin to receive on the running loop."""
@@ -59,30 +64,56 @@ class Endpoint:
         except BlockingIOError:
             pass
         except OSError as error:
-            logger.error("receive failed", listen=str(self), problem=str(error))
+            logger.error("receive failed", listen=str(self), problem=str(error), again_in=PAUSE)
+            self._rest()
         if batch:
             self._deliver(batch)
         return len(batch)
 
-    def close(self) -> None:
-        """Take what still waits in the socket buffer, then close. Bound: about what the buffer held, and a second."""
+    def _rest(self) -> None:
+        """Read on in a while: an error that stays must not keep the program busy."""
+        if self._loop is not None:
+            self._loop.remove_reader(self.socket.fileno())
+            self._loop.call_later(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        if self._loop is not None:
+            self._loop.add_reader(self.socket.fileno(), self.receive)
+
+    def close(self, deadline: float = inf) -> None:
+        """Take what still waits in the socket buffer, then close.
+
+        Bounds: about what the buffer held, and `deadline` on the monotonic clock (seconds).
+        """
         if self._loop is not None:
             self._loop.remove_reader(self.socket.fileno())
             self._loop = None
         # The buffer holds at most as many datagrams as it has octets; a flood must not keep the daemon from stopping.
         room = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        deadline = time.monotonic() + 1
         while room > 0 and time.monotonic() < deadline and (taken := self.receive()):
             room -= taken
         self.socket.close()
 
 
-def source_of(address: Sequence[object]) -> Source:
-    """Return a sender's address as people write it: an IPv4 one that came over an IPv6 socket loses its prefix."""
-    host, port = str(address[0]), int(str(address[1]))
-    if host.startswith(MAPPED) and "." in host:
-        host = host[len(MAPPED) :]
+def source_of(address: tuple[Any, ...]) -> Source:
+    """Return a sender's address as people write it.
+
+    An IPv4 one that came over an IPv6 socket loses its prefix, a link-local one gets its zone.
+    """
+    host, port = address[0], address[1]
+    if len(address) == _IPV6_PARTS:
+        if host.startswith(MAPPED) and "." in host:
+            return Source(host[len(MAPPED) :], port)
+        if address[3] and "%" not in host:
+            return Source(f"{host}%{_zone(address[3])}", port)
     return Source(host, port)
+
+
+def _zone(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:  # gone since
+        return str(index)
 
 
 def bind_all(addresses: Sequence[ListenAddress]) -> list[socket.socket]:

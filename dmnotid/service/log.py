@@ -5,8 +5,11 @@ flood of discards is counted, not narrated.
 """
 
 import asyncio
+import io
 import json
 import os
+import select
+import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, MutableMapping
@@ -30,6 +33,9 @@ from dmnotid.errors import (
 
 FIRST_DISCARDS: Final = 5
 """How many discards of a reason are logged one by one in each interval."""
+
+MAX_SHOWN: Final = 256
+"""How many characters of what a datagram says stand in a log line at most."""
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _JOURNAL_LEVELS: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -73,19 +79,54 @@ logger: Logger = structlog.get_logger()
 
 
 class _Lines:
-    """Writes finished lines. A reader that went away (a closed pipe, a full disk) is no reason to stop serving."""
+    """Writes finished lines, and drops them where they can't be written at once.
+
+    A reader that went away or doesn't read (a closed or full pipe, a full disk) is no reason to stop serving. How many
+    lines were dropped is said by the next one that comes through.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._dropped = 0
+        self._encoding = stream.encoding or "utf-8"
+        self._poll: select.poll | None = None
+        try:
+            mode = os.fstat(stream.fileno()).st_mode
+        except (OSError, ValueError):
+            return
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            self._poll = select.poll()
+            self._poll.register(stream.fileno(), select.POLLOUT)
 
     def msg(self, line: str) -> None:
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except OSError:
-            pass
+        # A pipe that is ready takes 4 KiB at least (pipe(7)), more than a line has.
+        ready = self._poll is None or any(events & select.POLLOUT for _, events in self._poll.poll(0))
+        if self._dropped and ready:
+            line = f"{self._dropped} log lines were dropped: nobody read them\n{line}"
+        if ready and self._write(line + "\n"):
+            self._dropped = 0
+        else:
+            self._dropped += 1
 
     debug = info = warning = error = critical = msg
+
+    def _write(self, text: str) -> bool:
+        try:
+            self._stream.flush()
+            octets = text.encode(self._encoding, "backslashreplace")
+            descriptor = self._stream.fileno()
+        except io.UnsupportedOperation:
+            self._stream.write(text)
+            return True
+        except (OSError, ValueError):
+            return False
+        # Not through the stream: what it failed to write it would try to write again, at exit too.
+        try:
+            while octets:
+                octets = octets[os.write(descriptor, octets) :]
+        except OSError:
+            return False
+        return True
 
 
 def configure(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
@@ -109,9 +150,10 @@ def _text_processors(*, colours: bool) -> list[structlog.typing.Processor]:
     return [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        _tidy_exception,
         _make_ink,
         structlog.dev.ConsoleRenderer(
-            colors=colours, exception_formatter=structlog.dev.plain_traceback, pad_event=18, sort_keys=False
+            colors=colours, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
         ),
     ]
 
@@ -131,8 +173,10 @@ def _render_json(_logger: object, level: str, event: EventDict) -> str:
 
 
 def _make_ink(_logger: object, _level: str, event: EventDict) -> EventDict:
-    known = {key: value for key, value in event.items() if value is not None}
-    return {key: printable(value) if isinstance(value, str) else value for key, value in known.items()}
+    ink = {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+    if "exception" in event:
+        ink["exception"] = "\n".join(map(printable, event["exception"].split("\n")))
+    return {key: value for key, value in ink.items() if value is not None}
 
 
 def printable(text: str) -> str:
@@ -143,34 +187,38 @@ def printable(text: str) -> str:
 
 
 class DiscardLog:
-    """Logs the first few discards of a reason in each interval (seconds), and counts the rest into one line at its end.
+    """Tells the first few events of a kind in each interval (seconds), and counts the rest into one line at its end.
 
-    Bound: one counter for each reason word. The timer runs only while there is something to say.
+    Bound: one counter for each kind (a reason word). The timer runs only while there is something to say.
     """
 
     def __init__(self, interval: float) -> None:
-        """Nothing is logged or scheduled before the first discard."""
+        """Nothing is logged or scheduled before the first event."""
         self.interval = interval
         self._seen: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, discard: Discard, source: object) -> None:
         """Log or count one discard; a running event loop is needed."""
-        self._seen[discard.reason] += 1
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.interval, self.flush)
-        if self._seen[discard.reason] <= FIRST_DISCARDS:
+        if self.tells(discard.reason):
             _level_of(discard)(
                 "discarded",
                 reason=discard.reason,
-                server_id=discard.server_id,
+                server_id=None if discard.server_id is None else shortened(discard.server_id),
                 notification_id=discard.notification_id,
                 source=str(source),
-                problem=str(discard),
+                problem=shortened(str(discard)),
             )
 
+    def tells(self, reason: str) -> bool:
+        """Count one event of a kind, and say whether it is to be told by itself; a running event loop is needed."""
+        self._seen[reason] += 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.interval, self.flush)
+        return self._seen[reason] <= FIRST_DISCARDS
+
     def flush(self) -> None:
-        """End the interval: say how many discards were only counted, if any."""
+        """End the interval: say how many were only counted, if any."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -178,6 +226,11 @@ class DiscardLog:
             if count > FIRST_DISCARDS:
                 logger.warning("discards", reason=reason, count=count - FIRST_DISCARDS, interval=self.interval)
         self._seen.clear()
+
+
+def shortened(text: str) -> str:
+    """Return text from the network at a length that a log line can bear."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _level_of(discard: Discard) -> Callable[..., object]:

@@ -1,0 +1,150 @@
+"""Network namespaces for tests: real kernel links whose traffic reaches nobody.
+
+Each Namespace has a second one behind it that holds the far ends of its veth pairs, so that its own list of
+interfaces stays clean. Needs root and iproute2; `why_not()` says what is missing.
+"""
+
+import ctypes
+import itertools
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+import pytest
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+_numbers = itertools.count()
+
+
+def why_not() -> str:
+    """Say why no network namespace can be made here; nothing where one can."""
+    if os.geteuid() != 0:
+        return "needs root, for network namespaces"
+    if shutil.which("ip") is None:
+        return "needs ip (iproute2)"
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode != 0:
+        return "unshare of a network namespace is not permitted here"
+    return ""
+
+
+_WHY_NOT = why_not()
+
+needs_namespace = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
+"""Skips where `why_not` finds a reason; mark such tests as `root` too."""
+
+
+class Namespace:
+    """A network namespace of a unique name, with loopback up and nothing else; removed by `close`.
+
+    Duplicate address detection is off (IPv6 addresses are usable at once) unless `dad`, IPv6 itself is unless `ipv6`.
+    """
+
+    def __init__(self, *, ipv6: bool = True, dad: bool = False) -> None:
+        self.name = f"dmnotid-{os.getpid()}-{next(_numbers)}"
+        self.far_name = f"{self.name}-far"
+        try:
+            for name in (self.name, self.far_name):
+                _ip("netns", "add", name)
+                _ip("-n", name, "link", "set", "lo", "up")
+                self._set_up(name, ipv6=ipv6, dad=dad)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove both namespaces and all that is in them; no harm when it's done twice."""
+        for name in (self.name, self.far_name):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+    def add_veth(self, name: str, *, up: bool = True) -> None:
+        """Add an interface whose far end, of the same name, is in the namespace behind; both are up unless told."""
+        _ip("-n", self.name, "link", "add", name, "type", "veth", "peer", "name", name, "netns", self.far_name)
+        self.far_ip("link", "set", name, "up")
+        if up:
+            self.ip("link", "set", name, "up")
+            self.wait_up(name)
+
+    def wait_up(self, name: str) -> None:
+        """Wait until the kernel calls an interface up, which it does a moment after both ends are; TimeoutError."""
+        pause = threading.Event()
+        for _ in range(2000):
+            if "state UP" in self.ip("-o", "link", "show", "dev", name):
+                return
+            pause.wait(0.01)
+        raise TimeoutError(name)
+
+    def ip(self, *arguments: str) -> str:
+        """Run `ip` inside; its output. OSError when it fails."""
+        return _ip("-n", self.name, *arguments)
+
+    def ip_batch(self, lines: list[str]) -> None:
+        """Run many `ip` commands inside, in one process."""
+        _ip("-n", self.name, "-batch", "-", given="\n".join(lines))
+
+    def far_ip(self, *arguments: str) -> str:
+        """Run `ip` at the far end of the veth pairs."""
+        return _ip("-n", self.far_name, *arguments)
+
+    def sysctl(self, path: str, value: str) -> None:
+        """Set `/proc/sys/net/PATH` inside."""
+        self.call(Path("/proc/sys/net", path).write_text, value)
+
+    def run(self, *argv: str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 - subprocess.run's own
+        """Run a command inside, with a sysfs that shows this namespace; text in and out, output captured."""
+        return subprocess.run(self._inside(argv), capture_output=True, text=True, check=False, **options)
+
+    def popen(self, *argv: str, **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401 - subprocess.Popen's own
+        """Start a command inside, with a sysfs that shows this namespace; `ip` becomes that command (same pid)."""
+        return subprocess.Popen(self._inside(argv), text=True, **options)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in a thread that has entered the namespace (/sys stays that of the caller)."""
+        with ThreadPoolExecutor(1, initializer=_enter, initargs=(self.name,)) as thread:
+            return thread.submit(function, *args, **kwargs).result()
+
+    def _inside(self, argv: tuple[str, ...]) -> list[str]:
+        return ["ip", "netns", "exec", self.name, *argv]
+
+    @staticmethod
+    def _set_up(name: str, *, ipv6: bool, dad: bool) -> None:
+        settings = {"all/disable_ipv6": str(int(not ipv6)), "default/accept_dad": str(int(dad))}
+        with ThreadPoolExecutor(1, initializer=_enter, initargs=(name,)) as thread:
+            for setting, value in settings.items():
+                path = Path("/proc/sys/net/ipv6/conf", setting)
+                if path.exists():  # not on a kernel without IPv6
+                    thread.submit(path.write_text, value).result()
+
+
+def _ip(*arguments: str, given: str | None = None) -> str:
+    done = subprocess.run(["ip", *arguments], input=given, capture_output=True, text=True, check=False)
+    if done.returncode:
+        message = f"ip {' '.join(arguments)}: {done.stderr.strip()}"
+        raise OSError(message)
+    return done.stdout
+
+
+def _enter(name: str) -> None:
+    descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {name}")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,503 @@
+"""From the queue to the hook: a real journal, real hooks; only the connections are made up."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmnotid.config import Config, ConnectionsConfig
+from dmnotid.policy.sessions import Connection
+from dmnotid.service import dispatcher as dispatcher_module
+from dmnotid.service.dispatcher import Dispatcher
+from dmnotid.service.journal import Journal
+from dmnotid.service.links import Links
+from dmnotid.wire.notification import ConnectionType
+from tests.service.support import (
+    OPEN_ID,
+    OTHER_ID,
+    SERVER_ID,
+    SERVERS,
+    LogLines,
+    Recorder,
+    eventually,
+    is_alive,
+    make_config,
+    verified,
+)
+
+MOBILE = Connection(ConnectionType.MOBILE, "wwan0")
+WIRELINE = Connection(ConnectionType.WIRELINE, "eth0")
+UNTIL = "import time\nwhile not os.path.exists({file!r}): time.sleep(0.01)\n"
+"""What makes a hook wait for a file."""
+
+
+class MadeUpLinks(Links):
+    """Connections that come and go as a test wants it."""
+
+    def __init__(self, *connections: Connection) -> None:
+        super().__init__(ConnectionsConfig())
+        self.connections: Sequence[Connection] = connections
+
+    def available(self) -> tuple[Connection, ...]:
+        return tuple(self.connections)
+
+
+class Bench:
+    """A dispatcher with what it needs, over a state directory that outlives it."""
+
+    def __init__(self, config: Config, links: Links, kind: type[Dispatcher] = Dispatcher) -> None:
+        config.state.mkdir(exist_ok=True)
+        self.journal = Journal(config.state, limits=config.sessions, remember=config.remember)
+        self.dispatcher = kind(config, self.journal, links)
+
+    def accept(self, notification_id: int, server_id: str = SERVER_ID, **more: Any) -> int:  # noqa: ANN401
+        """Do what the daemon does with a verified notification; the session's number."""
+        request = self.journal.admit(verified(notification_id, server_id=server_id, **more))
+        self.journal.commit()
+        self.dispatcher.add([request])
+        return request.session
+
+    def states(self) -> dict[int, str]:
+        """The state of each session in the file, by its number."""
+        return dict(self.journal._database.execute("SELECT session, state FROM session").fetchall())
+
+
+@asynccontextmanager
+async def at_work(
+    config: Config, links: Links | None = None, kind: type[Dispatcher] = Dispatcher
+) -> AsyncIterator[Bench]:
+    """Run a dispatcher; it is stopped in order at the end, and must have had no bug."""
+    bench = Bench(config, links or MadeUpLinks(WIRELINE), kind)
+    with closing(bench.journal):
+        task = asyncio.create_task(bench.dispatcher.run())
+        try:
+            yield bench
+        finally:
+            await bench.dispatcher.stop()
+            await task
+
+
+def has_run(recorder: Recorder, times: int) -> bool:
+    return len(recorder.names) == times
+
+
+def waiting_for(file: Path, status: int = 0) -> str:
+    return UNTIL.format(file=str(file)) + f"sys.exit({status})"
+
+
+def interfaces(recorder: Recorder) -> list[tuple[int, str]]:
+    return [
+        (int(run["environment"]["DMNOTID_SESSION"]), run["environment"]["DMNOTID_INTERFACE"]) for run in recorder.runs
+    ]
+
+
+async def test_a_session_runs_once_and_is_done(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path)
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        session = bench.accept(7)
+        assert bench.dispatcher.pending == 1
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {session: "done"}
+    assert recorder.names == [(session, 1)]
+    (starts,), (done,) = logged.of("session starts"), logged.of("session done")
+    for line in (starts, done):
+        assert (line["session"], line["server_id"], line["notification_id"]) == (session, SERVER_ID, 7)
+        assert line["level"] == "info"
+    assert (starts["attempt"], starts["connection"], starts["interface"]) == (1, "wireline", "eth0")
+    assert (done["attempts"], done["outcome"]) == (1, "exit 0")
+
+
+async def test_first_come_first_served(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.behave(f"open({str(tmp_path / 'order')!r}, 'a').write(environment['DMNOTID_NOTIFICATION_ID'] + ' ')")
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        for number, server_id in [(9, SERVER_ID), (2, OTHER_ID), (5, SERVER_ID), (1, OPEN_ID), (4, OTHER_ID)]:
+            bench.accept(number, server_id)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert (tmp_path / "order").read_text() == "9 2 5 1 4 "
+
+
+async def test_one_at_a_time_by_default(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        for server_id in (SERVER_ID, OTHER_ID, OPEN_ID):
+            bench.accept(1, server_id)
+        await eventually(lambda: recorder.names)
+        bench.dispatcher.wake()
+        await asyncio.sleep(0.1)  # nothing may come of it
+        assert recorder.names == [(1, 1)]
+        (tmp_path / "go").touch()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1), (2, 1), (3, 1)]
+
+
+async def test_several_at_once_but_never_two_for_one_server(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    async with at_work(make_config(tmp_path, recorder.command, sessions={"concurrency": 3})) as bench:
+        first = [bench.accept(number) for number in range(3)]
+        other = [bench.accept(number, OTHER_ID) for number in range(2)]
+        await eventually(lambda: len(recorder.names) == 2)
+        bench.dispatcher.wake()
+        await asyncio.sleep(0.1)  # nothing may come of it: a third place is free
+        assert recorder.names == [(first[0], 1), (other[0], 1)]
+        open_ = bench.accept(1, OPEN_ID)
+        await eventually(lambda: len(recorder.names) == 3)
+        assert recorder.names[-1] == (open_, 1)
+        (tmp_path / "go").touch()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert set(bench.states().values()) == {"done"}
+
+
+# Connections
+
+
+async def test_waiting_for_a_connection_blocks_nobody_else(tmp_path: Path) -> None:
+    recorder, links = Recorder(tmp_path), MadeUpLinks(WIRELINE)
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        waits = bench.accept(1, preferred=[ConnectionType.MOBILE])
+        starts = bench.accept(2)
+        other = bench.accept(3, OTHER_ID, preferred=[ConnectionType.MOBILE, ConnectionType.ANY])
+        await eventually(lambda: bench.dispatcher.pending == 1)
+        assert interfaces(recorder) == [(starts, "eth0"), (other, "eth0")]
+        links.connections = [WIRELINE, MOBILE]
+        bench.dispatcher.wake()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert interfaces(recorder)[0] == (waits, "wwan0")
+
+
+async def test_each_try_uses_the_best_connection_there_is_then(tmp_path: Path) -> None:
+    links = MadeUpLinks(WIRELINE, MOBILE)
+    recorder = Recorder(tmp_path, f"{waiting_for(tmp_path / 'go', 1)}")
+    async with at_work(make_config(tmp_path, recorder.command, retry={"attempts": 2}), links) as bench:
+        bench.accept(1, preferred=[ConnectionType.MOBILE, ConnectionType.WIRELINE])
+        await eventually(lambda: recorder.names)
+        links.connections = [WIRELINE]
+        (tmp_path / "go").touch()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert interfaces(recorder) == [(1, "wwan0"), (1, "eth0")]
+
+
+# Trying again
+
+
+async def test_tried_again_until_it_is_done(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, "sys.exit(3 if environment['DMNOTID_ATTEMPT'] == '1' else 0)")
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        session = bench.accept(7)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {session: "done"}
+    assert recorder.names == [(session, 1), (session, 2)]
+    (failed,), (done,) = logged.of("session try failed"), logged.of("session done")
+    assert (failed["level"], failed["attempt"], failed["outcome"]) == ("warning", 1, "exit 3")
+    assert done["attempts"] == 2
+
+
+async def test_refused_for_good(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, "sys.exit(78)")
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        session = bench.accept(7)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {session: "refused"}
+    assert recorder.names == [(session, 1)]
+    (line,) = logged.of("session refused")
+    assert (line["level"], line["outcome"]) == ("error", "exit 78")
+
+
+async def test_given_up_after_all_attempts(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, "os.kill(os.getpid(), 9)")
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        session = bench.accept(7)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {session: "failed"}
+    assert recorder.names == [(session, 1), (session, 2), (session, 3)]
+    (line,) = logged.of("session failed")
+    assert (line["level"], line["attempts"], line["outcome"]) == ("error", 3, "killed by SIGKILL")
+
+
+async def test_what_cannot_be_started_is_tried_again_too(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.file.chmod(0o777)
+    async with at_work(make_config(tmp_path, recorder.command, retry={"attempts": 1000})) as bench:
+        bench.accept(7)
+        await eventually(lambda: logged.of("session try failed"))
+        recorder.file.chmod(0o755)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert len(recorder.names) == 1
+    assert "writable by others" in logged.of("hook not started")[0]["problem"]
+
+
+async def test_a_pause_blocks_nobody_else(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, "sys.exit(environment['DMNOTID_NOTIFICATION_ID'] == '1')")
+    pause = {"first": "1h", "longest": "1h"}
+    async with at_work(make_config(tmp_path, recorder.command, retry=pause)) as bench:
+        fails = bench.accept(1)
+        await eventually(lambda: logged.of("session try failed"))
+        bench.accept(2)
+        bench.accept(3, OTHER_ID)
+        await eventually(lambda: bench.dispatcher.pending == 1)
+        assert bench.states()[fails] == "pending"
+    assert len(recorder.names) == 3
+    assert 2_700 <= logged.of("session try failed")[0]["again_in"] <= 3_600
+
+
+async def test_a_pause_survives_a_restart(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, "sys.exit(1)")
+    config = make_config(tmp_path, recorder.command, retry={"first": "1h", "longest": "1h"})
+    async with at_work(config) as bench:
+        bench.accept(1)
+        await eventually(lambda: logged.of("session try failed"))
+    async with at_work(config) as bench:
+        bench.accept(2, OTHER_ID)
+        await eventually(lambda: len(logged.of("session try failed")) == 2)
+        assert [run["environment"]["DMNOTID_SERVER_ID"] for run in recorder.runs] == [SERVER_ID, OTHER_ID]
+        assert bench.dispatcher.pending == 2
+
+
+class SlowDispatcher(Dispatcher):
+    """A dispatcher on a machine where time passes between its look for work and its sleep."""
+
+    def _start_all(self, group: asyncio.TaskGroup) -> None:
+        super()._start_all(group)
+        time.sleep(0.05)
+
+
+async def test_a_pause_that_ends_while_the_dispatcher_looks_is_not_slept_through(tmp_path: Path) -> None:
+    """It would sleep until something else wakes it, or the request expires."""
+    recorder = Recorder(tmp_path, "sys.exit(environment['DMNOTID_ATTEMPT'] == '1')")
+    async with at_work(make_config(tmp_path, recorder.command), kind=SlowDispatcher) as bench:
+        bench.accept(1)
+        async with asyncio.timeout(3):
+            await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1), (1, 2)]
+
+
+async def test_expired(tmp_path: Path, logged: LogLines) -> None:
+    recorder, links = Recorder(tmp_path), MadeUpLinks()
+    async with at_work(make_config(tmp_path, recorder.command, sessions={"expire_after": "50ms"}), links) as bench:
+        session = bench.accept(1)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {session: "expired"}
+        links.connections = [WIRELINE]
+        bench.dispatcher.wake()
+        await asyncio.sleep(0.05)
+    assert recorder.names == []
+    (line,) = logged.of("session expired")
+    assert (line["level"], line["session"], line["attempts"]) == ("error", session, 0)
+
+
+async def test_what_runs_does_not_expire(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    async with at_work(make_config(tmp_path, recorder.command, sessions={"expire_after": "500ms"})) as bench:
+        session = bench.accept(1)
+        await eventually(lambda: recorder.names)
+        ((expires_at),) = [request.expires_at for request in bench.dispatcher._pending.values()]
+        await eventually(lambda: time.monotonic() > expires_at)
+        bench.dispatcher.wake()
+        await asyncio.sleep(0.05)
+        (tmp_path / "go").touch()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {session: "done"}
+
+
+async def test_nothing_to_do_is_no_work(tmp_path: Path) -> None:
+    """A dispatcher that waits for a connection, a pause and nothing at all is not a loop that turns."""
+    recorder, links = Recorder(tmp_path), MadeUpLinks()
+    looks = 0
+
+    def available() -> tuple[Connection, ...]:
+        nonlocal looks
+        looks += 1
+        return ()
+
+    links.available = available  # type: ignore[method-assign]
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        bench.accept(1)
+        await asyncio.sleep(0.1)
+        assert looks <= 3
+
+
+# Stopping
+
+
+async def test_a_hook_has_its_grace_at_stop(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    config = make_config(tmp_path, recorder.command)
+    async with at_work(config) as bench:
+        first, second = bench.accept(1), bench.accept(2)
+        await eventually(lambda: recorder.names)
+        stopping = asyncio.create_task(bench.dispatcher.stop())
+        await asyncio.sleep(0.1)
+        assert not stopping.done()
+        (tmp_path / "go").touch()
+        await stopping
+        assert bench.states() == {first: "done", second: "pending"}
+    assert recorder.names == [(first, 1)], "nothing more is started"
+
+
+@pytest.mark.parametrize("how", ["grace", "abort"])
+async def test_what_does_not_end_in_its_grace_is_run_again(tmp_path: Path, logged: LogLines, how: str) -> None:
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    config = make_config(tmp_path, recorder.command, hook={"stop_grace": "50ms" if how == "grace" else "1h"})
+    async with at_work(config) as bench:
+        session = bench.accept(1)
+        await eventually(lambda: recorder.names)
+        stopping = asyncio.create_task(bench.dispatcher.stop())
+        if how == "abort":
+            await asyncio.sleep(0.05)
+            assert not stopping.done()
+            bench.dispatcher.abort()
+        await stopping
+        assert bench.states() == {session: "pending"}
+    assert not is_alive(recorder.runs[0]["pid"])
+    (line,) = logged.of("session interrupted")
+    assert (line["level"], line["attempt"]) == ("warning", 1)
+    (tmp_path / "go").touch()
+    async with at_work(config) as bench:
+        assert bench.dispatcher.pending == 1
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(session, 1), (session, 2)]
+    async with at_work(config) as bench:
+        bench.accept(2)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(session, 1), (session, 2), (session + 1, 1)], "never again once it is done"
+
+
+async def test_interrupted_in_its_last_try(tmp_path: Path, logged: LogLines) -> None:
+    """`retry.attempts` tries in all, whatever ended them."""
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    config = make_config(tmp_path, recorder.command, retry={"attempts": 2}, hook={"stop_grace": "0"})
+    for tries in (1, 2):
+        async with at_work(config) as bench:
+            if tries == 1:
+                bench.accept(1)
+            await eventually(partial(has_run, recorder, tries))
+    async with at_work(config) as bench:
+        assert bench.dispatcher.pending == 0
+        assert bench.states() == {1: "failed"}
+    assert recorder.names == [(1, 1), (1, 2)]
+    assert logged.of("session failed")[0]["attempts"] == 2
+
+
+async def test_a_session_of_a_server_that_is_no_longer_configured_is_held_back(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    recorder = Recorder(tmp_path)
+    config = make_config(tmp_path, recorder.command)
+    async with at_work(config, MadeUpLinks()) as bench:
+        bench.accept(1)
+        bench.accept(2, OTHER_ID)
+    async with at_work(make_config(tmp_path, recorder.command, servers=SERVERS[1:])) as bench:
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {1: "pending", 2: "done"}
+    assert logged.of("session held back")[0]["session"] == 1
+    async with at_work(config) as bench:
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1), (2, 1)]
+
+
+async def test_a_dispatcher_that_is_cancelled_leaves_no_hook_behind(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    bench = Bench(make_config(tmp_path, recorder.command), MadeUpLinks(WIRELINE))
+    with closing(bench.journal):
+        task = asyncio.create_task(bench.dispatcher.run())
+        bench.accept(1)
+        await eventually(lambda: recorder.names)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert not is_alive(recorder.runs[0]["pid"])
+        assert bench.states() == {1: "pending"}
+
+
+# A journal that can't be written
+
+
+def read_only(bench: Bench) -> Callable[[], object]:
+    """Let nothing be written; call what comes back, and it may again."""
+    bench.journal._database.execute("PRAGMA query_only = ON")
+    return lambda: bench.journal._database.execute("PRAGMA query_only = OFF")
+
+
+async def test_what_cannot_be_written_down_is_not_started(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "WRITE_AGAIN_AFTER", 0.05)
+    recorder, links = Recorder(tmp_path), MadeUpLinks()
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        bench.accept(1)
+        writable = read_only(bench)
+        links.connections = [WIRELINE]
+        bench.dispatcher.wake()
+        await eventually(lambda: len(logged.of("session not started")) == 2)
+        assert recorder.names == []
+        writable()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1)]
+    assert logged.of("session not started")[0]["level"] == "error"
+
+
+async def test_an_end_that_cannot_be_written_is_not_run_again_by_this_process(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    config = make_config(tmp_path, recorder.command)
+    async with at_work(config) as bench:
+        bench.accept(1)
+        await eventually(lambda: recorder.names)
+        writable = read_only(bench)
+        (tmp_path / "go").touch()
+        await eventually(lambda: logged.of("end not written"))
+        assert bench.dispatcher.pending == 0
+        writable()
+        bench.accept(2)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1), (2, 1)]
+    async with at_work(config) as bench:
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1), (2, 1)], "what was written later is not run again by the next one either"
+
+
+async def test_an_end_that_could_not_be_written_is_written_once_there_is_room(tmp_path: Path, logged: LogLines) -> None:
+    """Until then the row counts among those that wait: a few of them, and the server's queue is full for good."""
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        bench.accept(1)
+        await eventually(lambda: recorder.names)
+        writable = read_only(bench)
+        (tmp_path / "go").touch()
+        await eventually(lambda: logged.of("end not written"))
+        writable()
+        bench.accept(2)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        await asyncio.sleep(0.1)
+        assert set(bench.states().values()) == {"done"}
+
+
+async def test_a_pause_that_cannot_be_written_is_kept_in_memory(tmp_path: Path, logged: LogLines) -> None:
+    behaviour = UNTIL.format(file=str(tmp_path / "go")) + "sys.exit(environment['DMNOTID_ATTEMPT'] == '1')"
+    recorder = Recorder(tmp_path, behaviour)
+    async with at_work(make_config(tmp_path, recorder.command, retry={"first": "300ms", "longest": "300ms"})) as bench:
+        bench.accept(1)
+        await eventually(lambda: recorder.names)
+        writable = read_only(bench)
+        (tmp_path / "go").touch()
+        await eventually(lambda: logged.of("pause not written"))
+        writable()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1), (1, 2)]
+
+
+async def test_a_bug_in_one_session_is_not_the_end_of_others(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path)
+    async with at_work(make_config(tmp_path, recorder.command, retry={"attempts": 1})) as bench:
+        bad = bench.journal.admit(verified(1))._replace(source=b"\xff")  # type: ignore[arg-type]
+        bench.journal.commit()
+        bench.dispatcher.add([bad])
+        bench.accept(2)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {1: "failed", 2: "done"}
+    assert recorder.names == [(2, 1)]
+    assert "Traceback" in logged.of("session failed by a bug")[0]["exception"]

@@ -1,0 +1,342 @@
+"""UDP sockets: real ones on loopback."""
+
+import asyncio
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import pytest
+
+from dmnotid.config import ListenAddress
+from dmnotid.errors import EndpointError
+from dmnotid.policy.reception import Datagram
+from dmnotid.policy.servers import Source
+from dmnotid.service.endpoint import BATCH, Endpoint, bind, bind_all, source_of
+from tests.service.support import DEADLINE, LogLines, descriptors, eventually
+
+LOOPBACK = ListenAddress("127.0.0.1", 0)
+LOOPBACK6 = ListenAddress("::1", 0)
+SO_MEMINFO = 55  # asm-generic/socket.h
+LONGEST = 65_507
+"""What an IPv4 datagram has room for."""
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs ::1")
+
+
+class Inbox:
+    """Takes batches as the daemon does."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Datagram]] = []
+
+    def __call__(self, batch: Sequence[Datagram]) -> None:
+        self.batches.append(list(batch))
+
+    @property
+    def datagrams(self) -> list[Datagram]:
+        return [datagram for batch in self.batches for datagram in batch]
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [datagram.payload for datagram in self.datagrams]
+
+
+def close(endpoint: Endpoint) -> None:
+    endpoint.close(time.monotonic() + DEADLINE)
+
+
+def port_of(sock: socket.socket) -> int:
+    port: int = sock.getsockname()[1]
+    return port
+
+
+def send(to: tuple[str, int], *payloads: bytes) -> Source:
+    """Send from a socket of its own; the source that the receiver must see."""
+    family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((to[0], 0))
+        for payload in payloads:
+            sock.sendto(payload, to)
+        return Source(to[0], port_of(sock))
+
+
+def taken_room(sock: socket.socket) -> int:
+    """How much of its receive buffer is in use."""
+    room: int = struct.unpack_from("I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[0]
+    return room
+
+
+async def fill(sock: socket.socket, count: int) -> list[bytes]:
+    """Put so many datagrams of one size into a socket's buffer, and see that all of them are there."""
+    payloads = [number.to_bytes(4, "big") for number in range(count)]
+    send(sock.getsockname(), payloads[0])
+    each = await eventually(lambda: taken_room(sock))
+    send(sock.getsockname(), *payloads[1:])
+    await eventually(lambda: taken_room(sock) == count * each)
+    return payloads
+
+
+# Receiving
+
+
+async def test_a_datagram_comes_with_source_and_time() -> None:
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox)
+    endpoint.open()
+    before = time.time()
+    source = send(sock.getsockname(), b"\x01\x06")
+    await eventually(lambda: inbox.datagrams)
+    after = time.time()
+    close(endpoint)
+    (datagram,) = inbox.datagrams
+    assert (datagram.payload, datagram.source) == (b"\x01\x06", source)
+    assert before <= datagram.received_at <= after
+
+
+async def test_what_waits_is_taken_at_once() -> None:
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox)
+    payloads = await fill(sock, BATCH + 6)
+    endpoint.open()
+    await eventually(lambda: len(inbox.datagrams) == len(payloads))
+    close(endpoint)
+    assert [len(batch) for batch in inbox.batches] == [BATCH, 6]
+    assert inbox.payloads == payloads
+
+
+async def test_others_get_their_turn_between_batches() -> None:
+    """A batch ends after so many datagrams, whatever else waits."""
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox)
+    await fill(sock, 2 * BATCH)
+    assert endpoint.receive() == BATCH
+    assert endpoint.receive() == BATCH
+    assert endpoint.receive() == 0
+    close(endpoint)
+    assert len(inbox.batches) == 2, "no batch is delivered that is empty"
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", bytes(LONGEST)], ids=["none", "one", "longest"])
+async def test_datagrams_of_every_size(payload: bytes) -> None:
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox)
+    endpoint.open()
+    send(sock.getsockname(), payload, b"next")
+    await eventually(lambda: len(inbox.datagrams) == 2)
+    close(endpoint)
+    assert inbox.payloads == [payload, b"next"]
+
+
+@needs_ipv6
+async def test_the_longest_datagram_over_ipv6_is_whole() -> None:
+    inbox, sock = Inbox(), bind(LOOPBACK6)
+    endpoint = Endpoint(sock, inbox)
+    endpoint.open()
+    payload = os.urandom(65_527)
+    source = send(("::1", port_of(sock)), payload)
+    await eventually(lambda: inbox.datagrams)
+    close(endpoint)
+    assert inbox.payloads == [payload]
+    assert inbox.datagrams[0].source == source
+
+
+@needs_ipv6
+async def test_ipv4_over_an_ipv6_socket_reads_as_ipv4() -> None:
+    inbox, sock = Inbox(), bind(ListenAddress("::", 0))
+    endpoint = Endpoint(sock, inbox)
+    endpoint.open()
+    assert str(endpoint) == f"[::]:{port_of(sock)}"
+    source = send(("127.0.0.1", port_of(sock)), b"4")
+    source6 = send(("::1", port_of(sock)), b"6")
+    await eventually(lambda: len(inbox.datagrams) == 2)
+    close(endpoint)
+    assert {datagram.payload: datagram.source for datagram in inbox.datagrams} == {b"4": source, b"6": source6}
+    assert source.address == "127.0.0.1"
+    assert source6.address == "::1"
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        (("192.0.2.1", 5), Source("192.0.2.1", 5)),
+        (("::ffff:192.0.2.1", 5, 0, 0), Source("192.0.2.1", 5)),
+        (("2001:db8::1", 5, 0, 0), Source("2001:db8::1", 5)),
+        (("fe80::1", 5, 0, 1), Source("fe80::1%lo", 5)),
+        (("fe80::1", 5, 0, 999_999), Source("fe80::1%999999", 5)),
+        (("::ffff:0:1", 5, 0, 0), Source("::ffff:0:1", 5)),
+    ],
+)
+def test_source_of(address: tuple[object, ...], source: Source) -> None:
+    assert source_of(address) == source
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("opened", [True, False])
+async def test_what_waits_at_close_is_taken(opened: bool) -> None:  # noqa: FBT001 - two cases
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox)
+    if opened:
+        endpoint.open()
+    before = taken_room(sock)
+    send(sock.getsockname(), *(number.to_bytes(2, "big") for number in range(2 * BATCH + 1)))
+    while taken_room(sock) == before:
+        time.sleep(0.001)  # noqa: ASYNC251 - the loop must not run: nothing of it may be taken yet
+    close(endpoint)
+    assert [int.from_bytes(payload, "big") for payload in inbox.payloads] == list(range(2 * BATCH + 1))
+    assert sock.fileno() == -1
+
+
+async def test_after_close_nothing_comes_and_nothing_is_left() -> None:
+    inbox = Inbox()
+    before = descriptors()
+    sock = bind(LOOPBACK)
+    address = sock.getsockname()
+    endpoint = Endpoint(sock, inbox)
+    endpoint.open()
+    close(endpoint)
+    assert descriptors() - before == {found for found in descriptors() - before if "socket" not in found}
+    send(address, b"late")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert inbox.batches == []
+
+
+# Binding
+
+
+async def test_several_addresses() -> None:
+    inbox = Inbox()
+    sockets = bind_all([LOOPBACK, ListenAddress("127.0.0.2", 0), LOOPBACK])
+    endpoints = [Endpoint(sock, inbox) for sock in sockets]
+    for number, endpoint in enumerate(endpoints):
+        endpoint.open()
+        send(endpoint.socket.getsockname(), bytes([number]))
+    await eventually(lambda: len(inbox.datagrams) == 3)
+    assert [str(endpoint).rpartition(":")[0] for endpoint in endpoints] == ["127.0.0.1", "127.0.0.2", "127.0.0.1"]
+    for endpoint in endpoints:
+        close(endpoint)
+    assert sorted(inbox.payloads) == [b"\0", b"\1", b"\2"]
+
+
+def bound_at_one_port(addresses: Callable[[int], list[ListenAddress]]) -> list[socket.socket]:
+    """Bind at a port that is free in both families."""
+    for _ in range(20):
+        with bind(LOOPBACK) as probe:
+            port = port_of(probe)
+        try:
+            return bind_all(addresses(port))
+        except EndpointError:
+            continue
+    pytest.fail("no port is free twice")
+
+
+@needs_ipv6
+@pytest.mark.parametrize("turned", [False, True])
+async def test_all_of_ipv6_beside_an_ipv4_address_at_one_port(turned: bool) -> None:  # noqa: FBT001 - two cases
+    inbox, inbox6 = Inbox(), Inbox()
+
+    def addresses(port: int) -> list[ListenAddress]:
+        both = [ListenAddress("::", port), ListenAddress("127.0.0.1", port)]
+        return both[::-1] if turned else both
+
+    sockets = bound_at_one_port(addresses)
+    port = port_of(sockets[0])
+    assert [port_of(sock) for sock in sockets] == [port, port]
+    endpoints = [Endpoint(sock, inbox6 if sock.family == socket.AF_INET6 else inbox) for sock in sockets]
+    for endpoint in endpoints:
+        endpoint.open()
+    send(("127.0.0.1", port), b"4")
+    send(("::1", port), b"6")
+    await eventually(lambda: inbox.datagrams and inbox6.datagrams)
+    for endpoint in endpoints:
+        close(endpoint)
+    assert (inbox.payloads, inbox6.payloads) == ([b"4"], [b"6"])
+
+
+@pytest.mark.parametrize("address", [LOOPBACK, pytest.param(LOOPBACK6, marks=needs_ipv6)], ids=str)
+def test_a_port_in_use_is_named(address: ListenAddress) -> None:
+    with bind(address) as first:
+        second = ListenAddress(address.host, port_of(first))
+        with pytest.raises(EndpointError) as caught:
+            bind(second)
+    assert str(caught.value) == f"listen: {second}: Address already in use"
+
+
+def test_the_port_is_shared_with_nobody() -> None:
+    with bind(LOOPBACK) as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            assert sock.getsockopt(socket.SOL_SOCKET, option) == 0
+            thief.setsockopt(socket.SOL_SOCKET, option, 1)
+        with pytest.raises(OSError, match="in use"):
+            thief.bind(sock.getsockname())
+
+
+def test_sockets_are_not_handed_on_to_hooks() -> None:
+    with bind(LOOPBACK) as sock:
+        assert not sock.get_inheritable()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        ListenAddress("192.0.2.1", 2948),
+        pytest.param(ListenAddress("2001:db8::1", 2948), marks=needs_ipv6),
+        pytest.param(ListenAddress("fe80::1%nosuch0", 2948), marks=needs_ipv6),
+        ListenAddress("not-an-address", 2948),
+    ],
+    ids=str,
+)
+def test_an_address_that_is_not_ours_is_named(address: ListenAddress) -> None:
+    with pytest.raises(EndpointError) as caught:
+        bind(address)
+    text = str(caught.value)
+    assert text.startswith(f"listen: {address}: ")
+    assert not text.endswith(": ")
+
+
+def test_all_addresses_or_none() -> None:
+    before = descriptors()
+    with bind(LOOPBACK) as probe:
+        port = port_of(probe)
+    with pytest.raises(EndpointError, match=r"192\.0\.2\.1"):
+        bind_all([ListenAddress("127.0.0.1", port), ListenAddress("192.0.2.1", port)])
+    assert descriptors() == before
+    with closing(bind(ListenAddress("127.0.0.1", port))) as again:
+        assert port_of(again) == port
+
+
+# A socket that fails
+
+
+async def test_a_receive_that_fails_is_logged_and_tried_again(logged: LogLines) -> None:
+    """A connected socket hears of ports where nobody listens; what waits behind that is delivered all the same."""
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox)
+    with bind(LOOPBACK) as gone:
+        sock.connect(gone.getsockname())
+        gone.sendto(b"before", sock.getsockname())
+        await eventually(lambda: taken_room(sock))
+    sock.send(b"into the void")
+    endpoint.open()
+    try:
+        await eventually(lambda: inbox.datagrams)
+    finally:
+        close(endpoint)
+    assert inbox.payloads == [b"before"]
+    assert logged.of("receive failed")[0]["problem"] == "[Errno 111] Connection refused"
+    assert logged.of("receive failed")[0]["level"] == "error"

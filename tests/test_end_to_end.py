@@ -1,0 +1,370 @@
+"""A real process: `python -m dmnotid run` with a file, datagrams from `dmnotid send`, a hook, signals."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmnotid.service.hook import PATH
+from tests.service.support import (
+    NOWHERE,
+    OTHER_ID,
+    SERVER_ID,
+    WIRELINE,
+    Recorder,
+    is_alive,
+    parse_lines,
+    push,
+    wait_until,
+    write_config,
+)
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+DMNOTID = [sys.executable, "-m", "dmnotid"]
+
+
+class Service:
+    """A running `dmnotid run`; its log is a file, as lines for the journal."""
+
+    def __init__(self, config: Path, log: Path, environment: dict[str, str] | None = None) -> None:
+        self._log = log
+        with log.open("wb") as stdout, log.with_suffix(".err").open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*DMNOTID, "run", "--config", config], env=environment or ENVIRONMENT, stdout=stdout, stderr=stderr,
+                stdin=subprocess.DEVNULL, cwd="/",
+            )  # fmt: skip
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What this process has logged so far, as far as lines are whole."""
+        text = self._log.read_text()
+        return parse_lines(text[: text.rfind("\n") + 1])
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line["event"] == event]
+
+    def reasons(self) -> list[str]:
+        return [line["reason"] for line in self.of("discarded")]
+
+    @property
+    def errors(self) -> str:
+        return self._log.with_suffix(".err").read_text()
+
+    def wait(self, event: str, count: int = 1) -> dict[str, Any]:
+        """Wait for a line of the log; the last of so many."""
+
+        def there() -> bool:
+            assert self.process.poll() is None, f"it ended: {self.lines()[-2:]} {self.errors}"
+            return len(self.of(event)) >= count
+
+        wait_until(there)
+        return self.of(event)[count - 1]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.wait("listening")["listen"].rpartition(":")
+        self.wait("ready")
+        return host, int(port)
+
+    def send(self, *datagrams: bytes) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for datagram in datagrams:
+                sock.sendto(datagram, self.address)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal; the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a daemon with a configuration file; whatever still runs at the end is killed."""
+    services: list[Service] = []
+
+    def starter(config: Path, environment: dict[str, str] | None = None) -> Service:
+        services.append(Service(config, tmp_path / f"log{len(services)}", environment))
+        return services[-1]
+
+    yield starter
+    for service in services:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.wait()
+
+
+def dmnotid_send(service: Service, config: Path, *arguments: str) -> str:
+    host, port = service.address
+    command = [*DMNOTID, "send", "--to", f"{host}:{port}", "--config", str(config), *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+def hostile() -> list[bytes]:
+    """Return what may knock as well; none of it may start anything."""
+    good = push(77, preferred=WIRELINE)
+    return [
+        b"",
+        b"\0",
+        os.urandom(500),
+        good[:-1],
+        good[:20],
+        good + b"\0",
+        good[:30] + bytes([good[30] ^ 1]) + good[31:],
+        b"\0\x07" + good[2:],
+        b"GET / HTTP/1.1\r\n\r\n\x1b[31m",
+        push(77, secret=b"not the secret at all"),
+        push(77, server_id="nobody.example", secret=b"not the secret at all"),
+        push(77, sent_at=time.time() - 10 * 86_400),
+        push(77, sent_at=time.time() + 10 * 86_400),
+    ]
+
+
+def test_the_whole_way(tmp_path: Path, start: Start) -> None:
+    recorder = Recorder(tmp_path, "print('session over'); print('to the log', file=sys.stderr)")
+    arguments = ["{server_id}", "{notification_id}", "{connection}", "{interface}", "{attempt}"]
+    config = write_config(tmp_path, recorder.command + arguments, hook={"environment": {"DM_PROFILE": "default"}})
+    service = start(config)
+    before = time.time()
+    told = ["--id", "4661", "--prefer", "wireline,mobile", "--req-mo", "1,2", "--req-mo-cv", "3:deadbeef"]
+    assert "NOTIFICATION-ID 4661" in dmnotid_send(service, config, "--server", SERVER_ID, *told)
+    service.wait("session done")
+    after = time.time()
+
+    (run,) = recorder.runs
+    assert run["argv"] == [*recorder.command, "dm.example", "4661", "wireline", "lo", "1"]
+    facts = json.loads(run["stdin"])
+    sent_at, received_at, source = facts.pop("sent_at"), facts.pop("received_at"), facts.pop("source")
+    assert int(before) <= sent_at <= after
+    assert before - 0.001 <= received_at <= after + 0.001
+    assert re.fullmatch(r"127\.0\.0\.1:[0-9]+", source)
+    assert facts == {
+        "version": 1, "session": 1, "attempt": 1, "server_id": "dm.example", "notification_id": 4661,
+        "connection": "wireline", "interface": "lo", "preferred_connections": ["wireline", "mobile"],
+        "requested_mos": [1, 2], "cached_mos": [[3, "deadbeef"]], "unknown_options": [], "signed": True,
+    }  # fmt: skip
+    assert run["environment"] == {
+        "PATH": PATH,
+        "LANG": "C.UTF-8",
+        "HOME": run["environment"]["HOME"],
+        "DM_PROFILE": "default",
+        "DMNOTID_SERVER_ID": "dm.example",
+        "DMNOTID_NOTIFICATION_ID": "4661",
+        "DMNOTID_CONNECTION": "wireline",
+        "DMNOTID_INTERFACE": "lo",
+        "DMNOTID_PREFERRED": "wireline mobile",
+        "DMNOTID_REQ_MO": "1 2",
+        "DMNOTID_REQ_MO_CV": "3:deadbeef",
+        "DMNOTID_SENT_AT": str(sent_at),
+        "DMNOTID_RECEIVED_AT": f"{received_at:.3f}",
+        "DMNOTID_SIGNED": "1",
+        "DMNOTID_SOURCE": source,
+        "DMNOTID_ATTEMPT": "1",
+        "DMNOTID_SESSION": "1",
+    }
+    said = {(line["stream"], line["line"], line["session"]) for line in service.of("hook output")}
+    assert said == {("stdout", "session over", 1), ("stderr", "to the log", 1)}
+    assert service.stop() == 0
+    assert service.lines()[-1]["event"] == "stopped"
+    assert service.errors == ""
+
+
+def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: Start) -> None:
+    recorder = Recorder(tmp_path)
+    config = write_config(tmp_path, recorder.command)
+    datagram = push(1, preferred=WIRELINE)
+    for round_ in range(2):
+        service = start(config)
+        for count, huge in enumerate([b"\xff" * 65_507, bytes(65_507)], 1):
+            service.send(huge)  # one by one: the socket's buffer holds no more
+            service.wait("discarded", count)
+        for _ in range(2):
+            service.send(*hostile(), datagram)
+        service.send(push(100 + round_, preferred=WIRELINE))
+        service.wait("session done", 2 - round_)
+        service.wait("accepted", 2 - round_)
+        assert service.stop() == 0
+        stopped = service.lines()[-1]
+        assert stopped["received"] == 2 + 2 * len(hostile()) + 3
+        assert "bugs" not in stopped
+        assert stopped["accepted"] == 2 - round_
+        assert "\x1b" not in (tmp_path / f"log{round_}").read_text()
+        for reason in ("truncated", "trailing-octets", "not-a-push", "digest-mismatch", "unknown-server", "stale"):
+            assert stopped[reason] >= 2, reason
+    assert recorder.names == [(1, 1), (2, 1), (3, 1)]
+    assert [run["environment"]["DMNOTID_NOTIFICATION_ID"] for run in recorder.runs] == ["1", "100", "101"]
+    assert service.errors == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Start, number: signal.Signals) -> None:
+    recorder = Recorder(tmp_path, "import time; time.sleep(0.3)")
+    service = start(write_config(tmp_path, recorder.command))
+    service.send(push(1, preferred=WIRELINE))
+    wait_until(lambda: recorder.names)
+    assert service.stop(number) == 0
+    assert [line["event"] for line in service.lines()][-3:] == ["stopping", "session done", "stopped"]
+
+
+def test_a_hang_up_ends_nothing(tmp_path: Path, start: Start) -> None:
+    service = start(write_config(tmp_path))
+    service.wait("ready")
+    service.process.send_signal(signal.SIGHUP)
+    assert service.wait("hang-up ignored")["level"] == "warning"
+    service.send(push(1, preferred=WIRELINE))
+    service.wait("session done")
+    assert service.stop() == 0
+
+
+def test_what_waits_in_the_socket_at_sigterm_is_taken(tmp_path: Path, start: Start) -> None:
+    recorder = Recorder(tmp_path)
+    config = write_config(tmp_path, recorder.command, sessions={"max_pending": 1_000})
+    service = start(config)
+    address = service.address
+    service.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{service.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for number in range(150):
+            sock.sendto(push(number, preferred=NOWHERE), address)
+        sock.sendto(push(5, server_id=OTHER_ID, preferred=WIRELINE), address)
+    service.process.send_signal(signal.SIGTERM)
+    service.process.send_signal(signal.SIGCONT)
+    assert service.process.wait(60) == 0
+    assert service.lines()[-1]["accepted"] == 151
+    again = start(config)
+    again.wait("session done")
+    assert again.of("ready")[0]["pending"] == 151 - len(service.of("session done"))
+    assert again.stop() == 0
+    assert len(recorder.names) == 1
+
+
+def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: Start) -> None:
+    recorder = Recorder(tmp_path, "import time; time.sleep(1000)")
+    config = write_config(tmp_path, recorder.command)
+    service = start(config)
+    service.send(push(1, preferred=WIRELINE), push(2, preferred=WIRELINE))
+    service.wait("accepted", 2)
+    wait_until(lambda: recorder.names)
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+    left = recorder.runs[0]["pid"]
+    assert is_alive(left)
+    os.kill(left, signal.SIGKILL)
+    recorder.behave("")
+    again = start(config)
+    again.wait("session done", 2)
+    assert again.stop() == 0
+    assert recorder.names == [(1, 1), (1, 2), (2, 1)]
+    assert [run["environment"]["DMNOTID_ATTEMPT"] for run in recorder.runs] == ["1", "2", "1"]
+    third = start(config)
+    assert third.wait("ready")["pending"] == 0
+    third.send(push(1, preferred=WIRELINE))
+    third.wait("discarded")
+    assert third.stop() == 0
+    assert len(recorder.names) == 3
+
+
+def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Start) -> None:
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    (shadow / "uvloop.py").write_text("raise ImportError('not built for this machine')\n")
+    recorder = Recorder(tmp_path)
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{shadow}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    service = start(write_config(tmp_path, recorder.command), environment)
+    service.send(push(1, preferred=WIRELINE))
+    service.wait("session done")
+    (line,) = service.of("no uvloop")
+    assert line["level"] == "warning"
+    assert line["problem"] == "not built for this machine"
+    assert service.of("ready")[0]["loop"] == "asyncio"
+    assert service.stop() == 0
+    assert service.errors == ""
+    assert len(recorder.names) == 1
+
+
+def test_with_uvloop_it_runs_on_it(tmp_path: Path, start: Start) -> None:
+    pytest.importorskip("uvloop")
+    service = start(write_config(tmp_path))
+    assert service.wait("ready")["loop"] == "uvloop"
+    assert service.of("no uvloop") == []
+    assert service.stop() == 0
+
+
+def test_a_configuration_with_problems_names_them_all(tmp_path: Path, start: Start) -> None:
+    config = tmp_path / "dmnotid.yaml"
+    config.write_text(
+        "servers:\n  - id: dm.example\n    secrte: {text: 0123456789abcdef}\nhook:\n  command: [relative]\n"
+        "listen: nowhere\nretry: {first: soon}\n"
+    )
+    service = start(config)
+    assert service.process.wait(60) == 1
+    lines = service.errors.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        f"{config}:{place}" for place in ("2:5", "3:5", "5:13", "6:9", "7:16")
+    ]
+    assert service.lines() == []
+    assert "0123456789abcdef" not in service.errors
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_port_in_use_is_told(tmp_path: Path, start: Start) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{sock.getsockname()[1]}"
+        service = start(write_config(tmp_path, listen=[listen]))
+        assert service.process.wait(60) == 1
+    (line,) = service.of("not started")
+    assert line["problem"] == f"listen: {listen}: Address already in use"
+    assert line["level"] == "error"
+    assert service.errors == ""
+
+
+def test_a_second_process_on_the_same_state_is_told(tmp_path: Path, start: Start) -> None:
+    config = write_config(tmp_path)
+    first = start(config)
+    first.wait("ready")
+    second = start(config)
+    assert second.process.wait(60) == 1
+    assert "another dmnotid holds this journal" in second.of("not started")[0]["problem"]
+    first.send(push(1))
+    first.wait("accepted")
+    assert first.stop() == 0
+
+
+def test_a_reader_of_the_log_that_left_changes_nothing(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
+    config = write_config(tmp_path, recorder.command, listen=[f"127.0.0.1:{address[1]}"])
+    process = subprocess.Popen(
+        [*DMNOTID, "run", "--config", config], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        while b'"ready"' not in process.stdout.readline():
+            pass
+        process.stdout.close()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(push(1, preferred=WIRELINE), address)
+        wait_until(lambda: recorder.names)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
