@@ -96,6 +96,19 @@ def test_every_test_is_collected() -> None:
     assert [f"{path}::{name}" for path, name in wanted if f"{path}::{name}" not in collected] == []
 
 
+@pytest.mark.parametrize("row", rows(), ids=lambda row: f"line {row.line}")
+def test_a_test_of_every_row_carries_its_section(row: Row) -> None:
+    sections = [section.removeprefix("WAP-230 ") for section in row.section.split(", ")]
+    said = [docstring_of(path, name) for path, name in REFERENCE.findall(row.test)]
+    assert any(section in text for section in sections for text in said)
+
+
+def docstring_of(path: str, name: str) -> str:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return next(ast.get_docstring(node) or "" for node in tree.body if isinstance(node, kinds) and node.name == name)
+
+
 @pytest.mark.parametrize("reason", [kind.reason for root in (DecodeError, Refusal) for kind in root.__subclasses__()])
 def test_every_reason_has_a_row(reason: str) -> None:
     assert [row.line for row in rows() if f"`{reason}`" in row.requirement]

@@ -133,6 +133,7 @@ def hostile() -> list[bytes]:
 
 
 def test_the_whole_way(tmp_path: Path, start: Start) -> None:
+    """4, 6, 6.2: sent, received, verified, run: each with exactly what is documented."""
     recorder = Recorder(tmp_path, "print('session over'); print('to the log', file=sys.stderr)")
     arguments = ["{server_id}", "{notification_id}", "{connection}", "{interface}", "{attempt}"]
     config = write_config(tmp_path, recorder.command + arguments, hook={"environment": {"DM_PROFILE": "default"}})
@@ -182,6 +183,7 @@ def test_the_whole_way(tmp_path: Path, start: Start) -> None:
 
 
 def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: Start) -> None:
+    """5.1.4: one run, though all kinds of datagrams come in between, and the daemon starts anew."""
     recorder = Recorder(tmp_path)
     config = write_config(tmp_path, recorder.command)
     datagram = push(1, preferred=WIRELINE)

@@ -120,11 +120,14 @@ class _Demo:
 
     @contextmanager
     def _reader(self) -> Iterator[None]:
-        """Stop when whoever reads along goes away."""
+        """Stop when whoever reads along goes away, or loopback is down."""
         try:
             yield
         except BrokenPipeError:
             self.reader_left = True
+            self.daemon.stop()
+        except OSError as error:
+            print(f"dmnotid demo: nothing can be sent over loopback: {error.strerror}", file=sys.stderr)
             self.daemon.stop()
 
     def _print(self, datagram: Datagram) -> None:

@@ -102,7 +102,7 @@ class _Lines:
         # A pipe that is ready takes 4 KiB at least (pipe(7)), more than a line has.
         ready = self._poll is None or any(events & select.POLLOUT for _, events in self._poll.poll(0))
         if self._dropped and ready:
-            line = f"{self._dropped} log lines were dropped: nobody read them\n{line}"
+            line = f"{_say_dropped(self._dropped, json_lines=line.startswith('<'))}\n{line}"
         if ready and self._write(line + "\n"):
             self._dropped = 0
         else:
@@ -129,6 +129,12 @@ class _Lines:
         return True
 
 
+def _say_dropped(count: int, *, json_lines: bool) -> str:
+    if json_lines:
+        return _render_json(None, "warning", {"event": "log lines dropped", "level": "warning", "count": count})
+    return f"{count} log lines were dropped: nobody read them"
+
+
 def configure(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
     """Send the log to `stream` (standard output by default) from `level` up.
 
@@ -136,12 +142,13 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     """
     target = sys.stdout if stream is None else stream
     text = form == "text" or (form == "auto" and target.isatty())
+    lines = _Lines(target)
     structlog.configure(
         processors=_text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
         if text
         else [_add_time, _tidy_exception, _render_json],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: _Lines(target),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
 

@@ -364,6 +364,7 @@ async def test_octets_of_preferred_connections_that_mean_nothing_are_logged(tmp_
 
 
 async def test_nothing_that_a_datagram_holds_raises(tmp_path: Path) -> None:
+    """5: any octets end in a count."""
     good = push(1, unknown=[(9, b"\0\xff" * 9)])
     pieces = [good[:end] for end in range(len(good))]
     flipped = [good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :] for at in range(len(good)) for bit in range(8)]

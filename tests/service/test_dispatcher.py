@@ -157,6 +157,7 @@ async def test_several_at_once_but_never_two_for_one_server(tmp_path: Path) -> N
 
 
 async def test_waiting_for_a_connection_blocks_nobody_else(tmp_path: Path) -> None:
+    """5.3.4: one waits for mobile, others start."""
     recorder, links = Recorder(tmp_path), MadeUpLinks(WIRELINE)
     async with at_work(make_config(tmp_path, recorder.command), links) as bench:
         waits = bench.accept(1, preferred=[ConnectionType.MOBILE])
@@ -171,6 +172,7 @@ async def test_waiting_for_a_connection_blocks_nobody_else(tmp_path: Path) -> No
 
 
 async def test_each_try_uses_the_best_connection_there_is_then(tmp_path: Path) -> None:
+    """5.3.4: the choice is made anew for each try."""
     links = MadeUpLinks(WIRELINE, MOBILE)
     recorder = Recorder(tmp_path, f"{waiting_for(tmp_path / 'go', 1)}")
     async with at_work(make_config(tmp_path, recorder.command, retry={"attempts": 2}), links) as bench:
@@ -341,6 +343,7 @@ async def test_a_hook_has_its_grace_at_stop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["grace", "abort"])
 async def test_what_does_not_end_in_its_grace_is_run_again(tmp_path: Path, logged: LogLines, how: str) -> None:
+    """5.3.4: at least once, whatever interrupts it."""
     recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
     config = make_config(tmp_path, recorder.command, hook={"stop_grace": "50ms" if how == "grace" else "1h"})
     async with at_work(config) as bench:

@@ -85,6 +85,7 @@ def output(logged: LogLines, stream: str = "stdout") -> list[str]:
 async def test_arguments_environment_and_input_are_exactly_those_of_the_contract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """5.3.4: the session starter is told all that the notification asks for."""
     monkeypatch.setenv("SECRET_OF_THE_DAEMON", "never handed on")
     monkeypatch.setenv("PATH", "/nowhere:" + os.environ["PATH"])
     recorder = Recorder(tmp_path)

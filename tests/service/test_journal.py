@@ -146,6 +146,7 @@ def another_process(directory: Path, body: str, *before: str) -> Iterator["subpr
 
 
 def test_a_process_that_is_killed_loses_nothing_committed(tmp_path: Path) -> None:
+    """5.3.4: what was accepted is on disk before anything runs."""
     body = "[journal.admit(verified(n)) for n in range(20)]; journal.commit(); journal.admit(verified(99))"
     with another_process(tmp_path, body) as process:
         process.send_signal(signal.SIGKILL)
@@ -233,6 +234,7 @@ def test_a_duplicate_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reopened", [False, True])
 def test_a_closed_notification_is_forgotten_after_its_time(tmp_path: Path, reopened: bool) -> None:  # noqa: FBT001
+    """5.1.4: remembered for `remember`, then the id is a new one."""
     with opened(tmp_path) as journal:
         first = admit(journal)
         journal.close_request(first, Closed.DONE)
@@ -267,6 +269,7 @@ def test_a_notification_received_before_the_clock_was_set_is_remembered(tmp_path
 
 
 def test_a_full_queue_is_not_remembered(tmp_path: Path) -> None:
+    """5.3.4: refused without a trace, so that a repeat is taken later."""
     with opened(tmp_path) as journal:
         requests = [admit(journal, number) for number in range(LIMITS.max_pending)]
         with pytest.raises(QueueFull, match=r"4 sessions of 'dm.example' wait, sessions.max_pending is 4") as caught:

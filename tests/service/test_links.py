@@ -310,6 +310,8 @@ def test_patterns_come_first(tmp_path: Path, name: str, kind: ConnectionType, wh
 
 @in_namespace
 def test_conditions_one_after_the_other(namespace: Namespace) -> None:
+    """5.3.4: available is up, with carrier, address and route."""
+
     def eth0() -> str | None:
         return read(namespace)["eth0"].missing
 

@@ -1,5 +1,6 @@
 """The log: lines that a machine reads, lines that people read, and floods that are counted."""
 
+import fcntl
 import io
 import json
 import os
@@ -21,9 +22,6 @@ from tests.service.support import SOURCE, LogLines, eventually, package
 
 NASTY = "\x1b]0;owned\x07\x1b[31m\nforged line\r\x00\x7f\x9b2J\u2028\u202e\ud800<3>"
 """What a terminal would act on or take for the end of a line: ESC, BEL, CR, NUL, DEL, C1, separators, overrides."""
-
-
-# Told by test_text_needs_nothing_deprecated alone.
 
 
 @pytest.fixture(autouse=True)
@@ -211,6 +209,28 @@ def test_a_reader_that_left_is_no_reason_to_stop(form: str) -> None:
         logger.info("accepted", problem="x" * 10_000)
     with suppress(BrokenPipeError):
         stream.close()
+
+
+@pytest.mark.parametrize(
+    ("form", "said"), [("json", '"log lines dropped", "level": "warning", "count": 3'), ("text", "3 log")]
+)
+def test_a_pipe_that_nobody_reads_blocks_nothing(form: str, said: str) -> None:
+    """Lines are dropped while it is full; the next that comes through says how many."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as pipe, os.fdopen(writer, "w") as stream:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4_096)
+        log.configure("debug", form, stream)
+        logger.info("first", filler="x" * 3_000)
+        assert b"first" in pipe.read(4_096)
+        os.write(writer, b"y" * 4_096)
+        for _ in range(3):
+            logger.info("lost")
+        assert set(pipe.read(4_096)) == {ord("y")}
+        logger.info("heard")
+        text = pipe.read(4_096).decode()
+    assert said in text
+    assert "heard" in text
+    assert "lost" not in text
 
 
 def test_a_full_disk_is_no_reason_to_stop() -> None:
