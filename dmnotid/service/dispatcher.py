@@ -25,6 +25,9 @@ from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
 from dmnotid.service.log import logger
 
+INTERRUPTIONS: Final = 10
+"""How many tries more than `retry.attempts` a session may have when stops and crashes interrupt it."""
+
 WRITE_AGAIN_AFTER: Final = 30
 """Pause (seconds) before the journal is tried again when it could not be written."""
 
@@ -55,8 +58,9 @@ class Dispatcher:
             logger.error("session held back", session=request.session, problem=problem)
             return
         self._pending[request.session] = request
-        if request.attempts >= self._config.retry.attempts:
-            self._close(request, Closed.FAILED, "interrupted in its last try")
+        # What was interrupted is run again. But a session that takes the device down with it must not do so for ever.
+        if request.attempts >= self._config.retry.attempts + INTERRUPTIONS:
+            self._close(request, Closed.FAILED, "interrupted again and again")
 
     @property
     def pending(self) -> int:

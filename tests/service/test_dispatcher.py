@@ -370,10 +370,11 @@ async def test_what_does_not_end_in_its_grace_is_run_again(tmp_path: Path, logge
     assert recorder.names == [(session, 1), (session, 2), (session + 1, 1)], "never again once it is done"
 
 
-async def test_interrupted_in_its_last_try(tmp_path: Path, logged: LogLines) -> None:
-    """`retry.attempts` tries in all, whatever ended them."""
+async def test_interrupted_again_and_again(tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is interrupted in its last try is run again; what takes the device down each time is given up one day."""
+    monkeypatch.setattr(dispatcher_module, "INTERRUPTIONS", 1)
     recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
-    config = make_config(tmp_path, recorder.command, retry={"attempts": 2}, hook={"stop_grace": "0"})
+    config = make_config(tmp_path, recorder.command, retry={"attempts": 1}, hook={"stop_grace": "0"})
     for tries in (1, 2):
         async with at_work(config) as bench:
             if tries == 1:
