@@ -5,15 +5,17 @@ flood of discards is counted, not narrated.
 """
 
 import asyncio
-import io
 import json
 import os
-import select
+import socket
 import stat
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Protocol, TextIO
 
 import structlog
@@ -81,52 +83,57 @@ logger: Logger = structlog.get_logger()
 class _Lines:
     """Writes finished lines, and drops them where they can't be written at once.
 
-    A reader that went away or doesn't read (a closed or full pipe, a full disk) is no reason to stop serving. How many
-    lines were dropped is said by the next one that comes through.
+    A reader that went away or doesn't read (a closed or full pipe, a stopped terminal, a full disk) is no reason to
+    stop serving. How many lines were dropped is said by the next one that comes through. Bound: the rest of one line.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._dropped = 0
+        self._rest = b""
         self._encoding = stream.encoding or "utf-8"
-        self._poll: select.poll | None = None
         try:
-            mode = os.fstat(stream.fileno()).st_mode
-        except (OSError, ValueError):
-            return
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            self._poll = select.poll()
-            self._poll.register(stream.fileno(), select.POLLOUT)
+            self._write: Callable[[bytes], int] = _writer(self, stream.fileno())
+        except (OSError, ValueError):  # no file behind it
+            self._write = self._write_text
 
     def msg(self, line: str) -> None:
-        # A pipe that is ready takes 4 KiB at least (pipe(7)), more than a line has.
-        ready = self._poll is None or any(events & select.POLLOUT for _, events in self._poll.poll(0))
-        if self._dropped and ready:
+        if self._dropped:
             line = f"{_say_dropped(self._dropped, json_lines=line.startswith('<'))}\n{line}"
-        if ready and self._write(line + "\n"):
-            self._dropped = 0
-        else:
-            self._dropped += 1
+        octets = (line + "\n").encode(self._encoding, "backslashreplace")
+        try:
+            self._stream.flush()
+            # The rest of a line that was begun goes first: no two are ever glued together.
+            self._rest = self._rest[self._write(self._rest) :] if self._rest else b""
+            if not self._rest:
+                self._rest = octets[self._write(octets) :]
+                self._dropped = 0
+                return
+        except (OSError, ValueError):
+            pass
+        self._dropped += 1
 
     debug = info = warning = error = critical = msg
 
-    def _write(self, text: str) -> bool:
-        try:
-            self._stream.flush()
-            octets = text.encode(self._encoding, "backslashreplace")
-            descriptor = self._stream.fileno()
-        except io.UnsupportedOperation:
-            self._stream.write(text)
-            return True
-        except (OSError, ValueError):
-            return False
-        # Not through the stream: what it failed to write it would try to write again, at exit too.
-        try:
-            while octets:
-                octets = octets[os.write(descriptor, octets) :]
-        except OSError:
-            return False
-        return True
+    def _write_text(self, octets: bytes) -> int:
+        self._stream.write(octets.decode(self._encoding))
+        return len(octets)
+
+
+def _writer(owner: object, descriptor: int) -> Callable[[bytes], int]:
+    """Return what writes to a descriptor without ever blocking; it raises OSError instead. Raises OSError."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        sock = socket.socket(fileno=os.dup(descriptor))
+        weakref.finalize(owner, sock.close)
+        return lambda octets: sock.send(octets, socket.MSG_DONTWAIT)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        # Opened anew, it is ours alone: made non-blocking, the one we were given would be so for others who have it.
+        with suppress(OSError):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
+            weakref.finalize(owner, os.close, descriptor)
+    return partial(os.write, descriptor)
 
 
 def _say_dropped(count: int, *, json_lines: bool) -> str:

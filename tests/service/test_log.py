@@ -233,6 +233,31 @@ def test_a_pipe_that_nobody_reads_blocks_nothing(form: str, said: str) -> None:
     assert "lost" not in text
 
 
+def test_a_line_longer_than_the_room_in_a_pipe_is_finished_before_the_next() -> None:
+    """Whatever its length: neither blocked, nor cut, nor glued to another."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as pipe, os.fdopen(writer, "w") as stream:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4_096)
+        log.configure("debug", "json", stream)
+        logger.info("long", line="\x01" * 1_020)
+        text = pipe.read(4_096)
+        logger.info("lost while the rest is written")
+        text += pipe.read(65_536)
+        logger.info("heard")
+        text += pipe.read(65_536)
+    events = [json.loads(line[3:])["event"] for line in text.decode().splitlines()]
+    assert events[0] == "long"
+    assert events[-1] == "heard"
+
+
+def test_a_terminal_that_is_stopped_blocks_nothing() -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as stream, os.fdopen(master, "rb", buffering=0):
+        log.configure("debug", "text", stream)
+        for _ in range(100):
+            logger.info("chatty", filler="x" * 1_000)
+
+
 def test_a_full_disk_is_no_reason_to_stop() -> None:
     stream = Path("/dev/full").open("w")  # noqa: SIM115 - closing it raises
     log.configure("info", "json", stream)
