@@ -16,7 +16,7 @@ from dmnotid.errors import DmnotidError, Duplicate, JournalError, QueueFull
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
 from dmnotid.service.log import logger
-from dmnotid.wire.notification import decode_notification
+from dmnotid.wire.notification import MAX_TIME, decode_notification
 
 FILE_NAME: Final = "journal.sqlite3"
 SCHEMA_VERSION: Final = 1
@@ -76,12 +76,14 @@ FROM session WHERE server_id = ? AND notification_id = ?
 
 # A signed row is forgotten by authenticated time alone: once a newer notification is further ahead than `remember`,
 # which is no less than max_age + max_skew, a replay of the older one is stale whatever the clock says.
+# An unsigned row goes by the wall clock; what came under one that was not believed is dated once one is.
 _PRUNE: Final = """
-DELETE FROM session WHERE closed_at IS NOT NULL AND session IN (
-    SELECT session FROM session WHERE sent_at < :newest - :remember
+DELETE FROM session WHERE session IN (
+    SELECT session FROM session WHERE closed_at IS NOT NULL AND sent_at < :newest - :remember
     UNION ALL
     SELECT session FROM session
-    WHERE sent_at IS NULL AND clock_believed AND :believed AND received_at < :now - :remember
+    WHERE closed_at IS NOT NULL AND sent_at IS NULL AND received_at < :now - :remember
+        AND (clock_believed OR NOT :believed)
     LIMIT :rows
 )
 """
@@ -221,7 +223,7 @@ class Journal:
 
     def _read_newest(self) -> int | None:
         newest: int | None = self._database.execute(
-            "SELECT max(sent_at) FROM session WHERE typeof(sent_at) = 'integer'"
+            "SELECT max(sent_at) FROM session WHERE typeof(sent_at) = 'integer' AND sent_at <= ?", (MAX_TIME,)
         ).fetchone()[0]
         return newest
 
@@ -237,6 +239,11 @@ class Journal:
                 "UPDATE session SET received_at = ?, clock_believed = 1 WHERE NOT clock_believed",
                 (verified.received_at,),
             )
+            # And what came under one that was ahead: it would be remembered until that time has come.
+            self._database.execute(
+                "UPDATE session SET received_at = :now WHERE sent_at IS NULL AND received_at > :now",
+                {"now": verified.received_at},
+            )
             self._undated = False
 
     def _find(self, verified: VerifiedNotification) -> _Remembered | None:
@@ -245,14 +252,16 @@ class Journal:
         return None if row is None else _Remembered(*row)
 
     def _is_forgotten(self, found: _Remembered, verified: VerifiedNotification) -> bool:
-        """Tell whether the id is a new one by now (5.1.4); for what was signed only authenticated time passes."""
+        """Tell whether the id is a new one by now (5.1.4); between signed notifications only their own times count."""
         if found.closed_at is None:
             return False
-        if found.sent_at is not None:
-            newest = max(self._newest or 0, verified.notification.sent_at or 0)
+        sent_at = verified.notification.sent_at
+        if found.sent_at is not None and (sent_at is not None or found.sent_at == self._newest):
+            newest = max(self._newest or 0, sent_at or 0)
             return _is_number(found.sent_at) and newest - found.sent_at > self._remember
-        dated = bool(found.clock_believed) and verified.clock_believed and _is_number(found.received_at)
-        return dated and verified.received_at - found.received_at > self._remember
+        # A server that may leave its notifications unsigned isn't protected from replays anyway.
+        dated = bool(found.clock_believed) or not verified.clock_believed
+        return dated and _is_number(found.received_at) and verified.received_at - found.received_at > self._remember
 
     def _insert(self, verified: VerifiedNotification, fingerprint: bytes) -> _Row:
         notification = verified.notification

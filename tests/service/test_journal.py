@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -512,6 +513,57 @@ def test_unsigned_rows_are_dated_once_the_clock_is_believed(tmp_path: Path) -> N
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None
+
+
+def test_a_server_that_stops_signing_may_use_its_ids_again(tmp_path: Path) -> None:
+    """It takes anybody's unsigned notification, so nothing is won by refusing its own; only the newest time is kept."""
+    with opened(tmp_path) as journal:
+        for number in (7, 8):
+            journal.close_request(admit(journal, number, sent_at=NOW + number), Closed.DONE)
+        later = [
+            verified(it, server_id=OPEN_ID, received_at=NOW + YEARS)._replace(server_id=SERVER_ID) for it in (7, 8)
+        ]
+        journal.admit(later[0])
+        journal.commit()
+        with pytest.raises(Duplicate):
+            journal.admit(later[1])
+        assert journal.newest_authenticated == NOW + 8
+
+
+def test_unsigned_ids_are_forgotten_where_no_clock_is_ever_believed(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        request = admit(journal, server_id=OPEN_ID, received_at=60.0, clock_believed=False)
+        journal.close_request(request, Closed.DONE)
+        lost = partial(refusal, journal, server_id=OPEN_ID, clock_believed=False)
+        assert lost(received_at=60.0 + REMEMBER) is Duplicate
+        assert lost(received_at=61.0 + REMEMBER) is None
+
+
+def test_unsigned_rows_of_a_clock_that_was_ahead_are_dated_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, server_id=OPEN_ID, received_at=NOW + 10 * YEARS), Closed.DONE)
+    with opened(tmp_path) as journal:
+        assert refusal(journal, server_id=OPEN_ID, received_at=NOW) is Duplicate
+        assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None
+
+
+def test_pending_rows_do_not_keep_old_ones_from_being_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmnotid.service.journal.PRUNE_ROWS", 3)
+    with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
+        for number in range(10):
+            admit(journal, number, sent_at=NOW)
+        journal.close_request(admit(journal, 10, sent_at=NOW), Closed.DONE)
+    with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
+        admit(journal, 20, sent_at=NOW + REMEMBER + 1)
+    assert sql(tmp_path, "SELECT count(*) FROM session WHERE notification_id = 10") == [(0,)]
+
+
+def test_a_time_that_no_notification_holds_is_nobodys_newest(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, 1, sent_at=NOW)
+    sql(tmp_path, "UPDATE session SET sent_at = ?", 2**62)
+    with opened(tmp_path) as journal:
+        assert journal.newest_authenticated is None
 
 
 def test_newest_authenticated(tmp_path: Path) -> None:
