@@ -34,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     parser = build_parser(words)
     try:
-        arguments = parser.parse_args(words)
-        status = _run(arguments)
-        sys.stdout.flush()
+        try:
+            status = _run(parser.parse_args(words))
+        finally:
+            sys.stdout.flush()  # --help and --version leave by SystemExit
     except BrokenPipeError:
         # The reader went away (`dmnotid decode … | head`): nothing is left to say.
         _give_up_output()

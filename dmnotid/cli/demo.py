@@ -20,6 +20,7 @@ from dmnotid.cli.decode import Judge, decide, describe
 from dmnotid.cli.run import run_daemon
 from dmnotid.cli.send import Order
 from dmnotid.config import Config, load_config
+from dmnotid.errors import DmnotidError
 from dmnotid.policy.authenticity import Clock
 from dmnotid.policy.reception import Datagram
 from dmnotid.service import log
@@ -97,10 +98,12 @@ class _Daemon(Daemon):
         self._demo = demo
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            telling = group.create_task(self._demo.tell())
-            await super().run()
-            telling.cancel()
+        telling = asyncio.ensure_future(self._demo.tell())
+        telling.add_done_callback(lambda _: self.stop() if self._demo.failed(telling) else None)
+        await super().run()
+        if self._demo.failed(telling):
+            await telling
+        telling.cancel()
 
 
 class _Demo:
@@ -120,14 +123,11 @@ class _Demo:
 
     @contextmanager
     def _reader(self) -> Iterator[None]:
-        """Stop when whoever reads along goes away, or loopback is down."""
+        """Stop when whoever reads along goes away."""
         try:
             yield
         except BrokenPipeError:
             self.reader_left = True
-            self.daemon.stop()
-        except OSError as error:
-            print(f"dmnotid demo: nothing can be sent over loopback: {error.strerror}", file=sys.stderr)
             self.daemon.stop()
 
     def _print(self, datagram: Datagram) -> None:
@@ -145,6 +145,11 @@ class _Demo:
         await self.daemon.ready.wait()
         with self._reader():
             await self._tell()
+
+    @staticmethod
+    def failed(telling: asyncio.Future[None]) -> bool:
+        """Tell whether the story broke off by an error."""
+        return telling.done() and not telling.cancelled() and telling.exception() is not None
 
     async def _tell(self) -> None:
         address = self.daemon.endpoints[0].socket.getsockname()
@@ -184,8 +189,12 @@ class _Demo:
 
 
 def _send(datagram: bytes, address: tuple[str, int]) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.sendto(datagram, address)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(datagram, address)
+    except OSError as error:
+        message = f"dmnotid demo: nothing can be sent over loopback: {error.strerror}"
+        raise DmnotidError(message) from error
 
 
 def _story(config: Config) -> Iterator[Step]:

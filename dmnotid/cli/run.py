@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def main(arguments: argparse.Namespace) -> int:
     except ExceptionGroup:
         log.logger.exception("ended by a bug")
         return EXIT_PROBLEM
+    # All is closed: a signal that is repeated now must not make another end of it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return EXIT_OK
 
 

@@ -4,8 +4,8 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -57,8 +57,8 @@ class Daemon:
         Raises EndpointError or JournalError where the daemon can't begin.
         """
         with ExitStack() as stack:
+            self._take_signals()
             self._open(stack)
-            stack.enter_context(self._signals())
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
                 self._receive()
@@ -163,19 +163,14 @@ class Daemon:
             self.endpoints.pop().close(deadline)
         self._discards.flush()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _take_signals(self) -> None:
+        """Take signals for as long as the loop lives."""
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: _log_hangup}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         # Who ignores it hands that down, and the end of a hook could then not be asked for.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        try:
-            yield
-        finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
 
 
 def _log_hangup() -> None:

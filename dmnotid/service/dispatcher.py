@@ -28,7 +28,7 @@ from dmnotid.service.log import logger
 INTERRUPTIONS: Final = 10
 """How many tries more than `retry.attempts` a session may have when stops and crashes interrupt it."""
 
-WRITE_AGAIN_AFTER: Final = 30
+WRITE_AGAIN_AFTER: Final = 10
 """Pause (seconds) before the journal is tried again when it could not be written."""
 
 
@@ -43,7 +43,7 @@ class Dispatcher:
         self._hook = Hook(config.hook)
         self._pending: dict[int, SessionRequest] = {}
         self._unwritten: dict[int, tuple[SessionRequest, Closed]] = {}
-        self._write_again_at = float("-inf")
+        self._write_again_at = self._ends_again_at = float("-inf")
         self._running: dict[int, SessionRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
@@ -69,7 +69,7 @@ class Dispatcher:
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
         """Take up what was just made durable: the journal can be written then."""
-        self._write_again_at = float("-inf")
+        self._write_again_at = self._ends_again_at = float("-inf")
         self._pending.update((request.session, request) for request in requests)
         self._woken.set()
 
@@ -97,26 +97,34 @@ class Dispatcher:
         self.abort()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._write_ends()
 
     def abort(self) -> None:
         """End running hooks now: TERM, and KILL after `hook.kill_after`."""
         for task in self._tasks:
-            task.cancel()
+            if not task.cancelling():  # a second one would take the hook's time after TERM away
+                task.cancel()
 
     def _expire(self) -> None:
         for request in expired(self._pending.values(), self._running, time.monotonic()):
             self._close(request, Closed.EXPIRED, "its time to start is over")
 
     def _start_all(self, group: asyncio.TaskGroup) -> None:
+        failed = 0
         while not self._stopping and self._write_again_at <= time.monotonic():
             available, now = self._links.available(), time.monotonic()
             concurrency = self._config.sessions.concurrency
             start = next_start(self._pending.values(), self._running, available, now, concurrency)
             if start is None:
                 return
-            if not self._written_down(start):
-                return
             request = start.request
+            if not self._written_down(start):
+                # One row may be at fault alone; where a second one fails too, it is the journal.
+                failed += 1
+                self._pending[request.session] = request.later(now + WRITE_AGAIN_AFTER)
+                if failed > 1:
+                    self._write_again_at = now + WRITE_AGAIN_AFTER
+                continue
             self._running[request.session] = request
             task = group.create_task(self._try(start), name=f"session {request.session}")
             self._tasks.add(task)
@@ -127,9 +135,8 @@ class Dispatcher:
         try:
             self._journal.begin_attempt(request, start.attempt)
         except JournalError as error:
-            # Not this one alone: what can't be written down isn't begun.
-            logger.error("session not started", problem=str(error), again_in=WRITE_AGAIN_AFTER)
-            self._write_again_at = time.monotonic() + WRITE_AGAIN_AFTER
+            facts = {"session": request.session, "again_in": WRITE_AGAIN_AFTER}
+            logger.error("session not started", problem=str(error), **facts)
             return False
         return True
 
@@ -179,25 +186,28 @@ class Dispatcher:
         self._write_ends()
 
     def _write_again(self) -> None:
-        if self._unwritten and self._write_again_at <= time.monotonic():
+        if self._unwritten and self._ends_again_at <= time.monotonic():
             self._write_ends()
 
     def _write_ends(self) -> None:
         """Write down what is closed. Until then only a restart would run it again: at least once, as promised."""
+        problem: JournalError | None = None
         for session, (request, closed) in list(self._unwritten.items()):
             try:
                 self._journal.close_request(request, closed)
+                del self._unwritten[session]
             except JournalError as error:
-                logger.error("end not written", problem=str(error), again_in=WRITE_AGAIN_AFTER)
-                self._write_again_at = time.monotonic() + WRITE_AGAIN_AFTER
-                return
-            del self._unwritten[session]
+                problem = error
+        if problem is not None:
+            facts = {"sessions": len(self._unwritten), "again_in": WRITE_AGAIN_AFTER}
+            logger.error("end not written", problem=str(problem), **facts)
+            self._ends_again_at = time.monotonic() + WRITE_AGAIN_AFTER
 
     async def _sleep(self, since: float) -> None:
         """Sleep until something can be otherwise than it was at `since`."""
         wake = next_wake(self._pending.values(), self._running, since)
-        if self._write_again_at > since:
-            wake = self._write_again_at if wake is None else min(wake, self._write_again_at)
+        times = [wake, self._write_again_at, self._ends_again_at if self._unwritten else None]
+        wake = min((at for at in times if at is not None and at > since), default=wake)
         with suppress(TimeoutError):
             async with asyncio.timeout(None if wake is None else max(wake - time.monotonic(), 0)):
                 await self._woken.wait()

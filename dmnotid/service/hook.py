@@ -30,7 +30,7 @@ EXIT_UNKNOWN: Final = 255
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_LINE_OCTETS: Final = 1_024
 MAX_OUTPUT_OCTETS: Final = 65_536
-GROUP_POLL: Final = 0.1
+GROUP_POLL: Final = 0.25
 """How often it is looked whether a process group that got SIGTERM has ended (seconds)."""
 
 KILLED_AFTER: Final = 5
@@ -91,13 +91,22 @@ class Hook:
             async with asyncio.timeout(self.config.timeout):
                 await run.ended.wait()
         except TimeoutError:
-            await self._end(run)
+            await self._end_in_any_case(run)
             end = describe(run.exit_code) if run.ended.is_set() else "can't be ended: not even by SIGKILL"
             return Outcome(Result.FAILED, f"timed out after {self.config.timeout:g} s, {end}")
         except asyncio.CancelledError:
             await self._end(run)
             raise
         return judge(run.exit_code)
+
+    async def _end_in_any_case(self, run: "_Run") -> None:
+        """End it with all the time that it is given, also when the daemon is stopped meanwhile."""
+        ending = asyncio.ensure_future(self._end(run))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await ending
+            raise
 
     async def _end(self, run: "_Run") -> None:
         """TERM to the whole process group, KILL to what of it is left after `hook.kill_after`."""
@@ -167,7 +176,8 @@ class _Run:
 
     def group_lives(self) -> bool:
         """Tell whether anything of the process group is left that has not ended."""
-        return any(_is_alive_in(stat_file, self._process.pid) for stat_file in Path("/proc").glob("[0-9]*/stat"))
+        files = list(Path("/proc").glob("[0-9]*/stat"))
+        return not files or any(_is_alive_in(file, self._process.pid) for file in files)
 
     def _at_end(self) -> None:
         self._loop.remove_reader(self._pidfd)

@@ -445,6 +445,22 @@ async def test_what_cannot_be_written_down_is_not_started(
     assert logged.of("session not started")[0]["level"] == "error"
 
 
+async def test_a_row_that_cannot_be_written_holds_up_no_other(tmp_path: Path, logged: LogLines) -> None:
+    recorder, links = Recorder(tmp_path), MadeUpLinks()
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        bench.accept(1)
+        bench.accept(2, OTHER_ID)
+        refuse = "SELECT RAISE(ABORT, 'this row is damaged')"
+        bench.journal._database.execute(
+            f"CREATE TRIGGER damaged BEFORE UPDATE ON session WHEN old.session = 1 BEGIN {refuse}; END"
+        )
+        links.connections = [WIRELINE]
+        bench.dispatcher.wake()
+        await eventually(lambda: bench.dispatcher.pending == 1)
+    assert [name for name, _ in recorder.names] == [2]
+    assert logged.of("session not started")[0]["session"] == 1
+
+
 async def test_an_end_that_cannot_be_written_is_not_run_again_by_this_process(tmp_path: Path, logged: LogLines) -> None:
     recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
     config = make_config(tmp_path, recorder.command)
