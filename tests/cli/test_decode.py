@@ -36,7 +36,7 @@ KEYS = {
     "sent_at",
     "signed",
 }
-"""What check-vectors documents."""
+"""What every JSON object of `decode` holds."""
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "decode.jsonl"
 
@@ -281,7 +281,7 @@ def test_json_has_every_key_for_what_is_no_hex(capsys: pytest.CaptureFixture[str
 
 
 def test_json_of_the_vectors() -> None:
-    """Through the process, a line each, as check-vectors does."""
+    """Through the process, a line each."""
     rows = [row for row in map(json.loads, VECTORS.read_text(encoding="utf-8").splitlines()) if row.get("hex")]
     done = dmnotid("decode", "--json", given="".join(row["hex"] + "\n" for row in rows).encode())
     found = [json.loads(line) for line in done.out.splitlines()]
