@@ -16,7 +16,7 @@ from dmnotid.errors import DmnotidError, Duplicate, JournalError, QueueFull
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
 from dmnotid.service.log import logger
-from dmnotid.wire.notification import MAX_TIME, decode_notification
+from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
 
 FILE_NAME: Final = "journal.sqlite3"
 SCHEMA_VERSION: Final = 1
@@ -154,7 +154,7 @@ class Journal:
         sent_at = verified.notification.sent_at
         if sent_at is not None:
             self._newest = sent_at if self._newest is None else max(sent_at, self._newest)
-        return self._request(row, verified.received_at)
+        return self._request(row, verified.notification, verified.received_at)
 
     def commit(self) -> None:
         """Make everything admitted since the last commit durable, or nothing of it: then JournalError is raised."""
@@ -192,7 +192,7 @@ class Journal:
         self._write("UPDATE session SET not_before = ? WHERE session = ?", (now + pause, request.session))
         return request.later(time.monotonic() + pause)
 
-    def close_request(self, request: SessionRequest, closed: Closed | str) -> None:
+    def close_request(self, request: SessionRequest, closed: Closed) -> None:
         """Close a row for good: it is never run again and goes on to tell duplicates."""
         self._write(
             "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?",
@@ -315,7 +315,8 @@ class Journal:
                 if not isinstance(value, kind):
                     message = f"{column} is of type {type(value).__name__}"
                     raise TypeError(message)  # noqa: TRY301 - one way out for all that can be wrong with a row
-            return self._request(row, time.time())
+            _, _, package, *_ = row
+            return self._request(row, decode_notification(package), time.time())
         except (DmnotidError, TypeError, ValueError) as error:
             logger.error("row set aside", session=row[0], file=str(self.file), problem=str(error))
             self._write(
@@ -323,8 +324,8 @@ class Journal:
             )
             return None
 
-    def _request(self, row: _Row, now: float) -> SessionRequest:
-        session, server_id, package, source, received_at, clock_believed, attempts, not_before = row
+    def _request(self, row: _Row, notification: Notification, now: float) -> SessionRequest:
+        session, server_id, _, source, received_at, clock_believed, attempts, not_before = row
         # Wall clock in the file, monotonic in memory. Where the one was off by years when it was written, or is now, a
         # pause is no longer than any pause, and a request has its whole time still before it.
         monotonic, whole = time.monotonic(), self._limits.expire_after
@@ -332,7 +333,7 @@ class Journal:
         return SessionRequest(
             session,
             server_id,
-            decode_notification(package),
+            notification,
             source,
             received_at,
             attempts,
