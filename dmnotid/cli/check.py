@@ -25,23 +25,23 @@ def main(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, os.environ)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for line in summary(config):
+    distrust = _distrust(config)
+    for line in summary(config, distrust):
         print(line)
-    try:
-        check_trusted(Path(config.hook.command[0]))
-    except HookError as error:
-        print(f"hook.command: not trusted, so no session would start: {error}", file=sys.stderr)
+    if distrust is not None:
+        print(f"hook.command: not trusted, so no session would start: {distrust}", file=sys.stderr)
         return EXIT_PROBLEM
     return EXIT_OK
 
 
-def summary(config: Config) -> Iterator[str]:
-    """Say what a configuration means here, a line a fact."""
+def summary(config: Config, distrust: HookError | None) -> Iterator[str]:
+    """Say what a configuration means here, a line a fact; `distrust` is why its hook would not be run."""
     yield f"{config.file}: well-formed"
     yield from _section("servers", map(_describe_server, config.servers))
     yield f"listen       {', '.join(map(str, config.listen))} (UDP)"
     yield f"state        {config.state}"
-    yield f"hook         {' '.join(map(repr, config.hook.command))}: {_trust(config)}"
+    trust = "its path is trusted" if distrust is None else f"not trusted ({distrust})"
+    yield f"hook         {' '.join(map(repr, config.hook.command))}: {trust}"
     yield from _section("connections", map(str, _links(config)))
 
 
@@ -59,12 +59,12 @@ def _describe_server(server: Server) -> str:
     return f"{server.id!r}: {secret}, {signed}, from {sources}"
 
 
-def _trust(config: Config) -> str:
+def _distrust(config: Config) -> HookError | None:
     try:
         check_trusted(Path(config.hook.command[0]))
     except HookError as error:
-        return f"not trusted ({error})"
-    return "its path is trusted"
+        return error
+    return None
 
 
 def _links(config: Config) -> Iterator[str]:
