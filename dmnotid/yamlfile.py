@@ -139,7 +139,7 @@ KINDS: Final = {
 _SEES_OTHERWISE: Final = frozenset({"int", "float", "bool", "timestamp", "merge", "value"})
 """What unquoted text may turn into."""
 
-# The same marks and nearly the same messages as the other, ten times as fast.
+# The same marks and nearly the same messages as the other, and faster.
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER: Final[Any] = yaml.resolver.Resolver()
 
