@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from dmnotid import RELEASED_AT
@@ -51,6 +52,11 @@ def judge_clock(now: float, newest: int | None, max_skew: float, *, released_at:
     """
     behind_newest = newest is not None and now < newest - max_skew
     return Clock(now, now >= released_at and not behind_newest, newest)
+
+
+def show_time(seconds: float) -> str:
+    """Write POSIX seconds for people: `2025-01-01T00:00:00Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def compute_digest(notification: Notification, secret: bytes) -> bytes:

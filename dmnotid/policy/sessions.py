@@ -6,9 +6,13 @@ Times are seconds on a clock that never jumps, unless a name says otherwise.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from dmnotid.wire.notification import ConnectionType, Notification
+
+NOBODY: Final[Mapping[str, float]] = MappingProxyType({})
+"""No server rests."""
 
 
 class Connection(NamedTuple):
@@ -22,7 +26,7 @@ class SessionRequest(NamedTuple):
     """A session that was accepted and is not closed: made by the journal, from its row, and by nothing else.
 
     `session` is the number that log lines and the hook carry. `attempts` counts the tries begun so far. `received_at`
-    is wall clock time (POSIX seconds).
+    is wall clock time (POSIX seconds). (The command line makes some up to show them; they are never run from a queue.)
     """
 
     session: int
@@ -41,6 +45,10 @@ class SessionRequest(NamedTuple):
     def later(self, not_before: float) -> "SessionRequest":
         """Return the same request, not to be tried before that time."""
         return self._replace(not_before=not_before)
+
+    def with_time(self, more: float) -> "SessionRequest":
+        """Return the same request with that much more time before it expires."""
+        return self._replace(expires_at=self.expires_at + more)
 
 
 class SessionStart(NamedTuple):
@@ -77,11 +85,15 @@ class Closed(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many sessions run at once, wait per server, and how long (seconds) a request may wait for its end."""
+    """How many sessions run at once, wait per server, and how long (seconds) a request may wait for its end.
+
+    `min_interval` is the time in seconds that must lie between two starts for one server, tries included.
+    """
 
     concurrency: int = 1
     max_pending: int = 16
     expire_after: float = 7 * 86_400
+    min_interval: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,22 +123,27 @@ def next_start(
     available: Sequence[Connection],
     now: float,
     concurrency: int,
+    resting: Mapping[str, float] = NOBODY,
 ) -> SessionStart | None:
     """Return the try to begin now, or None: first come, first served among those that can start.
 
     `pending` comes in the order of arrival and may hold what is running; `running` is by session number. Never two at
-    once for one server.
+    once for one server, and none for one before the time that `resting` has for it.
     """
     if len(running) >= concurrency:
         return None
     busy = {request.server_id for request in running.values()}
     for request in pending:
-        if request.server_id in busy or not request.not_before <= now < request.expires_at:
+        if request.server_id in busy or not _earliest(request, resting) <= now < request.expires_at:
             continue
         connection = choose_connection(request.notification.preferred_connections, available)
         if connection is not None:
             return SessionStart(request, connection, request.attempts + 1)
     return None
+
+
+def _earliest(request: SessionRequest, resting: Mapping[str, float]) -> float:
+    return max(request.not_before, resting.get(request.server_id, request.not_before))
 
 
 def expired(
@@ -136,10 +153,15 @@ def expired(
     return [request for request in pending if request.expires_at <= now and request.session not in running]
 
 
-def next_wake(pending: Iterable[SessionRequest], running: Mapping[int, SessionRequest], now: float) -> float | None:
+def next_wake(
+    pending: Iterable[SessionRequest],
+    running: Mapping[int, SessionRequest],
+    now: float,
+    resting: Mapping[str, float] = NOBODY,
+) -> float | None:
     """Return when `next_start` or `expired` may next answer otherwise by the passing of time alone; None: never."""
     times = [
-        request.not_before if now < request.not_before < request.expires_at else request.expires_at
+        earliest if now < (earliest := _earliest(request, resting)) < request.expires_at else request.expires_at
         for request in pending
         if request.session not in running
     ]

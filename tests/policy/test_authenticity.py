@@ -22,6 +22,7 @@ from dmnotid.policy.authenticity import (
     compute_digest,
     digest_fits,
     judge_clock,
+    show_time,
     sign,
     verify,
 )
@@ -51,6 +52,18 @@ def reason(notification: Notification, server: Server = SERVER, clock: Clock = C
     except Discard as discard:
         return discard.reason
     return None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1_735_689_599.999, "2024-12-31T23:59:59Z"),
+        (0xFFFF_FFFF, "2106-02-07T06:28:15Z"),
+    ],
+)
+def test_times_are_shown_in_utc(seconds: float, shown: str) -> None:
+    assert show_time(seconds) == shown
 
 
 PACKAGES = {

@@ -50,9 +50,10 @@ def started(
     available: tuple[Connection, ...] = (ETH,),
     now: float = 10,
     concurrency: int = 9,
+    resting: dict[str, float] | None = None,
 ) -> int | None:
     """Return the number of the session that starts, if one does."""
-    start = next_start(pending, by_session(*running), available, now, concurrency)
+    start = next_start(pending, by_session(*running), available, now, concurrency, resting or {})
     return None if start is None else start.request.session
 
 
@@ -131,6 +132,24 @@ def test_time_of_a_request(not_before: float, expires_at: float, session: int | 
     assert started([request(not_before=not_before, expires_at=expires_at)]) == session
 
 
+@pytest.mark.parametrize(
+    ("not_before", "until", "session"),
+    [(0, 10, 1), (0, 10.5, 2), (0, 9, 1), (10.5, 9, 2), (10.5, 11, 2)],
+)
+def test_a_server_rests_between_starts(not_before: float, until: float, session: int) -> None:
+    """No start for one server before its rest is over; others don't wait for it (now is 10)."""
+    pending = [request(1, "a", not_before=not_before), request(2, "b")]
+    assert started(pending, resting={"a": until, "c": 1_000}) == session
+
+
+@pytest.mark.parametrize(
+    ("not_before", "until", "wake"), [(0, 20, 20), (15, 20, 20), (25, 20, 25), (0, 9, 50), (0, 60, 50)]
+)
+def test_wake_at_the_end_of_a_rest(not_before: float, until: float, wake: float) -> None:
+    """The later of pause and rest; the expiry where that comes first (now is 10)."""
+    assert next_wake([request(1, not_before=not_before, expires_at=50)], {}, 10, {"a": until}) == wake
+
+
 def test_expired() -> None:
     """5.3.4: up to the end, the end included; one that runs is let end."""
     over, ends, runs, lives = (
@@ -207,6 +226,11 @@ def test_request_moves_on() -> None:
     first = request(1, "a", MOBILE)
     assert first.tried(4) == first._replace(attempts=4)
     assert first.later(99.5) == first._replace(not_before=99.5)
+
+
+def test_more_or_less_time() -> None:
+    assert request(expires_at=50).with_time(7).expires_at == 57
+    assert request(expires_at=50).with_time(-7).expires_at == 43
 
 
 def test_wake_at_the_expiry_within_a_pause() -> None:
