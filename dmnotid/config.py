@@ -14,7 +14,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, NoReturn, TypeVar
 
 from dmnotid.errors import ConfigError, ConfigProblem
 from dmnotid.policy.authenticity import Freshness
@@ -64,6 +64,9 @@ MAX_SECRET_OCTETS: Final = 4_096
 MAX_FILE_OCTETS: Final = 4 * 1024 * 1024
 MAX_UDP_PAYLOAD: Final = 65_507
 MAX_INTERFACE_NAME: Final = 15
+MAX_SOCKET_PATH: Final = 107
+"""How many octets of a path fit into an AF_UNIX address, with the NUL behind it."""
+
 MAX_PATTERN: Final = 64
 NAMED_TYPES: Final = (ConnectionType.MOBILE, ConnectionType.WIRELESS, ConnectionType.WIRELINE)
 """The connection types whose interfaces may be named."""
@@ -76,13 +79,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class HookConfig:
-    """The session starter: its argument list, what it finds in its environment, and its times in seconds."""
+    """The session starter: its argument list, what it finds in its environment, and its times in seconds.
+
+    Where another process starts sessions, `socket` is where it listens, and `command` is ().
+    """
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout: float = 600
     kill_after: float = 10
     stop_grace: float = 20
+    socket: Path | None = None
 
 
 class ListenAddress(NamedTuple):
@@ -394,7 +401,7 @@ def _read_config(top: Section) -> Callable[[tuple[ConfigProblem, ...]], Config]:
     with top.section("push") as push:
         max_header_octets = push.take("max_header_octets", whole(1, MAX_UDP_PAYLOAD), DEFAULT_MAX_HEADER_OCTETS)
     freshness, remember = _read_freshness(top)
-    sessions = _read_sessions(top)
+    sessions = _read_sessions(top, remember)
     retry = _read_retry(top)
     connections = _read_connections(top)
     log = _read_log(top)
@@ -454,14 +461,22 @@ def _find(top: Section, path: str) -> Node | None:
     return node
 
 
-def _read_sessions(top: Section) -> Limits:
+def _read_sessions(top: Section, remember: float) -> Limits:
     default = Limits()
     with top.section("sessions") as section:
-        return Limits(
+        limits = Limits(
             section.take("concurrency", whole(1, 1_024), default.concurrency),
             section.take("max_pending", whole(1, 65_536), default.max_pending),
             section.take("expire_after", duration(_SHORTEST), default.expire_after),
+            section.take("min_interval", duration(0), default.min_interval),
         )
+    for path, most in (("duplicates.remember", remember), ("sessions.expire_after", limits.expire_after)):
+        paths = ("sessions.min_interval", path)
+        if limits.min_interval > most and top.reader.sound(*paths):
+            message = f"{spell(limits.min_interval)} is more than {path} ({spell(most)}), at most that is expected"
+            _wrong_together(top, paths, message)
+            break
+    return limits
 
 
 def _read_retry(top: Section) -> Retry:
@@ -502,15 +517,48 @@ def _read_hook(top: Section) -> HookConfig:
     reader = top.reader
     given = top.get("hook")
     if given is None and top.value is not None:
-        reader.wrong(top.value, "is missing, the argument list that starts a session is expected", "hook.command")
+        reader.wrong(top.value, f"is missing, {_ONE_OF_TWO}", "hook.command")
     with reader.section(given) as section:
+        command, socket = section.get("command"), section.get("socket")
+        _check_one_of_two(section, command, socket)
+        of_command = socket is None or command is not None
         return HookConfig(
-            section.need("command", lambda found: _read_command(reader, found), (), "the argument list"),
-            section.take("environment", lambda found: _read_environment(reader, found), MappingProxyType({})),
+            () if command is None else reader.attempt(command, lambda found: _read_command(reader, found), ()),
+            section.take(
+                "environment",
+                (lambda found: _read_environment(reader, found)) if of_command else _not_for_socket,
+                MappingProxyType({}),
+            ),
             section.take("timeout", duration(_SHORTEST), default.timeout),
-            section.take("kill_after", duration(0), default.kill_after),
+            section.take("kill_after", duration(0) if of_command else _not_for_socket, default.kill_after),
             section.take("stop_grace", duration(0), default.stop_grace),
+            None if socket is None else reader.attempt(socket, lambda found: _read_socket(reader, found), None),
         )
+
+
+_ONE_OF_TWO: Final = "the argument list that starts a session is expected, or hook.socket in its place"
+
+
+def _check_one_of_two(section: Section, command: Value | None, socket: Value | None) -> None:
+    if command is None and socket is None and section.value is not None:
+        section.reader.wrong(section.value, f"is missing, {_ONE_OF_TWO}", section.path("command"))
+    if command is not None and socket is not None:
+        section.reader.wrong(socket, "is given beside hook.command, one of the two is expected")
+
+
+def _not_for_socket(_: Value) -> NoReturn:
+    refuse("is for hook.command: what runs behind hook.socket has its own from who starts it")
+
+
+def _read_socket(reader: Reader, value: Value) -> Path:
+    path = read_path(value, reader.file).absolute()
+    try:
+        length = len(bytes(path))
+    except UnicodeEncodeError:
+        refuse("is no path that this system can open")
+    if length > MAX_SOCKET_PATH:
+        refuse(f"{shown(str(path))} has {length} octets, {MAX_SOCKET_PATH} at most fit into the address of a socket")
+    return path
 
 
 def _read_command(reader: Reader, value: Value) -> tuple[str, ...]:

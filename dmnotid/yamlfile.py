@@ -164,7 +164,7 @@ def compose(text: str) -> Node:
     except (yaml.YAMLError, ValueError, OverflowError):  # the Python loader lets some of chr() and int() escape
         refuse("not YAML: an escape or a number that means nothing")
     if composer.root is None:
-        refuse("the file is empty: servers and hook.command are expected")
+        refuse("the file is empty: servers and hook are expected")
     return composer.root
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -198,7 +199,7 @@ def test_everything_given(place: Place) -> None:
         push: {max_header_octets: 65507}
         freshness: {max_age: 2d, max_skew: 0}
         duplicates: {remember: 2d}
-        sessions: {concurrency: 2, max_pending: 65536, expire_after: 1d}
+        sessions: {concurrency: 2, max_pending: 65536, expire_after: 1d, min_interval: 1m}
         retry: {first: 1s, longest: 1s, attempts: 1}
         connections:
           reach: [10.0.0.0/8]
@@ -219,7 +220,7 @@ def test_everything_given(place: Place) -> None:
     assert config.max_header_octets == 65_507
     assert config.freshness == Freshness(172_800, 0)
     assert config.remember == 172_800
-    assert config.sessions == Limits(2, 65_536, 86_400)
+    assert config.sessions == Limits(2, 65_536, 86_400, 60)
     assert config.retry == Retry(1, 1, 1)
     assert config.connections.reach == (ip_network("10.0.0.0/8"),)
     assert config.connections.interfaces == {
@@ -608,8 +609,38 @@ def test_hook_rule(place: Place, hook: str, problems: list[str]) -> None:
 
 
 def test_hook_required(place: Place) -> None:
-    expected = ["1:1: hook.command: is missing, the argument list that starts a session is expected"]
-    assert place.problems(SERVERS) == expected
+    expected = "is missing, the argument list that starts a session is expected, or hook.socket in its place"
+    assert place.problems(SERVERS) == [f"1:1: hook.command: {expected}"]
+
+
+@pytest.mark.parametrize(("text", "path"), [("/run/dm/session", "/run/dm/session"), ("session", "DIR/session")])
+def test_socket(place: Place, text: str, path: str) -> None:
+    hook = place.load(f"{SERVERS}hook: {{socket: {text}, timeout: 1s, stop_grace: 0}}").hook
+    assert hook == HookConfig((), {}, 1, 10, 0, Path(path.replace("DIR", str(place.directory))))
+
+
+def test_socket_beside_a_configuration_that_is_named_by_a_relative_path(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path is looked at from the root on: it must begin there."""
+    monkeypatch.chdir(place.directory)
+    place.put("dmnotid.yaml", f"{SERVERS}hook: {{socket: session}}")
+    assert load_config(Path("dmnotid.yaml"), {}).hook.socket == Path.cwd() / "session"
+
+
+@pytest.mark.parametrize("length", [107, 108])
+def test_socket_whose_path_is_as_long_as_can_be(place: Place, length: int) -> None:
+    path = "/run/" + "x" * (length - 5)
+    text = f"{SERVERS}hook: {{socket: {path}}}"
+    with socket.socket(socket.AF_UNIX) as sock:
+        if length <= 107:
+            assert place.load(text).hook.socket == Path(path)
+            with pytest.raises(FileNotFoundError):
+                sock.connect(path)
+        else:
+            assert len(place.problems(text)) == 1
+            with pytest.raises(OSError, match="too long"):
+                sock.connect(path)
 
 
 @pytest.mark.parametrize("argument", ["{", "{}", "${x}", "{X}", "{ x }", "{1}", "{server_id}{attempt}", "", "{x-y}"])
@@ -663,8 +694,8 @@ log: {level: high, level: low}
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (b"", "the file is empty: servers and hook.command are expected"),
-        (b"# only this\n", "the file is empty: servers and hook.command are expected"),
+        (b"", "the file is empty: servers and hook are expected"),
+        (b"# only this\n", "the file is empty: servers and hook are expected"),
         (b"---\n", "2:1: the top level is empty, a mapping with servers and hook is expected"),
         (b"\n- a\n", "2:1: the top level is a list, a mapping with servers and hook is expected"),
         (b"word", "1:1: the top level is text, a mapping with servers and hook is expected"),
@@ -678,7 +709,7 @@ log: {level: high, level: low}
         (b"a: *b\n", "1:4: an alias to nothing; text that begins with * needs quotes"),
         (b"a: &b [*b]\n", "1:8: an alias to what it stands in"),
         (b"&a {b: {c: *a}}\n", "1:12: an alias to what it stands in"),
-        (b"[" * 200_000, f"1:{MAX_DEPTH + 1}: nested deeper than {MAX_DEPTH} levels"),
+        (b"[" * 500, f"1:{MAX_DEPTH + 1}: nested deeper than {MAX_DEPTH} levels"),
         (b"- " * 200_000, f"1:{2 * MAX_DEPTH + 1}: nested deeper than {MAX_DEPTH} levels"),
         (b"#" * (MAX_FILE_OCTETS + 1), f"DIR/dmnotid.yaml is larger than {MAX_FILE_OCTETS} octets"),
     ],
@@ -958,7 +989,7 @@ def with_value(path: str, value: object) -> dict[str, Any]:
     for section in sections:
         node = node[section.removesuffix("[]")]
         node = node[0] if section.endswith("[]") else node
-    if path.startswith("servers[].secret."):
+    if path.startswith("servers[].secret.") or path == "hook.socket":
         node.clear()
     node[key] = value
     return document
@@ -1016,11 +1047,22 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "servers[].secret.credential": (["key"], ["", ".", "..", "a/b", "/key", 1, None, []]),
     "servers[].require_digest": ([True, False], ["true", 0, 1, None, []]),
     "servers[].sources": NETWORKS,
-    "hook": ([{"command": ["/x"]}], [{}, None, [], "x", {"command": ["/x"], "environment": None}]),
+    "hook": (
+        [{"command": ["/x"]}, {"socket": "/x"}, {"socket": "/x", "timeout": "1s", "stop_grace": "1s"}],
+        [
+            *({}, None, [], "x", {"command": ["/x"], "environment": None}),
+            *({"command": ["/x"], "socket": "/x"}, {"command": ["/x"], "socket": "/x", "environment": {}}),
+            *({"socket": "/x", "environment": {}}, {"socket": "/x", "kill_after": "1s"}),
+        ],
+    ),
     "hook.command": ([["/x"], ["/x", "", "{server_id}"]], [[], "/x", None, ["x"], [""], ["/x", 1], ["/x", None], [[]]]),
     "hook.environment": (
         [{}, {"A": "", "_b2": "x"}],
         [None, [], "A=b", {"A": 1}, {"A": None}, {"1A": "x"}, {"A-B": "x"}, {"": "x"}, {"DMNOTID_A": "x"}],
+    ),
+    "hook.socket": (
+        ["/run/dm/session", "session", "./session"],
+        ["", "~/x", "x" * 108, 1, None, [], ["/x"], {}],
     ),
     "hook.timeout": DURATION,
     "hook.kill_after": DURATION_OR_ZERO,
@@ -1056,6 +1098,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "sessions.concurrency": WHOLE,
     "sessions.max_pending": WHOLE,
     "sessions.expire_after": DURATION,
+    "sessions.min_interval": (["1ms", "30s", "3d", "0", "0s", 0], DURATION_OR_ZERO[1]),
     "retry": SECTION,
     "retry.first": (DURATION[0][:-2], DURATION[1]),
     "retry.longest": (["30s", "24h"], DURATION[1]),
@@ -1114,6 +1157,7 @@ def test_schema_and_reader_have_the_same_defaults(place: Place) -> None:
     without = {path for path in KEYS if path not in given_defaults and "properties" not in KEYS[path]}
     assert {it for it in without if not it.startswith("servers")} == {
         "hook.command",
+        "hook.socket",
         *(f"connections.{it}.interfaces" for it in ("mobile", "wireless", "wireline")),
     }
 
@@ -1153,7 +1197,8 @@ def test_example_with_all_that_is_commented_out(place: Place) -> None:
     assert replace(config.hook, command=("/bin/true",), environment={}) == minimal.hook
     assert config.connections.reach == minimal.connections.reach
     shown = set(paths_of(document))
-    assert shown == KEYS.keys() - {f"servers[].secret.{it}" for it in ("text", "hex", "base64", "credential")}
+    others = {f"servers[].secret.{it}" for it in ("text", "hex", "base64", "credential")}
+    assert shown == KEYS.keys() - others - {"hook.socket"}
 
 
 def paths_of(document: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -1192,7 +1237,7 @@ def test_docs_have_the_schema_s_limits_and_defaults(path: str) -> None:
         assert default == f"`{json.dumps(schema['default']).strip(chr(34))}`"
     else:
         assert default in {"", "required", "empty", "anywhere"}
-        assert (default == "required") == (path in {"servers", "servers[].id", "hook", "hook.command"})
+        assert (default == "required") == (path in {"servers", "servers[].id", "hook"})
 
 
 def test_docs_show_a_configuration_that_loads(place: Place) -> None:
@@ -1215,4 +1260,6 @@ def test_interface() -> None:
     load: Load = load_config
     assert load is load_config
     assert ListenAddress._fields == ("host", "port")
-    assert list(HookConfig.__dataclass_fields__) == ["command", "environment", "timeout", "kill_after", "stop_grace"]
+    assert list(HookConfig.__dataclass_fields__) == [
+        *("command", "environment", "timeout", "kill_after", "stop_grace", "socket"),
+    ]
