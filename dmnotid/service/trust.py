@@ -1,0 +1,91 @@
+"""Whether nobody but root and the daemon's own user can change what a path leads to: the hook, or its socket."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from dmnotid.errors import HookError
+
+MAX_LINKS: Final = 40
+"""How many symbolic links a hook's path may lead through: as many as the kernel follows."""
+
+_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+def check_trusted(file: Path) -> None:
+    """See that nobody but root and the daemon's user can change what is run: the file, and every directory on its path.
+
+    Links are followed, and each target is checked in its turn. Raises HookError with the component and what is wrong.
+    """
+    target, found = _trusted_target(file)
+    if not stat.S_ISREG(found.st_mode):
+        message = f"{file}: not a regular file"
+        raise HookError(message, component=str(file))
+    if not os.access(target, os.X_OK):
+        message = f"{target}: not executable"
+        raise HookError(message, component=str(target))
+
+
+def check_trusted_socket(path: Path) -> None:
+    """See that nobody but root and the daemon's user can put another socket in its place; else as `check_trusted`."""
+    _, found = _trusted_target(path)
+    if not stat.S_ISSOCK(found.st_mode):
+        message = f"{path}: not a socket"
+        raise HookError(message, component=str(path))
+
+
+def _trusted_target(path: Path) -> tuple[Path, os.stat_result]:
+    """Check every component, and return the last with what it is."""
+    if not path.is_absolute():
+        message = f"{path}: not an absolute path"
+        raise HookError(message, component=str(path))
+    for component, found in _components(path):
+        _check_owner(component, found)
+    return component, found
+
+
+def _components(file: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Walk a path from the root, link by link: each component as it stands in the file system, and what lstat says."""
+    parts, at, links = list(reversed(file.parts[1:])), Path("/"), 0
+    yield at, _lstat(at)
+    while parts:
+        part = parts.pop()
+        if part == "..":
+            at = at.parent
+            continue
+        found = _lstat(at / part)
+        yield at / part, found
+        if not stat.S_ISLNK(found.st_mode):
+            at = at / part
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            message = f"{file}: more than {MAX_LINKS} symbolic links"
+            raise HookError(message, component=str(file))
+        target = Path(os.readlink(at / part))  # noqa: PTH115 - read as it stands, not resolved
+        at = Path("/") if target.is_absolute() else at
+        parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+
+
+def _lstat(component: Path) -> os.stat_result:
+    try:
+        return component.lstat()
+    except OSError as error:
+        message = f"{component}: {error.strerror}"
+        raise HookError(message, component=str(component)) from error
+
+
+def _check_owner(component: Path, found: os.stat_result) -> None:
+    if found.st_uid not in (0, os.geteuid()):
+        message = f"{component}: belongs to user {found.st_uid}, only root and the daemon's own user are trusted"
+        raise HookError(message, component=str(component))
+    # The bits of a socket say who may connect to it.
+    if stat.S_ISLNK(found.st_mode) or stat.S_ISSOCK(found.st_mode) or not found.st_mode & _WRITABLE_BY_OTHERS:
+        return
+    # In a sticky directory of root's (a shared temporary one) nobody can replace another's file.
+    if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and found.st_uid == 0:
+        return
+    message = f"{component}: writable by {'others' if found.st_mode & stat.S_IWOTH else 'its group'}"
+    raise HookError(message, component=str(component))
