@@ -1,4 +1,4 @@
-"""One run of the session starter: a child of the daemon, started without a shell and never waited for blindly."""
+"""One run of the session starter: a child of the daemon, or a connection to a socket; never waited for blindly."""
 
 import asyncio
 import json
@@ -6,17 +6,20 @@ import os
 import pwd
 import re
 import signal
-import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Final, Self
 
 from dmnotid.config import HookConfig
 from dmnotid.errors import HookError
-from dmnotid.policy.sessions import Outcome, Result, SessionStart
+from dmnotid.policy.sessions import Outcome, Result, SessionRequest, SessionStart
+from dmnotid.service.handoff import Handoff
 from dmnotid.service.log import logger
+from dmnotid.service.processes import find_leaders, group_lives
+from dmnotid.service.trust import check_trusted, check_trusted_socket
 
 INPUT_VERSION: Final = 1
 """The `version` of the JSON object on the hook's standard input."""
@@ -36,12 +39,11 @@ GROUP_POLL: Final = 0.25
 KILLED_AFTER: Final = 5
 """How long the end of a process is waited for after SIGKILL (seconds)."""
 
-MAX_LINKS: Final = 40
-"""How many symbolic links a hook's path may lead through: as many as the kernel follows."""
+_CHUNK: Final = 512
+"""How much output is read at once while it is logged: a line for each octet must not hold up reception."""
 
-_CHUNK: Final = 4_096
+_CHUNK_UNLOGGED: Final = 65_536
 _PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}")
-_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Hook:
@@ -52,19 +54,53 @@ class Hook:
         self.config = config
 
     async def run(self, start: SessionStart) -> Outcome:
-        """Run the hook for one try and say how it ended; it is killed when it outlives `hook.timeout`.
+        """Run the hook for one try and say how it ended; a command is killed when it outlives `hook.timeout`.
 
-        Whatever keeps it from being started is an Outcome too. Cancelling ends the process group, then raises.
+        Whatever keeps it from being started is an Outcome too. Cancelling ends the process group (or closes the
+        connection), then raises.
         """
         session = start.request.session
         try:
-            check_trusted(Path(self.config.command[0]))
+            check_hook(self.config)
+            if self.config.socket is not None:
+                return await self._hand_over(self.config.socket, start)
             run = self._start(start)
         except HookError as error:
             logger.error("hook not started", session=session, problem=str(error))
             return Outcome(Result.FAILED, f"not started: {error}")
         with run:
             return await self._wait(run)
+
+    async def end_left_over(self, requests: Iterable[SessionRequest]) -> None:
+        """End the tries of these sessions that a daemon left behind when it was killed: never two for one server.
+
+        As after a time-out: TERM, and KILL after `hook.kill_after`, or at once when this is cancelled. What runs behind
+        a socket is not to be seen, nor a hook that has given itself another environment.
+        """
+        groups = find_leaders([_identify(request, request.attempts) for request in requests])
+        if not groups:
+            return
+        logger.warning("hooks left over", groups=groups, problem="their daemon was killed; they are ended first")
+        _signal_groups(groups, signal.SIGTERM)
+        try:
+            await _until_ended(groups, self.config.kill_after)
+        finally:
+            _signal_groups(groups, signal.SIGKILL)
+        await _until_ended(groups, KILLED_AFTER)
+
+    async def _hand_over(self, path: Path, start: SessionStart) -> Outcome:
+        """Let whoever listens on a socket run the session. Raises HookError where nobody takes it."""
+        output = _output_log(start.request.session)
+        try:
+            with Handoff(path, build_input(start).encode(), partial(output.feed, "socket")) as handoff:
+                async with asyncio.timeout(self.config.timeout):
+                    await handoff.ended.wait()
+        except TimeoutError:
+            return Outcome(Result.FAILED, f"timed out after {self.config.timeout:g} s")
+        finally:
+            output.flush()
+        code = handoff.answer.exit_code
+        return Outcome(Result.FAILED, handoff.answer.problem) if code is None else judge(code)
 
     def _start(self, start: SessionStart) -> "_Run":
         arguments = build_arguments(self.config, start)
@@ -133,7 +169,7 @@ class _Run:
         self._session = session
         self._process = process
         self._loop = asyncio.get_running_loop()
-        self._output = OutputLog(lambda stream, line, cut: _log_output(session, stream, line, cut=cut))
+        self._output = _output_log(session)
         try:
             self._pidfd = os.pidfd_open(process.pid)
         except OSError:
@@ -162,8 +198,7 @@ class _Run:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process group; the leader is not reaped before its group had its signals."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+        _signal_group(self._process.pid, number)
 
     def _kill(self) -> None:
         """End what is still there where the wait for it was broken off; blocks for a fifth of a second at most."""
@@ -176,13 +211,12 @@ class _Run:
 
     def group_lives(self) -> bool:
         """Tell whether anything of the process group is left that has not ended."""
-        files = list(Path("/proc").glob("[0-9]*/stat"))
-        return not files or any(_is_alive_in(file, self._process.pid) for file in files)
+        return group_lives(self._process.pid)
 
     def _at_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
         self.exit_code = _exit_code(self._pidfd)
-        self._drain(MAX_OUTPUT_OCTETS // _CHUNK)
+        self._drain(2 * MAX_OUTPUT_OCTETS // _CHUNK)
 
     def _drain(self, chunks: int) -> None:
         """Take what the hook left in its pipes, a chunk at a time; a child that still holds them delays nothing."""
@@ -194,7 +228,7 @@ class _Run:
 
     def _at_output(self, stream: str) -> bool:
         try:
-            octets = os.read(self._pipes[stream].fileno(), _CHUNK)
+            octets = os.read(self._pipes[stream].fileno(), _CHUNK_UNLOGGED if self._output.is_full else _CHUNK)
         except BlockingIOError:
             return False
         if octets:
@@ -208,6 +242,24 @@ class _Run:
             self._loop.remove_reader(pipe.fileno())
 
 
+def _signal_groups(groups: Iterable[int], number: signal.Signals) -> None:
+    for group in groups:
+        _signal_group(group, number)
+
+
+async def _until_ended(groups: Iterable[int], patience: float) -> None:
+    """Wait until nothing of these process groups is left, for so many seconds at most."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            while any(map(group_lives, groups)):  # noqa: ASYNC110 - no event tells of a process group's end
+                await asyncio.sleep(GROUP_POLL)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
 def _exit_code(pidfd: int) -> int:
     """Return how the process ended (a signal's number below 0) and leave it to be reaped."""
     try:
@@ -217,15 +269,6 @@ def _exit_code(pidfd: int) -> int:
     if status is None:
         return EXIT_UNKNOWN
     return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
-
-
-def _is_alive_in(stat_file: Path, group: int) -> bool:
-    """Read /proc/PID/stat: state, parent and process group stand behind the name and its last parenthesis."""
-    try:
-        state, _parent, pgrp = stat_file.read_bytes().rpartition(b")")[2].split()[:3]
-    except (OSError, ValueError):  # gone since
-        return False
-    return int(pgrp) == group and state not in (b"Z", b"X")
 
 
 class OutputLog:
@@ -240,6 +283,11 @@ class OutputLog:
         self._left = MAX_OUTPUT_OCTETS
         self._lines: dict[str, bytearray] = {}
         self._cut: dict[str, bool] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more of this run is logged."""
+        return self._left <= 0
 
     def feed(self, stream: str, octets: bytes) -> None:
         """Take what a stream gave."""
@@ -276,9 +324,12 @@ class OutputLog:
         line.clear()
 
 
-def _log_output(session: int, stream: str, line: str, *, cut: bool) -> None:
-    facts = {"cut": True} if cut else {}
-    logger.info("hook output", session=session, stream=stream, line=line, **facts)
+def _output_log(session: int) -> OutputLog:
+    def emit(stream: str, line: str, cut: bool) -> None:  # noqa: FBT001 - as OutputLog calls it
+        facts = {"cut": True} if cut else {}
+        logger.info("hook output", session=session, stream=stream, line=line, **facts)
+
+    return OutputLog(emit)
 
 
 @contextmanager
@@ -315,24 +366,32 @@ def build_environment(config: HookConfig, start: SessionStart) -> dict[str, str]
         "LANG": "C.UTF-8",
         "HOME": _home(),
         **config.environment,
-        "DMNOTID_SERVER_ID": request.server_id,
-        "DMNOTID_NOTIFICATION_ID": str(notification.notification_id),
+        **_identify(request, start.attempt),
         "DMNOTID_CONNECTION": str(start.connection.type),
         "DMNOTID_INTERFACE": start.connection.interface,
         "DMNOTID_PREFERRED": " ".join(notification.preferred_connections),
         "DMNOTID_REQ_MO": " ".join(map(str, notification.requested_mos)),
         "DMNOTID_REQ_MO_CV": " ".join(f"{index}:{validator.hex()}" for index, validator in notification.cached_mos),
-        "DMNOTID_SENT_AT": "" if notification.sent_at is None else str(notification.sent_at),
         "DMNOTID_RECEIVED_AT": f"{request.received_at:.3f}",
         "DMNOTID_SIGNED": "1" if notification.signed else "0",
-        "DMNOTID_SOURCE": request.source,
-        "DMNOTID_ATTEMPT": str(start.attempt),
+    }
+
+
+def _identify(request: SessionRequest, attempt: int) -> dict[str, str]:
+    """Return what of the environment is the same however often it is built for a try, and for no other."""
+    sent_at = request.notification.sent_at
+    return {
         "DMNOTID_SESSION": str(request.session),
+        "DMNOTID_ATTEMPT": str(attempt),
+        "DMNOTID_SERVER_ID": request.server_id,
+        "DMNOTID_NOTIFICATION_ID": str(request.notification.notification_id),
+        "DMNOTID_SENT_AT": "" if sent_at is None else str(sent_at),
+        "DMNOTID_SOURCE": request.source,
     }
 
 
 def build_input(start: SessionStart) -> str:
-    """Return what stands on the hook's standard input: one JSON object and a newline."""
+    """Return what the hook reads, on its standard input or from its connection: one JSON object and a newline."""
     request, notification = start.request, start.request.notification
     facts = {
         "version": INPUT_VERSION,
@@ -378,65 +437,9 @@ def describe(exit_code: int) -> str:
         return f"killed by signal {-exit_code}"
 
 
-def check_trusted(file: Path) -> None:
-    """See that nobody but root and the daemon's user can change what is run: the file, and every directory on its path.
-
-    Links are followed, and each target is checked in its turn. Raises HookError with the component and what is wrong.
-    """
-    if not file.is_absolute():
-        message = f"{file}: not an absolute path"
-        raise HookError(message, component=str(file))
-    target = None
-    for component, found in _components(file):
-        _check_owner(component, found)
-        target = component, found
-    if target is None or not stat.S_ISREG(target[1].st_mode):
-        message = f"{file}: not a regular file"
-        raise HookError(message, component=str(file))
-    if not os.access(target[0], os.X_OK):
-        message = f"{target[0]}: not executable"
-        raise HookError(message, component=str(target[0]))
-
-
-def _components(file: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Walk a path from the root, link by link: each component as it stands in the file system, and what lstat says."""
-    parts, at, links = list(reversed(file.parts[1:])), Path("/"), 0
-    yield at, _lstat(at)
-    while parts:
-        part = parts.pop()
-        if part == "..":
-            at = at.parent
-            continue
-        found = _lstat(at / part)
-        yield at / part, found
-        if not stat.S_ISLNK(found.st_mode):
-            at = at / part
-            continue
-        links += 1
-        if links > MAX_LINKS:
-            message = f"{file}: more than {MAX_LINKS} symbolic links"
-            raise HookError(message, component=str(file))
-        target = Path(os.readlink(at / part))  # noqa: PTH115 - read as it stands, not resolved
-        at = Path("/") if target.is_absolute() else at
-        parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-
-
-def _lstat(component: Path) -> os.stat_result:
-    try:
-        return component.lstat()
-    except OSError as error:
-        message = f"{component}: {error.strerror}"
-        raise HookError(message, component=str(component)) from error
-
-
-def _check_owner(component: Path, found: os.stat_result) -> None:
-    if found.st_uid not in (0, os.geteuid()):
-        message = f"{component}: belongs to user {found.st_uid}, only root and the daemon's own user are trusted"
-        raise HookError(message, component=str(component))
-    if stat.S_ISLNK(found.st_mode) or not found.st_mode & _WRITABLE_BY_OTHERS:
-        return
-    # In a sticky directory of root's (a shared temporary one) nobody can replace another's file.
-    if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and found.st_uid == 0:
-        return
-    message = f"{component}: writable by {'others' if found.st_mode & stat.S_IWOTH else 'its group'}"
-    raise HookError(message, component=str(component))
+def check_hook(config: HookConfig) -> None:
+    """See that the configured hook, a file or a socket, is trusted. Raises HookError as the two below do."""
+    if config.socket is not None:
+        check_trusted_socket(config.socket)
+    else:
+        check_trusted(Path(config.command[0]))
