@@ -19,6 +19,7 @@ DmnotidError
 ├─ UsageError                 a command line that asks for what can't be done
 ├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
+│  └─ JournalDamaged          … because its file is damaged: it is set aside for a new one
 └─ HookError                  a hook can't be started, or why its file is not trusted
 """
 
@@ -244,6 +245,10 @@ class EndpointError(DmnotidError):
 
 class JournalError(DmnotidError):
     """The durable queue can't be opened, read or written."""
+
+
+class JournalDamaged(JournalError):
+    """The file is there and is no journal any more."""
 
 
 class HookError(DmnotidError):

@@ -7,70 +7,68 @@ is no moment in which a notification is remembered but not queued (lost), or que
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-from dmnotid.errors import DmnotidError, Duplicate, JournalError, QueueFull
+from dmnotid import RELEASED_AT
+from dmnotid.errors import DmnotidError, Duplicate, JournalDamaged, JournalError, QueueFull
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
+from dmnotid.service.database import SQLITE_ERRORS, explain, is_text, seal, told
+from dmnotid.service.journalfile import JournalFile
 from dmnotid.service.log import logger
 from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
 
-FILE_NAME: Final = "journal.sqlite3"
-SCHEMA_VERSION: Final = 1
+T = TypeVar("T")
+
 PRUNE_EVERY: Final = 3_600
 """Closed rows are looked through for old ones at most this often (seconds)."""
 
 PRUNE_ROWS: Final = 1_000
 """How many rows one transaction forgets at most: a backlog must not hold up reception."""
 
-# `package` is what came, kept while the session is open; `fingerprint` tells its content from another of the same id.
-# `sent_at` is authenticated time: NULL in an unsigned notification. `received_at`, `not_before` and `closed_at` are
-# wall clock time, and `clock_believed` tells what the first is worth. All times are POSIX seconds.
-_SCHEMA: Final = f"""
-CREATE TABLE session (
-    session          INTEGER PRIMARY KEY AUTOINCREMENT,
-    server_id        TEXT    NOT NULL,
-    notification_id  INTEGER NOT NULL,
-    fingerprint      BLOB    NOT NULL,
-    package          BLOB,
-    source           TEXT    NOT NULL,
-    sent_at          INTEGER,
-    received_at      REAL    NOT NULL,
-    clock_believed   INTEGER NOT NULL,
-    state            TEXT    NOT NULL DEFAULT 'pending',
-    attempts         INTEGER NOT NULL DEFAULT 0,
-    not_before       REAL    NOT NULL DEFAULT 0,
-    closed_at        REAL,
-    UNIQUE (server_id, notification_id)
-);
-CREATE INDEX pending ON session (server_id) WHERE state = 'pending';
-CREATE INDEX signed ON session (sent_at);
-CREATE INDEX undated ON session (session) WHERE NOT clock_believed;
-CREATE INDEX unsigned ON session (received_at) WHERE sent_at IS NULL;
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-
 _INSERT: Final = """
 INSERT INTO session
-    (server_id, notification_id, fingerprint, package, source, sent_at, received_at, clock_believed)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-RETURNING session, server_id, package, source, received_at, clock_believed, attempts, not_before
+    (server_id, notification_id, fingerprint, package, source, sent_at, received_at, clock_believed, seal)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_KEEP: Final = """
+UPDATE session SET attempts = max(attempts, ?)
+WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND state = 'pending'
+"""
+_RESTORE: Final = """
+INSERT OR REPLACE INTO session
+    (server_id, notification_id, fingerprint, package, source, sent_at, received_at, clock_believed, seal,
+     session, attempts, not_before)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _PENDING: Final = """
-SELECT session, server_id, package, source, received_at, clock_believed, attempts, not_before
-FROM session WHERE state = 'pending' ORDER BY session
+SELECT session, server_id, package, source, received_at, clock_believed, attempts, not_before, fingerprint, state,
+    notification_id
+FROM session NOT INDEXED WHERE state = 'pending' OR closed_at IS NULL ORDER BY session
 """
-_Row = tuple[int, str, bytes, str, float, int, int, float]
+_IS_FOUND: Final = "SELECT session FROM session WHERE server_id = ? AND notification_id = ?"
 _COLUMNS: Final = (
-    "session", "server_id", "package", "source", "received_at", "clock_believed", "attempts", "not_before"
+    "session", "server_id", "package", "source", "received_at", "clock_believed", "attempts", "not_before",
+    "fingerprint", "state",
 )  # fmt: skip
-_KINDS: Final[tuple[type | tuple[type, ...], ...]] = (int, str, bytes, str, (int, float), int, int, (int, float))
+_KINDS: Final[tuple[type | tuple[type, ...], ...]] = (
+    int, str, bytes, str, (int, float), int, int, (int, float), bytes, str,
+)  # fmt: skip
+_Row = tuple[int, str, bytes, str, float, int, int, float, bytes, str]
+
+_NEWEST: Final = """
+SELECT server_id, notification_id, fingerprint, sent_at, seal FROM session
+WHERE typeof(sent_at) = 'integer' AND sent_at <= ? ORDER BY sent_at DESC
+"""
+_LAST_STARTS: Final = """
+SELECT server_id, max(started_at) FROM session
+WHERE typeof(started_at) = 'real' AND started_at > ? GROUP BY server_id
+"""
 
 _REMEMBERED: Final = """
-SELECT session, fingerprint, sent_at, received_at, clock_believed, closed_at
+SELECT session, fingerprint, sent_at, received_at, clock_believed, closed_at, state
 FROM session WHERE server_id = ? AND notification_id = ?
 """
 
@@ -88,8 +86,12 @@ DELETE FROM session WHERE session IN (
 )
 """
 
+LAST_CHANCE: Final = 3_600
+"""How long (seconds) a session whose time ran out while nobody could start it may still wait: a clock that is ahead by
+years when the device starts must not end them all."""
+
 UNREADABLE: Final = "unreadable"
-"""The state of a row that is set aside because it can't be read."""
+"""The state of a row that is set aside because it can't be read; a repeat of its notification takes its place."""
 
 
 class _Remembered(NamedTuple):
@@ -101,33 +103,53 @@ class _Remembered(NamedTuple):
     received_at: float
     clock_believed: int
     closed_at: float | None
+    state: str
 
 
 class Journal:
     """The open journal of a state directory; one process at a time holds it.
 
-    Not safe to share between threads. Every method raises JournalError where the file can't be read or written.
+    Not safe to share between threads. Every method raises JournalError where the file can't be read or written. A file
+    that turns out to be damaged, or isn't at its place any more, is replaced at once: by what can be read of it, and by
+    every open request, which are held in memory as well for that. `interrupted` has those that were begun and not ended
+    when `pending` read them.
     """
 
     def __init__(
         self, directory: Path, *, limits: Limits, remember: float, longest_pause: float = Retry().longest
     ) -> None:
         """Open or create the journal; `remember` is how long closed rows stay (seconds)."""
-        self.file = directory / FILE_NAME
+        self.configure(limits=limits, remember=remember, longest_pause=longest_pause)
+        self._pruned_at = float("-inf")
+        self.interrupted: frozenset[int] = frozenset()
+        self._open: dict[int, SessionRequest] = {}
+        self._admitted: dict[int, SessionRequest] = {}
+        self._undated = True
+        self._file = JournalFile(directory)
+        self._generation = self._file.generation
+        self._newest: int | None = None
+        self._durable_newest: int | None = None
+        try:
+            self._newest = self._durable_newest = self._persist("read", self._read_newest)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def configure(self, *, limits: Limits, remember: float, longest_pause: float) -> None:
+        """Go by other limits from now on (seconds); a request that is open already keeps the time that it has."""
         self._limits = limits
         self._remember = remember
         self._longest_pause = longest_pause
-        self._pruned_at = float("-inf")
-        with self._told("open"):
-            self._database = sqlite3.connect(self.file, timeout=0, isolation_level=None)
-        try:
-            with self._told("open"):
-                self._prepare()
-                self._newest = self._durable_newest = self._read_newest()
-                self._undated = True
-        except BaseException:
-            self._database.close()
-            raise
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        return self._file.file
+
+    @property
+    def generation(self) -> int:
+        """Counts the files that were opened: another number than before may mean other sessions in `pending`."""
+        return self._file.generation
 
     @property
     def newest_authenticated(self) -> int | None:
@@ -139,58 +161,75 @@ class Journal:
 
         Raises Duplicate or QueueFull, and then remembers nothing of it.
         """
-        fingerprint = hashlib.sha256(verified.notification.octets).digest()[:16]
-        with self._told("write"):
-            self._date(verified)
-            found = self._find(verified)
-            if found is not None and not self._is_forgotten(found, verified):
-                raise _duplicate(verified, found.session, same_content=found.fingerprint == fingerprint)
-            self._refuse_overflow(verified)
-            self._begin()
-            self._prune(verified)
-            if found is not None:
-                self._database.execute("DELETE FROM session WHERE session = ?", (found.session,))
-            row = self._insert(verified, fingerprint)
+        try:
+            request = self._admit(verified)
+        except (*SQLITE_ERRORS, JournalDamaged) as error:
+            raise self._mend(error, "write") from error
         sent_at = verified.notification.sent_at
         if sent_at is not None:
             self._newest = sent_at if self._newest is None else max(sent_at, self._newest)
-        return self._request(row, verified.notification, verified.received_at)
+        return request
 
     def commit(self) -> None:
         """Make everything admitted since the last commit durable, or nothing of it: then JournalError is raised."""
-        if not self._database.in_transaction:
+        if not self._in_transaction:
             return
         try:
-            with self._told("write"):
-                self._database.execute("COMMIT")
-        except JournalError:
+            self._database.execute("COMMIT")
+        except SQLITE_ERRORS as error:
+            failure = self._mend(error, "write")
             self.rollback()
-            raise
+            raise failure from error
+        self._open.update(self._admitted)
+        self._admitted.clear()
         self._durable_newest = self._newest
 
     def rollback(self) -> None:
         """Forget everything admitted since the last commit."""
         self._newest = self._durable_newest
+        self._admitted.clear()
         self._undated = True
-        with self._told("roll back"):
-            if self._database.in_transaction:
+        try:
+            if self._in_transaction:
                 self._database.execute("ROLLBACK")
+        except SQLITE_ERRORS as error:
+            raise self._mend(error, "roll back") from error
+
+    def check(self) -> None:
+        """See that the file is still at its place; where it isn't, make it anew now, not at the next write."""
+        self._persist("open", lambda: None)
 
     def pending(self) -> list[SessionRequest]:
         """Return every request that is not closed, in the order of arrival; what can't be read is set aside alone."""
-        with self._told("read"):
-            rows: list[_Row] = self._database.execute(_PENDING).fetchall()
-        return [request for row in rows if (request := self._readable(row)) is not None]
+        rows = self._persist("read", self._read_pending)
+        read = {row[0]: self._read_row(row) for row in rows}
+        self.interrupted = frozenset(row[0] for row in rows if row[6] and not row[7])  # attempts, not_before
+        # Known before anything is written: that may show that the file is damaged, and bring a new one.
+        self._open = {session: found for session, found in read.items() if isinstance(found, SessionRequest)}
+        for session, found in read.items():
+            if isinstance(found, Exception):
+                self._set_row_aside(session, found)
+        return list(self._open.values())
+
+    def last_starts(self, interval: float) -> dict[str, float]:
+        """Return when (monotonic) each server's last try began, of those that did less than `interval` seconds ago."""
+        now, monotonic = time.time(), time.monotonic()
+        rows = self._persist("read", lambda: self._database.execute(_LAST_STARTS, (now - interval,)).fetchall())
+        # What a clock wrote that was ahead, or one reads that is behind, began now: no rest is longer than a whole one.
+        return {server_id: monotonic - max(now - began, 0) for server_id, began in rows}
 
     def begin_attempt(self, request: SessionRequest, attempt: int) -> None:
         """Write down that a try begins, before it does: after a crash the next one counts on."""
-        self._write("UPDATE session SET attempts = ? WHERE session = ?", (attempt, request.session))
+        values = attempt, time.time(), request.session
+        self._write("UPDATE session SET attempts = ?, started_at = ?, not_before = 0 WHERE session = ?", values)
+        self._open[request.session] = request.tried(attempt)
 
     def postpone(self, request: SessionRequest, pause: float) -> SessionRequest:
         """Write down that the next try comes in `pause` seconds; the request with that time."""
         now = time.time()
         self._write("UPDATE session SET not_before = ? WHERE session = ?", (now + pause, request.session))
-        return request.later(time.monotonic() + pause)
+        later = self._open[request.session] = request.later(time.monotonic() + pause)
+        return later
 
     def close_request(self, request: SessionRequest, closed: Closed) -> None:
         """Close a row for good: it is never run again and goes on to tell duplicates."""
@@ -198,37 +237,103 @@ class Journal:
             "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?",
             (str(closed), time.time(), request.session),
         )
+        self._open.pop(request.session, None)
 
     def close(self) -> None:
         """Close the file; what was not committed is gone."""
-        with self._told("close"):
-            self._database.close()
+        self._file.close()
 
-    def _prepare(self) -> None:
-        database = self._database
-        database.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")  # one bad row stays one
-        # Held by one process, and no shared-memory file; a second process is told at its first read.
-        database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            message = f"{self.file}: schema {version} was written by a newer dmnotid, {SCHEMA_VERSION} is known"
-            raise JournalError(message)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        if not version:
-            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        # Taken now, not at the first notification.
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("COMMIT")
+    @property
+    def _database(self) -> sqlite3.Connection:
+        return self._file.database
+
+    @property
+    def _in_transaction(self) -> bool:
+        return self._file.is_open and self._database.in_transaction
+
+    def _admit(self, verified: VerifiedNotification) -> SessionRequest:
+        fingerprint = _fingerprint(verified.notification)
+        if not self._file.is_open:
+            self._make_ready()
+        self._date(verified)
+        found = self._find(verified)
+        if found is not None and not self._is_forgotten(found, verified):
+            raise _duplicate(verified, found.session, same_content=found.fingerprint == fingerprint)
+        self._refuse_overflow(verified)
+        self._begin()
+        self._prune(verified)
+        if found is not None:
+            self._database.execute("DELETE FROM session WHERE session = ?", (found.session,))
+        return self._insert(verified)
+
+    def _mend(self, error: Exception, action: str) -> JournalError:
+        """Say what failed. A file that turns out to be damaged is replaced, and what was not committed is gone.
+
+        So what was being done has failed, and may be done again.
+        """
+        failure = error if isinstance(error, JournalError) else explain(error, self.file, action)
+        if isinstance(failure, JournalDamaged):
+            self._admitted.clear()
+            self._newest = self._durable_newest
+            self._file.replace(failure)
+            self._restore()
+        return failure
+
+    def _persist(self, action: str, do: Callable[[], T]) -> T:
+        """Do something outside of transactions, a second time where the file turned out to be damaged."""
+        try:
+            return self._once(action, do)
+        except JournalDamaged:
+            return self._once(action, do)
+
+    def _once(self, action: str, do: Callable[[], T]) -> T:
+        try:
+            self._make_ready()
+            return do()
+        except (*SQLITE_ERRORS, JournalDamaged) as error:
+            raise self._mend(error, action) from error
+
+    def _make_ready(self) -> None:
+        """See that the right file is open, and that it holds what was promised."""
+        self._file.ensure()
+        if self._generation != self._file.generation:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Write every open request into a file that may know nothing of it."""
+        with told(self.file, "write"):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                for request in self._open.values():
+                    if not self._database.execute(_KEEP, self._kept(request)).rowcount:
+                        self._database.execute(_RESTORE, self._restored(request))
+                self._database.execute("COMMIT")
+            finally:
+                if self._in_transaction:
+                    self._database.execute("ROLLBACK")
+            newest = self._read_newest()
+        known = [at for at in (newest, self._newest) if at is not None]
+        self._newest = self._durable_newest = max(known, default=None)
+        self._undated = True
+        self._generation = self._file.generation
+
+    def _kept(self, request: SessionRequest) -> tuple[object, ...]:
+        notification = request.notification
+        return request.attempts, request.session, request.server_id, notification.notification_id, notification.octets
+
+    def _restored(self, request: SessionRequest) -> tuple[object, ...]:
+        not_before = time.time() + max(request.not_before - time.monotonic(), 0)
+        believed = request.received_at >= RELEASED_AT  # as far as it still can be told
+        facts = _facts(request.server_id, request.notification, request.source, request.received_at, believed=believed)
+        return (*facts, request.session, request.attempts, not_before)
 
     def _read_newest(self) -> int | None:
-        newest: int | None = self._database.execute(
-            "SELECT max(sent_at) FROM session WHERE typeof(sent_at) = 'integer' AND sent_at <= ?", (MAX_TIME,)
-        ).fetchone()[0]
-        return newest
+        rows: Iterator[tuple[Any, ...]] = self._database.execute(_NEWEST, (MAX_TIME,))
+        return next((row[3] for row in rows if seal(*row[:4]) == row[4]), None)
 
     def _begin(self) -> None:
-        if not self._database.in_transaction:
+        if not self._in_transaction:
+            self._make_ready()
             self._database.execute("BEGIN IMMEDIATE")
 
     def _date(self, verified: VerifiedNotification) -> None:
@@ -253,6 +358,8 @@ class Journal:
 
     def _is_forgotten(self, found: _Remembered, verified: VerifiedNotification) -> bool:
         """Tell whether the id is a new one by now (5.1.4); between signed notifications only their own times count."""
+        if found.state == UNREADABLE:
+            return True  # promised, and can't be run any more: its repeat is welcome
         if found.closed_at is None:
             return False
         sent_at = verified.notification.sent_at
@@ -263,23 +370,15 @@ class Journal:
         dated = bool(found.clock_believed) or not verified.clock_believed
         return dated and _is_number(found.received_at) and verified.received_at - found.received_at > self._remember
 
-    def _insert(self, verified: VerifiedNotification, fingerprint: bytes) -> _Row:
-        notification = verified.notification
-        row: _Row = self._database.execute(
-            _INSERT,
-            (
-                verified.server_id,
-                notification.notification_id,
-                fingerprint,
-                notification.octets,
-                str(verified.source),
-                notification.sent_at,
-                verified.received_at,
-                verified.clock_believed,
-            ),
-        ).fetchone()
-        self._undated = self._undated or not verified.clock_believed
-        return row
+    def _insert(self, verified: VerifiedNotification) -> SessionRequest:
+        notification, server_id, source = verified.notification, verified.server_id, str(verified.source)
+        believed, received_at = verified.clock_believed, verified.received_at
+        facts = _facts(server_id, notification, source, received_at, believed=believed)
+        session = self._database.execute(_INSERT, facts).lastrowid or 0
+        self._undated = self._undated or not believed
+        row = session, server_id, notification.octets, source, received_at, int(believed), 0, 0.0, b"", "pending"
+        request = self._admitted[session] = self._request(row, notification, received_at)
+        return request
 
     def _refuse_overflow(self, verified: VerifiedNotification) -> None:
         server_id = verified.server_id
@@ -309,23 +408,34 @@ class Journal:
         if forgotten < PRUNE_ROWS:
             self._pruned_at = now
 
-    def _readable(self, row: _Row) -> SessionRequest | None:
+    def _read_pending(self) -> list[_Row]:
+        """Read from the table itself, and see that its index finds each row: duplicates are told by it."""
+        rows: list[_Row] = []
+        for whole in self._database.execute(_PENDING).fetchall():
+            row, notification_id = whole[:-1], whole[-1]
+            if is_text(row[1]) and self._database.execute(_IS_FOUND, (row[1], notification_id)).fetchall() != [row[:1]]:
+                message = f"{self.file}: the index doesn't find session {row[0]}"
+                raise JournalDamaged(message)
+            rows.append(row)
+        return rows
+
+    def _read_row(self, row: _Row) -> SessionRequest | Exception:
+        """Make a request of a row, or say why it can't be one."""
         try:
-            for column, kind, value in zip(_COLUMNS, _KINDS, row, strict=True):
-                if not isinstance(value, kind):
-                    message = f"{column} is of type {type(value).__name__}"
-                    raise TypeError(message)  # noqa: TRY301 - one way out for all that can be wrong with a row
+            _check_kinds(row)
             _, _, package, *_ = row
-            return self._request(row, decode_notification(package), time.time())
+            notification = decode_notification(package)
+            _check_content(row, notification)
+            return self._request(row, notification, time.time())
         except (DmnotidError, TypeError, ValueError) as error:
-            logger.error("row set aside", session=row[0], file=str(self.file), problem=str(error))
-            self._write(
-                "UPDATE session SET state = ?, closed_at = ? WHERE session = ?", (UNREADABLE, time.time(), row[0])
-            )
-            return None
+            return error
+
+    def _set_row_aside(self, session: int, problem: Exception) -> None:
+        logger.error("row set aside", session=session, file=str(self.file), problem=str(problem))
+        self._write("UPDATE session SET state = ?, closed_at = ? WHERE session = ?", (UNREADABLE, time.time(), session))
 
     def _request(self, row: _Row, notification: Notification, now: float) -> SessionRequest:
-        session, server_id, _, source, received_at, clock_believed, attempts, not_before = row
+        session, server_id, _, source, received_at, clock_believed, attempts, not_before, *_ = row
         # Wall clock in the file, monotonic in memory. Where the one was off by years when it was written, or is now, a
         # pause is no longer than any pause, and a request has its whole time still before it.
         monotonic, whole = time.monotonic(), self._limits.expire_after
@@ -338,24 +448,55 @@ class Journal:
             received_at,
             attempts,
             monotonic + min(max(not_before - now, 0), self._longest_pause),
-            monotonic + max(whole - max(waited, 0), 0),
+            monotonic + max(whole - max(waited, 0), min(whole, LAST_CHANCE)),
         )
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
-        with self._told("write"):
-            self._database.execute(statement, values)
+        self._persist("write", lambda: self._database.execute(statement, values))
 
-    @contextmanager
-    def _told(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where SQLite's own message quotes junk
-            message = f"{self.file}: can't {action} the journal: {error}"
-            if "locked" in str(error):
-                message = (
-                    f"{self.file}: another dmnotid holds this journal; one process at a time for a state directory"
-                )
-            raise JournalError(message) from error
+
+def _fingerprint(notification: Notification) -> bytes:
+    """Return what tells its content from another of the same id, and from what a damaged file makes of it."""
+    return hashlib.sha256(notification.octets).digest()[:16]
+
+
+def _facts(
+    server_id: str, notification: Notification, source: str, received_at: float, *, believed: bool
+) -> tuple[object, ...]:
+    """Return the columns that a row begins with."""
+    fingerprint, sent_at = _fingerprint(notification), notification.sent_at
+    sealed = seal(server_id, notification.notification_id, fingerprint, sent_at)
+    return (
+        server_id,
+        notification.notification_id,
+        fingerprint,
+        notification.octets,
+        source,
+        sent_at,
+        received_at,
+        believed,
+        sealed,
+    )
+
+
+def _check_kinds(row: _Row) -> None:
+    for column, kind, value in zip(_COLUMNS, _KINDS, row, strict=True):
+        if not isinstance(value, kind):
+            message = f"{column} is of type {type(value).__name__}"
+            raise TypeError(message)
+        if isinstance(value, str) and not is_text(value):
+            message = f"{column} is no text"
+            raise ValueError(message)
+
+
+def _check_content(row: _Row, notification: Notification) -> None:
+    *_, fingerprint, state = row
+    if _fingerprint(notification) != fingerprint:
+        message = "package is not what was written"
+        raise ValueError(message)
+    if state != "pending":
+        message = f"state is {state!r}"
+        raise ValueError(message)
 
 
 def _is_number(value: object) -> bool:

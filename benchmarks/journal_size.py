@@ -1,0 +1,70 @@
+"""How large the journal's file gets: `python benchmarks/journal_size.py`.
+
+Ids are 16 bits, so one server has 65,536 of them at most; this remembers that many, and as many sessions as may wait.
+"""
+
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, sign, verify
+from dmnotid.policy.servers import Server, Source
+from dmnotid.policy.sessions import Closed, Limits
+from dmnotid.service.journal import Journal
+from dmnotid.service.journalfile import FILE_NAME
+from dmnotid.wire.notification import MAX_NOTIFICATION_ID, ConnectionType, decode_notification, encode_notification
+
+SERVER: Final = Server("dm.example.com", b"a secret of thirty-two octets ..")
+SOURCE: Final = Source("192.0.2.1", 40_000)
+PENDING: Final = 16
+BATCH: Final = 1_000
+
+
+def verified(notification_id: int, filling: int) -> VerifiedNotification:
+    """Make a notification as it comes; `filling` octets of an unknown Option make it longer."""
+    now = time.time()
+    unknown = [(9 + at // 4_095, bytes(min(filling - at, 4_095))) for at in range(0, filling, 4_095)]
+    package = encode_notification(
+        notification_id,
+        server_id=SERVER.id,
+        preferred_connections=[ConnectionType.MOBILE, ConnectionType.WIRELESS],
+        requested_mos=[1, 2, 3],
+        unknown_options=unknown,
+        sent_at=int(now),
+    )
+    assert SERVER.secret is not None  # noqa: S101
+    return verify(decode_notification(sign(package, SERVER.secret)), SERVER, SOURCE, Clock(now), Freshness())
+
+
+def fill(directory: Path, rows: int, *, close: bool, filling: int = 0) -> tuple[int, int]:
+    """Write so many rows; the size in octets of the file, and of the files with the log while it was open."""
+    with closing(Journal(directory, limits=Limits(max_pending=70_000), remember=3 * 86_400)) as journal:
+        for start in range(0, rows, BATCH):
+            made = [journal.admit(verified(number, filling)) for number in range(start, min(start + BATCH, rows))]
+            journal.commit()
+            for request in made if close else ():
+                journal.close_request(request, Closed.DONE)
+        open_size = sum(file.stat().st_size for file in directory.iterdir())
+    return (directory / FILE_NAME).stat().st_size, open_size
+
+
+def main() -> None:
+    """Print the table."""
+    cases = [
+        ("nothing yet", 0, False, 0),
+        (f"{PENDING} sessions wait, 100 octets each", PENDING, False, 0),
+        (f"{PENDING} sessions wait, 60,000 octets each", PENDING, False, 60_000),
+        ("1,000 notifications remembered", 1_000, True, 0),
+        ("65,536 notifications remembered (all ids of a server)", MAX_NOTIFICATION_ID + 1, True, 0),
+    ]
+    print(f"{'the journal holds':<56}{'octets closed':>14}{'open, with log':>16}{'a row':>8}")
+    for title, rows, close, filling in cases:
+        with tempfile.TemporaryDirectory() as directory:
+            size, open_size = fill(Path(directory), rows, close=close, filling=filling)
+        print(f"{title:<56}{size:>14,}{open_size:>16,}{size // rows if rows else 0:>8,}")
+
+
+if __name__ == "__main__":
+    main()

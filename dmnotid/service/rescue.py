@@ -1,0 +1,204 @@
+"""Rows out of another database: one that is damaged anywhere, or one that has lost its place."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from dmnotid.errors import JournalDamaged
+from dmnotid.service.database import (
+    COLUMNS,
+    MAX_SESSION,
+    SCHEMA,
+    SQLITE_ERRORS,
+    explain,
+    is_text,
+    read_text,
+    seal,
+    told,
+)
+
+PAGE: Final = 4_096
+"""The size of a page, the first of which has header and schema: the same in every journal (SQLite's default)."""
+
+MAX_REPAIRED: Final = 64 * 1024 * 1024
+"""How large a file (octets) may be that is read as a whole, to be given another first page."""
+
+MAX_PROBES: Final = 20_000
+"""How often it is looked for the next row that can be read, in one file: so the time that it takes is bounded."""
+
+_NAMES: Final = ", ".join(COLUMNS)
+_MARKS: Final = ", ".join("?" * len(COLUMNS))
+_AT_ONCE: Final = 500
+_READ: Final = f"SELECT {_NAMES} FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT {_AT_ONCE}"  # noqa: S608
+_PROBE: Final = "SELECT session FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT 1"
+
+
+class Copied(NamedTuple):
+    """How many rows were copied, and how many were read that are not what was once written."""
+
+    whole: int
+    lost: int
+
+
+def rescue(source: Path, target: sqlite3.Connection, file: Path) -> Copied:
+    """Copy what can be read of a damaged database to `target`, the one of `file`; rows that it has stay as they are.
+
+    Raises JournalError where that can't be done now: for want of room, of descriptors, or of a disk that answers.
+    """
+    with told(source, "read"):
+        opened = sqlite3.connect(source, timeout=0, isolation_level=None)
+    with closing(opened) as damaged:
+        copied = _copy(damaged, target, file, "IGNORE")
+    if copied.whole or not PAGE < source.stat().st_size <= MAX_REPAIRED:
+        return copied
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as repaired:
+        repaired.deserialize(_with_first_page(source.read_bytes()))
+        return _copy(repaired, target, file, "IGNORE")
+
+
+def merge(source: sqlite3.Connection, target: sqlite3.Connection, file: Path) -> Copied:
+    """Copy every whole row over what `target` has of the same notification. Raises JournalError.
+
+    The numbers of `source` are in use: other sessions of `target` get higher ones.
+    """
+    highest = max(_highest(source), _highest(target))
+    return _copy(source, target, file, "REPLACE", shift=highest)
+
+
+def _with_first_page(octets: bytes) -> bytes:
+    """Put the first page of a new journal in the place of one that makes no sense: it is the same in all of them."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        fresh.executescript(SCHEMA)
+        page = bytearray(fresh.serialize()[:PAGE])
+    pages = max(len(octets) // PAGE, 1)
+    page[28:32] = pages.to_bytes(4, "big")
+    page[32:40] = bytes(8)  # no free pages
+    page[92:96] = page[24:28]  # the count of pages is of this version
+    return bytes(page) + octets[PAGE : pages * PAGE]
+
+
+def _highest(database: sqlite3.Connection) -> int:
+    try:
+        (highest,) = database.execute("SELECT max(session) FROM session").fetchone()
+    except SQLITE_ERRORS:
+        return 0
+    return highest if isinstance(highest, int) else 0
+
+
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, conflict: str, shift: int = 0) -> Copied:
+    """Copy the rows of one database, in one transaction."""
+    insert = f"INSERT OR {conflict} INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
+    whole = lost = 0
+    with _transaction(target, file):
+        if shift:
+            target.execute("UPDATE session SET session = session + ?", (shift,))
+        for row in _rows(source):
+            if _is_whole(row):
+                target.execute(insert, row)
+                whole += 1
+            else:
+                lost += 1
+    return Copied(whole, lost)
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection, file: Path) -> Iterator[None]:
+    with told(file, "write"):
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            database.execute("COMMIT")
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+
+
+class _Rows:
+    """Reads a table by its numbers, and goes around what can't be read."""
+
+    def __init__(self, source: sqlite3.Connection) -> None:
+        self._source = source
+        self._probes = MAX_PROBES
+        source.text_factory = read_text
+        try:
+            source.execute("PRAGMA locking_mode = EXCLUSIVE")  # else it leaves a shared-memory file
+            source.execute("PRAGMA writable_schema = ON")  # an index that makes no sense is passed over then
+        except SQLITE_ERRORS as error:
+            _raise_if_passing(error)
+
+    def read(self, after: int) -> tuple[list[tuple[Any, ...]], bool]:
+        """Return the next rows, and whether an error ended them. An error that is not damage is raised, told."""
+        rows: list[tuple[Any, ...]] = []
+        try:
+            for row in self._source.execute(_READ, (after,)):
+                if not isinstance(row[0], int) or row[0] <= (rows[-1][0] if rows else after):
+                    return rows, True
+                rows.append(row)
+        except SQLITE_ERRORS as error:
+            _raise_if_passing(error)
+            return rows, True
+        return rows, False
+
+    def next_readable(self, after: int) -> int | None:
+        """Return the number behind which it is worth to read on, None at the end.
+
+        Where the next row can be found and not be read, that is its own. Where it can't even be found, as behind a
+        damaged page, numbers are tried by doubling steps, and then by halving them.
+        """
+        found = self._probe(after)
+        if not self._probes or found == []:
+            return None
+        if found:
+            return found[0]
+        bad, step = after, 1
+        while self._probe(good := after + step) is None:
+            if good > MAX_SESSION or not self._probes:
+                return None
+            bad, step = good, step * 2
+        while good - bad > 1:
+            middle = (good + bad) // 2
+            good, bad = (good, middle) if self._probe(middle) is None else (middle, bad)
+        return good
+
+    def _probe(self, after: int) -> list[int] | None:
+        """Look for the next row's number: a list with it, an empty one at the end, None where that can't be read."""
+        self._probes = max(self._probes - 1, 0)
+        try:
+            found = [number for (number,) in self._source.execute(_PROBE, (after,))]
+        except SQLITE_ERRORS as error:
+            _raise_if_passing(error)
+            return None
+        return found if all(isinstance(number, int) and number > after for number in found) else None
+
+
+def _raise_if_passing(error: Exception) -> None:
+    """Raise what says nothing of the file: it may be read another time."""
+    failure = explain(error, Path("a damaged journal"), "read")
+    if not isinstance(failure, JournalDamaged):
+        raise failure from error
+
+
+def _rows(source: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    table, at = _Rows(source), 0
+    while True:
+        rows, failed = table.read(at)
+        yield from rows
+        if rows:
+            at = rows[-1][0]
+        if failed:
+            beyond = table.next_readable(at)
+            if beyond is None:
+                return
+            at = beyond
+        elif not rows:
+            return
+
+
+def _is_whole(row: tuple[Any, ...]) -> bool:
+    """Tell whether a row is what was once written, as far as its checksum tells."""
+    found = dict(zip(COLUMNS, row, strict=True))
+    identity = found["server_id"], found["notification_id"], found["fingerprint"], found["sent_at"]
+    sealed = found["seal"] == seal(*identity) and 0 < found["session"] < MAX_SESSION
+    return sealed and all(is_text(found[column]) for column in ("source", "state"))
