@@ -8,9 +8,9 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dmnotid.config import ListenAddress
 from dmnotid.errors import EndpointError
@@ -24,6 +24,9 @@ BATCH: Final = 64
 
 PAUSE: Final = 1.0
 """How long a socket rests after an error of the kernel's (seconds)."""
+
+DRAIN: Final = 1.0
+"""How long what waits in the socket buffers is taken at the end (seconds): a flood must not keep the daemon from it."""
 
 MAPPED: Final = "::ffff:"
 
@@ -116,19 +119,115 @@ def _zone(index: int) -> str:
         return str(index)
 
 
-def bind_all(addresses: Sequence[ListenAddress]) -> list[socket.socket]:
-    """Bind a UDP socket for every address; all of them or none. Raises EndpointError."""
-    sockets: list[socket.socket] = []
-    try:
-        for address in addresses:
-            # A dual-stack [::] would take the port from an IPv4 address that is listed as well.
-            alone = any(other.port == address.port and ":" not in other.host for other in addresses)
-            sockets.append(bind(address, ipv6_only=alone))
-    except EndpointError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
+class Binding(NamedTuple):
+    """What a socket is bound to; `copy` tells addresses with port 0 apart that are given more than once."""
+
+    address: ListenAddress
+    ipv6_only: bool = False
+    copy: int = 0
+
+
+def bindings(addresses: Sequence[ListenAddress]) -> list[Binding]:
+    """Say how each of the addresses of a configuration is bound beside the others."""
+    found: list[Binding] = []
+    for at, address in enumerate(addresses):
+        # A dual-stack [::] would take the port from an IPv4 address that is listed as well.
+        alone = any(other.port == address.port and ":" not in other.host for other in addresses)
+        found.append(Binding(address, alone and ":" in address.host, addresses[:at].count(address)))
+    return found
+
+
+class Endpoints:
+    """The sockets of a configuration; they can be exchanged one by one while the others go on."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        """Nothing is bound yet."""
+        self._deliver = deliver
+        self._open: dict[Binding, Endpoint] = {}
+        self._wanted: list[Binding] = []
+        self._receiving = False
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        """In the order of the configuration."""
+        return iter(list(self._open.values()))
+
+    def bind(self, addresses: Sequence[ListenAddress]) -> None:
+        """Bind a socket for each of these addresses, and close those that are for others.
+
+        What stands in both stays open. All or nothing: EndpointError leaves everything as it was. A new address that an
+        old one is in the way of (`[::]` of one of the same port in IPv4) is bound when that is closed.
+        """
+        wanted = bindings(addresses)
+        gone = [binding for binding in self._open if binding not in wanted]
+        new: dict[Binding, Endpoint] = {}
+        closed: list[Binding] = []
+        try:
+            rivalled = self._bind_beside([it for it in wanted if it not in self._open], gone, new)
+            closed = [it for it in gone if it.address.port in {rival.address.port for rival in rivalled}]
+            self._close(closed)
+            new.update((binding, self._bound(binding)) for binding in rivalled)
+        except EndpointError:
+            for endpoint in new.values():
+                endpoint.close()
+            self._wanted = [*self._open, *closed]
+            for binding in closed:
+                self._restore(binding)
+            raise
+        self._wanted = wanted
+        self._close(binding for binding in gone if binding in self._open)
+        self._add(new)
+        self._open = {binding: self._open[binding] for binding in wanted}
+
+    def _bind_beside(self, missing: list[Binding], gone: list[Binding], new: dict[Binding, Endpoint]) -> list[Binding]:
+        """Bind what can be bound beside all that is open; what one that goes is in the way of is returned."""
+        rivalled = []
+        for binding in missing:
+            try:
+                new[binding] = self._bound(binding)
+            except EndpointError as error:
+                in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+                if not in_use or all(it.address.port != binding.address.port for it in gone):
+                    raise
+                rivalled.append(binding)
+        return rivalled
+
+    def open(self) -> None:
+        """Begin to receive on the running loop, on these and on all that come later."""
+        self._receiving = True
+        for endpoint in self:
+            endpoint.open()
+            logger.info("listening", listen=str(endpoint))
+
+    def close(self) -> None:
+        """Take what still waits in the sockets, for a limited time, and close them."""
+        self._wanted = []
+        deadline = time.monotonic() + DRAIN
+        while self._open:
+            self._open.popitem()[1].close(deadline)
+
+    def _add(self, endpoints: dict[Binding, Endpoint]) -> None:
+        self._open.update(endpoints)
+        if self._receiving:
+            for endpoint in endpoints.values():
+                endpoint.open()
+                logger.info("listening", listen=str(endpoint))
+
+    def _close(self, closed: Iterable[Binding]) -> None:
+        for binding in closed:
+            self._open.pop(binding).close(time.monotonic() + DRAIN)
+
+    def _bound(self, binding: Binding) -> Endpoint:
+        return Endpoint(bind(binding.address, ipv6_only=binding.ipv6_only), self._deliver)
+
+    def _restore(self, binding: Binding) -> None:
+        """Bind again what was closed for one that could not be bound, and go on trying for as long as it is wanted."""
+        if binding not in self._wanted or binding in self._open:
+            return
+        try:
+            self._add({binding: self._bound(binding)})
+        except EndpointError as error:
+            logger.error("not listening", problem=str(error), again_in=PAUSE)
+            asyncio.get_running_loop().call_later(PAUSE, self._restore, binding)
 
 
 def bind(address: ListenAddress, *, ipv6_only: bool = False) -> socket.socket:

@@ -5,8 +5,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -14,7 +14,8 @@ from dmnotid.config import ListenAddress
 from dmnotid.errors import EndpointError
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.servers import Source
-from dmnotid.service.endpoint import BATCH, Endpoint, bind, bind_all, source_of
+from dmnotid.service import endpoint as endpoint_module
+from dmnotid.service.endpoint import BATCH, Binding, Endpoint, Endpoints, bind, source_of
 from tests.service.support import DEADLINE, LogLines, descriptors, eventually
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)
@@ -219,6 +220,12 @@ async def test_after_close_nothing_comes_and_nothing_is_left() -> None:
 # Binding
 
 
+def bind_all(addresses: list[ListenAddress]) -> list[socket.socket]:
+    endpoints = Endpoints(Inbox())
+    endpoints.bind(addresses)
+    return [endpoint.socket for endpoint in endpoints]
+
+
 async def test_several_addresses() -> None:
     inbox = Inbox()
     sockets = bind_all([LOOPBACK, ListenAddress("127.0.0.2", 0), LOOPBACK])
@@ -340,3 +347,182 @@ async def test_a_receive_that_fails_is_logged_and_tried_again(logged: LogLines) 
     assert inbox.payloads == [b"before"]
     assert logged.of("receive failed")[0]["problem"] == "[Errno 111] Connection refused"
     assert logged.of("receive failed")[0]["level"] == "error"
+
+
+# Exchanging sockets
+
+
+def at(host: str, port: int) -> ListenAddress:
+    return ListenAddress(host, port)
+
+
+@contextmanager
+def receiving(*addresses: ListenAddress) -> Iterator[tuple[Endpoints, Inbox]]:
+    """Receive on some addresses; all that is left is closed at the end."""
+    inbox = Inbox()
+    endpoints = Endpoints(inbox)
+    endpoints.bind(addresses)
+    endpoints.open()
+    yield endpoints, inbox
+    endpoints.close()
+    assert list(endpoints) == []
+
+
+def free_port() -> int:
+    with bind(LOOPBACK) as probe:
+        return port_of(probe)
+
+
+def addresses_of(endpoints: Endpoints) -> list[str]:
+    return [str(endpoint) for endpoint in endpoints]
+
+
+async def test_what_stays_is_not_touched(logged: LogLines) -> None:
+    with receiving(LOOPBACK, at("127.0.0.2", 0)) as (endpoints, inbox):
+        stays, goes = endpoints
+        endpoints.bind([at("127.0.0.3", 0), LOOPBACK])
+        new, same = endpoints
+        assert same is stays
+        assert goes.socket.fileno() == -1
+        for endpoint in endpoints:
+            send(endpoint.socket.getsockname(), str(endpoint).encode())
+        await eventually(lambda: len(inbox.datagrams) == 2)
+        assert set(inbox.payloads) == {str(stays).encode(), str(new).encode()}
+    assert len(logged.of("listening")) == 3
+
+
+async def test_what_waits_in_a_socket_that_goes_is_taken() -> None:
+    with receiving(LOOPBACK) as (endpoints, inbox):
+        (goes,) = endpoints
+        payloads = await fill(goes.socket, 100)
+        endpoints.bind([at("127.0.0.2", 0)])
+        assert inbox.payloads == payloads
+
+
+async def test_the_same_address_twice_with_any_port() -> None:
+    with receiving(LOOPBACK, LOOPBACK) as (endpoints, _):
+        first, second = endpoints
+        endpoints.bind([LOOPBACK])
+        assert list(endpoints) == [first]
+        assert second.socket.fileno() == -1
+        endpoints.bind([LOOPBACK, LOOPBACK])
+        assert next(iter(endpoints)) is first
+
+
+async def test_one_that_cannot_be_bound_changes_nothing() -> None:
+    with bind(LOOPBACK) as taken, receiving(LOOPBACK) as (endpoints, inbox):
+        before, open_before = list(endpoints), descriptors()
+        with pytest.raises(EndpointError, match="Address already in use"):
+            endpoints.bind([at("127.0.0.2", 0), at("127.0.0.1", port_of(taken))])
+        assert list(endpoints) == before
+        assert descriptors() == open_before
+        send(before[0].socket.getsockname(), b"still here")
+        await eventually(lambda: inbox.payloads == [b"still here"])
+
+
+@needs_ipv6
+@pytest.mark.parametrize("turned", [False, True])
+async def test_an_address_takes_over_from_one_that_is_in_its_way(turned: bool) -> None:  # noqa: FBT001 - two cases
+    """All of a port and one address of it: neither can be bound beside the other."""
+    port = free_port()
+    wide, narrow = at("::", port), at("127.0.0.1", port)
+    old, new = (narrow, wide) if turned else (wide, narrow)
+    with receiving(old) as (endpoints, inbox):
+        payloads = await fill_from(("127.0.0.1", port), next(iter(endpoints)), 5)
+        endpoints.bind([new])
+        assert addresses_of(endpoints) == [str(new)]
+        assert inbox.payloads == payloads, "what waited in the old one is taken"
+        send(("127.0.0.1", port), b"new")
+        await eventually(lambda: inbox.payloads == [*payloads, b"new"])
+
+
+async def fill_from(to: tuple[str, int], endpoint: Endpoint, count: int) -> list[bytes]:
+    """Send so many datagrams, and see that they wait in an endpoint's socket."""
+    payloads = [bytes([number]) for number in range(count)]
+    send(to, payloads[0])
+    each = taken_room(endpoint.socket)
+    send(to, *payloads[1:])
+    assert taken_room(endpoint.socket) == count * each > 0
+    return payloads
+
+
+@needs_ipv6
+async def test_ipv4_beside_all_of_ipv6_and_back() -> None:
+    """[::] gives its port's IPv4 up to an address that is added, and has it again when that goes."""
+    port = free_port()
+    wide, narrow = at("::", port), at("127.0.0.1", port)
+    with receiving(wide) as (endpoints, inbox):
+        for number, addresses in enumerate([[wide, narrow], [wide], [narrow, wide]]):
+            endpoints.bind(addresses)
+            assert addresses_of(endpoints) == list(map(str, addresses))
+            send(("127.0.0.1", port), bytes([number]))
+            send(("::1", port), bytes([number]))
+            await eventually(lambda many=2 * (number + 1): len(inbox.datagrams) == many)  # type: ignore[misc]
+
+
+@needs_ipv6
+async def test_what_was_closed_for_one_that_fails_is_bound_again() -> None:
+    port = free_port()
+    with bind(LOOPBACK) as taken, receiving(at("::", port), LOOPBACK) as (endpoints, inbox):
+        with pytest.raises(EndpointError, match="Address already in use"):
+            endpoints.bind([at("127.0.0.1", port), at("127.0.0.1", port_of(taken))])
+        assert max(addresses_of(endpoints)) == f"[::]:{port}"
+        assert len(list(endpoints)) == 2
+        send(("127.0.0.1", port), b"still here")
+        await eventually(lambda: inbox.payloads == [b"still here"])
+
+
+async def test_a_new_address_that_does_not_exist_closes_nothing() -> None:
+    """192.0.2.1 is an address of documentation: nothing that goes is in its way."""
+    port = free_port()
+    with receiving(at("127.0.0.1", port)) as (endpoints, _):
+        before = list(endpoints)
+        for wrong in (at("192.0.2.1", port), at("192.0.2.1", 0)):
+            with pytest.raises(EndpointError, match="Cannot assign requested address"):
+                endpoints.bind([wrong])
+            with pytest.raises(EndpointError, match="Cannot assign requested address"):
+                endpoints.bind([at("127.0.0.2", 0), wrong])
+            assert list(endpoints) == before
+            assert before[0].socket.fileno() > 0
+
+
+@needs_ipv6
+async def test_one_that_fails_is_found_before_anything_is_closed_for_another() -> None:
+    port = free_port()
+    with receiving(at("127.0.0.1", port)) as (endpoints, _):
+        before = list(endpoints)
+        with pytest.raises(EndpointError, match="Cannot assign requested address"):
+            endpoints.bind([at("::", port), at("192.0.2.1", 5_000)])
+        assert list(endpoints) == before
+        assert before[0].socket.fileno() > 0
+
+
+async def test_what_cannot_be_bound_again_is_tried_until_it_can(
+    logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_module, "PAUSE", 0.02)
+    with receiving(LOOPBACK) as (endpoints, inbox):
+        taken = bind(LOOPBACK)
+        lost = Binding(at("127.0.0.1", port_of(taken)))
+        endpoints._wanted = [*endpoints._open, lost]
+        endpoints._restore(lost)
+        assert logged.of("not listening")[0]["level"] == "error"
+        taken.close()
+        await eventually(lambda: len(list(endpoints)) == 2)
+        send(("127.0.0.1", lost.address.port), b"back")
+        await eventually(lambda: inbox.payloads == [b"back"])
+
+
+async def test_nothing_is_received_before_it_is_opened() -> None:
+    inbox = Inbox()
+    endpoints = Endpoints(inbox)
+    endpoints.bind([LOOPBACK])
+    endpoints.bind([LOOPBACK, at("127.0.0.2", 0)])
+    first, second = endpoints
+    send(first.socket.getsockname(), b"1")
+    send(second.socket.getsockname(), b"2")
+    await asyncio.sleep(0.05)
+    assert inbox.payloads == []
+    endpoints.open()
+    await eventually(lambda: sorted(inbox.payloads) == [b"1", b"2"])
+    endpoints.close()
