@@ -3,13 +3,15 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
 from dmnotid.config import Config
 from dmnotid.errors import JournalError
 from dmnotid.policy.sessions import (
+    NOBODY,
     Closed,
     Outcome,
     Result,
@@ -33,7 +35,11 @@ WRITE_AGAIN_AFTER: Final = 10
 
 
 class Dispatcher:
-    """Runs the hook for what the journal holds; at most `sessions.concurrency` at once, never two for one server."""
+    """Runs the hook for what the journal holds; at most `sessions.concurrency` at once, never two for one server.
+
+    `counters` holds how many sessions were `done`, `refused`, `failed` and `expired`, how many `tries` were begun, and
+    how many of these a stop `interrupted`.
+    """
 
     def __init__(self, config: Config, journal: Journal, links: Links) -> None:
         """Take up what the journal still holds from before. Raises JournalError."""
@@ -42,25 +48,83 @@ class Dispatcher:
         self._links = links
         self._hook = Hook(config.hook)
         self._pending: dict[int, SessionRequest] = {}
+        self._held: dict[int, SessionRequest] = {}
         self._unwritten: dict[int, tuple[SessionRequest, Closed]] = {}
         self._write_again_at = self._ends_again_at = float("-inf")
         self._running: dict[int, SessionRequest] = {}
+        self._last_start: dict[str, float] = {}
+        self.counters: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._stopping = False
-        for request in journal.pending():
-            self._take_up(request)
+        self._generation = 0
+        self._take_up_new()
+        self._give_up_interrupted()
+        if config.sessions.min_interval:
+            self._learn_last_starts()
+
+    def configure(self, config: Config) -> None:
+        """Go by another configuration from the next start on; what runs is let end as it began.
+
+        Sessions of servers that are gone are held back, those of servers that are there again are taken up.
+        """
+        before, self._config = self._config, config
+        self._hook = Hook(config.hook)
+        if config.sessions.min_interval > before.sessions.min_interval:
+            self._learn_last_starts()
+        longer = config.sessions.expire_after - before.sessions.expire_after
+        waiting = sorted({**self._pending, **self._held}.items())
+        self._pending, self._held = {}, {}
+        for session, request in waiting:
+            if session in self._running:
+                self._pending[session] = request
+            else:
+                self._take_up(request.with_time(longer))
+        self._woken.set()
+
+    def _take_up_new(self) -> None:
+        """Take up what the journal holds, where another file than before is at its place. Raises JournalError."""
+        while self._generation != self._journal.generation:
+            generation = self._journal.generation
+            for request in self._journal.pending():
+                if request.session not in {**self._pending, **self._held, **self._unwritten}:
+                    self._take_up(request)
+            self._generation = generation
+
+    def _look_for_new(self) -> None:
+        try:
+            self._journal.check()
+            self._take_up_new()
+        except JournalError as error:
+            logger.error("journal not read", problem=str(error))
+
+    def _learn_last_starts(self) -> None:
+        """Take from the journal what former processes started, as far back as it matters now."""
+        try:
+            self._last_start = {**self._journal.last_starts(self._config.sessions.min_interval), **self._last_start}
+        except JournalError as error:
+            logger.error("journal not read", problem=str(error))
+
+    def _resting(self) -> Mapping[str, float]:
+        """Return the servers whose last try began within `sessions.min_interval`, each with the end of its rest."""
+        interval = self._config.sessions.min_interval
+        return {server_id: at + interval for server_id, at in self._last_start.items()} if interval else NOBODY
 
     def _take_up(self, request: SessionRequest) -> None:
-        """Go on with what a former process left."""
+        """Go on with what was left waiting, by a former process or under a former configuration."""
         if not any(server.id == request.server_id for server in self._config.servers):
             problem = f"{request.server_id!r} isn't configured any more"
             logger.error("session held back", session=request.session, problem=problem)
+            self._pending.pop(request.session, None)
+            self._held[request.session] = request
             return
         self._pending[request.session] = request
-        # What was interrupted is run again. But a session that takes the device down with it must not do so for ever.
-        if request.attempts >= self._config.retry.attempts + INTERRUPTIONS:
-            self._close(request, Closed.FAILED, "interrupted again and again")
+
+    def _give_up_interrupted(self) -> None:
+        """Close what was interrupted again and again: a session that takes the device down must not do so for ever."""
+        for request in list(self._pending.values()):
+            if request.attempts >= self._config.retry.attempts + INTERRUPTIONS:
+                self._close(request, Closed.FAILED, "interrupted again and again")
 
     @property
     def pending(self) -> int:
@@ -79,14 +143,31 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Start and settle sessions until `stop`; a bug in it is raised here."""
+        await self._end_left_over()
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
                 self._woken.clear()
                 began = time.monotonic()
+                self._look_for_new()
                 self._write_again()
                 self._expire()
                 self._start_all(group)
                 await self._sleep(began)
+
+    async def _end_left_over(self) -> None:
+        """End what a daemon that was killed left running; a stop doesn't wait for it any longer than for a hook."""
+        left = [it for it in (*self._pending.values(), *self._held.values()) if it.session in self._journal.interrupted]
+        if not left or self._stopping:
+            return
+        task = asyncio.ensure_future(self._hook.end_left_over(left))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("hooks left over not ended", problem=repr(task.exception()))
 
     async def stop(self) -> None:
         """Start nothing more; give hooks `hook.stop_grace` to end. One that doesn't is run again at the next start."""
@@ -114,7 +195,7 @@ class Dispatcher:
         while not self._stopping and self._write_again_at <= time.monotonic():
             available, now = self._links.available(), time.monotonic()
             concurrency = self._config.sessions.concurrency
-            start = next_start(self._pending.values(), self._running, available, now, concurrency)
+            start = next_start(self._pending.values(), self._running, available, now, concurrency, self._resting())
             if start is None:
                 return
             request = start.request
@@ -126,6 +207,8 @@ class Dispatcher:
                     self._write_again_at = now + WRITE_AGAIN_AFTER
                 continue
             self._running[request.session] = request
+            self._last_start[request.server_id] = now
+            self.counters["tries"] += 1
             task = group.create_task(self._try(start), name=f"session {request.session}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -147,6 +230,7 @@ class Dispatcher:
         try:
             outcome = await self._hook.run(start)
         except asyncio.CancelledError:
+            self.counters["interrupted"] += 1
             logger.warning("session interrupted", **_facts(start), next="at the next start of the daemon")
             return
         except Exception as error:  # noqa: BLE001 - one session's bug is no other's end
@@ -166,13 +250,17 @@ class Dispatcher:
             return
         logger.warning("session try failed", **_facts(start), outcome=outcome.detail, again_in=round(verdict, 1))
         try:
-            self._pending[request.session] = self._journal.postpone(request, verdict)
+            later = self._journal.postpone(request, verdict)
         except JournalError as error:
             logger.error("pause not written", session=request.session, problem=str(error))
-            self._pending[request.session] = request.later(time.monotonic() + verdict)
+            later = request.later(time.monotonic() + verdict)
+        self._take_up(later)
 
     def _close(self, request: SessionRequest, closed: Closed, detail: str) -> None:
         del self._pending[request.session]
+        self._unwritten[request.session] = request, closed
+        self.counters[str(closed)] += 1
+        self._write_ends()  # before it is said: a log that says done must not be ahead of the journal
         say = logger.info if closed is Closed.DONE else logger.error
         say(
             f"session {closed}",
@@ -182,8 +270,6 @@ class Dispatcher:
             attempts=request.attempts,
             outcome=detail,
         )
-        self._unwritten[request.session] = request, closed
-        self._write_ends()
 
     def _write_again(self) -> None:
         if self._unwritten and self._ends_again_at <= time.monotonic():
@@ -205,7 +291,7 @@ class Dispatcher:
 
     async def _sleep(self, since: float) -> None:
         """Sleep until something can be otherwise than it was at `since`."""
-        wake = next_wake(self._pending.values(), self._running, since)
+        wake = next_wake(self._pending.values(), self._running, since, self._resting())
         times = [wake, self._write_again_at, self._ends_again_at if self._unwritten else None]
         wake = min((at for at in times if at is not None and at > since), default=wake)
         with suppress(TimeoutError):

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,7 @@ async def test_tried_again_until_it_is_done(tmp_path: Path, logged: LogLines) ->
     (failed,), (done,) = logged.of("session try failed"), logged.of("session done")
     assert (failed["level"], failed["attempt"], failed["outcome"]) == ("warning", 1, "exit 3")
     assert done["attempts"] == 2
+    assert bench.dispatcher.counters == {"tries": 2, "done": 1}
 
 
 async def test_refused_for_good(tmp_path: Path, logged: LogLines) -> None:
@@ -208,6 +210,7 @@ async def test_refused_for_good(tmp_path: Path, logged: LogLines) -> None:
     assert recorder.names == [(session, 1)]
     (line,) = logged.of("session refused")
     assert (line["level"], line["outcome"]) == ("error", "exit 78")
+    assert bench.dispatcher.counters == {"tries": 1, "refused": 1}
 
 
 async def test_given_up_after_all_attempts(tmp_path: Path, logged: LogLines) -> None:
@@ -219,6 +222,7 @@ async def test_given_up_after_all_attempts(tmp_path: Path, logged: LogLines) -> 
     assert recorder.names == [(session, 1), (session, 2), (session, 3)]
     (line,) = logged.of("session failed")
     assert (line["level"], line["attempts"], line["outcome"]) == ("error", 3, "killed by SIGKILL")
+    assert bench.dispatcher.counters == {"tries": 3, "failed": 1}
 
 
 async def test_what_cannot_be_started_is_tried_again_too(tmp_path: Path, logged: LogLines) -> None:
@@ -290,6 +294,7 @@ async def test_expired(tmp_path: Path, logged: LogLines) -> None:
     assert recorder.names == []
     (line,) = logged.of("session expired")
     assert (line["level"], line["session"], line["attempts"]) == ("error", session, 0)
+    assert bench.dispatcher.counters == {"expired": 1}
 
 
 async def test_what_runs_does_not_expire(tmp_path: Path) -> None:
@@ -304,6 +309,138 @@ async def test_what_runs_does_not_expire(tmp_path: Path) -> None:
         (tmp_path / "go").touch()
         await eventually(lambda: bench.dispatcher.pending == 0)
         assert bench.states() == {session: "done"}
+
+
+# The interval between starts for one server
+
+
+def gaps(recorder: Recorder, server_id: str = SERVER_ID) -> list[float]:
+    """How much time lies between the starts for one server."""
+    files = [file for file in recorder.records.iterdir() if f'"DMNOTID_SERVER_ID": "{server_id}"' in file.read_text()]
+    return [later - earlier for earlier, later in pairwise(sorted(file.stat().st_mtime for file in files))]
+
+
+INTERVAL = 0.4
+
+
+async def test_the_interval_between_starts_for_one_server(tmp_path: Path) -> None:
+    """Tries after failures count too, and other servers don't wait."""
+    recorder = Recorder(tmp_path, "sys.exit(environment['DMNOTID_ATTEMPT'] == '1')")
+    config = make_config(tmp_path, recorder.command, sessions={"min_interval": "400ms"})
+    async with at_work(config) as bench:
+        bench.accept(1)
+        bench.accept(2)
+        began = time.monotonic()
+        other = bench.accept(1, OTHER_ID)
+        await eventually(lambda: (other, 2) in recorder.names or len(recorder.names) > 3)
+        assert (other, 1) in recorder.names
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert time.monotonic() - began < 3 * INTERVAL + 5, "all that was due was done"
+    assert len(gaps(recorder)) == 3
+    assert min(gaps(recorder)) > INTERVAL - 0.1
+
+
+async def test_the_interval_survives_a_restart(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    config = make_config(tmp_path, recorder.command, sessions={"min_interval": "1h"})
+    async with at_work(config) as bench:
+        bench.accept(1)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    async with at_work(config) as bench:
+        bench.accept(2)
+        other = bench.accept(3, OTHER_ID)
+        await eventually(partial(has_run, recorder, 2))
+        await asyncio.sleep(0.1)  # nothing may come of it
+        assert recorder.names == [(1, 1), (other, 1)]
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        await eventually(lambda: bench.dispatcher.pending == 0)
+
+
+async def test_an_interval_that_is_configured_later_counts_what_former_processes_started(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    config = make_config(tmp_path, recorder.command)
+    async with at_work(config) as bench:
+        bench.accept(1)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    async with at_work(config) as bench:
+        bench.dispatcher.configure(make_config(tmp_path, recorder.command, sessions={"min_interval": "1h"}))
+        bench.accept(2)
+        other = bench.accept(3, OTHER_ID)
+        await eventually(partial(has_run, recorder, 2))
+        assert recorder.names == [(1, 1), (other, 1)]
+
+
+@pytest.mark.parametrize("wrong_by", [-1e9, 1e9])
+async def test_no_clock_makes_a_rest_longer_than_the_interval(tmp_path: Path, wrong_by: float) -> None:
+    recorder = Recorder(tmp_path)
+    config = make_config(tmp_path, recorder.command, sessions={"min_interval": "400ms"})
+    async with at_work(config) as bench:
+        bench.accept(1)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        bench.journal._database.execute("UPDATE session SET started_at = started_at + ?", (wrong_by,))
+    async with at_work(config) as bench:
+        bench.accept(2)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert len(recorder.names) == 2
+
+
+# Another configuration
+
+
+async def test_another_configuration_counts_from_the_next_start_on(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = Recorder(tmp_path / "one", waiting_for(tmp_path / "go")), Recorder(tmp_path / "two")
+    config = make_config(tmp_path, one.command, sessions={"concurrency": 1})
+    async with at_work(config) as bench:
+        first = bench.accept(1)
+        second, third = bench.accept(2), bench.accept(3, OTHER_ID)
+        await eventually(lambda: one.names)
+        bench.dispatcher.configure(make_config(tmp_path, two.command, sessions={"concurrency": 2}))
+        await eventually(lambda: two.names)
+        assert (one.names, two.names) == ([(first, 1)], [(third, 1)]), "what runs is let end; never two for one server"
+        (tmp_path / "go").touch()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert two.names == [(second, 1), (third, 1)]
+
+
+async def test_sessions_of_servers_that_come_and_go(tmp_path: Path, logged: LogLines) -> None:
+    recorder, links = Recorder(tmp_path), MadeUpLinks()
+    config = make_config(tmp_path, recorder.command)
+    async with at_work(config, links) as bench:
+        first, second, third = bench.accept(1), bench.accept(2, OTHER_ID), bench.accept(3)
+        bench.dispatcher.configure(make_config(tmp_path, recorder.command, servers=SERVERS[1:]))
+        assert bench.dispatcher.pending == 1
+        assert [line["session"] for line in logged.of("session held back")] == [first, third]
+        links.connections = [WIRELINE]
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert recorder.names == [(second, 1)]
+        bench.dispatcher.configure(config)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert set(bench.states().values()) == {"done"}
+    assert recorder.names == [(first, 1), (second, 1), (third, 1)]
+
+
+async def test_a_session_whose_server_goes_while_it_runs_is_not_tried_again(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go", 1))
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        session = bench.accept(1)
+        await eventually(lambda: recorder.names)
+        bench.dispatcher.configure(make_config(tmp_path, recorder.command, servers=SERVERS[1:]))
+        assert bench.dispatcher.pending == 1
+        (tmp_path / "go").touch()
+        await eventually(lambda: logged.of("session held back"))
+        assert bench.dispatcher.pending == 0
+        assert bench.states() == {session: "pending"}
+    assert recorder.names == [(session, 1)]
+
+
+async def test_another_time_to_expire_counts_for_what_waits(tmp_path: Path) -> None:
+    async with at_work(make_config(tmp_path), MadeUpLinks()) as bench:
+        session = bench.accept(1)
+        bench.dispatcher.configure(make_config(tmp_path, sessions={"expire_after": "1ms"}))
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.states() == {session: "expired"}
 
 
 async def test_nothing_to_do_is_no_work(tmp_path: Path) -> None:
@@ -356,6 +493,7 @@ async def test_what_does_not_end_in_its_grace_is_run_again(tmp_path: Path, logge
             bench.dispatcher.abort()
         await stopping
         assert bench.states() == {session: "pending"}
+        assert bench.dispatcher.counters == {"tries": 1, "interrupted": 1}
     assert not is_alive(recorder.runs[0]["pid"])
     (line,) = logged.of("session interrupted")
     assert (line["level"], line["attempt"]) == ("warning", 1)
@@ -423,8 +561,10 @@ async def test_a_dispatcher_that_is_cancelled_leaves_no_hook_behind(tmp_path: Pa
 
 def read_only(bench: Bench) -> Callable[[], object]:
     """Let nothing be written; call what comes back, and it may again."""
-    bench.journal._database.execute("PRAGMA query_only = ON")
-    return lambda: bench.journal._database.execute("PRAGMA query_only = OFF")
+    database, refuse = bench.journal._database, "BEGIN SELECT RAISE(ABORT, 'it is read-only'); END"
+    database.execute(f"CREATE TRIGGER no_update BEFORE UPDATE ON session {refuse}")
+    database.execute(f"CREATE TRIGGER no_insert BEFORE INSERT ON session {refuse}")
+    return lambda: database.executescript("DROP TRIGGER no_update; DROP TRIGGER no_insert")
 
 
 async def test_what_cannot_be_written_down_is_not_started(
