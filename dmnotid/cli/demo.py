@@ -152,7 +152,7 @@ class _Demo:
         return telling.done() and not telling.cancelled() and telling.exception() is not None
 
     async def _tell(self) -> None:
-        address = self.daemon.endpoints[0].socket.getsockname()
+        address = next(iter(self.daemon.endpoints)).socket.getsockname()
         right = True
         for number, step in enumerate(_story(self._config), 1):
             print(f"\n--- {number}. {step.title}")

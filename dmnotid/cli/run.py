@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
-from dmnotid.config import load_config
+from dmnotid.config import Config, load_config
 from dmnotid.errors import DmnotidError
 from dmnotid.service import log
 from dmnotid.service.daemon import Daemon
@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT; 0 after an orderly stop, 1 where the daemon can't begin or go on."""
     config = load_config(arguments.config, os.environ)
-    log.configure(config.log.level, config.log.format)
+    configure_log(config)
     for warning in config.warnings:
         log.logger.warning("configuration", problem=str(warning))
     try:
-        run_daemon(Daemon(config))
+        run_daemon(Daemon(config, on_reload=configure_log))
     except DmnotidError as error:
         log.logger.error("not started", problem=str(error))
         return EXIT_PROBLEM
@@ -38,6 +38,11 @@ def main(arguments: argparse.Namespace) -> int:
     # All is closed: a signal that is repeated now must not make another end of it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return EXIT_OK
+
+
+def configure_log(config: Config) -> None:
+    """Log as the configuration says."""
+    log.configure(config.log.level, config.log.format)
 
 
 def run_daemon(daemon: Daemon) -> None:

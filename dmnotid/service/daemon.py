@@ -1,32 +1,31 @@
 """The daemon: builds all, takes every datagram on its one way, and stops in order."""
 
 import asyncio
+import os
 import signal
-import time
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from dmnotid import __version__
-from dmnotid.config import Config
-from dmnotid.errors import EXCERPT_OCTETS, Discard, EndpointError, JournalError
-from dmnotid.policy.authenticity import judge_clock
+from dmnotid import RELEASED_AT, __version__
+from dmnotid.config import Config, ConnectionsConfig, load_config
+from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, JournalError
+from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.service.dispatcher import Dispatcher
-from dmnotid.service.endpoint import Endpoint, bind_all
+from dmnotid.service.endpoint import Endpoints
 from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
 from dmnotid.service.log import DiscardLog, logger
 
 Observe = Callable[[Datagram], None]
 
-STATE_MODE: Final = 0o700
-
-DRAIN: Final = 1.0
-"""How long a stop takes what waits in the socket buffers (seconds): a flood must not keep the daemon from it."""
+_AS_BEFORE: Final = "the configuration that is in force stays"
 
 
 class Daemon:
@@ -35,15 +34,23 @@ class Daemon:
     `counters` holds `received`, `accepted`, `not accepted`, `bugs`, and one count for each reason of a discard.
     """
 
-    def __init__(self, config: Config, *, observe: Observe | None = None) -> None:
-        """Nothing is opened yet. `observe` is shown each datagram before it is judged."""
+    def __init__(
+        self, config: Config, *, observe: Observe | None = None, on_reload: Callable[[Config], None] | None = None
+    ) -> None:
+        """Nothing is opened yet. `observe` is shown each datagram before it is judged.
+
+        `on_reload` gets each configuration that takes over from the one before.
+        """
         self.config = config
         self.counters: Counter[str] = Counter()
-        self.endpoints: list[Endpoint] = []
+        self.endpoints = Endpoints(self.deliver)
         self.ready = asyncio.Event()
         self._observe = observe
+        self._on_reload = on_reload
         self._rules = config.rules
         self._discards = DiscardLog(config.log.discards)
+        self._clock_believed = True
+        self._hangup = asyncio.Event()
         self._stop = asyncio.Event()
 
     @property
@@ -61,18 +68,62 @@ class Daemon:
             self._open(stack)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
+                reloads = group.create_task(self._reload_when_asked(), name="reloads")
                 self._receive()
                 await self._stop.wait()
                 logger.info("stopping", pending=self.pending)
+                reloads.cancel()
                 self._close_endpoints()
                 await self._dispatcher.stop()
-        logger.info("stopped", **self.counters)
+        logger.info("stopped", **self.counters, sessions=dict(self._dispatcher.counters))
 
     def stop(self) -> None:
         """Stop in order; a second call doesn't wait for running hooks."""
         if self._stop.is_set():
             self._dispatcher.abort()
         self._stop.set()
+
+    def reload(self) -> None:
+        """Read the configuration again, as SIGHUP asks; one that has problems is reported, and nothing changes."""
+        self._hangup.set()
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            try:
+                self._take_over(await _load_again(self.config.file))
+            except ConfigError as error:
+                for problem in error.problems:
+                    logger.error("configuration", problem=str(problem))
+                logger.error("reload refused", problems=len(error.problems), instead=_AS_BEFORE)
+            except (EndpointError, JournalError) as error:
+                logger.error("reload refused", problem=str(error), instead=_AS_BEFORE)
+            except Exception:  # noqa: BLE001 - a bug in reading a file must not end the service
+                logger.exception("reload refused", instead=_AS_BEFORE)
+
+    def _take_over(self, config: Config) -> None:
+        """Go by another configuration; EndpointError, where sockets or links can't be had, leaves all as it was."""
+        for warning in config.warnings:
+            logger.warning("configuration", problem=str(warning))
+        if config.state != self.config.state:
+            problem = f"state: {config.state} is taken up by a restart only, {self.config.state} stays in use"
+            logger.warning("configuration", problem=problem)
+            config = replace(config, state=self.config.state)
+        _configure_links(self._links, config.connections)
+        try:
+            self.endpoints.bind(config.listen)
+        except EndpointError:
+            _configure_links(self._links, self.config.connections)
+            raise
+        self.config, self._rules = config, config.rules
+        self._discards.interval = config.log.discards
+        self._journal.configure(limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)
+        self._dispatcher.configure(config)
+        if self._on_reload is not None:
+            self._on_reload(config)
+        listen = [str(endpoint) for endpoint in self.endpoints]
+        logger.info("reloaded", servers=len(self._rules.servers), listen=listen, pending=self.pending)
 
     def deliver(self, datagrams: Sequence[Datagram]) -> None:
         """Take datagrams through every check; what is accepted is durable, all of it in one commit, when this returns.
@@ -109,6 +160,8 @@ class Daemon:
     def _admit(self, datagram: Datagram) -> SessionRequest:
         newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
         clock = judge_clock(datagram.received_at, newest, skew)
+        if clock.believed is not self._clock_believed:
+            self._tell_of_clock(clock)
         return self._journal.admit(receive_push(datagram, self._rules, clock))
 
     def _commit(self, admitted: list[tuple[Datagram, SessionRequest]]) -> None:
@@ -134,60 +187,94 @@ class Daemon:
         except JournalError as again:
             logger.error("rollback failed", problem=str(again))
 
+    def _tell_of_clock(self, clock: Clock) -> None:
+        """Say once that the clock is not believed, and once that it is again."""
+        self._clock_believed = clock.believed
+        if clock.believed:
+            logger.info("clock believed")
+            return
+        than = f"the program's release ({show_time(RELEASED_AT)})"
+        if clock.newest is not None and clock.newest > RELEASED_AT:
+            than = f"the newest authenticated time ({show_time(clock.newest)})"
+        problem = f"the clock says {show_time(clock.now)}, which is before {than}; ages are measured from the latter"
+        logger.warning("clock not believed", problem=problem)
+
     def _open(self, stack: ExitStack) -> None:
         config = self.config
-        _make_directory(config.state)
         self._journal = Journal(
             config.state, limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest
         )
         stack.callback(self._journal.close)
-        links = Links(config.connections)
-        stack.callback(links.close)
-        self._dispatcher = Dispatcher(config, self._journal, links)
-        _open_links(links, self._dispatcher.wake)
-        for sock in bind_all(config.listen):
-            self.endpoints.append(Endpoint(sock, self.deliver))
+        self._links = Links(config.connections)
+        stack.callback(self._links.close)
+        self._dispatcher = Dispatcher(config, self._journal, self._links)
+        _open_links(self._links, self._dispatcher.wake)
+        self.endpoints.bind(config.listen)
         stack.callback(self._close_endpoints)
 
     def _receive(self) -> None:
-        for endpoint in self.endpoints:
-            endpoint.open()
-            logger.info("listening", listen=str(endpoint))
+        self.endpoints.open()
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
         logger.info("ready", version=__version__, loop=loop, servers=len(self._rules.servers), pending=self.pending)
         self.ready.set()
 
     def _close_endpoints(self) -> None:
-        deadline = time.monotonic() + DRAIN
-        while self.endpoints:
-            self.endpoints.pop().close(deadline)
+        self.endpoints.close()
         self._discards.flush()
 
     def _take_signals(self) -> None:
         """Take signals for as long as the loop lives."""
         loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: _log_hangup}
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.reload}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         # Who ignores it hands that down, and the end of a hook could then not be asked for.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _log_hangup() -> None:
-    logger.warning("hang-up ignored", signal="SIGHUP", instead="a restart takes a new configuration up")
+async def _load_again(file: Path) -> Config:
+    """Read a configuration in a thread that ends with it: a long file, or a slow disk, holds up no datagram.
 
+    Nobody waits for it at a stop: a disk that hangs may never answer.
+    """
+    loop = asyncio.get_running_loop()
+    loaded: asyncio.Future[Config | Exception] = loop.create_future()
 
-def _make_directory(directory: Path) -> None:
+    def load() -> None:
+        outcome: Config | Exception
+        try:
+            outcome = load_config(file, os.environ)
+        except ConfigError as error:
+            outcome = ConfigError(error.problems)  # without its traceback, which holds all that was read
+        except Exception as error:  # noqa: BLE001 - goes to who waits
+            outcome = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(lambda: None if loaded.cancelled() else loaded.set_result(outcome))
+
+    threading.Thread(target=load, name="configuration", daemon=True).start()
+    outcome = await loaded
+    if isinstance(outcome, Config):
+        return outcome
     try:
-        directory.mkdir(mode=STATE_MODE, parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"state: {directory}: {error.strerror}; a directory that dmnotid may write to is expected"
-        raise JournalError(message) from error
+        raise outcome
+    finally:
+        del outcome  # the error's traceback holds this frame
 
 
 def _open_links(links: Links, on_change: Callable[[], None]) -> None:
-    try:
+    with _links_told():
         links.open(on_change)
+
+
+def _configure_links(links: Links, config: ConnectionsConfig) -> None:
+    with _links_told():
+        links.configure(config)
+
+
+@contextmanager
+def _links_told() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         message = f"connections: network interfaces can't be read from the kernel (rtnetlink): {error}"
         raise EndpointError(message) from error

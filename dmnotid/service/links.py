@@ -156,6 +156,15 @@ class Links:
         self._on_change: Callable[[], None] = lambda: None
         self._watch: _Watch | None = None
 
+    def configure(self, config: ConnectionsConfig) -> None:
+        """Go by another configuration from now on. Raises OSError, and then goes by the former one."""
+        former, self._config = self._config, config
+        try:
+            self.refresh()
+        except OSError:
+            self._config = former
+            raise
+
     @property
     def links(self) -> tuple[Link, ...]:
         """Every interface, as the last read found it."""

@@ -58,7 +58,7 @@ async def at_work(config: Config, observe: Callable[[Datagram], None] | None = N
 def send(daemon: Daemon, *datagrams: bytes) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for datagram in datagrams:
-            sock.sendto(datagram, daemon.endpoints[0].socket.getsockname())
+            sock.sendto(datagram, next(iter(daemon.endpoints)).socket.getsockname())
 
 
 def batch(*payloads: bytes) -> list[Datagram]:
@@ -80,6 +80,7 @@ async def test_a_notification_is_accepted_and_run_once(tmp_path: Path, logged: L
         assert counted(daemon) == {"received": 3, "accepted": 1, "duplicate": 2}
     assert recorder.names == [(1, 1)]
     assert recorder.runs[0]["environment"]["DMNOTID_INTERFACE"] == "lo"
+    assert logged.of("stopped")[0]["sessions"] == {"tries": 1, "done": 1}
     (accepted,) = logged.of("accepted")
     assert (accepted["session"], accepted["server_id"], accepted["notification_id"]) == (1, SERVER_ID, 4_661)
     assert accepted["source"].startswith("127.0.0.1:")
@@ -316,7 +317,7 @@ async def test_a_second_stop_does_not_wait_for_hooks(tmp_path: Path, logged: Log
         await eventually(lambda: logged.of("stopping"))
         await asyncio.sleep(0.05)
         assert logged.of("stopped") == []
-        assert daemon.endpoints == [], "nothing more is taken meanwhile"
+        assert list(daemon.endpoints) == [], "nothing more is taken meanwhile"
     assert logged.of("session interrupted")
 
 
