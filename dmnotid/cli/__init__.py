@@ -23,9 +23,10 @@ COMMANDS: Final = {
     "check": "check a configuration and show what it means here",
     "decode": "show what a datagram says, or what is wrong with it",
     "send": "send a notification, as a DM server does",
+    "test-hook": "show what the hook would be told, and try it",
     "demo": "see it all work on this machine, without any set-up",
 }
-"""Each is a module of this package with `add_arguments(parser)` and `main(arguments) -> exit status`."""
+"""Each is a module of this package (with _ for -) with `add_arguments(parser)` and `main(arguments) -> exit status`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +94,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name in words:
-            module = importlib.import_module(f"dmnotid.cli.{name}")
+            module = importlib.import_module(f"dmnotid.cli.{name.replace('-', '_')}")
             module.add_arguments(command)
             command.set_defaults(main=module.main, parser=command)
     return parser

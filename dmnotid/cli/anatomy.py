@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TextIO
 
-from dmnotid.cli.words import show_time
 from dmnotid.errors import DecodeError, Discard
+from dmnotid.policy.authenticity import show_time
 from dmnotid.wire.notification import (
     CONNECTION_TYPES,
     HEADER_OCTETS,

@@ -3,15 +3,15 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.config import Config, load_config
+from dmnotid.config import Config, HookConfig, load_config
 from dmnotid.errors import HookError
 from dmnotid.policy.servers import Server
-from dmnotid.service.hook import check_trusted
+from dmnotid.service.hook import check_hook
 from dmnotid.service.links import read_links
 
 
@@ -25,11 +25,11 @@ def main(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, os.environ)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    distrust = _distrust(config)
+    distrust = find_distrust(config.hook)
     for line in summary(config, distrust):
         print(line)
     if distrust is not None:
-        print(f"hook.command: not trusted, so no session would start: {distrust}", file=sys.stderr)
+        complain_of_distrust(config.hook, distrust)
         return EXIT_PROBLEM
     return EXIT_OK
 
@@ -37,15 +37,17 @@ def main(arguments: argparse.Namespace) -> int:
 def summary(config: Config, distrust: HookError | None) -> Iterator[str]:
     """Say what a configuration means here, a line a fact; `distrust` is why its hook would not be run."""
     yield f"{config.file}: well-formed"
-    yield from _section("servers", map(_describe_server, config.servers))
+    yield from section("servers", map(_describe_server, config.servers))
     yield f"listen       {', '.join(map(str, config.listen))} (UDP)"
     yield f"state        {config.state}"
-    trust = "its path is trusted" if distrust is None else f"not trusted ({distrust})"
-    yield f"hook         {' '.join(map(repr, config.hook.command))}: {trust}"
-    yield from _section("connections", map(str, _links(config)))
+    socket = f"socket {str(config.hook.socket)!r}"
+    hook = " ".join(map(repr, config.hook.command)) if config.hook.socket is None else socket
+    yield f"hook         {hook}: {describe_trust(distrust)}"
+    yield from section("connections", map(str, _links(config)))
 
 
-def _section(name: str, lines: Iterator[str]) -> Iterator[str]:
+def section(name: str, lines: Iterable[str]) -> Iterator[str]:
+    """Put a title before the first of some lines, and room before the others."""
     title = name
     for line in lines:
         yield f"{title:<12} {line}"
@@ -59,12 +61,24 @@ def _describe_server(server: Server) -> str:
     return f"{server.id!r}: {secret}, {signed}, from {sources}"
 
 
-def _distrust(config: Config) -> HookError | None:
+def find_distrust(hook: HookConfig) -> HookError | None:
+    """Return why a hook would not be run as its path is now, None where it would."""
     try:
-        check_trusted(Path(config.hook.command[0]))
+        check_hook(hook)
     except HookError as error:
         return error
     return None
+
+
+def describe_trust(distrust: HookError | None) -> str:
+    """Say whether the path is trusted."""
+    return "its path is trusted" if distrust is None else f"not trusted ({distrust})"
+
+
+def complain_of_distrust(hook: HookConfig, distrust: HookError) -> None:
+    """Say on standard error what follows from it."""
+    key = "hook.command" if hook.socket is None else "hook.socket"
+    print(f"{key}: not trusted, so no session would start: {distrust}", file=sys.stderr)
 
 
 def _links(config: Config) -> Iterator[str]:

@@ -15,13 +15,22 @@ from pathlib import Path
 from typing import Final, NoReturn, TextIO
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
-from dmnotid.cli.words import parse_hex, parse_number, parse_time, parse_to, show_time, show_to
-from dmnotid.config import load_config
+from dmnotid.cli.words import (
+    parse_cached_mos,
+    parse_connection_types,
+    parse_hex,
+    parse_mo_indexes,
+    parse_number,
+    parse_positive,
+    parse_time,
+    parse_to,
+    show_to,
+)
+from dmnotid.config import Config, load_config
 from dmnotid.errors import DmnotidError, UsageError
-from dmnotid.policy.authenticity import sign
+from dmnotid.policy.authenticity import show_time, sign
+from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import (
-    CACHE_VALIDATOR_OCTETS,
-    MAX_MO_INDEX,
     MAX_NOTIFICATION_ID,
     MAX_TIME,
     CachedMo,
@@ -50,22 +59,25 @@ class Order:
 
     def build(self, notification_id: int) -> bytes:
         """Build one datagram, signed as of now unless a time is given. Raises DmnotidError for what doesn't fit."""
-        sent_at = int(time.time() if self.sent_at is None else self.sent_at)
         try:
-            package = encode_notification(
-                notification_id,
-                server_id=self.server_id,
-                preferred_connections=self.preferred,
-                requested_mos=self.requested_mos,
-                cached_mos=self.cached_mos,
-                sent_at=None if self.secret is None else sent_at,
-            )
+            package = self.build_package(notification_id)
         except ValueError as error:
             _complain(str(error))
-        if self.secret is not None:
-            package = sign(package, self.secret)
         tid = notification_id & 0xFF if self.tid is None else self.tid
         return encode_push(package, tid=tid, further=self.headers)
+
+    def build_package(self, notification_id: int) -> bytes:
+        """Build the package alone, signed likewise. Raises ValueError for what doesn't fit."""
+        sent_at = int(time.time() if self.sent_at is None else self.sent_at)
+        package = encode_notification(
+            notification_id,
+            server_id=self.server_id,
+            preferred_connections=self.preferred,
+            requested_mos=self.requested_mos,
+            cached_mos=self.cached_mos,
+            sent_at=None if self.secret is None else sent_at,
+        )
+        return package if self.secret is None else sign(package, self.secret)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--print", action="store_true", help="print each datagram in hex and send nothing (it uses ids up all the same)"
     )
-    where.add_argument("--count", type=_positive, default=1, metavar="N", help="how many (default: 1)")
+    where.add_argument("--count", type=parse_positive, default=1, metavar="N", help="how many (default: 1)")
     where.add_argument("--rate", type=_rate, metavar="N", help="how many a second at most (default: no limit)")
     _add_who(parser.add_argument_group("from which server"))
     _add_what(parser.add_argument_group("what it says"))
@@ -98,14 +110,20 @@ def _add_who(who: argparse._ArgumentGroup) -> None:
 
 def _add_what(what: argparse._ArgumentGroup) -> None:
     ids = "NOTIFICATION-ID (decimal or 0x), counted up from there (default: on from the last this user sent for it)"
-    types = "PREFERRED-CON-TYPE: mobile, wireless, wireline, any"
     what.add_argument("--id", type=_notification_id, metavar="N", help=ids)
-    what.add_argument("--prefer", type=_connection_types, metavar="TYPE,…", help=types)
-    what.add_argument("--req-mo", type=_mo_indexes, metavar="N,…", help="REQ-MO: MO indexes")
-    what.add_argument("--req-mo-cv", type=_cached_mos, metavar="N:HEX,…", help="REQ-MO-CV: MO index, cache validator")
+    add_wishes(what)
     what.add_argument(
         "--time", type=_time, metavar="TIME", help="time of SHA256-DIGEST, as now-2d or 2025-01-01T00:00:00Z"
     )
+
+
+def add_wishes(what: argparse._ArgumentGroup) -> None:
+    """Declare what a server asks for."""
+    types = "PREFERRED-CON-TYPE: mobile, wireless, wireline, any"
+    what.add_argument("--prefer", type=parse_connection_types, metavar="TYPE,…", help=types)
+    what.add_argument("--req-mo", type=parse_mo_indexes, metavar="N,…", help="REQ-MO: MO indexes")
+    validators = "REQ-MO-CV: MO index, cache validator"
+    what.add_argument("--req-mo-cv", type=parse_cached_mos, metavar="N:HEX,…", help=validators)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -137,7 +155,7 @@ def _order(arguments: argparse.Namespace, server_id: str | None, secret: bytes |
 
 
 def _server_and_secret(arguments: argparse.Namespace) -> tuple[str | None, bytes | None]:
-    server_id = None if arguments.server is None else _named(arguments.server)
+    server_id = None if arguments.server is None else read_server_id(arguments.server)
     secret: bytes | None = None
     if arguments.config is not None:
         server_id, secret = _from_config(arguments.config, server_id)
@@ -154,7 +172,8 @@ def _server_and_secret(arguments: argparse.Namespace) -> tuple[str | None, bytes
     return server_id, secret
 
 
-def _named(text: str) -> str:
+def read_server_id(text: str) -> str:
+    """Read what follows --server. Raises UsageError for what can't be a SERVER-ID."""
     try:
         return normal_server_id(text)
     except ValueError as error:
@@ -162,13 +181,20 @@ def _named(text: str) -> str:
 
 
 def _from_config(file: Path, server_id: str | None) -> tuple[str, bytes | None]:
-    servers = {server.id: server for server in load_config(file, os.environ).servers}
-    if server_id is None and len(servers) == 1:
-        server_id = next(iter(servers))
+    config = load_config(file, os.environ)
+    if server_id is None and len(config.servers) == 1:
+        server_id = config.servers[0].id
+    server = find_server(config, server_id)
+    return server.id, server.secret
+
+
+def find_server(config: Config, server_id: str | None) -> Server:
+    """Return the configured server of that SERVER-ID. Raises UsageError where there is none."""
+    servers = {server.id: server for server in config.servers}
     server = servers.get(server_id or "")
     if server is None:
-        _demand(f"--server is one of {', '.join(map(repr, servers))} in {file}")
-    return server.id, server.secret
+        _demand(f"--server is one of {', '.join(map(repr, servers))} in {config.file}")
+    return server
 
 
 def _read_secret(file: Path) -> bytes:
@@ -285,14 +311,6 @@ def _count_up(counter: TextIO, server_id: str, count: int) -> int:
     return first & MAX_NOTIFICATION_ID
 
 
-def _positive(text: str) -> int:
-    number = parse_number(text, 1_000_000_000)
-    if not number:
-        message = "at least 1 is expected"
-        raise argparse.ArgumentTypeError(message)
-    return number
-
-
 def _rate(text: str) -> float:
     try:
         rate = float(text)
@@ -318,34 +336,6 @@ def _time(text: str) -> float:
         message = f"{text!r}: SHA256-DIGEST holds times from 1970 to 2106"
         raise argparse.ArgumentTypeError(message)
     return seconds
-
-
-def _connection_types(text: str) -> tuple[ConnectionType, ...]:
-    try:
-        return tuple(ConnectionType(word.strip()) for word in text.split(",")) if text else ()
-    except ValueError:
-        message = f"{text!r}: a list of {', '.join(ConnectionType)} is expected"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _mo_indexes(text: str) -> tuple[int, ...]:
-    return tuple(parse_number(word.strip(), MAX_MO_INDEX) for word in text.split(",")) if text else ()
-
-
-def _cached_mos(text: str) -> tuple[CachedMo, ...]:
-    return tuple(_cached_mo(word.strip()) for word in text.split(",")) if text else ()
-
-
-def _cached_mo(word: str) -> CachedMo:
-    index, colon, validator = word.partition(":")
-    try:
-        octets = parse_hex(validator)
-    except ValueError:
-        octets = b""
-    if not colon or len(octets) != CACHE_VALIDATOR_OCTETS:
-        message = f"{word!r}: an MO index and {CACHE_VALIDATOR_OCTETS} octets of hex are expected, as in 3:deadbeef"
-        raise argparse.ArgumentTypeError(message)
-    return parse_number(index, MAX_MO_INDEX), octets
 
 
 def _header(text: str) -> bytes:

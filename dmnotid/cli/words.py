@@ -1,10 +1,11 @@
-"""What several commands read from their arguments: times, hex, host and port."""
+"""What several commands read from their arguments: times, hex, host and port, lists of what a server asks for."""
 
 import argparse
 import time
 from datetime import UTC, datetime
 from typing import Final
 
+from dmnotid.wire.notification import CACHE_VALIDATOR_OCTETS, MAX_MO_INDEX, CachedMo, ConnectionType
 from dmnotid.yamlfile import parse_duration
 
 DEFAULT_PORT: Final = 2948
@@ -30,11 +31,6 @@ def parse_time(text: str) -> float:
         message = f"{text!r} is no time: POSIX seconds, now, now-2d, now+10m or 2025-01-01T00:00:00Z is expected"
         raise argparse.ArgumentTypeError(message) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def show_time(seconds: float) -> str:
-    """Write POSIX seconds for people: `2025-01-01T00:00:00Z`."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_hex(text: str) -> bytes:
@@ -83,3 +79,43 @@ def parse_number(text: str, highest: int) -> int:
         message = f"{text!r}: a number from 0 to {highest} is expected"
         raise argparse.ArgumentTypeError(message)
     return number
+
+
+def parse_positive(text: str) -> int:
+    """Read an integer from 1 up, 1000000000 at most. Raises ArgumentTypeError."""
+    number = parse_number(text, 1_000_000_000)
+    if not number:
+        message = "at least 1 is expected"
+        raise argparse.ArgumentTypeError(message)
+    return number
+
+
+def parse_connection_types(text: str) -> tuple[ConnectionType, ...]:
+    """Read connection types between commas, none for the empty text. Raises ArgumentTypeError."""
+    try:
+        return tuple(ConnectionType(word.strip()) for word in text.split(",")) if text else ()
+    except ValueError:
+        message = f"{text!r}: a list of {', '.join(ConnectionType)} is expected"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def parse_mo_indexes(text: str) -> tuple[int, ...]:
+    """Read MO indexes between commas, none for the empty text. Raises ArgumentTypeError."""
+    return tuple(parse_number(word.strip(), MAX_MO_INDEX) for word in text.split(",")) if text else ()
+
+
+def parse_cached_mos(text: str) -> tuple[CachedMo, ...]:
+    """Read INDEX:HEX between commas, none for the empty text. Raises ArgumentTypeError."""
+    return tuple(_cached_mo(word.strip()) for word in text.split(",")) if text else ()
+
+
+def _cached_mo(word: str) -> CachedMo:
+    index, colon, validator = word.partition(":")
+    try:
+        octets = parse_hex(validator)
+    except ValueError:
+        octets = b""
+    if not colon or len(octets) != CACHE_VALIDATOR_OCTETS:
+        message = f"{word!r}: an MO index and {CACHE_VALIDATOR_OCTETS} octets of hex are expected, as in 3:deadbeef"
+        raise argparse.ArgumentTypeError(message)
+    return parse_number(index, MAX_MO_INDEX), octets

@@ -1,6 +1,7 @@
 """`dmnotid check`: what a configuration means here, or all that is wrong with it."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,33 @@ def test_hook_that_is_not_trusted(
     assert f"\nhook         '{hook}': not trusted ({hook}: {problem}" in done.out
     assert done.err.startswith(f"hook.command: not trusted, so no session would start: {hook}: {problem}")
     assert len(done.err.splitlines()) == 1
+
+
+def write_socket_config(directory: Path, path: str) -> Path:
+    config = write_config(directory)
+    config.write_text(config.read_text().replace("command: ['/bin/true']", f"socket: '{path}'"))
+    return config
+
+
+def test_hook_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Relative as it is given, it is told as it would be used."""
+    config, path = write_socket_config(tmp_path, "session"), tmp_path / "session"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        path.chmod(0o666)
+        done = checked(config, capsys)
+    assert (done.status, done.err) == (0, "")
+    assert f"\nhook         socket '{path}': its path is trusted\n" in done.out
+
+
+@pytest.mark.parametrize(("kind", "problem"), [("none", "No such file or directory"), ("file", "not a socket")])
+def test_hook_socket_that_is_none(kind: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch(mode=0o600)
+    done = checked(write_socket_config(tmp_path, str(tmp_path / kind)), capsys)
+    assert done.status == 1
+    assert f"\nhook         socket '{tmp_path}/{kind}': not trusted ({tmp_path}/{kind}: {problem})\n" in done.out
+    why = f"{tmp_path}/{kind}: {problem}"
+    assert done.err == f"hook.socket: not trusted, so no session would start: {why}\n"
 
 
 def test_warnings_do_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

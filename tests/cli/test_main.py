@@ -1,6 +1,7 @@
 """The program itself: its commands, its exit status, and how it ends when others end it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     told = capsys.readouterr().out
     for name, summary in COMMANDS.items():
-        assert f"    {name:<10}{summary}\n" in told
+        assert re.search(rf"^    {name}\s+{re.escape(summary)}$", told, re.MULTILINE)
 
 
 OPTIONS = {
@@ -51,6 +52,10 @@ OPTIONS = {
         *["--to HOST[:PORT]", "--print", "--count N", "--rate N", "--server ID", "--no-server-id", "--config FILE"],
         *["--secret-file FILE", "--unsigned", "--id N", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
         *["--time TIME", "--tid N", "--header NAME:VALUE"],
+    ],
+    "test-hook": [
+        *["--config FILE", "--run", "--json", "--server ID", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
+        *["--unsigned", "--connection TYPE", "--interface NAME", "--attempt N"],
     ],
     "demo": ["--once"],
 }
@@ -70,7 +75,7 @@ def test_help_of_a_command_has_every_option_with_a_word_on_it(name: str, capsys:
 
 
 def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("run", "check"):
+    for name in ("run", "check", "test-hook"):
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert "default: /etc/dmnotid/dmnotid.yaml" in capsys.readouterr().out
@@ -80,7 +85,7 @@ def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> N
     ("words", "wanted"),
     [
         ([], "dmnotid: error: the following arguments are required: COMMAND"),
-        (["receive"], "invalid choice: 'receive' (choose from 'run', 'check', 'decode', 'send', 'demo')"),
+        (["receive"], "invalid choice: 'receive' (choose from 'run', 'check', 'decode', 'send', 'test-hook', 'demo')"),
         (["decode", "--bogus"], "dmnotid: error: unrecognized arguments: --bogus"),
         (["demo", "--twice"], "dmnotid: error: unrecognized arguments: --twice"),
         (["run", "here"], "dmnotid: error: unrecognized arguments: here"),
