@@ -6,103 +6,34 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dmnotid.service.hook import PATH
+from dmnotid.service.journalfile import FILE_NAME
+from tests.processes import DMNOTID, ENVIRONMENT, Run, Service, running
 from tests.service.support import (
     NOWHERE,
     OTHER_ID,
     SERVER_ID,
+    SERVERS,
     WIRELINE,
     Recorder,
     is_alive,
-    parse_lines,
     push,
     wait_until,
     write_config,
 )
 
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-DMNOTID = [sys.executable, "-m", "dmnotid"]
-
-
-class Service:
-    """A running `dmnotid run`; its log is a file, as lines for the journal."""
-
-    def __init__(self, config: Path, log: Path, environment: dict[str, str] | None = None) -> None:
-        self._log = log
-        with log.open("wb") as stdout, log.with_suffix(".err").open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [*DMNOTID, "run", "--config", config], env=environment or ENVIRONMENT, stdout=stdout, stderr=stderr,
-                stdin=subprocess.DEVNULL, cwd="/",
-            )  # fmt: skip
-
-    def lines(self) -> list[dict[str, Any]]:
-        """What this process has logged so far, as far as lines are whole."""
-        text = self._log.read_text()
-        return parse_lines(text[: text.rfind("\n") + 1])
-
-    def of(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines() if line["event"] == event]
-
-    def reasons(self) -> list[str]:
-        return [line["reason"] for line in self.of("discarded")]
-
-    @property
-    def errors(self) -> str:
-        return self._log.with_suffix(".err").read_text()
-
-    def wait(self, event: str, count: int = 1) -> dict[str, Any]:
-        """Wait for a line of the log; the last of so many."""
-
-        def there() -> bool:
-            assert self.process.poll() is None, f"it ended: {self.lines()[-2:]} {self.errors}"
-            return len(self.of(event)) >= count
-
-        wait_until(there)
-        return self.of(event)[count - 1]
-
-    @property
-    def address(self) -> tuple[str, int]:
-        host, _, port = self.wait("listening")["listen"].rpartition(":")
-        self.wait("ready")
-        return host, int(port)
-
-    def send(self, *datagrams: bytes) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for datagram in datagrams:
-                sock.sendto(datagram, self.address)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal; the exit status."""
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-
-Start = Callable[..., Service]
-
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path) -> Iterator[Run]:
     """Start a daemon with a configuration file; whatever still runs at the end is killed."""
-    services: list[Service] = []
-
-    def starter(config: Path, environment: dict[str, str] | None = None) -> Service:
-        services.append(Service(config, tmp_path / f"log{len(services)}", environment))
-        return services[-1]
-
-    yield starter
-    for service in services:
-        if service.process.poll() is None:
-            service.process.kill()
-            service.process.wait()
+    with running(tmp_path) as starter:
+        yield starter
 
 
 def dmnotid_send(service: Service, config: Path, *arguments: str) -> str:
@@ -132,7 +63,7 @@ def hostile() -> list[bytes]:
     ]
 
 
-def test_the_whole_way(tmp_path: Path, start: Start) -> None:
+def test_the_whole_way(tmp_path: Path, start: Run) -> None:
     """4, 6, 6.2: sent, received, verified, run: each with exactly what is documented."""
     recorder = Recorder(tmp_path, "print('session over'); print('to the log', file=sys.stderr)")
     arguments = ["{server_id}", "{notification_id}", "{connection}", "{interface}", "{attempt}"]
@@ -182,7 +113,7 @@ def test_the_whole_way(tmp_path: Path, start: Start) -> None:
     assert service.errors == ""
 
 
-def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: Start) -> None:
+def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: Run) -> None:
     """5.1.4: one run, though all kinds of datagrams come in between, and the daemon starts anew."""
     recorder = Recorder(tmp_path)
     config = write_config(tmp_path, recorder.command)
@@ -211,7 +142,7 @@ def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Start, number: signal.Signals) -> None:
+def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Run, number: signal.Signals) -> None:
     recorder = Recorder(tmp_path, "import time; time.sleep(0.3)")
     service = start(write_config(tmp_path, recorder.command))
     service.send(push(1, preferred=WIRELINE))
@@ -220,17 +151,24 @@ def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Star
     assert [line["event"] for line in service.lines()][-3:] == ["stopping", "session done", "stopped"]
 
 
-def test_a_hang_up_ends_nothing(tmp_path: Path, start: Start) -> None:
-    service = start(write_config(tmp_path))
-    service.wait("ready")
+def test_a_hang_up_takes_a_new_configuration_up_or_says_what_is_wrong_with_it(tmp_path: Path, start: Run) -> None:
+    """Level and format of the log too, which belong to the command."""
+    file = write_config(tmp_path, log={"level": "warning"})
+    service = start(file)
+    wait_until((tmp_path / "state" / FILE_NAME).exists)  # signals are taken before
+    assert service.lines() == []
+    write_config(tmp_path, log={"level": "debug"}, servers=SERVERS[:1])
     service.process.send_signal(signal.SIGHUP)
-    assert service.wait("hang-up ignored")["level"] == "warning"
-    service.send(push(1, preferred=WIRELINE))
-    service.wait("session done")
+    assert service.wait("reloaded")["servers"] == 1
+    good = file.read_text()
+    file.write_text(good + "more: 1\n")
+    service.process.send_signal(signal.SIGHUP)
+    assert service.wait("reload refused")["level"] == "error"
+    assert "unknown key" in service.wait("configuration")["problem"]
     assert service.stop() == 0
 
 
-def test_what_waits_in_the_socket_at_sigterm_is_taken(tmp_path: Path, start: Start) -> None:
+def test_what_waits_in_the_socket_at_sigterm_is_taken(tmp_path: Path, start: Run) -> None:
     recorder = Recorder(tmp_path)
     config = write_config(tmp_path, recorder.command, sessions={"max_pending": 1_000})
     service = start(config)
@@ -252,7 +190,7 @@ def test_what_waits_in_the_socket_at_sigterm_is_taken(tmp_path: Path, start: Sta
     assert len(recorder.names) == 1
 
 
-def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: Start) -> None:
+def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: Run) -> None:
     recorder = Recorder(tmp_path, "import time; time.sleep(1000)")
     config = write_config(tmp_path, recorder.command)
     service = start(config)
@@ -262,10 +200,12 @@ def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: S
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
     left = recorder.runs[0]["pid"]
     assert is_alive(left)
-    os.kill(left, signal.SIGKILL)
     recorder.behave("")
     again = start(config)
     again.wait("session done", 2)
+    assert not is_alive(left), "never two for one server"
+    events = [line["event"] for line in again.lines()]
+    assert events.index("hooks left over") < events.index("session starts")
     assert again.stop() == 0
     assert recorder.names == [(1, 1), (1, 2), (2, 1)]
     assert [run["environment"]["DMNOTID_ATTEMPT"] for run in recorder.runs] == ["1", "2", "1"]
@@ -277,13 +217,38 @@ def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: S
     assert len(recorder.names) == 3
 
 
-def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Start) -> None:
+def test_a_damaged_journal_is_set_aside_and_reception_goes_on(tmp_path: Path, start: Run) -> None:
+    recorder = Recorder(tmp_path)
+    config = write_config(tmp_path, recorder.command)
+    service = start(config)
+    service.send(push(1, preferred=WIRELINE), push(2, preferred=NOWHERE))
+    service.wait("session done")
+    service.wait("accepted", 2)
+    assert service.stop() == 0
+    journal = tmp_path / "state" / FILE_NAME
+    with journal.open("r+b") as file:
+        file.write(b"junk over the header")
+    again = start(config)
+    again.send(push(3, preferred=WIRELINE))
+    again.wait("session done")
+    line = again.wait("journal set aside")
+    assert line["level"] == "error"
+    assert Path(line["kept_as"]).read_bytes().startswith(b"junk over the header")
+    assert again.stop() == 0
+    third = start(config)
+    assert third.wait("ready")["pending"] <= 1
+    third.send(push(3, preferred=WIRELINE))
+    assert third.wait("discarded")["reason"] == "duplicate"
+    assert third.stop() == 0
+
+
+def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Run) -> None:
     shadow = tmp_path / "shadow"
     shadow.mkdir()
     (shadow / "uvloop.py").write_text("raise ImportError('not built for this machine')\n")
     recorder = Recorder(tmp_path)
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{shadow}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
-    service = start(write_config(tmp_path, recorder.command), environment)
+    service = start(write_config(tmp_path, recorder.command), environment=environment)
     service.send(push(1, preferred=WIRELINE))
     service.wait("session done")
     (line,) = service.of("no uvloop")
@@ -295,7 +260,7 @@ def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Start) 
     assert len(recorder.names) == 1
 
 
-def test_with_uvloop_it_runs_on_it(tmp_path: Path, start: Start) -> None:
+def test_with_uvloop_it_runs_on_it(tmp_path: Path, start: Run) -> None:
     pytest.importorskip("uvloop")
     service = start(write_config(tmp_path))
     assert service.wait("ready")["loop"] == "uvloop"
@@ -303,7 +268,7 @@ def test_with_uvloop_it_runs_on_it(tmp_path: Path, start: Start) -> None:
     assert service.stop() == 0
 
 
-def test_a_configuration_with_problems_names_them_all(tmp_path: Path, start: Start) -> None:
+def test_a_configuration_with_problems_names_them_all(tmp_path: Path, start: Run) -> None:
     config = tmp_path / "dmnotid.yaml"
     config.write_text(
         "servers:\n  - id: dm.example\n    secrte: {text: 0123456789abcdef}\nhook:\n  command: [relative]\n"
@@ -320,7 +285,7 @@ def test_a_configuration_with_problems_names_them_all(tmp_path: Path, start: Sta
     assert not (tmp_path / "state").exists()
 
 
-def test_a_port_in_use_is_told(tmp_path: Path, start: Start) -> None:
+def test_a_port_in_use_is_told(tmp_path: Path, start: Run) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{sock.getsockname()[1]}"
@@ -332,7 +297,7 @@ def test_a_port_in_use_is_told(tmp_path: Path, start: Start) -> None:
     assert service.errors == ""
 
 
-def test_a_second_process_on_the_same_state_is_told(tmp_path: Path, start: Start) -> None:
+def test_a_second_process_on_the_same_state_is_told(tmp_path: Path, start: Run) -> None:
     config = write_config(tmp_path)
     first = start(config)
     first.wait("ready")

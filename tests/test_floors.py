@@ -31,20 +31,26 @@ FLOORS = {
     "dmnotid.yamlfile": 6,
     "dmnotid.service.rtnetlink": 6,
     "dmnotid.service.log": 6,
+    "dmnotid.service.database": 6,
+    "dmnotid.service.rescue": 7,
+    "dmnotid.service.handoff": 6,
+    "dmnotid.service.processes": 6,
+    "dmnotid.service.trust": 6,
     "dmnotid.config": 7,
     "dmnotid.service.endpoint": 8,
-    "dmnotid.service.journal": 8,
+    "dmnotid.service.journalfile": 8,
+    "dmnotid.service.journal": 9,
     "dmnotid.service.links": 8,
     "dmnotid.service.hook": 8,
     "dmnotid.service.systemd": 8,
-    "dmnotid.service.dispatcher": 9,
-    "dmnotid.service.daemon": 10,
-    "dmnotid.cli": 11,
-    "dmnotid.__main__": 12,
+    "dmnotid.service.dispatcher": 10,
+    "dmnotid.service.daemon": 11,
+    "dmnotid.cli": 12,
+    "dmnotid.__main__": 13,
 }
 """The table; what is below dmnotid.cli is on its floor. A module may stand here before it is written."""
 
-CLI, CLI_FLOOR = "dmnotid.cli", 11
+CLI, CLI_FLOOR = "dmnotid.cli", 12
 
 PURE_FLOOR = 5
 IMPURE = frozenset(
@@ -55,11 +61,15 @@ IMPORTERS = frozenset({"__import__", "import_module"})
 
 
 class Maker(NamedTuple):
-    """Where a class may be made: in this module, in this function of it (anywhere in it if None)."""
+    """Where a class may be made: in this module, in this function of it (anywhere in it if None).
+
+    `made_up` has the module and function that may make one up, to show it to people: it is never queued.
+    """
 
     module: str
     function: str | None
     fields: frozenset[str]
+    made_up: tuple[str, str] | None = None
 
 
 MAKERS = {
@@ -83,6 +93,7 @@ MAKERS = {
                 "expires_at",
             }
         ),
+        ("dmnotid.cli.test_hook", "make_up"),
     ),
 }
 
@@ -233,6 +244,8 @@ class MakerCheck(ast.NodeVisitor):
     def report(self, node: ast.AST, made: str, how: str) -> None:
         maker = MAKERS[made]
         if self.module.name == maker.module and (maker.function is None or maker.function in self.scopes[:1]):
+            return
+        if maker.made_up is not None and (self.module.name, *self.scopes[:1]) == maker.made_up:
             return
         place = f"{maker.module}.{maker.function}" if maker.function else maker.module
         self.problems.append(self.module.problem(node, f"{how} {made}, which only {place} makes"))
@@ -395,12 +408,12 @@ def test_every_module_is_found() -> None:
         (
             "dmnotid.service.hook",
             "import importlib\nimportlib.import_module('dmnotid.cli.run')",
-            "dmnotid/service/hook.py:2: dmnotid.service.hook (floor 8) imports dmnotid.cli.run (floor 11)",
+            "dmnotid/service/hook.py:2: dmnotid.service.hook (floor 8) imports dmnotid.cli.run (floor 12)",
         ),
         (
             "dmnotid.service.daemon",
             "from dmnotid import cli",
-            "dmnotid/service/daemon.py:1: dmnotid.service.daemon (floor 10) imports dmnotid.cli (floor 11)",
+            "dmnotid/service/daemon.py:1: dmnotid.service.daemon (floor 11) imports dmnotid.cli (floor 12)",
         ),
         (
             "dmnotid.service.daemon",
@@ -410,7 +423,7 @@ def test_every_module_is_found() -> None:
         (
             "dmnotid.service.hook",
             "import_module(f'dmnotid.cli.{x}')",
-            "dmnotid/service/hook.py:1: dmnotid.service.hook (floor 8) imports dmnotid.cli.* (floor 11)",
+            "dmnotid/service/hook.py:1: dmnotid.service.hook (floor 8) imports dmnotid.cli.* (floor 12)",
         ),
         (
             "dmnotid.cli.run",
@@ -529,6 +542,10 @@ ALIASED = "from dmnotid.policy.authenticity import VerifiedNotification as V\n"
         ),
         ("dmnotid.service.daemon", "v: VerifiedNotification | None = g()\nv._replace(x=1)", "calls _replace on"),
         ("dmnotid.service.dispatcher", "sessions.SessionRequest(*row)", "makes a"),
+        ("dmnotid.service.dispatcher", "def make_up():\n    SessionRequest(*row)", "makes a"),
+        ("dmnotid.cli.test_hook", "SessionRequest(*row)", "makes a"),
+        ("dmnotid.cli.test_hook", "def other():\n    SessionRequest(*row)", "makes a"),
+        ("dmnotid.cli.test_hook", "def make_up():\n    VerifiedNotification(*row)", "makes a"),
         ("dmnotid.service.dispatcher", "g()._replace(attempts=1)", "calls _replace on"),
         ("dmnotid.service.dispatcher", "x._replace(not_before=1, expires_at=2)", "calls _replace on"),
         ("dmnotid.policy.sessions", "def verify():\n    SessionRequest(*row)", "makes a"),
@@ -571,6 +588,7 @@ def test_an_unknown_replace_is_told_by_its_keywords() -> None:
         ("dmnotid.service.journal", "from x import SessionRequest as S\nrequest = S(*row)._replace(attempts=1)"),
         ("dmnotid.service.daemon", "def f(v: VerifiedNotification) -> list[SessionRequest]:\n    return [g(v)]"),
         ("dmnotid.service.daemon", "isinstance(x, VerifiedNotification)"),
+        ("dmnotid.cli.test_hook", "def make_up():\n    return SessionRequest(*row)"),
         ("dmnotid.service.daemon", "rows: dict[int, SessionRequest] = {}"),
         (
             "dmnotid.policy.sessions",
