@@ -1,0 +1,241 @@
+"""Permission denied, file by file, for a real process without privileges: which file, and what is expected of it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.processes import JOURNAL, WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
+from tests.service.support import SECRET, SERVER_ID, WIRELINE, Recorder, push, wait_until, write_config, write_script
+
+pytestmark = needs_setpriv
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Start daemons as a user whom permissions bind."""
+    with running(tmp_path) as start:
+        yield lambda config: start(config, WITHOUT_PRIVILEGES)
+
+
+@contextmanager
+def mode(file: Path, permissions: int) -> Iterator[None]:
+    """Give a file other permissions for a while."""
+    before = file.stat().st_mode & 0o7777
+    file.chmod(permissions)
+    try:
+        yield
+    finally:
+        file.chmod(before)
+
+
+def works(service: Service, notification_id: int) -> None:
+    """See that a new notification goes the whole way."""
+    done = len(service.of("session done"))
+    service.send(push(notification_id, preferred=WIRELINE))
+    service.wait("session done", done + 1)
+
+
+def stops_clean(service: Service) -> None:
+    assert service.stop() == 0
+    assert "bugs" not in service.lines()[-1]
+    assert service.errors == ""
+
+
+# What is read at the start
+
+
+def test_the_configuration_file(tmp_path: Path, run: Run) -> None:
+    config = write_config(tmp_path)
+    with mode(config, 0):
+        assert run(config).problem() == f"{config}: {config} can't be read: Permission denied\n"
+    works(run(config), 1)
+
+
+@pytest.mark.parametrize("which", ["secret", "directory"])
+def test_a_secret_file(tmp_path: Path, run: Run, which: str) -> None:
+    """The file itself, and the directory that it is in."""
+    directory = tmp_path / "secrets"
+    directory.mkdir()
+    secret = directory / "secret"
+    secret.touch(mode=0o600)
+    secret.write_bytes(SECRET)
+    config = write_config(tmp_path, servers=[{"id": SERVER_ID, "secret": {"file": str(secret)}}])
+    with mode(secret if which == "secret" else directory, 0):
+        problem = run(config).problem()
+    assert problem.startswith(f"{config}:")
+    assert problem.endswith(f": servers[0].secret.file: {secret} can't be read: Permission denied\n")
+    with mode(secret, 0o640):
+        assert f"group or others can read or write {secret} (mode 0640), mode 0600" in run(config).problem()
+    works(run(config), 1)
+
+
+# The state directory
+
+
+def test_a_state_directory_that_cannot_be_made(tmp_path: Path, run: Run) -> None:
+    parent = tmp_path / "var"
+    parent.mkdir()
+    config = write_config(tmp_path, state=str(parent / "state"))
+    with mode(parent, 0o500):
+        problem = run(config).problem()
+    assert problem == f"state: {parent}/state: Permission denied; a directory that dmnotid may write to is expected"
+    works(run(config), 1)
+
+
+def after_a_stop(config: Path, run: Run) -> None:
+    service = run(config)
+    works(service, 1)
+    stops_clean(service)
+
+
+def after_a_kill(config: Path, run: Run) -> None:
+    """Leave a write-ahead log behind that holds what was accepted."""
+    service = run(config)
+    works(service, 1)
+    service.process.kill()
+    service.process.wait()
+
+
+def at_first(config: Path, run: Run) -> None:
+    assert not config.with_name("state").exists(), f"nothing was started yet by {run}"
+    config.with_name("state").mkdir(mode=0o700)
+
+
+@pytest.mark.parametrize(
+    ("before", "file", "permissions"),
+    [
+        (at_first, "", 0o500),
+        (at_first, "", 0o600),
+        (at_first, "", 0),
+        (after_a_stop, "", 0o500),
+        (after_a_stop, "", 0),
+        (after_a_kill, "", 0),
+        (after_a_stop, JOURNAL, 0),
+        (after_a_stop, JOURNAL, 0o200),
+        (after_a_stop, JOURNAL, 0o400),
+        (after_a_kill, JOURNAL, 0o400),
+        (after_a_kill, f"{JOURNAL}-wal", 0),
+        (after_a_kill, f"{JOURNAL}-wal", 0o400),
+    ],
+)
+def test_the_journal(
+    tmp_path: Path, run: Run, before: Callable[[Path, Run], None], file: str, permissions: int
+) -> None:
+    """The directory or a file of it: the start fails and says where; nothing is lost or replaced by it."""
+    config, state = write_config(tmp_path), tmp_path / "state"
+    before(config, run)
+    found = sorted(state.iterdir())
+    with mode(state / file, permissions):
+        problem = run(config).problem()
+    assert str(state) in problem
+    assert "Permission denied" in problem
+    assert "expected" in problem
+    assert sorted(state.iterdir()) == found, "nothing is set aside for want of a permission"
+    service = run(config)
+    works(service, 2)
+    if before is not at_first:
+        service.send(push(1, preferred=WIRELINE))
+        wait_until(lambda: "duplicate" in service.reasons())
+    stops_clean(service)
+
+
+@pytest.mark.parametrize("file", ["", JOURNAL, f"{JOURNAL}-wal"])
+def test_permissions_that_are_taken_away_while_it_runs(tmp_path: Path, run: Run, file: str) -> None:
+    """What is open stays open: no file is opened anew for each notification."""
+    service = run(write_config(tmp_path))
+    works(service, 1)
+    with mode(tmp_path / "state" / file, 0):
+        service.send(push(2, preferred=WIRELINE))
+        wait_until(lambda: service.of("not accepted") or len(service.of("session done")) == 2)
+        assert service.of("not accepted") == []
+    works(service, 3)
+    stops_clean(service)
+
+
+# The hook
+
+
+class Refused:
+    """A daemon whose hook is about to be refused; everything else goes on meanwhile."""
+
+    def __init__(self, directory: Path, run: Run) -> None:
+        self.home = directory / "hooks"
+        self.home.mkdir()
+        self.recorder = Recorder(self.home)
+        self.service = run(write_config(directory, self.recorder.command, retry={"attempts": 1_000}))
+        works(self.service, 1)
+
+    def while_it_is(self, problem: str) -> None:
+        """Send 2, and see that it is accepted and not run, why, and that reception goes on."""
+        service = self.service
+        service.send(push(2, preferred=WIRELINE))
+        line = service.wait("hook not started")
+        assert line["problem"] == problem
+        assert line["level"] == "error"
+        assert f"not started: {problem}" in service.wait("session try failed")["outcome"]
+        service.send(push(3, sent_at=time.time() - 10 * 86_400))
+        wait_until(lambda: "stale" in service.reasons())
+        assert self.recorder.names == [(1, 1)]
+
+    def and_again(self) -> None:
+        """See that 2 is run by itself, once, now that nothing is wrong any more, and that the next one is too."""
+        self.service.wait("session done", 2)
+        works(self.service, 4)
+        assert [session for session, _ in self.recorder.names] == [1, 2, 3]
+        stops_clean(self.service)
+
+
+@pytest.fixture
+def refused(tmp_path: Path, run: Run) -> Refused:
+    return Refused(tmp_path, run)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "problem"),
+    [
+        (0o644, "not executable"),
+        (0o000, "not executable"),
+        (0o775, "writable by its group"),
+        (0o757, "writable by others"),
+    ],
+)
+def test_a_hook_file(refused: Refused, permissions: int, problem: str) -> None:
+    file = refused.recorder.file
+    with mode(file, permissions):
+        refused.while_it_is(f"{file}: {problem}")
+    refused.and_again()
+
+
+@pytest.mark.parametrize(
+    ("permissions", "problem"),
+    [
+        (0o600, "{home}/recorder: Permission denied"),
+        (0o775, "{home}: writable by its group"),
+        (0o757, "{home}: writable by others"),
+    ],
+)
+def test_a_hook_directory(refused: Refused, permissions: int, problem: str) -> None:
+    with mode(refused.home, permissions):
+        refused.while_it_is(problem.format(home=refused.home))
+    refused.and_again()
+
+
+def test_a_hook_file_that_is_replaced(refused: Refused) -> None:
+    """By one that others may write to, under its name: what is run is looked at each time."""
+    file, own = refused.recorder.file, refused.home / "own"
+    file.rename(own)
+    write_script(file, "exit 0", 0o777)
+    refused.while_it_is(f"{file}: writable by others")
+    own.rename(file)
+    refused.and_again()
+
+
+def test_a_hook_file_that_is_gone_for_a_while(refused: Refused) -> None:
+    file, away = refused.recorder.file, refused.home / "away"
+    file.rename(away)
+    refused.while_it_is(f"{file}: No such file or directory")
+    away.rename(file)
+    refused.and_again()
