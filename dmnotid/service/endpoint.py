@@ -144,7 +144,6 @@ class Endpoints:
         """Nothing is bound yet."""
         self._deliver = deliver
         self._open: dict[Binding, Endpoint] = {}
-        self._wanted: list[Binding] = []
         self._receiving = False
 
     def __iter__(self) -> Iterator[Endpoint]:
@@ -154,42 +153,25 @@ class Endpoints:
     def bind(self, addresses: Sequence[ListenAddress]) -> None:
         """Bind a socket for each of these addresses, and close those that are for others.
 
-        What stands in both stays open. All or nothing: EndpointError leaves everything as it was. A new address that an
-        old one is in the way of (`[::]` of one of the same port in IPv4) is bound when that is closed.
+        What stands in both stays open. All or nothing: EndpointError leaves everything as it was. Where an old address
+        is in the way of a new one (`[::]` of one of the same port in IPv4), no datagram is lost between the two.
         """
         wanted = bindings(addresses)
         gone = [binding for binding in self._open if binding not in wanted]
         new: dict[Binding, Endpoint] = {}
-        closed: list[Binding] = []
         try:
-            rivalled = self._bind_beside([it for it in wanted if it not in self._open], gone, new)
-            closed = [it for it in gone if it.address.port in {rival.address.port for rival in rivalled}]
-            self._close(closed)
-            new.update((binding, self._bound(binding)) for binding in rivalled)
+            for binding in wanted:
+                if binding not in self._open:
+                    new[binding] = self._bound(binding, gone)
         except EndpointError:
             for endpoint in new.values():
                 endpoint.close()
-            self._wanted = [*self._open, *closed]
-            for binding in closed:
-                self._restore(binding)
             raise
-        self._wanted = wanted
-        self._close(binding for binding in gone if binding in self._open)
         self._add(new)
+        deadline = time.monotonic() + DRAIN
+        for binding in gone:
+            self._open.pop(binding).close(deadline)
         self._open = {binding: self._open[binding] for binding in wanted}
-
-    def _bind_beside(self, missing: list[Binding], gone: list[Binding], new: dict[Binding, Endpoint]) -> list[Binding]:
-        """Bind what can be bound beside all that is open; what one that goes is in the way of is returned."""
-        rivalled = []
-        for binding in missing:
-            try:
-                new[binding] = self._bound(binding)
-            except EndpointError as error:
-                in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
-                if not in_use or all(it.address.port != binding.address.port for it in gone):
-                    raise
-                rivalled.append(binding)
-        return rivalled
 
     def open(self) -> None:
         """Begin to receive on the running loop, on these and on all that come later."""
@@ -200,7 +182,6 @@ class Endpoints:
 
     def close(self) -> None:
         """Take what still waits in the sockets, for a limited time, and close them."""
-        self._wanted = []
         deadline = time.monotonic() + DRAIN
         while self._open:
             self._open.popitem()[1].close(deadline)
@@ -212,40 +193,28 @@ class Endpoints:
                 endpoint.open()
                 logger.info("listening", listen=str(endpoint))
 
-    def _close(self, closed: Iterable[Binding]) -> None:
-        for binding in closed:
-            self._open.pop(binding).close(time.monotonic() + DRAIN)
-
-    def _bound(self, binding: Binding) -> Endpoint:
-        return Endpoint(bind(binding.address, ipv6_only=binding.ipv6_only), self._deliver)
-
-    def _restore(self, binding: Binding) -> None:
-        """Bind again what was closed for one that could not be bound, and go on trying for as long as it is wanted."""
-        if binding not in self._wanted or binding in self._open:
-            return
-        try:
-            self._add({binding: self._bound(binding)})
-        except EndpointError as error:
-            logger.error("not listening", problem=str(error), again_in=PAUSE)
-            asyncio.get_running_loop().call_later(PAUSE, self._restore, binding)
+    def _bound(self, binding: Binding, gone: Iterable[Binding]) -> Endpoint:
+        rivals = [self._open[it].socket for it in gone if it.address.port == binding.address.port]
+        return Endpoint(bind(binding.address, ipv6_only=binding.ipv6_only, rivals=rivals), self._deliver)
 
 
-def bind(address: ListenAddress, *, ipv6_only: bool = False) -> socket.socket:
+def bind(address: ListenAddress, *, ipv6_only: bool = False, rivals: Sequence[socket.socket] = ()) -> socket.socket:
     """Bind one UDP socket; `[::]` takes IPv4 too unless `ipv6_only`, and is 0.0.0.0 on a kernel without IPv6.
 
-    Raises EndpointError. The port is never shared with another process.
+    Raises EndpointError. The port is never shared with another process; `rivals` are sockets of this one that may have
+    the address, and are closed next.
     """
     try:
-        return _bind(address, ipv6_only=ipv6_only)
+        return _bind(address, ipv6_only=ipv6_only, rivals=rivals)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT and address.host == "::" and not ipv6_only:
             logger.warning("no IPv6 here", listen=str(address), instead=f"0.0.0.0:{address.port}")
-            return bind(ListenAddress("0.0.0.0", address.port))  # noqa: S104 - what [::] means without IPv6
+            return bind(ListenAddress("0.0.0.0", address.port), rivals=rivals)  # noqa: S104 - [::] without IPv6
         message = f"listen: {address}: {error.strerror or error}"
         raise EndpointError(message) from error
 
 
-def _bind(address: ListenAddress, *, ipv6_only: bool) -> socket.socket:
+def _bind(address: ListenAddress, *, ipv6_only: bool, rivals: Sequence[socket.socket]) -> socket.socket:
     # Resolving gives a zone (fe80::1%eth0) its number; only literals get here.
     family, kind, _, _, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
@@ -254,8 +223,29 @@ def _bind(address: ListenAddress, *, ipv6_only: bool) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
-        sock.bind(where)
+        _take(sock, where, rivals)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _take(sock: socket.socket, where: tuple[Any, ...], rivals: Sequence[socket.socket]) -> None:
+    try:
+        sock.bind(where)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not rivals:
+            raise
+        # For the length of one call, and with sockets of this user alone: closing the rivals first would leave the
+        # port to anybody for as long as it takes to empty them, and lose what comes meanwhile.
+        shared = sock, *rivals
+        try:
+            _set_reuse_port(shared, 1)
+            sock.bind(where)
+        finally:
+            _set_reuse_port(shared, 0)
+
+
+def _set_reuse_port(sockets: Iterable[socket.socket], value: int) -> None:
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, value)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,8 +15,7 @@ from dmnotid.config import ListenAddress
 from dmnotid.errors import EndpointError
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.servers import Source
-from dmnotid.service import endpoint as endpoint_module
-from dmnotid.service.endpoint import BATCH, Binding, Endpoint, Endpoints, bind, source_of
+from dmnotid.service.endpoint import BATCH, Endpoint, Endpoints, bind, source_of
 from tests.service.support import DEADLINE, LogLines, descriptors, eventually
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)
@@ -461,15 +461,58 @@ async def test_ipv4_beside_all_of_ipv6_and_back() -> None:
 
 
 @needs_ipv6
-async def test_what_was_closed_for_one_that_fails_is_bound_again() -> None:
+async def test_nothing_is_lost_while_one_address_takes_over_from_another() -> None:
+    """What comes in between goes to one of the two."""
+    port = free_port()
+    narrow, wide = [at("127.0.0.1", port), at("127.0.0.2", port)], [at("::", port)]
+    sent, ended = 0, threading.Event()
+
+    def stream() -> None:
+        nonlocal sent
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            while not ended.wait(0.0002):
+                sock.sendto(sent.to_bytes(4, "big"), ("127.0.0.1", port))
+                sent += 1
+
+    with receiving(*narrow) as (endpoints, inbox):
+        sender = threading.Thread(target=stream)
+        sender.start()
+        try:
+            for turn in range(100):
+                endpoints.bind(narrow if turn % 2 else wide)
+                await asyncio.sleep(0.002)
+        finally:
+            ended.set()
+            sender.join()
+        await eventually(lambda: len(inbox.datagrams) == sent)
+        assert sorted(inbox.payloads) == [number.to_bytes(4, "big") for number in range(sent)]
+        assert sent > 100
+
+
+@needs_ipv6
+async def test_the_port_is_shared_with_nobody_after_a_takeover() -> None:
+    port = free_port()
+    with receiving(at("127.0.0.1", port)) as (endpoints, _):
+        endpoints.bind([at("::", port)])
+        for option in (socket.SO_REUSEPORT, socket.SO_REUSEADDR):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.setsockopt(socket.SOL_SOCKET, option, 1)
+                with pytest.raises(OSError, match="Address already in use"):
+                    other.bind(("127.0.0.1", port))
+
+
+@needs_ipv6
+async def test_one_that_fails_closes_nothing_that_another_takes_over_from() -> None:
     port = free_port()
     with bind(LOOPBACK) as taken, receiving(at("::", port), LOOPBACK) as (endpoints, inbox):
+        before = list(endpoints)
         with pytest.raises(EndpointError, match="Address already in use"):
             endpoints.bind([at("127.0.0.1", port), at("127.0.0.1", port_of(taken))])
-        assert max(addresses_of(endpoints)) == f"[::]:{port}"
-        assert len(list(endpoints)) == 2
+        assert list(endpoints) == before
         send(("127.0.0.1", port), b"still here")
         await eventually(lambda: inbox.payloads == [b"still here"])
+        with bind(at("127.0.0.3", 0)) as other, pytest.raises(EndpointError, match="Address already in use"):
+            bind(at("127.0.0.3", port_of(other)), rivals=[before[1].socket])
 
 
 async def test_a_new_address_that_does_not_exist_closes_nothing() -> None:
@@ -495,22 +538,6 @@ async def test_one_that_fails_is_found_before_anything_is_closed_for_another() -
             endpoints.bind([at("::", port), at("192.0.2.1", 5_000)])
         assert list(endpoints) == before
         assert before[0].socket.fileno() > 0
-
-
-async def test_what_cannot_be_bound_again_is_tried_until_it_can(
-    logged: LogLines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(endpoint_module, "PAUSE", 0.02)
-    with receiving(LOOPBACK) as (endpoints, inbox):
-        taken = bind(LOOPBACK)
-        lost = Binding(at("127.0.0.1", port_of(taken)))
-        endpoints._wanted = [*endpoints._open, lost]
-        endpoints._restore(lost)
-        assert logged.of("not listening")[0]["level"] == "error"
-        taken.close()
-        await eventually(lambda: len(list(endpoints)) == 2)
-        send(("127.0.0.1", lost.address.port), b"back")
-        await eventually(lambda: inbox.payloads == [b"back"])
 
 
 async def test_nothing_is_received_before_it_is_opened() -> None:
