@@ -9,6 +9,7 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +29,7 @@ PAUSE: Final = 1.0
 DRAIN: Final = 1.0
 """How long what waits in the socket buffers is taken at the end (seconds): a flood must not keep the daemon from it."""
 
+DISCARD_PORT: Final = 9
 MAPPED: Final = "::ffff:"
 
 _IPV6_PARTS: Final = 4
@@ -82,6 +84,15 @@ class Endpoint:
     def _resume(self) -> None:
         if self._loop is not None:
             self._loop.add_reader(self.socket.fileno(), self.receive)
+
+    def turn_away(self) -> None:
+        """Take no new datagram: they go to another socket that has the address, or to nobody. What waits stays.
+
+        A connected socket gets what its peer sends, and nothing was ever received from this one.
+        """
+        host = "::1" if self.socket.family == socket.AF_INET6 else "127.0.0.1"
+        with suppress(OSError):  # no route to there: then what comes until it is closed is lost
+            self.socket.connect((host, DISCARD_PORT))
 
     def close(self, deadline: float = inf) -> None:
         """Take what still waits in the socket buffer, then close.
@@ -170,7 +181,9 @@ class Endpoints:
         self._add(new)
         deadline = time.monotonic() + DRAIN
         for binding in gone:
-            self._open.pop(binding).close(deadline)
+            endpoint = self._open.pop(binding)
+            endpoint.turn_away()
+            endpoint.close(deadline)
         self._open = {binding: self._open[binding] for binding in wanted}
 
     def open(self) -> None:

@@ -356,10 +356,18 @@ def at(host: str, port: int) -> ListenAddress:
     return ListenAddress(host, port)
 
 
+class SlowInbox(Inbox):
+    """Takes its time, as a commit does."""
+
+    def __call__(self, datagrams: Sequence[Datagram]) -> None:
+        super().__call__(datagrams)
+        time.sleep(0.001)
+
+
 @contextmanager
-def receiving(*addresses: ListenAddress) -> Iterator[tuple[Endpoints, Inbox]]:
+def receiving(*addresses: ListenAddress, kind: type[Inbox] = Inbox) -> Iterator[tuple[Endpoints, Inbox]]:
     """Receive on some addresses; all that is left is closed at the end."""
-    inbox = Inbox()
+    inbox = kind()
     endpoints = Endpoints(inbox)
     endpoints.bind(addresses)
     endpoints.open()
@@ -474,7 +482,7 @@ async def test_nothing_is_lost_while_one_address_takes_over_from_another() -> No
                 sock.sendto(sent.to_bytes(4, "big"), ("127.0.0.1", port))
                 sent += 1
 
-    with receiving(*narrow) as (endpoints, inbox):
+    with receiving(*narrow, kind=SlowInbox) as (endpoints, inbox):
         sender = threading.Thread(target=stream)
         sender.start()
         try:
@@ -487,6 +495,21 @@ async def test_nothing_is_lost_while_one_address_takes_over_from_another() -> No
         await eventually(lambda: len(inbox.datagrams) == sent)
         assert sorted(inbox.payloads) == [number.to_bytes(4, "big") for number in range(sent)]
         assert sent > 100
+
+
+async def test_what_is_turned_away_goes_to_nobody_and_what_waits_stays() -> None:
+    with receiving(LOOPBACK) as (endpoints, inbox):
+        (endpoint,) = endpoints
+        where = endpoint.socket.getsockname()
+        endpoint._loop.remove_reader(endpoint.socket.fileno())  # type: ignore[union-attr]
+        send(where, b"waits")
+        endpoint.turn_away()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(where)
+            sock.send(b"too late")
+            with pytest.raises(ConnectionRefusedError):
+                sock.recv(1)
+    assert inbox.payloads == [b"waits"]
 
 
 @needs_ipv6
