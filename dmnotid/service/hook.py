@@ -8,17 +8,17 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Final, Self
 
 from dmnotid.config import HookConfig
-from dmnotid.errors import HookError
-from dmnotid.policy.sessions import Outcome, Result, SessionRequest, SessionStart
+from dmnotid.errors import DmnotidError, HookError
+from dmnotid.policy.sessions import Outcome, Result, SessionStart
 from dmnotid.service.handoff import Handoff
 from dmnotid.service.log import logger
-from dmnotid.service.processes import find_leaders, group_lives
+from dmnotid.service.processes import Identity, LeftOver, group_lives, identify
 from dmnotid.service.trust import check_trusted, check_trusted_socket
 
 INPUT_VERSION: Final = 1
@@ -53,11 +53,12 @@ class Hook:
         """Nothing is started or looked at yet."""
         self.config = config
 
-    async def run(self, start: SessionStart) -> Outcome:
+    async def run(self, start: SessionStart, on_started: Callable[[str], None] | None = None) -> Outcome:
         """Run the hook for one try and say how it ended; a command is killed when it outlives `hook.timeout`.
 
-        Whatever keeps it from being started is an Outcome too. Cancelling ends the process group (or closes the
-        connection), then raises.
+        `on_started` gets what `end_left_over` knows a command by, as soon as it is started; should it raise, that is
+        logged. Whatever keeps the hook from being started is an Outcome too. Cancelling ends the process group (or
+        closes the connection), then raises.
         """
         session = start.request.session
         try:
@@ -69,24 +70,31 @@ class Hook:
             logger.error("hook not started", session=session, problem=str(error))
             return Outcome(Result.FAILED, f"not started: {error}")
         with run:
+            if on_started is not None:
+                run.note(on_started)
             return await self._wait(run)
 
-    async def end_left_over(self, requests: Iterable[SessionRequest]) -> None:
-        """End the tries of these sessions that a daemon left behind when it was killed: never two for one server.
+    async def end_left_over(self, processes: Iterable[str]) -> None:
+        """End what a daemon left behind when it was killed, as `run` told its `on_started`: never two for one server.
 
-        As after a time-out: TERM, and KILL after `hook.kill_after`, or at once when this is cancelled. What runs behind
-        a socket is not to be seen, nor a hook that has given itself another environment.
+        As after a time-out: TERM, and KILL after `hook.kill_after`, or at once when this is cancelled. Passed over is
+        what has ended, what is of another boot, and what can't be read. What runs behind a socket is not to be seen.
         """
-        groups = find_leaders([_identify(request, request.attempts) for request in requests])
-        if not groups:
-            return
-        logger.warning("hooks left over", groups=groups, problem="their daemon was killed; they are ended first")
-        _signal_groups(groups, signal.SIGTERM)
-        try:
-            await _until_ended(groups, self.config.kill_after)
-        finally:
-            _signal_groups(groups, signal.SIGKILL)
-        await _until_ended(groups, KILLED_AFTER)
+        with ExitStack() as stack:
+            left = [stack.enter_context(found) for found in _find_left_over(processes)]
+            if not left:
+                return
+            groups = [found.group for found in left]
+            logger.warning("hooks left over", groups=groups, problem="their daemon was killed; they are ended first")
+            _signal_left_over(left, signal.SIGTERM)
+            try:
+                await _until_ended(left, self.config.kill_after)
+            finally:
+                _signal_left_over(left, signal.SIGKILL)
+            await _until_ended(left, KILLED_AFTER)
+            for found in left:
+                if found.lives():
+                    logger.error("hook can't be ended", group=found.group)
 
     async def _hand_over(self, path: Path, start: SessionStart) -> Outcome:
         """Let whoever listens on a socket run the session. Raises HookError where nobody takes it."""
@@ -196,9 +204,24 @@ class _Run:
         if self._process.poll() is None:
             self._kill()
 
+    def note(self, on_started: Callable[[str], None]) -> None:
+        """Tell what the hook is known by when this daemon is no more; without it the hook runs all the same."""
+        facts = {"session": self._session, "pid": self._process.pid}
+        try:
+            on_started(str(identify(self._process.pid)))
+        except (DmnotidError, OSError) as error:
+            logger.error("hook not noted", problem=str(error), **facts)
+        except Exception:  # noqa: BLE001 - a bug in it is not the hook's
+            logger.exception("hook not noted", **facts)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process group; the leader is not reaped before its group had its signals."""
-        _signal_group(self._process.pid, number)
+        with suppress(ProcessLookupError):
+            try:
+                os.killpg(self._process.pid, number)
+            except PermissionError as error:
+                facts = {"session": self._session, "pid": self._process.pid, "signal": number.name}
+                logger.error("hook can't be signalled", problem=error.strerror, **facts)
 
     def _kill(self) -> None:
         """End what is still there where the wait for it was broken off; blocks for a fifth of a second at most."""
@@ -242,22 +265,31 @@ class _Run:
             self._loop.remove_reader(pipe.fileno())
 
 
-def _signal_groups(groups: Iterable[int], number: signal.Signals) -> None:
-    for group in groups:
-        _signal_group(group, number)
+def _find_left_over(processes: Iterable[str]) -> Iterator[LeftOver]:
+    """Hold on to those of these processes that have not ended."""
+    for leader in filter(None, map(Identity.parse, dict.fromkeys(processes))):
+        try:
+            yield LeftOver(leader)
+        except ProcessLookupError:
+            continue
+        except OSError as error:
+            logger.error("hook left over not ended", group=leader.pid, problem=str(error))
 
 
-async def _until_ended(groups: Iterable[int], patience: float) -> None:
+def _signal_left_over(left: Iterable[LeftOver], number: signal.Signals) -> None:
+    for found in left:
+        try:
+            found.signal(number)
+        except PermissionError as error:
+            logger.error("hook can't be signalled", group=found.group, signal=number.name, problem=error.strerror)
+
+
+async def _until_ended(left: Iterable[LeftOver], patience: float) -> None:
     """Wait until nothing of these process groups is left, for so many seconds at most."""
     with suppress(TimeoutError):
         async with asyncio.timeout(patience):
-            while any(map(group_lives, groups)):  # noqa: ASYNC110 - no event tells of a process group's end
+            while [found for found in left if found.lives()]:  # noqa: ASYNC110 - no event tells of a group's end
                 await asyncio.sleep(GROUP_POLL)
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
 
 
 def _exit_code(pidfd: int) -> int:
@@ -366,26 +398,18 @@ def build_environment(config: HookConfig, start: SessionStart) -> dict[str, str]
         "LANG": "C.UTF-8",
         "HOME": _home(),
         **config.environment,
-        **_identify(request, start.attempt),
+        "DMNOTID_SESSION": str(request.session),
+        "DMNOTID_ATTEMPT": str(start.attempt),
+        "DMNOTID_SERVER_ID": request.server_id,
+        "DMNOTID_NOTIFICATION_ID": str(notification.notification_id),
         "DMNOTID_CONNECTION": str(start.connection.type),
         "DMNOTID_INTERFACE": start.connection.interface,
         "DMNOTID_PREFERRED": " ".join(notification.preferred_connections),
         "DMNOTID_REQ_MO": " ".join(map(str, notification.requested_mos)),
         "DMNOTID_REQ_MO_CV": " ".join(f"{index}:{validator.hex()}" for index, validator in notification.cached_mos),
+        "DMNOTID_SENT_AT": "" if notification.sent_at is None else str(notification.sent_at),
         "DMNOTID_RECEIVED_AT": f"{request.received_at:.3f}",
         "DMNOTID_SIGNED": "1" if notification.signed else "0",
-    }
-
-
-def _identify(request: SessionRequest, attempt: int) -> dict[str, str]:
-    """Return what of the environment is the same however often it is built for a try, and for no other."""
-    sent_at = request.notification.sent_at
-    return {
-        "DMNOTID_SESSION": str(request.session),
-        "DMNOTID_ATTEMPT": str(attempt),
-        "DMNOTID_SERVER_ID": request.server_id,
-        "DMNOTID_NOTIFICATION_ID": str(request.notification.notification_id),
-        "DMNOTID_SENT_AT": "" if sent_at is None else str(sent_at),
         "DMNOTID_SOURCE": request.source,
     }
 

@@ -182,6 +182,13 @@ async def test_what_is_no_answer(path: Path, answer: bytes, said: str) -> None:
         assert await run(path) == Outcome(Result.FAILED, NOTHING + said)
 
 
+async def test_what_runs_behind_a_socket_is_no_process_of_ours(path: Path) -> None:
+    told: list[str] = []
+    with served(path, answering(b'{"exit": 0}')):
+        assert await Hook(config(path)).run(start(), told.append) == DONE
+    assert told == []
+
+
 async def test_a_listener_that_accepts_and_goes_away(path: Path) -> None:
     with served(path, lambda _: None):
         assert await run(path) == Outcome(Result.FAILED, NOTHING + "nothing came")

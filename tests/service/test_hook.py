@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dmnotid.config import HookConfig
+from dmnotid.errors import JournalError
 from dmnotid.policy.sessions import Connection, Outcome, Result, SessionRequest, SessionStart
 from dmnotid.service.hook import (
     EXIT_REFUSED,
@@ -27,6 +29,7 @@ from dmnotid.service.hook import (
     OutputLog,
     build_input,
 )
+from dmnotid.service.processes import Identity
 from dmnotid.wire.notification import MAX_OPTION_LENGTH, ConnectionType, decode_notification
 from tests.service.support import (
     IS_ROOT,
@@ -557,79 +560,159 @@ def test_the_documented_example_of_the_input_has_the_keys_that_the_hook_gets() -
 
 
 LEAVE_BEHIND = """
-import asyncio, sys
-from tests.service.test_hook import run, start
-asyncio.run(run(sys.argv[1], start()))
+import asyncio, os, sys
+from pathlib import Path
+from tests.service.test_hook import config, start
+from dmnotid.service.hook import Hook
+def note(process):
+    Path(sys.argv[2] + ".new").write_text(process)
+    os.rename(sys.argv[2] + ".new", sys.argv[2])
+asyncio.run(Hook(config([sys.argv[1]])).run(start(), note))
 """
 
 
-def numbers(pids: Path) -> list[int]:
-    return [int(word) for word in pids.read_text().split()]
+@dataclass
+class Left:
+    """What a killed daemon left: the hook's number, and what was noted of it."""
+
+    pid: int
+    note: str
 
 
-def killed_daemon(hook: Path, pids: Path) -> int:
-    """Start a hook from a process that is killed then; the hook's number."""
-    daemon = subprocess.Popen([sys.executable, "-c", LEAVE_BEHIND, str(hook)], cwd=ROOT)
-    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+def killed_daemon(hook: Path, pids: Path) -> Left:
+    """Start a hook from a process that is killed then."""
+    note = hook.with_suffix(".note")
+    daemon = subprocess.Popen([sys.executable, "-c", LEAVE_BEHIND, str(hook), str(note)], cwd=ROOT)
+    wait_until(lambda: note.exists() and pids.exists() and pids.read_text().endswith("\n"))
     daemon.kill()
     daemon.wait()
-    left = numbers(pids)[0]
-    assert is_alive(left)
+    left = Left(pids_of(pids)[0], note.read_text())
+    assert is_alive(left.pid)
     return left
+
+
+async def end_left_over(*notes: str, **more: Any) -> None:  # noqa: ANN401
+    await Hook(config(["/bin/true"], **more)).end_left_over(notes)
+
+
+async def test_a_command_is_told_as_soon_as_it_is_started(tmp_path: Path, pids: Path) -> None:
+    told: list[str] = []
+    hook = write_script(tmp_path / "hook", f"echo $$ > {pids}; sleep 0.1")
+    task = asyncio.create_task(Hook(config([str(hook)])).run(start(), told.append))
+    await asyncio.sleep(0)
+    assert len(told) == 1, "nothing was waited for"
+    assert (await task).result is Result.DONE
+    assert [Identity.parse(text) for text in told] == [Identity.parse(told[0])]
+    assert int(told[0].split()[1]) == pids_of(pids)[0]
+
+
+async def test_what_is_not_started_is_not_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    await Hook(config([str(missing(tmp_path))])).run(start(), told.append)
+    assert told == []
+
+
+@pytest.mark.parametrize("error", [JournalError("disk full"), ValueError("a bug"), OSError(28, "No space")])
+async def test_a_hook_that_can_not_be_noted_runs_all_the_same(
+    tmp_path: Path, logged: LogLines, error: Exception
+) -> None:
+    def refuse(_: str) -> None:
+        raise error
+
+    hook = Hook(config([str(write_script(tmp_path / "hook", "exit 3"))]))
+    assert await hook.run(start(), refuse) == Outcome(Result.FAILED, "exit 3")
+    (line,) = logged.of("hook not noted")
+    assert (line["level"], line["session"]) == ("error", 12)
+    assert str(error) in json.dumps(line)
+    assert ("exception" in line) is isinstance(error, ValueError), "a bug shows its traceback"
 
 
 async def test_what_a_killed_daemon_left_running_is_ended(tmp_path: Path, pids: Path, logged: LogLines) -> None:
     hook = write_script(tmp_path / "hook", f"sleep 1000 & echo $$ $! > {pids}; wait")
     left = killed_daemon(hook, pids)
-    _, child = numbers(pids)
-    await Hook(config([str(hook)])).end_left_over([start().request.tried(2)])
-    assert not is_alive(left)
+    _, child = pids_of(pids)
+    before = descriptors()
+    await end_left_over(left.note, left.note)
+    assert not is_alive(left.pid)
     assert not is_alive(child), "its whole group"
-    assert logged.of("hooks left over")[0]["groups"] == [left]
+    assert logged.of("hooks left over")[0]["groups"] == [left.pid]
+    assert descriptors() == before
+
+
+async def test_another_environment_hides_nothing_that_is_left(tmp_path: Path, pids: Path) -> None:
+    run_on = f"exec env -i /bin/sh -c 'echo $$ > {pids}; sleep 1000; :'"
+    left = killed_daemon(write_script(tmp_path / "hook", run_on), pids)
+    await end_left_over(left.note)
+    assert not is_alive(left.pid)
 
 
 async def test_what_is_left_and_ignores_term_is_killed(tmp_path: Path, pids: Path) -> None:
     hook = write_script(tmp_path / "hook", f"trap '' TERM; echo $$ > {pids}; while :; do sleep 1; done")
     left = killed_daemon(hook, pids)
-    await Hook(config([str(hook)], kill_after=0.1)).end_left_over([start().request.tried(2)])
-    assert not is_alive(left)
+    await end_left_over(left.note, kill_after=0.1)
+    assert not is_alive(left.pid)
 
 
-async def test_what_runs_for_another_session_is_let_be(tmp_path: Path, pids: Path, logged: LogLines) -> None:
+async def test_a_child_that_outlives_a_left_hook_is_killed(tmp_path: Path, pids: Path) -> None:
+    """The leader ends at once, and its number may be another's by and by: its child holds the group's."""
+    ignore = "(trap '' TERM; while :; do sleep 1; done)"
+    hook = write_script(tmp_path / "hook", f"{ignore} & echo $$ $! > {pids}; wait")
+    left = killed_daemon(hook, pids)
+    _, child = pids_of(pids)
+    await end_left_over(left.note, kill_after=0.6)
+    assert not is_alive(left.pid)
+    await eventually(lambda: not is_alive(child))
+
+
+async def test_what_is_not_exactly_what_was_noted_is_let_be(tmp_path: Path, pids: Path, logged: LogLines) -> None:
     hook = write_script(tmp_path / "hook", f"echo $$ > {pids}; exec sleep 1000")
     left = killed_daemon(hook, pids)
+    boot, pid, started_at = left.note.split()
     try:
-        mine = start().request.tried(2)
-        others = [
-            mine._replace(session=13),
-            mine._replace(server_id=OPEN_ID),
-            mine.tried(1),
-            mine._replace(source="192.0.2.1:40001"),
-        ]
-        await Hook(config([str(hook)])).end_left_over(others)
-        assert is_alive(left)
-        assert logged.of("hooks left over") == []
+        another_boot = "01234567-89ab-cdef-0123-456789abcdef"
+        others = [f"{another_boot} {pid} {started_at}", f"{boot} {pid} {int(started_at) + 1}", f"{boot} {pid}", pid, ""]
+        await end_left_over(*others)
+        assert is_alive(left.pid)
+        assert logged.all() == []
     finally:
-        os.kill(left, signal.SIGKILL)
+        os.kill(left.pid, signal.SIGKILL)
 
 
 async def test_a_child_that_an_ended_hook_left_behind_is_let_be(tmp_path: Path, pids: Path) -> None:
-    """It has left the hook's session; only what still runs as a hook would run beside the next try."""
+    """Only what still runs as a hook would run beside the next try."""
+    told: list[str] = []
     hook = write_script(tmp_path / "hook", f"sleep 1000 & echo $! > {pids}")
-    assert (await run(hook)).result is Result.DONE
-    (child,) = numbers(pids)
-    try:
-        await Hook(config([str(hook)])).end_left_over([start().request.tried(2)])
-        assert is_alive(child)
-    finally:
-        os.kill(child, signal.SIGKILL)
+    assert (await Hook(config([str(hook)])).run(start(), told.append)).result is Result.DONE
+    (child,) = pids_of(pids)
+    await end_left_over(*told)
+    assert is_alive(child)
 
 
 async def test_a_cancelled_wait_for_what_is_left_kills_it(tmp_path: Path, pids: Path) -> None:
     hook = write_script(tmp_path / "hook", f"trap '' TERM; echo $$ > {pids}; while :; do sleep 1; done")
     left = killed_daemon(hook, pids)
-    ending = asyncio.ensure_future(Hook(config([str(hook)])).end_left_over([start().request.tried(2)]))
+    before = descriptors()
+    ending = asyncio.ensure_future(end_left_over(left.note))
     await asyncio.sleep(0.1)
     ending.cancel()
     await asyncio.wait([ending])
-    await eventually(lambda: not is_alive(left))
+    await eventually(lambda: not is_alive(left.pid))
+    assert descriptors() == before
+
+
+@pytest.mark.root
+@needs_root
+async def test_what_is_left_and_may_not_be_signalled_is_said(
+    tmp_path: Path, pids: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmnotid.service.hook.KILLED_AFTER", 0.1)
+    left = killed_daemon(write_script(tmp_path / "hook", f"echo $$ > {pids}; exec sleep 1000"), pids)
+    os.setresuid(65_534, 65_534, 0)
+    try:
+        await end_left_over(left.note, kill_after=0.1)
+    finally:
+        os.setresuid(0, 0, 0)
+    assert [line["signal"] for line in logged.of("hook can't be signalled")] == ["SIGTERM", "SIGKILL"]
+    assert logged.of("hook can't be signalled")[0]["problem"] == "Operation not permitted"
+    assert logged.of("hook can't be ended")[0]["group"] == left.pid
+    assert is_alive(left.pid)
