@@ -215,13 +215,15 @@ class _Run:
             logger.exception("hook not noted", **facts)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process group; the leader is not reaped before its group had its signals."""
+        """Send a signal to the process group, and to a leader that has left it.
+
+        The leader is not reaped before its group had its signals: its number is nobody else's.
+        """
+        pid, facts = self._process.pid, {"session": self._session, "pid": self._process.pid}
+        _send(partial(os.killpg, pid), number, **facts)
         with suppress(ProcessLookupError):
-            try:
-                os.killpg(self._process.pid, number)
-            except PermissionError as error:
-                facts = {"session": self._session, "pid": self._process.pid, "signal": number.name}
-                logger.error("hook can't be signalled", problem=error.strerror, **facts)
+            if os.getpgid(pid) != pid:
+                _send(partial(signal.pidfd_send_signal, self._pidfd), number, **facts)
 
     def _kill(self) -> None:
         """End what is still there where the wait for it was broken off; blocks for a fifth of a second at most."""
@@ -278,10 +280,16 @@ def _find_left_over(processes: Iterable[str]) -> Iterator[LeftOver]:
 
 def _signal_left_over(left: Iterable[LeftOver], number: signal.Signals) -> None:
     for found in left:
+        _send(found.signal, number, group=found.group)
+
+
+def _send(send: Callable[[signal.Signals], None], number: signal.Signals, **facts: object) -> None:
+    """Send a signal to what may have ended, or have become another user's."""
+    with suppress(ProcessLookupError):
         try:
-            found.signal(number)
+            send(number)
         except PermissionError as error:
-            logger.error("hook can't be signalled", group=found.group, signal=number.name, problem=error.strerror)
+            logger.error("hook can't be signalled", problem=error.strerror, signal=number.name, **facts)
 
 
 async def _until_ended(left: Iterable[LeftOver], patience: float) -> None:

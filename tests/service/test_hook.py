@@ -440,6 +440,29 @@ async def test_a_child_that_ignores_term_is_killed_too(tmp_path: Path, pids: Pat
     await eventually(lambda: not is_alive(pids_of(pids)[1]))
 
 
+async def test_a_leader_that_has_left_its_group_is_ended_with_it(tmp_path: Path, pids: Path) -> None:
+    leave = "import os, time; os.setpgid(0, os.getpgid(os.getppid())); time.sleep(1000)"
+    text = f"sleep 1000 & {CHILDREN.format(pids=pids)}; exec {sys.executable} -ISc '{leave}'"
+    outcome = await run(write_script(tmp_path / "hook", text), timeout=0.5)
+    assert outcome == Outcome(Result.FAILED, "timed out after 0.5 s, killed by SIGTERM")
+    leader, child = pids_of(pids)
+    assert is_reaped(leader)
+    await eventually(lambda: not is_alive(child))
+
+
+async def test_a_leader_that_has_left_its_group_and_ignores_term_is_killed(tmp_path: Path) -> None:
+    leave = "import os, signal, time; signal.signal(15, 1); os.setpgid(0, os.getpgid(os.getppid())); time.sleep(1000)"
+    hook = write_script(tmp_path / "hook", f"exec {sys.executable} -ISc '{leave}'")
+    outcome = await run(hook, timeout=0.5, kill_after=0.1)
+    assert outcome == Outcome(Result.FAILED, "timed out after 0.5 s, killed by SIGKILL")
+
+
+async def test_term_comes_once(tmp_path: Path, logged: LogLines) -> None:
+    text = "trap 'echo term' TERM; echo ready; for n in 1 2 3 4 5 6 7 8 9 10; do sleep 0.05; done"
+    await run(write_script(tmp_path / "hook", text), timeout=0.2)
+    assert output(logged).count("term") == 1
+
+
 async def test_a_hook_that_tidies_up_after_term_may_say_how_it_went(tmp_path: Path, logged: LogLines) -> None:
     text = "trap 'echo tidy; exit 7' TERM; while :; do sleep 0.02; done"
     outcome = await run(write_script(tmp_path / "hook", text), timeout=0.3)
