@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import IO, Final, Self
 
@@ -178,6 +179,7 @@ class _Run:
         self._process = process
         self._loop = asyncio.get_running_loop()
         self._output = _output_log(session)
+        self._killed_at = inf
         try:
             self._pidfd = os.pidfd_open(process.pid)
         except OSError:
@@ -196,13 +198,13 @@ class _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
         for stream in list(self._pipes):
             self._let_go(stream)
         self._output.flush()
         if self._process.poll() is None:
             self._kill()
+        else:
+            self._let_go_of_process()
 
     def note(self, on_started: Callable[[str], None]) -> None:
         """Tell what the hook is known by when this daemon is no more; without it the hook runs all the same."""
@@ -219,6 +221,8 @@ class _Run:
 
         The leader is not reaped before its group had its signals: its number is nobody else's.
         """
+        if number == signal.SIGKILL:
+            self._killed_at = min(self._killed_at, self._loop.time())
         pid, facts = self._process.pid, {"session": self._session, "pid": self._process.pid}
         _send(partial(os.killpg, pid), number, **facts)
         with suppress(ProcessLookupError):
@@ -226,13 +230,21 @@ class _Run:
                 _send(partial(signal.pidfd_send_signal, self._pidfd), number, **facts)
 
     def _kill(self) -> None:
-        """End what is still there where the wait for it was broken off; blocks for a fifth of a second at most."""
+        """End what is still there where the wait for it was broken off; it is reaped whenever it ends."""
         self.signal(signal.SIGKILL)
-        try:
-            self._process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            # Another user's, or stuck in the kernel. subprocess reaps it when another hook is started.
-            logger.error("hook can't be ended", session=self._session, pid=self._process.pid)
+        # Another user's, or stuck in the kernel.
+        complain = partial(logger.error, "hook can't be ended", session=self._session, pid=self._process.pid)
+        complaint = self._loop.call_at(self._killed_at + KILLED_AFTER, complain)
+        self._loop.add_reader(self._pidfd, self._reap, complaint)
+
+    def _reap(self, complaint: asyncio.TimerHandle) -> None:
+        complaint.cancel()
+        self._process.wait()
+        self._let_go_of_process()
+
+    def _let_go_of_process(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
 
     def group_lives(self) -> bool:
         """Tell whether anything of the process group is left that has not ended."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -518,19 +519,67 @@ async def test_cancelling_gives_time_to_tidy_up(tmp_path: Path, logged: LogLines
     assert output(logged) == ["ready", "tidy"]
 
 
-async def test_cancelling_twice_kills_what_ignores_term(tmp_path: Path, pids: Path) -> None:
-    text = f"trap '' TERM; sleep 1000 & {CHILDREN.format(pids=pids)}; while :; do sleep 0.05; done"
-    task = asyncio.create_task(run(write_script(tmp_path / "hook", text)))
-    await eventually(pids.exists)
+async def break_off(task: asyncio.Task[Outcome]) -> None:
+    """Cancel a run, and cancel the wait for its end too."""
     task.cancel()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_cancelling_twice_kills_what_ignores_term(tmp_path: Path, pids: Path) -> None:
+    text = f"trap '' TERM; sleep 1000 & {CHILDREN.format(pids=pids)}; while :; do sleep 0.05; done"
+    task = asyncio.create_task(run(write_script(tmp_path / "hook", text)))
+    await eventually(pids.exists)
+    await break_off(task)
     leader, child = pids_of(pids)
-    assert is_reaped(leader)
+    await eventually(lambda: is_reaped(leader))
     await eventually(lambda: not is_alive(child))
+
+
+async def test_what_a_broken_off_wait_leaves_is_reaped_when_it_ends(
+    tmp_path: Path, pids: Path, logged: LogLines
+) -> None:
+    hook = write_script(tmp_path / "hook", f"trap '' TERM; {CHILDREN.format(pids=pids)}; while :; do sleep 0.05; done")
+    before = descriptors()
+    task = asyncio.create_task(run(hook))
+    await eventually(pids.exists)
+    await break_off(task)
+    await eventually(lambda: descriptors() == before)
+    assert is_reaped(pids_of(pids)[0])
+    assert children() == []
+    assert logged.of("hook can't be ended") == []
+
+
+@pytest.mark.root
+@needs_root
+async def test_what_can_not_be_ended_blocks_nothing_is_said_and_reaped_at_last(
+    tmp_path: Path, pids: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmnotid.service.hook.KILLED_AFTER", 0.3)
+    hook = write_script(tmp_path / "hook", f"{CHILDREN.format(pids=pids)}; exec sleep 1000")
+    before = descriptors()
+    task = asyncio.create_task(run(hook))
+    await eventually(pids.exists)
+    (leader,) = pids_of(pids)
+    os.setresuid(65_534, 65_534, 0)  # the hook is another user's now
+    try:
+        began = time.monotonic()
+        await break_off(task)
+        assert time.monotonic() - began < 0.1
+        assert {line["signal"] for line in logged.of("hook can't be signalled")} == {"SIGTERM", "SIGKILL"}
+        assert logged.of("hook can't be ended") == []
+        await eventually(lambda: logged.of("hook can't be ended"))
+    finally:
+        os.setresuid(0, 0, 0)
+    assert logged.of("hook can't be ended")[0]["pid"] == leader
+    assert is_alive(leader)
+    os.kill(leader, signal.SIGKILL)
+    await eventually(lambda: descriptors() == before)
+    assert is_reaped(leader)
+    assert len(logged.of("hook can't be ended")) == 1
 
 
 async def test_nothing_is_left_open_and_no_zombie_either(tmp_path: Path, pids: Path) -> None:
