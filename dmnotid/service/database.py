@@ -108,6 +108,26 @@ def told(file: Path, action: str) -> Iterator[None]:
         raise explain(error, file, action) from error
 
 
+@contextmanager
+def transaction(database: sqlite3.Connection, file: Path) -> Iterator[None]:
+    """Make one transaction of what is done in it: all of it is durable afterwards, or nothing. Raises JournalError."""
+    _refuse_second(database, file)
+    with told(file, "write"):
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            database.execute("COMMIT")
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+
+
+def _refuse_second(database: sqlite3.Connection, file: Path) -> None:
+    if database.in_transaction:
+        message = f"{file}: can't write the journal: something else is being written"
+        raise JournalError(message)
+
+
 def explain(error: Exception, file: Path, action: str) -> JournalError:
     """Make a JournalError with the file's name of what SQLite says; JournalDamaged where the file is at fault."""
     message = f"{file}: can't {action} the journal: {error}"

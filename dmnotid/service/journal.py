@@ -7,7 +7,7 @@ is no moment in which a notification is remembered but not queued (lost), or que
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -15,7 +15,7 @@ from dmnotid import RELEASED_AT
 from dmnotid.errors import DmnotidError, Duplicate, JournalDamaged, JournalError, QueueFull
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
-from dmnotid.service.database import SQLITE_ERRORS, explain, is_text, seal, told
+from dmnotid.service.database import SQLITE_ERRORS, explain, is_text, seal, told, transaction
 from dmnotid.service.journalfile import JournalFile
 from dmnotid.service.log import logger
 from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
@@ -43,6 +43,7 @@ INSERT OR REPLACE INTO session
      session, attempts, not_before)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?"
 _PENDING: Final = """
 SELECT session, server_id, package, source, received_at, clock_believed, attempts, not_before, fingerprint, state,
     notification_id
@@ -233,11 +234,14 @@ class Journal:
 
     def close_request(self, request: SessionRequest, closed: Closed) -> None:
         """Close a row for good: it is never run again and goes on to tell duplicates."""
-        self._write(
-            "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?",
-            (str(closed), time.time(), request.session),
-        )
-        self._open.pop(request.session, None)
+        self.close_requests([(request, closed)])
+
+    def close_requests(self, ends: Sequence[tuple[SessionRequest, Closed]]) -> None:
+        """Close many rows for good, in one transaction: all of them, or where JournalError is raised none."""
+        now = time.time()
+        self._write(_CLOSE, *((str(closed), now, request.session) for request, closed in ends))
+        for request, _ in ends:
+            self._open.pop(request.session, None)
 
     def close(self) -> None:
         """Close the file; what was not committed is gone."""
@@ -301,16 +305,11 @@ class Journal:
 
     def _restore(self) -> None:
         """Write every open request into a file that may know nothing of it."""
-        with told(self.file, "write"):
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                for request in self._open.values():
-                    if not self._database.execute(_KEEP, self._kept(request)).rowcount:
-                        self._database.execute(_RESTORE, self._restored(request))
-                self._database.execute("COMMIT")
-            finally:
-                if self._in_transaction:
-                    self._database.execute("ROLLBACK")
+        with transaction(self._database, self.file):
+            for request in self._open.values():
+                if not self._database.execute(_KEEP, self._kept(request)).rowcount:
+                    self._database.execute(_RESTORE, self._restored(request))
+        with told(self.file, "read"):
             newest = self._read_newest()
         known = [at for at in (newest, self._newest) if at is not None]
         self._newest = self._durable_newest = max(known, default=None)
@@ -451,8 +450,13 @@ class Journal:
             monotonic + max(whole - max(waited, 0), min(whole, LAST_CHANCE)),
         )
 
-    def _write(self, statement: str, values: tuple[object, ...]) -> None:
-        self._persist("write", lambda: self._database.execute(statement, values))
+    def _write(self, statement: str, *rows: tuple[object, ...]) -> None:
+        """Do a statement once for each of `rows`, in one transaction."""
+        self._persist("write", lambda: self._execute(statement, rows))
+
+    def _execute(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        with transaction(self._database, self.file):
+            self._database.executemany(statement, rows)
 
 
 def _fingerprint(notification: Notification) -> bytes:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +17,7 @@ from dmnotid.service.database import (
     read_text,
     seal,
     told,
+    transaction,
 )
 
 PAGE: Final = 4_096
@@ -91,7 +92,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
     """Copy the rows of one database, in one transaction."""
     insert = f"INSERT OR {conflict} INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
     whole = lost = 0
-    with _transaction(target, file):
+    with transaction(target, file):
         if shift:
             target.execute("UPDATE session SET session = session + ?", (shift,))
         for row in _rows(source):
@@ -101,18 +102,6 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
             else:
                 lost += 1
     return Copied(whole, lost)
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection, file: Path) -> Iterator[None]:
-    with told(file, "write"):
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            database.execute("COMMIT")
-        finally:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
 
 
 class _Rows:

@@ -366,6 +366,46 @@ def test_closed_is_for_good(tmp_path: Path, closed: Closed) -> None:
     assert sql(tmp_path, "SELECT state, package FROM session") == [(str(closed), None)]
 
 
+def test_many_ends_are_written_in_one_transaction(tmp_path: Path) -> None:
+    statements: list[str] = []
+    with opened(tmp_path) as journal:
+        requests = [admit(journal, number) for number in range(4)]
+        journal._database.set_trace_callback(statements.append)
+        journal.close_requests([*zip(requests, Closed, strict=True)])
+        assert statements.count("COMMIT") == 1
+        journal.close_requests([])
+        assert journal.pending() == []
+    states = [(str(closed), None) for closed in Closed]
+    assert sql(tmp_path, "SELECT state, package FROM session ORDER BY session") == states
+
+
+def test_many_ends_are_written_all_or_none(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        requests = [admit(journal, number) for number in range(3)]
+        journal._database.execute(
+            "CREATE TEMP TRIGGER fails BEFORE UPDATE ON session WHEN new.session = 2"
+            " BEGIN SELECT raise(ABORT, 'not this one'); END"
+        )
+        with pytest.raises(JournalError, match="not this one"):
+            journal.close_requests([(request, Closed.DONE) for request in requests])
+        journal._database.execute("DROP TRIGGER fails")
+        assert len(journal.pending()) == 3
+        journal.close_requests([(request, Closed.DONE) for request in requests])
+        assert journal.pending() == []
+
+
+def test_no_end_is_written_into_an_admission_that_is_not_committed(tmp_path: Path) -> None:
+    """It would be as durable as that: it may be rolled back."""
+    with opened(tmp_path) as journal:
+        request = admit(journal, 1)
+        journal.admit(verified(2))
+        with pytest.raises(JournalError, match="something else is being written"):
+            journal.close_request(request, Closed.DONE)
+        journal.commit()
+        journal.close_request(request, Closed.DONE)
+        assert [left.session for left in journal.pending()] == [2]
+
+
 # Times
 
 
