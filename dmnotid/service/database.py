@@ -20,7 +20,7 @@ MAX_SESSION: Final = 1 << 53
 # `package` is what came, kept while the session is open; `fingerprint` tells its content from another of the same id.
 # `seal` is a checksum of what never changes. `sent_at` is authenticated time: NULL in an unsigned notification.
 # `received_at`, `not_before`, `started_at` (the last try's) and `closed_at` are wall clock time, and `clock_believed`
-# tells what the first is worth. All times are POSIX seconds.
+# tells what the first is worth. All times are POSIX seconds. `process` names the one that runs the session's hook.
 SCHEMA: Final = """
 CREATE TABLE session (
     session          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -38,6 +38,7 @@ CREATE TABLE session (
     closed_at        REAL,
     started_at       REAL,
     seal             INTEGER,
+    process          TEXT,
     UNIQUE (server_id, notification_id)
 );
 CREATE INDEX pending ON session (server_id) WHERE state = 'pending';
@@ -54,6 +55,7 @@ _MIGRATIONS: Final = {
     1: """
 ALTER TABLE session ADD COLUMN started_at REAL;
 ALTER TABLE session ADD COLUMN seal INTEGER;
+ALTER TABLE session ADD COLUMN process TEXT;
 UPDATE session SET seal = seal(server_id, notification_id, fingerprint, sent_at);
 """
 }
@@ -62,6 +64,7 @@ UPDATE session SET seal = seal(server_id, notification_id, fingerprint, sent_at)
 COLUMNS: Final = (
     "session", "server_id", "notification_id", "fingerprint", "package", "source", "sent_at", "received_at",
     "clock_believed", "state", "attempts", "not_before", "closed_at", "started_at", "seal",
+    "process",
 )  # fmt: skip
 """The columns of a row, in the order of the table."""
 
@@ -111,7 +114,7 @@ def told(file: Path, action: str) -> Iterator[None]:
 @contextmanager
 def transaction(database: sqlite3.Connection, file: Path) -> Iterator[None]:
     """Make one transaction of what is done in it: all of it is durable afterwards, or nothing. Raises JournalError."""
-    _refuse_second(database, file)
+    refuse_second(database, file)
     with told(file, "write"):
         database.execute("BEGIN IMMEDIATE")
         try:
@@ -122,7 +125,8 @@ def transaction(database: sqlite3.Connection, file: Path) -> Iterator[None]:
                 database.execute("ROLLBACK")
 
 
-def _refuse_second(database: sqlite3.Connection, file: Path) -> None:
+def refuse_second(database: sqlite3.Connection, file: Path) -> None:
+    """See that no transaction is open. Raises JournalError."""
     if database.in_transaction:
         message = f"{file}: can't write the journal: something else is being written"
         raise JournalError(message)

@@ -8,6 +8,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ from dmnotid import RELEASED_AT
 from dmnotid.errors import DmnotidError, Duplicate, JournalDamaged, JournalError, QueueFull
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
-from dmnotid.service.database import SQLITE_ERRORS, explain, is_text, seal, told, transaction
+from dmnotid.service.database import SQLITE_ERRORS, explain, is_text, refuse_second, seal, told, transaction
 from dmnotid.service.journalfile import JournalFile
 from dmnotid.service.log import logger
 from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
@@ -43,10 +44,11 @@ INSERT OR REPLACE INTO session
      session, attempts, not_before)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?"
+_BEGIN: Final = "UPDATE session SET attempts = ?, started_at = ?, not_before = 0, process = NULL WHERE session = ?"
+_CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL, process = NULL WHERE session = ?"
 _PENDING: Final = """
 SELECT session, server_id, package, source, received_at, clock_believed, attempts, not_before, fingerprint, state,
-    notification_id
+    process, notification_id
 FROM session NOT INDEXED WHERE state = 'pending' OR closed_at IS NULL ORDER BY session
 """
 _IS_FOUND: Final = "SELECT session FROM session WHERE server_id = ? AND notification_id = ?"
@@ -57,7 +59,7 @@ _COLUMNS: Final = (
 _KINDS: Final[tuple[type | tuple[type, ...], ...]] = (
     int, str, bytes, str, (int, float), int, int, (int, float), bytes, str,
 )  # fmt: skip
-_Row = tuple[int, str, bytes, str, float, int, int, float, bytes, str]
+_Row = tuple[int, str, bytes, str, float, int, int, float, bytes, str, object]
 
 _NEWEST: Final = """
 SELECT server_id, notification_id, fingerprint, sent_at, seal FROM session
@@ -113,7 +115,7 @@ class Journal:
     Not safe to share between threads. Every method raises JournalError where the file can't be read or written. A file
     that turns out to be damaged, or isn't at its place any more, is replaced at once: by what can be read of it, and by
     every open request, which are held in memory as well for that. `interrupted` has those that were begun and not ended
-    when `pending` read them.
+    when `pending` read them, `left_over` what `note_process` had written of these.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Journal:
         self.configure(limits=limits, remember=remember, longest_pause=longest_pause)
         self._pruned_at = float("-inf")
         self.interrupted: frozenset[int] = frozenset()
+        self.left_over: tuple[str, ...] = ()
         self._open: dict[int, SessionRequest] = {}
         self._admitted: dict[int, SessionRequest] = {}
         self._undated = True
@@ -204,7 +207,9 @@ class Journal:
         """Return every request that is not closed, in the order of arrival; what can't be read is set aside alone."""
         rows = self._persist("read", self._read_pending)
         read = {row[0]: self._read_row(row) for row in rows}
-        self.interrupted = frozenset(row[0] for row in rows if row[6] and not row[7])  # attempts, not_before
+        begun = [row for row in rows if row[6] and not row[7]]  # attempts, not_before
+        self.interrupted = frozenset(row[0] for row in begun)
+        self.left_over = tuple(row[-1] for row in begun if isinstance(row[-1], str) and is_text(row[-1]))
         # Known before anything is written: that may show that the file is damaged, and bring a new one.
         self._open = {session: found for session, found in read.items() if isinstance(found, SessionRequest)}
         for session, found in read.items():
@@ -222,8 +227,15 @@ class Journal:
     def begin_attempt(self, request: SessionRequest, attempt: int) -> None:
         """Write down that a try begins, before it does: after a crash the next one counts on."""
         values = attempt, time.time(), request.session
-        self._write("UPDATE session SET attempts = ?, started_at = ?, not_before = 0 WHERE session = ?", values)
+        self._write(_BEGIN, values)
         self._open[request.session] = request.tried(attempt)
+
+    def note_process(self, request: SessionRequest, process: str) -> None:
+        """Write down which process runs the hook of a try that has begun, for whoever comes after a crash.
+
+        The text is opaque here. It outlives this process, but may not outlive the machine, nor its damaged file.
+        """
+        self._persist("write", lambda: self._note_process(process, request.session))
 
     def postpone(self, request: SessionRequest, pause: float) -> SessionRequest:
         """Write down that the next try comes in `pause` seconds; the request with that time."""
@@ -375,7 +387,7 @@ class Journal:
         facts = _facts(server_id, notification, source, received_at, believed=believed)
         session = self._database.execute(_INSERT, facts).lastrowid or 0
         self._undated = self._undated or not believed
-        row = session, server_id, notification.octets, source, received_at, int(believed), 0, 0.0, b"", "pending"
+        row = session, server_id, notification.octets, source, received_at, int(believed), 0, 0.0, b"", "pending", None
         request = self._admitted[session] = self._request(row, notification, received_at)
         return request
 
@@ -454,6 +466,26 @@ class Journal:
         """Do a statement once for each of `rows`, in one transaction."""
         self._persist("write", lambda: self._execute(statement, rows))
 
+    def _note_process(self, *values: object) -> None:
+        """Write it without waiting for the disk: the processes end with the machine, and with them what it is for."""
+        with self._unsynchronised():
+            self._execute("UPDATE session SET process = ? WHERE session = ?", [values])
+
+    @contextmanager
+    def _unsynchronised(self) -> Iterator[None]:
+        """Let the system write a transaction when it likes; a file that can't be set to FULL again is opened anew."""
+        database = self._database
+        refuse_second(database, self.file)  # the setting can't be changed in a transaction
+        database.execute("PRAGMA synchronous = NORMAL")
+        try:
+            yield
+        finally:
+            try:
+                database.execute("PRAGMA synchronous = FULL")
+            except BaseException:
+                self._file.reopen()
+                raise
+
     def _execute(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         with transaction(self._database, self.file):
             self._database.executemany(statement, rows)
@@ -484,7 +516,7 @@ def _facts(
 
 
 def _check_kinds(row: _Row) -> None:
-    for column, kind, value in zip(_COLUMNS, _KINDS, row, strict=True):
+    for column, kind, value in zip(_COLUMNS, _KINDS, row[:-1], strict=True):
         if not isinstance(value, kind):
             message = f"{column} is of type {type(value).__name__}"
             raise TypeError(message)
@@ -494,7 +526,7 @@ def _check_kinds(row: _Row) -> None:
 
 
 def _check_content(row: _Row, notification: Notification) -> None:
-    *_, fingerprint, state = row
+    *_, fingerprint, state, _ = row
     if _fingerprint(notification) != fingerprint:
         message = "package is not what was written"
         raise ValueError(message)

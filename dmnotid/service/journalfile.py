@@ -97,6 +97,10 @@ class JournalFile:
             _set_aside(self.file)
             self._open(problem)
 
+    def reopen(self) -> None:
+        """Close it for now: `ensure` opens it again."""
+        self._drop()
+
     def close(self) -> None:
         """Close it for good; what was not committed is gone."""
         self._closed = True

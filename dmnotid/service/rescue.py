@@ -31,6 +31,7 @@ MAX_PROBES: Final = 20_000
 
 _NAMES: Final = ", ".join(COLUMNS)
 _MARKS: Final = ", ".join("?" * len(COLUMNS))
+_PROCESS: Final = COLUMNS.index("process")  # the last one, and worth no row
 _AT_ONCE: Final = 500
 _READ: Final = f"SELECT {_NAMES} FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT {_AT_ONCE}"  # noqa: S608
 _PROBE: Final = "SELECT session FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT 1"
@@ -97,7 +98,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
             target.execute("UPDATE session SET session = session + ?", (shift,))
         for row in _rows(source):
             if _is_whole(row):
-                target.execute(insert, row)
+                target.execute(insert, row if is_text(row[_PROCESS]) else (*row[:_PROCESS], None))
                 whole += 1
             else:
                 lost += 1

@@ -182,6 +182,94 @@ def test_many_notifications_are_one_commit_and_that_reaches_the_disk(tmp_path: P
     assert between.count("fdatasync(") + between.count("fsync(") == 1
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_who_runs_a_hook_is_written_without_waiting_for_the_disk(tmp_path: Path) -> None:
+    trace, state = tmp_path / "trace", tmp_path / "state"
+    state.mkdir()
+    body = """
+requests = [journal.admit(verified(n)) for n in range(5)]; journal.commit()
+say('BEGIN'); [journal.note_process(request, 'one') for request in requests]; say('NOTED')
+journal.begin_attempt(requests[0], 1); say('BEGUN')
+"""
+    tracer = ["strace", "-f", "-e", "trace=fsync,fdatasync,write", "-o", str(trace)]
+    with another_process(state, body, *tracer):
+        text = trace.read_text()
+    noted, begun = text.partition("BEGIN")[2].partition("NOTED")[::2]
+    assert "sync(" not in noted
+    assert begun.partition("BEGUN")[0].count("sync(") == 1
+
+
+def test_who_runs_a_hook_outlives_the_process(tmp_path: Path) -> None:
+    body = """
+from dmnotid.policy.sessions import Closed
+noted = [journal.admit(verified(n)) for n in range(5)]; journal.commit()
+[journal.begin_attempt(request, 1) for request in noted]
+[journal.note_process(request, f'boot pid {request.session}') for request in noted]
+journal.begin_attempt(noted[1], 2); journal.postpone(noted[2], 5); journal.close_request(noted[3], Closed.DONE)
+"""
+    with another_process(tmp_path, body) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with opened(tmp_path) as journal:
+        assert len(journal.pending()) == 4
+        assert journal.left_over == ("boot pid 1", "boot pid 5")
+        assert journal.interrupted == {1, 2, 5}
+    assert sql(tmp_path, "SELECT session FROM session WHERE process IS NOT NULL") == [(1,), (3,), (5,)]
+
+
+def synchronous(journal: Journal) -> int:
+    level: int = journal._database.execute("PRAGMA synchronous").fetchone()[0]
+    return level
+
+
+FULL = 2
+
+
+def test_what_comes_after_a_note_waits_for_the_disk_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        request = admit(journal)
+        for _ in range(3):
+            journal.note_process(request, "one")
+            assert synchronous(journal) == FULL
+        journal._database.execute(
+            "CREATE TEMP TRIGGER fails BEFORE UPDATE ON session BEGIN SELECT raise(FAIL, 'no'); END"
+        )
+        with pytest.raises(JournalError):
+            journal.note_process(request, "two")
+        assert synchronous(journal) == FULL
+        journal._database.execute("DROP TRIGGER fails")
+        journal.admit(verified(8))
+        with pytest.raises(JournalError, match="something else is being written"):
+            journal.note_process(request, "two")
+        journal.commit()
+        assert synchronous(journal) == FULL
+
+
+def test_a_file_that_cannot_be_made_to_wait_for_the_disk_again_is_opened_anew(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        request = admit(journal)
+
+        def forbid(_: int, name: str | None, value: str | None, *__: object) -> int:
+            return sqlite3.SQLITE_DENY if (name, value) == ("synchronous", "FULL") else sqlite3.SQLITE_OK
+
+        journal._database.set_authorizer(forbid)
+        with pytest.raises(JournalError, match="not authorized"):
+            journal.note_process(request, "one")
+        admit(journal, 8)
+        assert synchronous(journal) == FULL
+
+
+@pytest.mark.parametrize("process", ["x'00'", "CAST(x'ff61' AS TEXT)", "5", "''"])
+def test_a_note_that_cannot_be_read_is_passed_over(tmp_path: Path, logged: LogLines, process: str) -> None:
+    with opened(tmp_path) as journal:
+        journal.begin_attempt(admit(journal), 1)
+    sql(tmp_path, f"UPDATE session SET process = {process}")  # noqa: S608
+    with opened(tmp_path) as journal:
+        assert len(journal.pending()) == 1
+        assert journal.left_over in ((), ("5",))
+    assert logged.of("row set aside") == []
+
+
 # Duplicates
 
 

@@ -158,6 +158,19 @@ def test_an_index_that_has_lost_a_row_is_found_out(tmp_path: Path, logged: LogLi
     assert "the index doesn't find session" in logged.of("journal set aside")[0]["problem"]
 
 
+def test_a_rescue_keeps_what_is_written_of_processes(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        for number in range(2):
+            request = admit(journal, number)
+            journal.begin_attempt(request, 1)
+            journal.note_process(request, f"process {number}")
+    sql(tmp_path / FILE_NAME, "UPDATE session SET process = CAST(x'ff61' AS TEXT) WHERE session = 2")
+    (tmp_path / FILE_NAME).rename(tmp_path / DAMAGED_NAME)
+    with opened(tmp_path) as journal:
+        assert len(journal.pending()) == 2
+        assert journal.left_over == ("process 0",)
+
+
 def test_a_rescue_goes_around_damaged_pages(tmp_path: Path, logged: LogLines) -> None:
     with closing(Journal(tmp_path, limits=Limits(max_pending=10_000), remember=REMEMBER)) as journal:
         for number in range(2_000):
