@@ -29,10 +29,12 @@ PRUNE_EVERY: Final = 3_600
 PRUNE_ROWS: Final = 1_000
 """How many rows one transaction forgets at most: a backlog must not hold up reception."""
 
+# Nothing is left to the DEFAULTs: they stand in the file, and may be damaged there.
 _INSERT: Final = """
 INSERT INTO session
-    (server_id, notification_id, fingerprint, package, source, sent_at, received_at, clock_believed, seal)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (server_id, notification_id, fingerprint, package, source, sent_at, received_at, clock_believed, seal,
+     state, attempts, not_before)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0)
 """
 _KEEP: Final = """
 UPDATE session SET attempts = max(attempts, ?)
@@ -41,8 +43,8 @@ WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND 
 _RESTORE: Final = """
 INSERT OR REPLACE INTO session
     (server_id, notification_id, fingerprint, package, source, sent_at, received_at, clock_believed, seal,
-     session, attempts, not_before)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+     session, attempts, not_before, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending')
 """
 _BEGIN: Final = "UPDATE session SET attempts = ?, started_at = ?, not_before = 0, process = NULL WHERE session = ?"
 _CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL, process = NULL WHERE session = ?"

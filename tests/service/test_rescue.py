@@ -206,6 +206,15 @@ def test_text_in_the_schema_that_is_none_keeps_no_start_from_succeeding(tmp_path
         assert len(journal.pending()) == SESSIONS - len(range(0, SESSIONS, 3))
 
 
+def test_a_default_that_is_damaged_in_the_schema_is_given_to_no_session(tmp_path: Path, good: bytes) -> None:
+    at = good.index(b"DEFAULT 'pending'", 0, 4_096)
+    (tmp_path / FILE_NAME).write_bytes(good[:at] + b"DEFAULT 'p\x5ending'" + good[at + 17 :])
+    with opened(tmp_path) as journal:
+        assert accepts(journal, 1_000)
+    with opened(tmp_path) as journal:
+        assert journal.pending()[-1].notification.notification_id == 1_000
+
+
 def test_a_rescue_that_fails_for_a_passing_reason_is_done_by_the_next_start(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         admit(journal, 1)
