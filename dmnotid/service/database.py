@@ -98,8 +98,9 @@ def seal(server_id: str, notification_id: int, fingerprint: bytes, sent_at: int 
     return zlib.crc32(repr((server_id, notification_id, fingerprint, sent_at)).encode("utf-8", "surrogateescape"))
 
 
-SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeError)
-"""What a statement raises; the latter where a damaged file has text that is none, or a message quotes it."""
+SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeError, MemoryError)
+"""What a statement raises: UnicodeError where a damaged file has text that is none, or a message quotes it, or where a
+value is none; MemoryError where SQLite has too little, and has then rolled the transaction back."""
 
 
 @contextmanager
@@ -134,8 +135,9 @@ def refuse_second(database: sqlite3.Connection, file: Path) -> None:
 
 def explain(error: Exception, file: Path, action: str) -> JournalError:
     """Make a JournalError with the file's name of what SQLite says; JournalDamaged where the file is at fault."""
-    message = f"{file}: can't {action} the journal: {error}"
-    code = getattr(error, "sqlite_errorcode", 0) if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_CORRUPT
+    message = f"{file}: can't {action} the journal: {str(error) or 'out of memory'}"
+    # What can't be encoded came from us, what can't be decoded stands in the file.
+    code = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorcode", 0)
     if code & 0xFF in _HELD:
         message = f"{file}: another dmnotid holds this journal; one process at a time for a state directory"
     damaged = code & 0xFF in _DAMAGE or code in _DAMAGE_IN_FULL

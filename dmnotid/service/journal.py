@@ -165,12 +165,17 @@ class Journal:
     def admit(self, verified: VerifiedNotification) -> SessionRequest:
         """Remember a notification and queue its session, in the transaction that `commit` makes durable.
 
-        Raises Duplicate or QueueFull, and then remembers nothing of it.
+        Raises Duplicate or QueueFull, and then remembers nothing of it. After JournalError nothing that was admitted
+        since the last commit may be committed: `rollback` it.
         """
         try:
             request = self._admit(verified)
         except (*SQLITE_ERRORS, JournalDamaged) as error:
             raise self._mend(error, "write") from error
+        except DmnotidError:
+            raise
+        except Exception as error:
+            raise self._abandon(error) from error
         sent_at = verified.notification.sent_at
         if sent_at is not None:
             self._newest = sent_at if self._newest is None else max(sent_at, self._newest)
@@ -179,6 +184,7 @@ class Journal:
     def commit(self) -> None:
         """Make everything admitted since the last commit durable, or nothing of it: then JournalError is raised."""
         if not self._in_transaction:
+            self._see_that_none_is_lost()
             return
         try:
             self._database.execute("COMMIT")
@@ -199,7 +205,10 @@ class Journal:
             if self._in_transaction:
                 self._database.execute("ROLLBACK")
         except SQLITE_ERRORS as error:
-            raise self._mend(error, "roll back") from error
+            failure = self._mend(error, "roll back")
+            if self._in_transaction:  # it would be committed with what comes next
+                self._file.reopen()
+            raise failure from error
 
     def check(self) -> None:
         """See that the file is still at its place; where it isn't, make it anew now, not at the next write."""
@@ -284,6 +293,22 @@ class Journal:
             self._database.execute("DELETE FROM session WHERE session = ?", (found.session,))
         return self._insert(verified)
 
+    def _see_that_none_is_lost(self) -> None:
+        """See that nothing was admitted in a transaction that has ended without us: SQLite may roll it back itself."""
+        if self._admitted:
+            self.rollback()
+            message = f"{self.file}: can't write the journal: the transaction was rolled back"
+            raise JournalError(message)
+
+    def _abandon(self, bug: Exception) -> Exception:
+        """Roll back what a bug may have left half done, and all that shares its transaction."""
+        if not self._in_transaction:
+            return bug
+        logger.error("bug", file=str(self.file), exc_info=bug)
+        self.rollback()
+        message = f"{self.file}: can't write the journal: {bug!r}"
+        return JournalError(message)
+
     def _mend(self, error: Exception, action: str) -> JournalError:
         """Say what failed. A file that turns out to be damaged is replaced, and what was not committed is gone.
 
@@ -346,6 +371,7 @@ class Journal:
 
     def _begin(self) -> None:
         if not self._in_transaction:
+            self._see_that_none_is_lost()
             self._make_ready()
             self._database.execute("BEGIN IMMEDIATE")
 

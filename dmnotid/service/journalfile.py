@@ -91,15 +91,15 @@ class JournalFile:
 
     def replace(self, problem: JournalError) -> None:
         """Set the open file aside because of `problem`, and go on with a new one that has what can still be read."""
-        with suppress(JournalError):
-            self._drop()
+        self.reopen()
         with self._paced():
             _set_aside(self.file)
             self._open(problem)
 
     def reopen(self) -> None:
-        """Close it for now: `ensure` opens it again."""
-        self._drop()
+        """Close it for now, whatever is being written: `ensure` opens it again."""
+        with suppress(JournalError):
+            self._drop()
 
     def close(self) -> None:
         """Close it for good; what was not committed is gone."""
@@ -186,8 +186,7 @@ class JournalFile:
             self._take_log_away(place)
             merged = self._open_and_merge(old)
         except BaseException:
-            with suppress(JournalError):
-                self._drop()
+            self.reopen()
             self._database, self._place = old, place
             raise
         with suppress(sqlite3.Error):

@@ -1,5 +1,6 @@
 """The durable queue and duplicate memory: real SQLite files, real processes, real crashes."""
 
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from dmnotid.errors import Duplicate, JournalError, QueueFull
+from dmnotid.errors import Duplicate, JournalDamaged, JournalError, QueueFull
+from dmnotid.policy.servers import Source
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from dmnotid.service.database import APPLICATION_ID, SCHEMA_VERSION
 from dmnotid.service.journal import PRUNE_EVERY, Journal
@@ -881,6 +883,102 @@ def test_no_room_means_not_accepted_and_a_repeat_is_taken_later(tmp_path: Path) 
         assert [request.notification.notification_id for request in journal.pending()] == [1]
         assert refusal(journal, 2) is None
     assert count_rows(tmp_path) == 2
+
+
+def test_a_transaction_that_was_rolled_back_by_sqlite_is_not_taken_for_a_commit(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, 1, sent_at=NOW)
+        for go_on in (journal.commit, lambda: journal.admit(verified(3))):
+            journal.admit(verified(2, sent_at=NOW + 5))
+            journal._database.execute("ROLLBACK")
+            with pytest.raises(JournalError, match="rolled back"):
+                go_on()
+            assert journal.newest_authenticated == NOW
+        journal.commit()
+        assert refusal(journal, 2) is None, "it was not accepted, so its repeat is"
+    assert count_rows(tmp_path) == 2
+
+
+SHORT_OF_MEMORY = """
+import os, sqlite3, sys
+from contextlib import suppress
+from pathlib import Path
+from dmnotid.errors import JournalError
+from dmnotid.policy.sessions import Limits
+from dmnotid.service.journal import Journal
+from tests.service.support import verified
+journal = Journal(Path(sys.argv[1]), limits=Limits(max_pending=1000), remember=259200)
+made = [verified(n, unknown=[(9 + it, bytes(4_000)) for it in range(15)] if n == 2 else ()) for n in range(4)]
+accepted = []
+for one in made:
+    if one.notification.notification_id == 2:
+        with suppress(MemoryError):
+            journal._database.execute(f"PRAGMA hard_heap_limit = {sys.argv[2]}")
+    try:
+        accepted.append(journal.admit(one).session)
+    except JournalError as error:
+        assert type(error) is JournalError, repr(error)
+        accepted.clear()
+        with suppress(JournalError):
+            journal.rollback()
+try:
+    journal.commit()
+except JournalError as error:
+    assert type(error) is JournalError, repr(error)
+    accepted.clear()
+os.write(1, repr(accepted).encode())
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("limit", range(200_000, 460_000, 20_000))
+def test_what_sqlite_has_no_memory_for_is_not_accepted(tmp_path: Path, limit: int) -> None:
+    root = Path(__file__).parent.parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(root)])}
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path), str(limit)]
+    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert sql(tmp_path, "SELECT session FROM session") == [(session,) for session in json.loads(ended.stdout)]
+
+
+def test_a_bug_in_the_middle_of_an_admission_leaves_nothing_half_done(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old row is deleted by then: its neighbours' commit must not make that durable."""
+    later = NOW + REMEMBER + 1
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, 1), Closed.DONE)
+        first, second = (verified(number, received_at=later, sent_at=later) for number in (2, 1))
+        journal.admit(first)
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "_request", lambda *_: 1 // 0)
+            with pytest.raises(JournalError, match="ZeroDivisionError"):
+                journal.admit(second)
+        assert "ZeroDivisionError" in logged.of("bug")[0]["exception"]
+        journal.commit()
+        assert refusal(journal, 1) is Duplicate
+        assert refusal(journal, 2) is None
+
+
+def test_a_bug_that_touches_no_transaction_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path) as journal:
+        monkeypatch.setattr(journal, "_find", lambda _: 1 // 0)
+        journal._undated = False
+        with pytest.raises(ZeroDivisionError):
+            journal.admit(verified(1))
+
+
+def test_a_source_that_is_no_text_is_no_damage(tmp_path: Path, logged: LogLines) -> None:
+    """An interface may have any name, and it is part of a link-local address."""
+    with opened(tmp_path) as journal:
+        request = admit(journal, 1)
+        strange = verified(2)._replace(source=Source("fe80::1%\udcff", 40_000))
+        with pytest.raises(JournalError, match="can't encode") as caught:
+            journal.admit(strange)
+        assert not isinstance(caught.value, JournalDamaged)
+        journal.rollback()
+        assert journal.pending()[0].session == request.session
+        assert logged.all() == []
 
 
 def test_every_method_tells_of_a_file_that_is_closed(tmp_path: Path) -> None:
