@@ -192,6 +192,7 @@ class Journal:
             failure = self._mend(error, "write")
             self.rollback()
             raise failure from error
+        self._file.note_written()
         self._open.update(self._admitted)
         self._admitted.clear()
         self._durable_newest = self._newest
@@ -348,6 +349,7 @@ class Journal:
             for request in self._open.values():
                 if not self._database.execute(_KEEP, self._kept(request)).rowcount:
                     self._database.execute(_RESTORE, self._restored(request))
+        self._file.note_written()
         with told(self.file, "read"):
             newest = self._read_newest()
         known = [at for at in (newest, self._newest) if at is not None]
@@ -517,6 +519,7 @@ class Journal:
     def _execute(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         with transaction(self._database, self.file):
             self._database.executemany(statement, rows)
+        self._file.note_written()
 
 
 def _fingerprint(notification: Notification) -> bytes:

@@ -89,6 +89,15 @@ class JournalFile:
             with self._paced():
                 self._move()
 
+    def note_written(self) -> None:
+        """Take down how long the log is after a commit: one that is cut off to what it was before is noticed then."""
+        place = self._place
+        with suppress(OSError):
+            log = self._log.stat()
+            # Another one, or a shorter one, is left for `ensure` to find.
+            if place is not None and place.log == (log.st_dev, log.st_ino) and log.st_size > place.log_octets:
+                self._place = place._replace(log_octets=log.st_size)
+
     def replace(self, problem: JournalError) -> None:
         """Set the open file aside because of `problem`, and go on with a new one that has what can still be read."""
         self.reopen()

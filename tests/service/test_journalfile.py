@@ -281,6 +281,31 @@ def test_a_log_that_is_deleted_or_cut_off_is_noticed(tmp_path: Path, logged: Log
         assert [request.notification.notification_id for request in journal.pending()] == list(range(6))
 
 
+@pytest.mark.parametrize("last", ["admitted", "begun", "closed", "noted"])
+def test_a_log_that_is_cut_off_right_after_a_write_is_noticed(tmp_path: Path, logged: LogLines, last: str) -> None:
+    """Even to what it was before that write."""
+    with opened(tmp_path) as journal:
+        request = admit(journal, 0)
+        whole = log_of(tmp_path).stat().st_size
+        match last:
+            case "admitted":
+                admit(journal, 1)
+            case "begun":
+                journal.begin_attempt(request, 1)
+            case "closed":
+                journal.close_request(request, Closed.DONE)
+            case _:
+                journal.note_process(request, "one")
+        assert log_of(tmp_path).stat().st_size > whole
+        os.truncate(log_of(tmp_path), whole)
+        for number in range(3, 6):
+            assert accepts(journal, number)
+        assert "deleted or cut off" in logged.of("journal set aside")[0]["problem"]
+        shutil.copytree(tmp_path, tmp_path / "copy")  # as a crash would leave it
+    with opened(tmp_path / "copy") as journal:
+        assert {request.notification.notification_id for request in journal.pending()} >= {3, 4, 5}
+
+
 def test_the_log_of_the_open_file_is_not_taken_for_that_of_a_backup(tmp_path: Path) -> None:
     with closing(Journal(tmp_path, limits=Limits(max_pending=10_000), remember=REMEMBER)) as journal:
         for number in range(1_500):
