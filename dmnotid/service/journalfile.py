@@ -156,8 +156,7 @@ class JournalFile:
 
     def _take_over(self, database: sqlite3.Connection, problem: JournalError | None) -> None:
         """Copy what files hold that were set aside just now, or by a process that didn't come to the end of it."""
-        found = self.file.parent.glob(f"{Path(DAMAGED_NAME).stem}*.sqlite3")
-        for damaged in sorted(found, key=_number, reverse=True):  # the later, the newer
+        for damaged in reversed([name for name in _damaged_names(self.file) if _is_taken(name)]):  # the newest first
             rescued = rescue(damaged, database, self.file)
             said = "one that was damaged earlier was left behind" if problem is None else str(problem)
             _tell_of_rescue(_keep(damaged), rescued, said)
@@ -236,18 +235,23 @@ def _make_directory(directory: Path) -> None:
 
 def _set_aside(file: Path) -> None:
     """Give a damaged database a name under which its rows are looked for."""
-    names = (file.with_name(DAMAGED_NAME), *(_numbered(file.with_name(DAMAGED_NAME), it) for it in range(2, 10)))
-    free = next((name for name in names if not name.is_symlink() and not name.exists()), None)
+    names = _damaged_names(file)
+    free = next((name for name in names if not _is_taken(name)), None)
     if free is None:
         message = f"{file}: damaged, and can't be set aside: {len(names)} files wait to be read ({names[0]}, …)"
         raise JournalError(message)
     _rename(file, free)
 
 
-def _number(damaged: Path) -> int:
-    """Return in which order files were set aside."""
-    number = damaged.stem.rpartition("-")[2]
-    return int(number) if number.isdecimal() else 1
+def _damaged_names(file: Path) -> list[Path]:
+    """Return the names that files are set aside under, in this order: so no directory need be listed to find them."""
+    first = file.with_name(DAMAGED_NAME)
+    return [first, *(_numbered(first, number) for number in range(2, 10))]
+
+
+def _is_taken(name: Path) -> bool:
+    """Tell whether anything is there, were it a link that leads nowhere. Raises OSError where that can't be told."""
+    return name.is_symlink() or name.exists()
 
 
 def _numbered(file: Path, number: int) -> Path:
@@ -258,10 +262,11 @@ def _keep(damaged: Path) -> Path:
     """Give what was set aside its last name, with the date, and let the oldest of several go."""
     first = damaged.with_name(f"journal-corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.sqlite3")
     kept, number = first, 1
-    while kept.is_symlink() or kept.exists():
+    while _is_taken(kept):
         number += 1
         kept = _numbered(first, number)
     _rename(damaged, kept)
+    # In a directory that can't be listed none is found, and none goes.
     others = [other for other in damaged.parent.glob("journal-corrupt-*.sqlite3") if other != kept]
     others.sort(key=lambda other: other.lstat().st_mtime)
     for old in others[: max(len(others) + 1 - KEPT_DAMAGED, 0)]:

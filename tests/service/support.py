@@ -7,7 +7,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -241,3 +242,18 @@ def descriptors() -> set[str]:
 
 
 IS_ROOT = os.geteuid() == 0
+
+
+@contextmanager
+def without_privileges(*directories: Path) -> Iterator[None]:
+    """Be nobody for a while; the directories above may be entered then."""
+    modes = {above: above.stat().st_mode for one in directories for above in one.parents}
+    for above, mode in modes.items():
+        above.chmod(mode | 0o011)
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for above, mode in modes.items():
+            above.chmod(mode)

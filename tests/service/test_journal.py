@@ -33,6 +33,7 @@ from tests.service.support import (
     LogLines,
     descriptors,
     verified,
+    without_privileges,
 )
 
 NOW = 1_800_000_000.0
@@ -764,21 +765,6 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
 def test_a_directory_in_the_place_of_the_file(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     assert "can't open the journal: unable to open database file" in open_error(tmp_path)
-
-
-@contextmanager
-def without_privileges(*directories: Path) -> Iterator[None]:
-    """Be nobody for a while; the directories above may be entered then."""
-    modes = {above: above.stat().st_mode for one in directories for above in one.parents}
-    for above, mode in modes.items():
-        above.chmod(mode | 0o011)
-    os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        for above, mode in modes.items():
-            above.chmod(mode)
 
 
 @pytest.mark.root

@@ -16,7 +16,7 @@ from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from dmnotid.service import journalfile
 from dmnotid.service.journal import LAST_CHANCE, Journal
 from dmnotid.service.journalfile import DAMAGED_NAME, FILE_NAME, KEPT_DAMAGED, STATE_MODE
-from tests.service.support import LogLines, verified
+from tests.service.support import IS_ROOT, LogLines, verified, without_privileges
 
 LIMITS = Limits(max_pending=100)
 REMEMBER = 259_200.0
@@ -124,6 +124,22 @@ def test_what_was_set_aside_and_not_taken_over_is_taken_over_by_the_next_start(
         assert not accepts(journal, 1)
     assert len(kept_files(tmp_path)) == len(logged.of("journal set aside")) == 1
     assert not (tmp_path / DAMAGED_NAME).exists()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be somebody else for a while")
+def test_a_damaged_file_is_taken_over_in_a_directory_that_cannot_be_listed(tmp_path: Path, logged: LogLines) -> None:
+    state = tmp_path / "state"
+    with opened(state) as journal:
+        for number in range(3):
+            admit(journal, number)
+    sql(state / FILE_NAME, "PRAGMA user_version = 77")
+    for path in (state / FILE_NAME, state):
+        os.chown(path, 65_534, 65_534)
+    state.chmod(0o300)
+    with without_privileges(state), opened(state) as journal:
+        assert len(journal.pending()) == 3
+    assert logged.of("journal set aside")[0]["rows_rescued"] == 3
 
 
 def test_only_the_last_few_damaged_files_are_kept(tmp_path: Path) -> None:
