@@ -280,15 +280,14 @@ class Journal:
         return self._file.is_open and self._database.in_transaction
 
     def _admit(self, verified: VerifiedNotification) -> SessionRequest:
-        fingerprint = _fingerprint(verified.notification)
         if not self._file.is_open:
             self._make_ready()
         self._date(verified)
-        found = self._find(verified)
-        if found is not None and not self._is_forgotten(found, verified):
-            raise _duplicate(verified, found.session, same_content=found.fingerprint == fingerprint)
-        self._refuse_overflow(verified)
+        found = self._find_forgotten(verified)
+        generation = self.generation
         self._begin()
+        if self.generation != generation:  # another file now, which may know it
+            found = self._find_forgotten(verified)
         self._prune(verified)
         if found is not None:
             self._database.execute("DELETE FROM session WHERE session = ?", (found.session,))
@@ -391,6 +390,15 @@ class Journal:
                 {"now": verified.received_at},
             )
             self._undated = False
+
+    def _find_forgotten(self, verified: VerifiedNotification) -> _Remembered | None:
+        """Return the row whose place the notification takes, if any. Raises Duplicate or QueueFull where it may not."""
+        found = self._find(verified)
+        if found is not None and not self._is_forgotten(found, verified):
+            same_content = found.fingerprint == _fingerprint(verified.notification)
+            raise _duplicate(verified, found.session, same_content=same_content)
+        self._refuse_overflow(verified)
+        return found
 
     def _find(self, verified: VerifiedNotification) -> _Remembered | None:
         identity = verified.server_id, verified.notification.notification_id

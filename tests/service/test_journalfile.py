@@ -217,6 +217,21 @@ def test_a_backup_that_is_put_in_its_place_is_taken_up(tmp_path: Path) -> None:
         assert [request.notification.notification_id for request in journal.pending()] == [2, 3]
 
 
+def test_what_a_file_knows_that_is_put_in_its_place_is_no_damage(tmp_path: Path, logged: LogLines) -> None:
+    state, other = tmp_path / "state", tmp_path / "other"
+    with opened(other) as journal:
+        admit(journal, 5)
+    with opened(state) as journal:
+        admit(journal, 1)
+        os.rename(other / FILE_NAME, state / FILE_NAME)  # noqa: PTH104
+        with pytest.raises(Duplicate):
+            admit(journal, 5)
+        journal.commit()
+        assert accepts(journal, 2)
+        assert [request.notification.notification_id for request in journal.pending()] == [1, 5, 2]
+    assert not logged.of("journal set aside")
+
+
 def test_a_file_of_another_process_in_its_place_is_not_touched(tmp_path: Path, logged: LogLines) -> None:
     state, other = tmp_path / "state", tmp_path / "other"
     with opened(state) as journal:
