@@ -91,6 +91,9 @@ DELETE FROM session WHERE session IN (
 )
 """
 
+STEP: Final = 1.0
+"""A clock that is believed and has gone back by more than this (seconds) was ahead before."""
+
 LAST_CHANCE: Final = 3_600
 """How long (seconds) a session whose time ran out while nobody could start it may still wait: a clock that is ahead by
 years when the device starts must not end them all."""
@@ -131,6 +134,7 @@ class Journal:
         self._open: dict[int, SessionRequest] = {}
         self._admitted: dict[int, SessionRequest] = {}
         self._undated = True
+        self._latest = float("-inf")
         self._file = JournalFile(directory)
         self._generation = self._file.generation
         self._newest: int | None = None
@@ -377,8 +381,9 @@ class Journal:
             self._database.execute("BEGIN IMMEDIATE")
 
     def _date(self, verified: VerifiedNotification) -> None:
-        """Give what came under a clock that was not believed the first time of one that is."""
-        if self._undated and verified.clock_believed:
+        """Give what came under a clock that was not believed, or that was ahead, the first time of a better one."""
+        stepped_back = verified.received_at < self._latest - STEP
+        if verified.clock_believed and (self._undated or stepped_back):
             self._begin()
             self._database.execute(
                 "UPDATE session SET received_at = ?, clock_believed = 1 WHERE NOT clock_believed",
@@ -390,6 +395,7 @@ class Journal:
                 {"now": verified.received_at},
             )
             self._undated = False
+            self._latest = verified.received_at
 
     def _find_forgotten(self, verified: VerifiedNotification) -> _Remembered | None:
         """Return the row whose place the notification takes, if any. Raises Duplicate or QueueFull where it may not."""
@@ -425,6 +431,8 @@ class Journal:
         facts = _facts(server_id, notification, source, received_at, believed=believed)
         session = self._database.execute(_INSERT, facts).lastrowid or 0
         self._undated = self._undated or not believed
+        if notification.sent_at is None:
+            self._latest = max(self._latest, received_at)
         row = session, server_id, notification.octets, source, received_at, int(believed), 0, 0.0, b"", "pending", None
         request = self._admitted[session] = self._request(row, notification, received_at)
         return request

@@ -680,6 +680,36 @@ def test_unsigned_rows_of_a_clock_that_was_ahead_are_dated_again(tmp_path: Path)
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None
 
 
+@pytest.mark.parametrize("ahead", [14 * YEARS, 60])
+def test_unsigned_rows_of_a_clock_that_was_ahead_a_moment_ago_are_dated_again(tmp_path: Path, ahead: float) -> None:
+    """NTP steps it back while the daemon runs."""
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, server_id=OPEN_ID, received_at=NOW + ahead), Closed.DONE)
+        for back in (NOW, NOW + REMEMBER):
+            assert refusal(journal, server_id=OPEN_ID, received_at=back) is Duplicate
+        assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None
+
+
+def test_a_clock_that_goes_on_dates_nothing_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        for number in range(3):
+            admit(journal, number, server_id=OPEN_ID, received_at=NOW + number / 2)
+        before = journal._database.total_changes
+        assert refusal(journal, 2, server_id=OPEN_ID, received_at=NOW + 0.1) is Duplicate
+        assert journal._database.total_changes == before
+
+
+def test_a_rollback_takes_back_that_rows_were_dated(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        unsigned = partial(refusal, journal, server_id=OPEN_ID)
+        journal.close_request(admit(journal, server_id=OPEN_ID, received_at=60.0, clock_believed=False), Closed.DONE)
+        with pytest.raises(Duplicate):
+            journal.admit(verified(server_id=OPEN_ID, received_at=NOW))
+        journal.rollback()
+        assert unsigned(received_at=NOW + 5) is Duplicate
+        assert unsigned(received_at=NOW + REMEMBER + 6) is None
+
+
 def test_pending_rows_do_not_keep_old_ones_from_being_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmnotid.service.journal.PRUNE_ROWS", 3)
     with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
