@@ -7,14 +7,14 @@ is no moment in which a notification is remembered but not queued (lost), or que
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from dmnotid import RELEASED_AT
 from dmnotid.errors import DmnotidError, Duplicate, JournalDamaged, JournalError, QueueFull
-from dmnotid.policy.authenticity import VerifiedNotification
+from dmnotid.policy.authenticity import VerifiedNotification, judge_clock
 from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
 from dmnotid.service.database import SQLITE_ERRORS, explain, is_text, refuse_second, seal, told, transaction
 from dmnotid.service.journalfile import JournalFile
@@ -22,6 +22,7 @@ from dmnotid.service.log import logger
 from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
 
 T = TypeVar("T")
+_Values = tuple[object, ...] | Mapping[str, object]
 
 PRUNE_EVERY: Final = 3_600
 """Closed rows are looked through for old ones at most this often (seconds)."""
@@ -67,6 +68,7 @@ _NEWEST: Final = """
 SELECT server_id, notification_id, fingerprint, sent_at, seal FROM session
 WHERE typeof(sent_at) = 'integer' AND sent_at <= ? ORDER BY sent_at DESC
 """
+_DATE_STARTS: Final = "UPDATE session SET started_at = :now WHERE typeof(started_at) = 'real' AND started_at > :now"
 _LAST_STARTS: Final = """
 SELECT server_id, max(started_at) FROM session
 WHERE typeof(started_at) = 'real' AND started_at > ? GROUP BY server_id
@@ -236,8 +238,11 @@ class Journal:
     def last_starts(self, interval: float) -> dict[str, float]:
         """Return when (monotonic) each server's last try began, of those that did less than `interval` seconds ago."""
         now, monotonic = time.time(), time.monotonic()
+        if judge_clock(now, self._newest, 0).believed:
+            # Written by a clock that was ahead: it would be a start of just now, at each restart until that time.
+            self._write(_DATE_STARTS, {"now": now})
         rows = self._persist("read", lambda: self._database.execute(_LAST_STARTS, (now - interval,)).fetchall())
-        # What a clock wrote that was ahead, or one reads that is behind, began now: no rest is longer than a whole one.
+        # What one reads that is behind began now: no rest is longer than a whole one.
         return {server_id: monotonic - max(now - began, 0) for server_id, began in rows}
 
     def begin_attempt(self, request: SessionRequest, attempt: int) -> None:
@@ -508,7 +513,7 @@ class Journal:
             monotonic + max(whole - max(waited, 0), min(whole, LAST_CHANCE)),
         )
 
-    def _write(self, statement: str, *rows: tuple[object, ...]) -> None:
+    def _write(self, statement: str, *rows: _Values) -> None:
         """Do a statement once for each of `rows`, in one transaction."""
         self._persist("write", lambda: self._execute(statement, rows))
 
@@ -532,7 +537,7 @@ class Journal:
                 self._file.reopen()
                 raise
 
-    def _execute(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    def _execute(self, statement: str, rows: Sequence[_Values]) -> None:
         with transaction(self._database, self.file):
             self._database.executemany(statement, rows)
         self._file.note_written()

@@ -561,6 +561,42 @@ def test_a_request_received_before_the_clock_was_set_does_not_expire_unrun(tmp_p
         assert monotonic_wait(journal.pending()[0])[1] > 0
 
 
+def test_a_start_that_a_clock_wrote_that_was_ahead_is_one_of_now_once(tmp_path: Path) -> None:
+    """Not at each restart, until that time has come."""
+    with opened(tmp_path) as journal:
+        for number in (1, 2):
+            journal.begin_attempt(admit(journal, number, sent_at=time.time() - 50), 1)
+    sql(tmp_path, "UPDATE session SET started_at = ? WHERE session = 2", time.time() + YEARS)
+    with opened(tmp_path) as journal:
+        before = time.monotonic()
+        assert journal.last_starts(1_000)[SERVER_ID] >= before
+    with opened(tmp_path) as journal:
+        written = journal._database.total_changes
+        assert journal.last_starts(1_000)[SERVER_ID] <= time.monotonic()
+        assert journal._database.total_changes == written
+        assert journal.last_starts(0) == {}
+
+
+def test_a_clock_that_is_not_believed_dates_no_start_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.begin_attempt(admit(journal, sent_at=time.time() + DAY), 1)
+    began = time.time() + 100
+    sql(tmp_path, "UPDATE session SET started_at = ?", began)
+    with opened(tmp_path) as journal:
+        before = time.monotonic()
+        assert before <= journal.last_starts(1_000)[SERVER_ID] <= time.monotonic()
+    assert sql(tmp_path, "SELECT started_at FROM session") == [(began,)]
+
+
+@pytest.mark.parametrize("value", ["junk", b"junk", None])
+def test_a_start_that_is_no_time_is_none(tmp_path: Path, value: object) -> None:
+    with opened(tmp_path) as journal:
+        journal.begin_attempt(admit(journal, sent_at=time.time()), 1)
+    sql(tmp_path, "UPDATE session SET started_at = ?", value)
+    with opened(tmp_path) as journal:
+        assert journal.last_starts(1_000) == {}
+
+
 # Forgetting
 
 
