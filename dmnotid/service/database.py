@@ -1,12 +1,13 @@
 """The database of the journal: its schema, how it is opened, and what SQLite's errors mean."""
 
+import hashlib
 import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dmnotid.errors import JournalDamaged, JournalError
 
@@ -56,7 +57,8 @@ _MIGRATIONS: Final = {
 ALTER TABLE session ADD COLUMN started_at REAL;
 ALTER TABLE session ADD COLUMN seal INTEGER;
 ALTER TABLE session ADD COLUMN process TEXT;
-UPDATE session SET seal = seal(server_id, notification_id, fingerprint, sent_at);
+UPDATE session SET seal = seal(
+    CAST(server_id AS BLOB), CAST(notification_id AS INTEGER), CAST(fingerprint AS BLOB), CAST(sent_at AS INTEGER));
 """
 }
 """What makes the next schema out of each older one, but for its version."""
@@ -67,6 +69,9 @@ COLUMNS: Final = (
     "process",
 )  # fmt: skip
 """The columns of a row, in the order of the table."""
+
+LATER_COLUMNS: Final = ("started_at", "seal", "process")
+"""Those that the first schema has not."""
 
 # What says of a file, rather than of the disk or of the moment, that it can't be used. A statement of ours that is
 # wrong here (ERROR) is a damaged schema, a row that exists though it was not found (UNIQUE) a damaged index.
@@ -96,6 +101,16 @@ _HELD: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 def seal(server_id: str, notification_id: int, fingerprint: bytes, sent_at: int | None) -> int:
     """Return the checksum of what identifies a row: of a damaged file only what was once written is believed."""
     return zlib.crc32(repr((server_id, notification_id, fingerprint, sent_at)).encode("utf-8", "surrogateescape"))
+
+
+def fingerprint(package: bytes) -> bytes:
+    """Return what tells its content from another of the same id, and from what a damaged file makes of it."""
+    return hashlib.sha256(package).digest()[:16]
+
+
+def _seal_octets(server_id: bytes | None, *others: Any) -> int:  # noqa: ANN401 - what a damaged row holds
+    """Seal a row of an older schema: of its text only the octets are sure."""
+    return seal(read_text(server_id or b""), *others)
 
 
 SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeError, MemoryError)
@@ -177,7 +192,7 @@ def _name_cause(failure: JournalError, file: Path) -> JournalError:
 
 def _prepare(database: sqlite3.Connection, file: Path) -> None:
     database.text_factory = read_text
-    database.create_function("seal", 4, seal, deterministic=True)
+    database.create_function("seal", 4, _seal_octets, deterministic=True)
     # Held by one process, and no shared-memory file; a second process is told at its first read.
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     database.execute("PRAGMA cell_size_check = ON")

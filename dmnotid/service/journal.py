@@ -4,7 +4,6 @@ A row is written in the transaction that accepts its notification, and stays unt
 is no moment in which a notification is remembered but not queued (lost), or queued but not remembered (run twice).
 """
 
-import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,16 @@ from dmnotid import RELEASED_AT
 from dmnotid.errors import DmnotidError, Duplicate, JournalDamaged, JournalError, QueueFull
 from dmnotid.policy.authenticity import VerifiedNotification, judge_clock
 from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
-from dmnotid.service.database import SQLITE_ERRORS, explain, is_text, refuse_second, seal, told, transaction
+from dmnotid.service.database import (
+    SQLITE_ERRORS,
+    explain,
+    fingerprint,
+    is_text,
+    refuse_second,
+    seal,
+    told,
+    transaction,
+)
 from dmnotid.service.journalfile import JournalFile
 from dmnotid.service.log import logger
 from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
@@ -51,18 +59,18 @@ _BEGIN: Final = "UPDATE session SET attempts = ?, started_at = ?, not_before = 0
 _CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL, process = NULL WHERE session = ?"
 _PENDING: Final = """
 SELECT session, server_id, package, source, received_at, clock_believed, attempts, not_before, fingerprint, state,
-    process, notification_id
+    notification_id, process
 FROM session NOT INDEXED WHERE state = 'pending' OR closed_at IS NULL ORDER BY session
 """
 _IS_FOUND: Final = "SELECT session FROM session WHERE server_id = ? AND notification_id = ?"
 _COLUMNS: Final = (
     "session", "server_id", "package", "source", "received_at", "clock_believed", "attempts", "not_before",
-    "fingerprint", "state",
+    "fingerprint", "state", "notification_id",
 )  # fmt: skip
 _KINDS: Final[tuple[type | tuple[type, ...], ...]] = (
-    int, str, bytes, str, (int, float), int, int, (int, float), bytes, str,
+    int, str, bytes, str, (int, float), int, int, (int, float), bytes, str, int,
 )  # fmt: skip
-_Row = tuple[int, str, bytes, str, float, int, int, float, bytes, str, object]
+_Row = tuple[int, str, bytes, str, float, int, int, float, bytes, str, int, object]
 
 _NEWEST: Final = """
 SELECT server_id, notification_id, fingerprint, sent_at, seal FROM session
@@ -406,7 +414,7 @@ class Journal:
         """Return the row whose place the notification takes, if any. Raises Duplicate or QueueFull where it may not."""
         found = self._find(verified)
         if found is not None and not self._is_forgotten(found, verified):
-            same_content = found.fingerprint == _fingerprint(verified.notification)
+            same_content = found.fingerprint == fingerprint(verified.notification.octets)
             raise _duplicate(verified, found.session, same_content=same_content)
         self._refuse_overflow(verified)
         return found
@@ -438,7 +446,20 @@ class Journal:
         self._undated = self._undated or not believed
         if notification.sent_at is None:
             self._latest = max(self._latest, received_at)
-        row = session, server_id, notification.octets, source, received_at, int(believed), 0, 0.0, b"", "pending", None
+        row = (
+            session,
+            server_id,
+            notification.octets,
+            source,
+            received_at,
+            int(believed),
+            0,
+            0.0,
+            b"",
+            "pending",
+            0,
+            None,
+        )
         request = self._admitted[session] = self._request(row, notification, received_at)
         return request
 
@@ -473,11 +494,13 @@ class Journal:
     def _read_pending(self) -> list[_Row]:
         """Read from the table itself, and see that its index finds each row: duplicates are told by it."""
         rows: list[_Row] = []
-        for whole in self._database.execute(_PENDING).fetchall():
-            row, notification_id = whole[:-1], whole[-1]
-            if is_text(row[1]) and self._database.execute(_IS_FOUND, (row[1], notification_id)).fetchall() != [row[:1]]:
-                message = f"{self.file}: the index doesn't find session {row[0]}"
-                raise JournalDamaged(message)
+        for row in self._database.execute(_PENDING).fetchall():
+            session, server_id, *_, notification_id, _ = row
+            if is_text(server_id) and isinstance(notification_id, int):
+                found = self._database.execute(_IS_FOUND, (server_id, notification_id)).fetchall()
+                if found != [(session,)]:
+                    message = f"{self.file}: the index doesn't find session {session}"
+                    raise JournalDamaged(message)
             rows.append(row)
         return rows
 
@@ -543,21 +566,16 @@ class Journal:
         self._file.note_written()
 
 
-def _fingerprint(notification: Notification) -> bytes:
-    """Return what tells its content from another of the same id, and from what a damaged file makes of it."""
-    return hashlib.sha256(notification.octets).digest()[:16]
-
-
 def _facts(
     server_id: str, notification: Notification, source: str, received_at: float, *, believed: bool
 ) -> tuple[object, ...]:
     """Return the columns that a row begins with."""
-    fingerprint, sent_at = _fingerprint(notification), notification.sent_at
-    sealed = seal(server_id, notification.notification_id, fingerprint, sent_at)
+    content, sent_at = fingerprint(notification.octets), notification.sent_at
+    sealed = seal(server_id, notification.notification_id, content, sent_at)
     return (
         server_id,
         notification.notification_id,
-        fingerprint,
+        content,
         notification.octets,
         source,
         sent_at,
@@ -578,8 +596,8 @@ def _check_kinds(row: _Row) -> None:
 
 
 def _check_content(row: _Row, notification: Notification) -> None:
-    *_, fingerprint, state, _ = row
-    if _fingerprint(notification) != fingerprint:
+    *_, content, state, notification_id, _ = row
+    if fingerprint(notification.octets) != content or notification.notification_id != notification_id:
         message = "package is not what was written"
         raise ValueError(message)
     if state != "pending":

@@ -9,10 +9,12 @@ from typing import Any, Final, NamedTuple
 from dmnotid.errors import JournalDamaged
 from dmnotid.service.database import (
     COLUMNS,
+    LATER_COLUMNS,
     MAX_SESSION,
     SCHEMA,
     SQLITE_ERRORS,
     explain,
+    fingerprint,
     is_text,
     read_text,
     seal,
@@ -30,10 +32,9 @@ MAX_PROBES: Final = 20_000
 """How often it is looked for the next row that can be read, in one file: so the time that it takes is bounded."""
 
 _NAMES: Final = ", ".join(COLUMNS)
-_MARKS: Final = ", ".join("?" * len(COLUMNS))
-_PROCESS: Final = COLUMNS.index("process")  # the last one, and worth no row
+_MARKS: Final = ", ".join(f":{name}" for name in COLUMNS)
 _AT_ONCE: Final = 500
-_READ: Final = f"SELECT {_NAMES} FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT {_AT_ONCE}"  # noqa: S608
+_READ: Final = "SELECT {} FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT {}"
 _PROBE: Final = "SELECT session FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT 1"
 
 
@@ -97,8 +98,9 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
         if shift:
             target.execute("UPDATE session SET session = session + ?", (shift,))
         for row in _rows(source):
-            if _is_whole(row):
-                target.execute(insert, row if is_text(row[_PROCESS]) else (*row[:_PROCESS], None))
+            found = _sealed(dict(zip(COLUMNS, row, strict=True)))
+            if _is_whole(found):
+                target.execute(insert, found)
                 whole += 1
             else:
                 lost += 1
@@ -117,12 +119,23 @@ class _Rows:
             source.execute("PRAGMA writable_schema = ON")  # an index that makes no sense is passed over then
         except SQLITE_ERRORS as error:
             _raise_if_passing(error)
+        self._read = _READ.format(", ".join(self._columns()), _AT_ONCE)
+
+    def _columns(self) -> list[str]:
+        """Return what to read: all columns, but for those that a file of an older schema has not."""
+        try:
+            found = {name for _, name, *_ in self._source.execute("PRAGMA table_info(session)")}
+        except SQLITE_ERRORS as error:
+            _raise_if_passing(error)
+            found = set()
+        older = found.issuperset(set(COLUMNS) - set(LATER_COLUMNS))
+        return ["NULL" if older and name in LATER_COLUMNS and name not in found else name for name in COLUMNS]
 
     def read(self, after: int) -> tuple[list[tuple[Any, ...]], bool]:
         """Return the next rows, and whether an error ended them. An error that is not damage is raised, told."""
         rows: list[tuple[Any, ...]] = []
         try:
-            for row in self._source.execute(_READ, (after,)):
+            for row in self._source.execute(self._read, (after,)):
                 if not isinstance(row[0], int) or row[0] <= (rows[-1][0] if rows else after):
                     return rows, True
                 rows.append(row)
@@ -186,9 +199,25 @@ def _rows(source: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
             return
 
 
-def _is_whole(row: tuple[Any, ...]) -> bool:
+def _sealed(found: dict[str, Any]) -> dict[str, Any]:
+    """Give a row of an older schema the checksum that it had none of, where anything else says that it is whole."""
+    if not is_text(found["process"]):
+        found["process"] = None  # it is worth no row
+    if found["seal"] is None and (found["closed_at"] is not None or _has_its_package(found)):
+        found["seal"] = seal(*_identity(found))
+    return found
+
+
+def _has_its_package(found: dict[str, Any]) -> bool:
+    return isinstance(found["package"], bytes) and fingerprint(found["package"]) == found["fingerprint"]
+
+
+def _identity(found: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    return found["server_id"], found["notification_id"], found["fingerprint"], found["sent_at"]
+
+
+def _is_whole(found: dict[str, Any]) -> bool:
     """Tell whether a row is what was once written, as far as its checksum tells."""
-    found = dict(zip(COLUMNS, row, strict=True))
-    identity = found["server_id"], found["notification_id"], found["fingerprint"], found["sent_at"]
-    sealed = found["seal"] == seal(*identity) and 0 < found["session"] < MAX_SESSION
-    return sealed and all(is_text(found[column]) for column in ("source", "state"))
+    sealed = found["seal"] == seal(*_identity(found)) and 0 < found["session"] < MAX_SESSION
+    texts = [found["source"], found["state"], *(value for value in found.values() if isinstance(value, str))]
+    return sealed and all(is_text(text) for text in texts)

@@ -4,12 +4,15 @@ import hashlib
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from dmnotid.service.database import APPLICATION_ID, COLUMNS, SCHEMA_VERSION, seal
 from dmnotid.service.journalfile import FILE_NAME
-from tests.service.support import verified
+from tests.service.support import LogLines, verified
 from tests.service.test_journalfile import (
     accepts,
     admit,
@@ -104,3 +107,71 @@ def test_a_migration_that_is_interrupted_leaves_the_old_schema(tmp_path: Path) -
     os.waitpid(killed, 0)
     with opened(tmp_path) as journal:
         assert [request.session for request in journal.pending()] == [2]
+
+
+def fill_old_journal(directory: Path, rows: int) -> None:
+    """Write a file of the first schema in which every third session is done."""
+    old_journal(directory)
+    with closing(sqlite3.connect(directory / FILE_NAME, isolation_level=None)) as database:
+        database.execute("BEGIN")
+        for number in range(3, rows + 1):
+            made = verified(number)
+            octets, done = made.notification.octets, number % 3 == 0
+            database.execute(
+                "INSERT INTO session (server_id, notification_id, fingerprint, package, source, sent_at, received_at,"
+                " clock_believed, state, closed_at) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
+                (made.server_id, number, hashlib.sha256(octets).digest()[:16], None if done else octets,
+                 str(made.source), made.notification.sent_at, made.received_at, "done" if done else "pending",
+                 time.time() if done else None),
+            )  # fmt: skip
+        database.execute("COMMIT")
+
+
+def damage_a_leaf(file: Path) -> None:
+    octets = bytearray(file.read_bytes())
+    leaves = [at for at in range(4_096, len(octets), 4_096) if octets[at] == 0x0D]
+    at = leaves[len(leaves) // 2]
+    octets[at : at + 4_096] = b"\xff" * 4_096
+    file.write_bytes(octets)
+
+
+def damage_the_first_page(file: Path) -> None:
+    octets = bytearray(file.read_bytes())
+    octets[:100] = bytes(100)
+    file.write_bytes(octets)
+
+
+@pytest.mark.parametrize("damage", [damage_a_leaf, damage_the_first_page])
+def test_a_damaged_file_of_the_first_schema_is_rescued(
+    tmp_path: Path, logged: LogLines, damage: Callable[[Path], None]
+) -> None:
+    fill_old_journal(tmp_path, 300)
+    damage(tmp_path / FILE_NAME)
+    with opened(tmp_path) as journal:
+        assert len(journal.pending()) > 160
+        rows = journal._database.execute("SELECT server_id, notification_id, fingerprint, sent_at, seal FROM session")
+        assert all(seal(*row[:4]) == row[4] for row in rows)
+        assert journal.newest_authenticated is not None
+        assert not accepts(journal, 1), "done before"
+    assert logged.of("journal set aside")[0]["rows_rescued"] > 250
+
+
+def test_a_row_of_the_first_schema_that_is_not_what_was_written_is_not_rescued(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    fill_old_journal(tmp_path, 300)
+    sql(tmp_path / FILE_NAME, "UPDATE session SET fingerprint = zeroblob(16) WHERE session IN (2, 4)")
+    damage_a_leaf(tmp_path / FILE_NAME)
+    with opened(tmp_path) as journal:
+        assert {request.session for request in journal.pending()}.isdisjoint({2, 4})
+    assert logged.of("journal set aside")[0]["rows_lost"] == 2
+
+
+def test_text_of_the_first_schema_that_is_none_costs_its_row_alone(tmp_path: Path, logged: LogLines) -> None:
+    fill_old_journal(tmp_path, 10)
+    sql(tmp_path / FILE_NAME, "UPDATE session SET server_id = CAST(x'ff41' AS TEXT) WHERE session = 5")
+    sql(tmp_path / FILE_NAME, "UPDATE session SET notification_id = CAST(x'ff41' AS TEXT) WHERE session = 7")
+    with opened(tmp_path) as journal:
+        assert [request.session for request in journal.pending()] == [2, 4, 8, 10]
+    assert [line["session"] for line in logged.of("row set aside")] == [5, 7]
+    assert kept_files(tmp_path) == []

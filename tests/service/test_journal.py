@@ -872,6 +872,8 @@ NO_TEXT = "CAST(x'ff61' AS TEXT)"
         ("source", NO_TEXT),
         ("server_id", NO_TEXT),
         ("state", NO_TEXT),
+        ("notification_id", NO_TEXT),
+        ("notification_id", 77),
     ],
 )
 def test_a_row_that_cannot_be_read_is_set_aside_alone(

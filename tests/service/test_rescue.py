@@ -158,6 +158,18 @@ def test_an_index_that_has_lost_a_row_is_found_out(tmp_path: Path, logged: LogLi
     assert "the index doesn't find session" in logged.of("journal set aside")[0]["problem"]
 
 
+@pytest.mark.parametrize("column", ["server_id", "source", "received_at", "attempts", "package", "closed_at"])
+def test_text_that_is_none_keeps_no_other_row_from_being_rescued(tmp_path: Path, logged: LogLines, column: str) -> None:
+    with opened(tmp_path) as journal:
+        for number in range(3):
+            admit(journal, number)
+    sql(tmp_path / FILE_NAME, f"UPDATE session SET {column} = CAST(x'ff61' AS TEXT) WHERE session = 2")  # noqa: S608
+    (tmp_path / FILE_NAME).rename(tmp_path / DAMAGED_NAME)
+    with opened(tmp_path) as journal:
+        assert [request.session for request in journal.pending()] == [1, 3]
+    assert logged.of("journal set aside")[0]["rows_lost"] == 1
+
+
 def test_a_rescue_keeps_what_is_written_of_processes(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         for number in range(2):
