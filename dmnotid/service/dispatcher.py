@@ -4,8 +4,9 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from dmnotid.config import Config
@@ -17,9 +18,7 @@ from dmnotid.policy.sessions import (
     Result,
     SessionRequest,
     SessionStart,
-    expired,
-    next_start,
-    next_wake,
+    Waiting,
     settle,
 )
 from dmnotid.service.hook import Hook
@@ -33,6 +32,11 @@ INTERRUPTIONS: Final = 10
 WRITE_AGAIN_AFTER: Final = 10
 """Pause (seconds) before the journal is tried again when it could not be written."""
 
+ENDS_AT_ONCE: Final = 64
+"""How many sessions are closed in one transaction at most, before reception gets its turn."""
+
+_End = tuple[SessionRequest, Closed]
+
 
 class Dispatcher:
     """Runs the hook for what the journal holds; at most `sessions.concurrency` at once, never two for one server.
@@ -43,52 +47,52 @@ class Dispatcher:
 
     def __init__(self, config: Config, journal: Journal, links: Links) -> None:
         """Take up what the journal still holds from before. Raises JournalError."""
-        self._config = config
         self._journal = journal
         self._links = links
-        self._hook = Hook(config.hook)
-        self._pending: dict[int, SessionRequest] = {}
-        self._held: dict[int, SessionRequest] = {}
-        self._unwritten: dict[int, tuple[SessionRequest, Closed]] = {}
-        self._write_again_at = self._ends_again_at = float("-inf")
+        self._waiting = Waiting()
         self._running: dict[int, SessionRequest] = {}
+        self._unwritten: dict[int, _End] = {}
+        self._write_again_at = self._ends_again_at = float("-inf")
         self._last_start: dict[str, float] = {}
         self.counters: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._stopping = False
         self._generation = 0
+        self._go_by(config)
         self._take_up_new()
-        self._give_up_interrupted()
+        self._tell_of_held_back()
         if config.sessions.min_interval:
             self._learn_last_starts()
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from the next start on; what runs is let end as it began.
 
-        Sessions of servers that are gone are held back, those of servers that are there again are taken up.
+        Sessions of servers that are gone are held back, those of servers that are there again may start.
         """
-        before, self._config = self._config, config
-        self._hook = Hook(config.hook)
-        if config.sessions.min_interval > before.sessions.min_interval:
+        before = self._config.sessions
+        self._go_by(config)
+        if config.sessions.min_interval > before.min_interval:
             self._learn_last_starts()
-        longer = config.sessions.expire_after - before.sessions.expire_after
-        waiting = sorted({**self._pending, **self._held}.items())
-        self._pending, self._held = {}, {}
-        for session, request in waiting:
-            if session in self._running:
-                self._pending[session] = request
-            else:
-                self._take_up(request.with_time(longer))
+        longer = config.sessions.expire_after - before.expire_after
+        self._waiting = Waiting(request.with_time(longer) for request in self._waiting)
+        self._running = {session: request.with_time(longer) for session, request in self._running.items()}
+        self._tell_of_held_back()
         self._woken.set()
+
+    def _go_by(self, config: Config) -> None:
+        self._config = config
+        self._servers = frozenset(server.id for server in config.servers)
+        self._hook = Hook(config.hook)
 
     def _take_up_new(self) -> None:
         """Take up what the journal holds, where another file than before is at its place. Raises JournalError."""
         while self._generation != self._journal.generation:
             generation = self._journal.generation
             for request in self._journal.pending():
-                if request.session not in {**self._pending, **self._held, **self._unwritten}:
-                    self._take_up(request)
+                session = request.session
+                if session not in self._waiting and session not in self._running and session not in self._unwritten:
+                    self._waiting.add(request)
             self._generation = generation
 
     def _look_for_new(self) -> None:
@@ -110,31 +114,37 @@ class Dispatcher:
         interval = self._config.sessions.min_interval
         return {server_id: at + interval for server_id, at in self._last_start.items()} if interval else NOBODY
 
-    def _take_up(self, request: SessionRequest) -> None:
-        """Go on with what was left waiting, by a former process or under a former configuration."""
-        if not any(server.id == request.server_id for server in self._config.servers):
-            problem = f"{request.server_id!r} isn't configured any more"
-            logger.error("session held back", session=request.session, problem=problem)
-            self._pending.pop(request.session, None)
-            self._held[request.session] = request
-            return
-        self._pending[request.session] = request
+    def _startable(self) -> frozenset[str]:
+        """Return the servers for which a session may start: the configured ones but for those that have one now."""
+        return self._servers.difference(request.server_id for request in self._running.values())
+
+    def _tell_of_held_back(self) -> None:
+        """Say which sessions were left waiting whose server isn't configured: they stay until it is, or they expire."""
+        left = Counter(request.server_id for request in (*self._waiting, *self._running.values()))
+        for server_id, sessions in left.items():
+            if server_id not in self._servers:
+                problem = "this server isn't configured any more"
+                logger.error("sessions held back", server_id=server_id, sessions=sessions, problem=problem)
 
     def _give_up_interrupted(self) -> None:
         """Close what was interrupted again and again: a session that takes the device down must not do so for ever."""
-        for request in list(self._pending.values()):
-            if request.attempts >= self._config.retry.attempts + INTERRUPTIONS:
-                self._close(request, Closed.FAILED, "interrupted again and again")
+        most = self._config.retry.attempts + INTERRUPTIONS
+        given_up = [request for request in self._waiting if request.attempts >= most]
+        for request in given_up:
+            self._waiting.remove(request.session)
+        if given_up:
+            self._close(given_up, Closed.FAILED, "interrupted again and again")
 
     @property
     def pending(self) -> int:
         """How many sessions are not closed, running ones included."""
-        return len(self._pending)
+        return len(self._waiting) + len(self._running)
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
         """Take up what was just made durable: the journal can be written then."""
         self._write_again_at = self._ends_again_at = float("-inf")
-        self._pending.update((request.session, request) for request in requests)
+        for request in requests:
+            self._waiting.add(request)
         self._woken.set()
 
     def wake(self) -> None:
@@ -144,19 +154,20 @@ class Dispatcher:
     async def run(self) -> None:
         """Start and settle sessions until `stop`; a bug in it is raised here."""
         await self._end_left_over()
+        self._give_up_interrupted()
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
                 self._woken.clear()
                 began = time.monotonic()
                 self._look_for_new()
                 self._write_again()
-                self._expire()
-                self._start_all(group)
+                await self._expire()
+                await self._start_all(group)
                 await self._sleep(began)
 
     async def _end_left_over(self) -> None:
         """End what a daemon that was killed left running; a stop doesn't wait for it any longer than for a hook."""
-        left = [it for it in (*self._pending.values(), *self._held.values()) if it.session in self._journal.interrupted]
+        left = self._journal.left_over
         if not left or self._stopping:
             return
         task = asyncio.ensure_future(self._hook.end_left_over(left))
@@ -178,7 +189,7 @@ class Dispatcher:
         self.abort()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._write_ends()
+        self._write_ends(list(self._unwritten.values()))
 
     def abort(self) -> None:
         """End running hooks now: TERM, and KILL after `hook.kill_after`."""
@@ -186,34 +197,39 @@ class Dispatcher:
             if not task.cancelling():  # a second one would take the hook's time after TERM away
                 task.cancel()
 
-    def _expire(self) -> None:
-        for request in expired(self._pending.values(), self._running, time.monotonic()):
-            self._close(request, Closed.EXPIRED, "its time to start is over")
+    async def _expire(self) -> None:
+        while not self._stopping and (over := self._waiting.take_expired(time.monotonic(), ENDS_AT_ONCE)):
+            self._close(over, Closed.EXPIRED, "its time to start is over")
+            await asyncio.sleep(0)
 
-    def _start_all(self, group: asyncio.TaskGroup) -> None:
+    async def _start_all(self, group: asyncio.TaskGroup) -> None:
+        """Start all that can be, one after the other: each spawn holds up reception for a moment."""
         failed = 0
         while not self._stopping and self._write_again_at <= time.monotonic():
-            available, now = self._links.available(), time.monotonic()
-            concurrency = self._config.sessions.concurrency
-            start = next_start(self._pending.values(), self._running, available, now, concurrency, self._resting())
+            start = self._next_start()
             if start is None:
                 return
-            request = start.request
-            if not self._written_down(start):
+            if self._begin(start):
+                task = group.create_task(self._try(start), name=f"session {start.request.session}")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
                 # One row may be at fault alone; where a second one fails too, it is the journal.
                 failed += 1
-                self._pending[request.session] = request.later(now + WRITE_AGAIN_AFTER)
+                again_at = time.monotonic() + WRITE_AGAIN_AFTER
+                self._waiting.add(start.request.later(again_at))
                 if failed > 1:
-                    self._write_again_at = now + WRITE_AGAIN_AFTER
-                continue
-            self._running[request.session] = request
-            self._last_start[request.server_id] = now
-            self.counters["tries"] += 1
-            task = group.create_task(self._try(start), name=f"session {request.session}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+                    self._write_again_at = again_at
+            await asyncio.sleep(0)
 
-    def _written_down(self, start: SessionStart) -> bool:
+    def _next_start(self) -> SessionStart | None:
+        if len(self._running) >= self._config.sessions.concurrency:
+            return None
+        available = self._links.available()
+        return self._waiting.next_start(available, time.monotonic(), self._startable(), self._resting())
+
+    def _begin(self, start: SessionStart) -> bool:
+        """Write down that a try begins; whether it may."""
         request = start.request
         try:
             self._journal.begin_attempt(request, start.attempt)
@@ -221,32 +237,44 @@ class Dispatcher:
             facts = {"session": request.session, "again_in": WRITE_AGAIN_AFTER}
             logger.error("session not started", problem=str(error), **facts)
             return False
+        self._running[request.session] = self._waiting.remove(request.session)
+        self._last_start[request.server_id] = time.monotonic()
+        self.counters["tries"] += 1
         return True
 
     async def _try(self, start: SessionStart) -> None:
-        request = start.request
         connection = start.connection
         logger.info("session starts", **_facts(start), connection=str(connection.type), interface=connection.interface)
         try:
-            outcome = await self._hook.run(start)
+            outcome = await self._hook.run(start, partial(self._note_process, start.request))
         except asyncio.CancelledError:
             self.counters["interrupted"] += 1
             logger.warning("session interrupted", **_facts(start), next="at the next start of the daemon")
+            self._waiting.add(self._take_back(start))
             return
         except Exception as error:  # noqa: BLE001 - one session's bug is no other's end
-            logger.exception("session failed by a bug", session=request.session)
+            logger.exception("session failed by a bug", session=start.request.session)
             outcome = Outcome(Result.FAILED, repr(error))
         finally:
-            self._running.pop(request.session, None)
             self._woken.set()
-        self._settle(start, outcome)
+        self._settle(start, self._take_back(start), outcome)
 
-    def _settle(self, start: SessionStart, outcome: Outcome) -> None:
-        request = start.request.tried(start.attempt)
+    def _take_back(self, start: SessionStart) -> SessionRequest:
+        """Return the request as it is after this try; its time may have changed meanwhile."""
+        return self._running.pop(start.request.session).tried(start.attempt)
+
+    def _note_process(self, request: SessionRequest, process: str) -> None:
+        """Write down what runs: should this process be killed, the next one ends it."""
+        try:
+            self._journal.note_process(request, process)
+        except JournalError as error:
+            logger.error("process not written", session=request.session, problem=str(error))
+
+    def _settle(self, start: SessionStart, request: SessionRequest, outcome: Outcome) -> None:
         jitter = random.random()  # noqa: S311 - spreads load, guards nothing
         verdict = settle(outcome, start.attempt, self._config.retry, jitter)
         if isinstance(verdict, Closed):
-            self._close(request, verdict, outcome.detail)
+            self._close([request], verdict, outcome.detail)
             return
         logger.warning("session try failed", **_facts(start), outcome=outcome.detail, again_in=round(verdict, 1))
         try:
@@ -254,44 +282,61 @@ class Dispatcher:
         except JournalError as error:
             logger.error("pause not written", session=request.session, problem=str(error))
             later = request.later(time.monotonic() + verdict)
-        self._take_up(later)
+        self._waiting.add(later)
 
-    def _close(self, request: SessionRequest, closed: Closed, detail: str) -> None:
-        del self._pending[request.session]
-        self._unwritten[request.session] = request, closed
-        self.counters[str(closed)] += 1
-        self._write_ends()  # before it is said: a log that says done must not be ahead of the journal
+    def _close(self, requests: Sequence[SessionRequest], closed: Closed, detail: str) -> None:
+        ends = [(request, closed) for request in requests]
+        self._unwritten.update((request.session, end) for request, end in zip(requests, ends, strict=True))
+        self._write_ends(ends)  # before it is said: a log that says done must not be ahead of the journal
+        self.counters[str(closed)] += len(requests)
         say = logger.info if closed is Closed.DONE else logger.error
-        say(
-            f"session {closed}",
-            session=request.session,
-            server_id=request.server_id,
-            notification_id=request.notification.notification_id,
-            attempts=request.attempts,
-            outcome=detail,
-        )
+        for request in requests:
+            say(
+                f"session {closed}",
+                session=request.session,
+                server_id=request.server_id,
+                notification_id=request.notification.notification_id,
+                attempts=request.attempts,
+                outcome=detail,
+            )
 
     def _write_again(self) -> None:
         if self._unwritten and self._ends_again_at <= time.monotonic():
-            self._write_ends()
+            self._write_ends(list(self._unwritten.values()))
 
-    def _write_ends(self) -> None:
+    def _write_ends(self, ends: Sequence[_End]) -> None:
         """Write down what is closed. Until then only a restart would run it again: at least once, as promised."""
-        problem: JournalError | None = None
-        for session, (request, closed) in list(self._unwritten.items()):
-            try:
-                self._journal.close_request(request, closed)
-                del self._unwritten[session]
-            except JournalError as error:
-                problem = error
-        if problem is not None:
+        failed: list[JournalError] = []
+        for at in range(0, len(ends), ENDS_AT_ONCE):
+            failed += self._write_together(ends[at : at + ENDS_AT_ONCE])
+            if len(failed) > 1:
+                break
+        if failed:
             facts = {"sessions": len(self._unwritten), "again_in": WRITE_AGAIN_AFTER}
-            logger.error("end not written", problem=str(problem), **facts)
+            logger.error("end not written", problem=str(failed[-1]), **facts)
             self._ends_again_at = time.monotonic() + WRITE_AGAIN_AFTER
+
+    def _write_together(self, ends: Sequence[_End]) -> list[JournalError]:
+        """Close some in one transaction, or else one by one: a row may be at fault alone. Returns what failed then."""
+        failed: list[JournalError] = []
+        try:
+            self._journal.close_requests(ends)
+        except JournalError as error:
+            if len(ends) == 1:
+                return [error]
+        else:
+            for request, _ in ends:
+                del self._unwritten[request.session]
+            return []
+        for end in ends:
+            failed += self._write_together([end])
+            if len(failed) > 1:  # it is the journal
+                break
+        return failed
 
     async def _sleep(self, since: float) -> None:
         """Sleep until something can be otherwise than it was at `since`."""
-        wake = next_wake(self._pending.values(), self._running, since, self._resting())
+        wake = self._waiting.next_change(since, self._startable(), self._resting())
         times = [wake, self._write_again_at, self._ends_again_at if self._unwritten else None]
         wake = min((at for at in times if at is not None and at > since), default=wake)
         with suppress(TimeoutError):
