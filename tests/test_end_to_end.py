@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from tests.service.support import (
     push,
     wait_until,
     write_config,
+    write_script,
 )
 
 
@@ -149,6 +151,35 @@ def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Run,
     wait_until(lambda: recorder.names)
     assert service.stop(number) == 0
     assert [line["event"] for line in service.lines()][-3:] == ["stopping", "session done", "stopped"]
+
+
+@pytest.mark.parametrize("storm", [(signal.SIGHUP,), (signal.SIGTERM,), (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)])
+def test_signals_at_the_very_end_make_no_other_end_of_it(
+    tmp_path: Path, start: Run, storm: tuple[signal.Signals, ...]
+) -> None:
+    for _ in range(3):
+        service = start(write_config(tmp_path))
+        service.wait("ready")
+        service.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while service.process.poll() is None:
+            for number in storm:
+                service.process.send_signal(number)
+            assert time.monotonic() < deadline
+        assert service.process.returncode == 0
+        assert service.lines()[-1]["event"] == "stopped"
+
+
+@pytest.mark.skipif(shutil.which("nohup") is None, reason="needs nohup (coreutils)")
+def test_what_the_parent_ignores_is_not_handed_on_to_hooks(tmp_path: Path, start: Run) -> None:
+    hook = write_script(tmp_path / "hook", "grep SigIgn: /proc/self/status")
+    service = start(write_config(tmp_path, [str(hook)]), ["nohup"])
+    service.send(push(1, preferred=WIRELINE))
+    service.wait("session done")
+    assert service.wait("hook output")["line"] == f"SigIgn:\t{0:016x}"
+    service.process.send_signal(signal.SIGHUP)
+    service.wait("reloaded")
+    assert service.stop() == 0
 
 
 def test_a_hang_up_takes_a_new_configuration_up_or_says_what_is_wrong_with_it(tmp_path: Path, start: Run) -> None:

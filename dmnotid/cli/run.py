@@ -6,12 +6,16 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.config import Config, load_config
 from dmnotid.errors import DmnotidError
 from dmnotid.service import log
 from dmnotid.service.daemon import Daemon
+
+_PYTHONS_OWN: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+"""What the interpreter ignores for itself, and subprocess gives back to a child."""
 
 DEFAULT_CONFIG = Path("/etc/dmnotid/dmnotid.yaml")
 
@@ -23,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT; 0 after an orderly stop, 1 where the daemon can't begin or go on."""
+    _set_signals()
     config = load_config(arguments.config, os.environ)
     configure_log(config)
     for warning in config.warnings:
@@ -35,9 +40,18 @@ def main(arguments: argparse.Namespace) -> int:
     except ExceptionGroup:
         log.logger.exception("ended by a bug")
         return EXIT_PROBLEM
-    # All is closed: a signal that is repeated now must not make another end of it.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return EXIT_OK
+
+
+def _set_signals() -> None:
+    """Begin with the signals as they are on a fresh machine, but for SIGHUP: a reload asked for too early is no end.
+
+    What the parent ignores (nohup, an init script) would be handed on to hooks.
+    """
+    for number in signal.valid_signals() - _PYTHONS_OWN:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def configure_log(config: Config) -> None:
@@ -48,7 +62,13 @@ def configure_log(config: Config) -> None:
 def run_daemon(daemon: Daemon) -> None:
     """Run a daemon to its end on the best event loop there is. Raises what `Daemon.run` raises."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(daemon.run())
+        runner.run(_run_to_the_end(daemon))
+
+
+async def _run_to_the_end(daemon: Daemon) -> None:
+    await daemon.run()
+    # All is closed, and the loop's handlers go with the loop: what is asked for again must not make another end of it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
