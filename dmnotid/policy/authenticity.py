@@ -113,7 +113,7 @@ def _check_digest(notification: Notification, server: Server) -> None:
 def _check_age(sent_at: int, clock: Clock, freshness: Freshness) -> None:
     reference = clock.now if clock.believed else clock.newest
     if reference is not None and reference - sent_at > freshness.max_age:
-        by = "the clock" if clock.believed else "the newest authenticated time"
+        by = "the clock" if clock.believed else f"the newest authenticated time ({show_time(reference)})"
         message = f"sent {reference - sent_at:.0f} s before {by}, at most {freshness.max_age:.0f} are taken"
         raise Stale(message)
     if clock.believed and sent_at - clock.now > freshness.max_skew:

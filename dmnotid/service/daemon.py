@@ -8,17 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from dmnotid import RELEASED_AT, __version__
-from dmnotid.config import Config, ConnectionsConfig, load_config
-from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, JournalError
+from dmnotid.config import Config, ConnectionsConfig, HookConfig, load_config
+from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError
 from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.service.dispatcher import Dispatcher
 from dmnotid.service.endpoint import Endpoints
+from dmnotid.service.hook import check_hook
 from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
 from dmnotid.service.log import DiscardLog, logger
@@ -49,7 +51,7 @@ class Daemon:
         self._on_reload = on_reload
         self._rules = config.rules
         self._discards = DiscardLog(config.log.discards)
-        self._clock_believed = True
+        self._doubt = _Doubt.NONE
         self._hangup = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -66,6 +68,7 @@ class Daemon:
         with ExitStack() as stack:
             self._take_signals()
             self._open(stack)
+            _warn_of_distrust(self.config.hook)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
                 reloads = group.create_task(self._reload_when_asked(), name="reloads")
@@ -122,6 +125,7 @@ class Daemon:
         self._dispatcher.configure(config)
         if self._on_reload is not None:
             self._on_reload(config)
+        _warn_of_distrust(config.hook)
         listen = [str(endpoint) for endpoint in self.endpoints]
         logger.info("reloaded", servers=len(self._rules.servers), listen=listen, pending=self.pending)
 
@@ -160,8 +164,10 @@ class Daemon:
     def _admit(self, datagram: Datagram) -> SessionRequest:
         newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
         clock = judge_clock(datagram.received_at, newest, skew)
-        if clock.believed is not self._clock_believed:
-            self._tell_of_clock(clock)
+        doubt = _doubt(clock)
+        if doubt is not self._doubt:
+            self._doubt = doubt
+            _tell_of_clock(clock, doubt)
         return self._journal.admit(receive_push(datagram, self._rules, clock))
 
     def _commit(self, admitted: list[tuple[Datagram, SessionRequest]]) -> None:
@@ -186,18 +192,6 @@ class Daemon:
             self._journal.rollback()
         except JournalError as again:
             logger.error("rollback failed", problem=str(again))
-
-    def _tell_of_clock(self, clock: Clock) -> None:
-        """Say once that the clock is not believed, and once that it is again."""
-        self._clock_believed = clock.believed
-        if clock.believed:
-            logger.info("clock believed")
-            return
-        than = f"the program's release ({show_time(RELEASED_AT)})"
-        if clock.newest is not None and clock.newest > RELEASED_AT:
-            than = f"the newest authenticated time ({show_time(clock.newest)})"
-        problem = f"the clock says {show_time(clock.now)}, which is before {than}; ages are measured from the latter"
-        logger.warning("clock not believed", problem=problem)
 
     def _open(self, stack: ExitStack) -> None:
         config = self.config
@@ -230,6 +224,43 @@ class Daemon:
             loop.add_signal_handler(number, handler)
         # Who ignores it hands that down, and the end of a hook could then not be asked for.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _warn_of_distrust(hook: HookConfig) -> None:
+    """Say now what would be said at each try: no session can be started as it is."""
+    try:
+        check_hook(hook)
+    except HookError as error:
+        logger.warning("hook not trusted", problem=str(error), consequence="no session can be started")
+
+
+class _Doubt(Enum):
+    """Why a clock is not believed, and by what ages are measured then."""
+
+    NONE = None
+    UNMEASURED = "before the program's release ({release}); no age is checked until a server has signed a time"
+    RELEASE = (
+        "before the program's release ({release}); ages are measured from the newest authenticated time ({newest})"
+    )
+    NEWEST = "before the newest authenticated time ({newest}); ages are measured from the latter"
+
+
+def _doubt(clock: Clock) -> _Doubt:
+    if clock.believed:
+        return _Doubt.NONE
+    if clock.newest is None:
+        return _Doubt.UNMEASURED
+    return _Doubt.NEWEST if clock.newest > RELEASED_AT else _Doubt.RELEASE
+
+
+def _tell_of_clock(clock: Clock, doubt: _Doubt) -> None:
+    """Say that the clock is not believed, or that it is again."""
+    if doubt is _Doubt.NONE:
+        logger.info("clock believed")
+        return
+    newest = "" if clock.newest is None else show_time(clock.newest)
+    reason = doubt.value.format(release=show_time(RELEASED_AT), newest=newest)
+    logger.warning("clock not believed", problem=f"the clock says {show_time(clock.now)}, which is {reason}")
 
 
 async def _load_again(file: Path) -> Config:

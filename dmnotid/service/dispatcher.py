@@ -19,12 +19,14 @@ from dmnotid.policy.sessions import (
     SessionRequest,
     SessionStart,
     Waiting,
+    choose_connection,
     settle,
 )
 from dmnotid.service.hook import Hook
 from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
 from dmnotid.service.log import logger
+from dmnotid.wire.notification import ConnectionType
 
 INTERRUPTIONS: Final = 10
 """How many tries more than `retry.attempts` a session may have when stops and crashes interrupt it."""
@@ -50,6 +52,7 @@ class Dispatcher:
         self._journal = journal
         self._links = links
         self._waiting = Waiting()
+        self._untold: list[SessionRequest] = []
         self._running: dict[int, SessionRequest] = {}
         self._unwritten: dict[int, _End] = {}
         self._write_again_at = self._ends_again_at = float("-inf")
@@ -92,8 +95,12 @@ class Dispatcher:
             for request in self._journal.pending():
                 session = request.session
                 if session not in self._waiting and session not in self._running and session not in self._unwritten:
-                    self._waiting.add(request)
+                    self._take_up(request)
             self._generation = generation
+
+    def _take_up(self, request: SessionRequest) -> None:
+        self._waiting.add(request)
+        self._untold.append(request)
 
     def _look_for_new(self) -> None:
         try:
@@ -144,7 +151,7 @@ class Dispatcher:
         """Take up what was just made durable: the journal can be written then."""
         self._write_again_at = self._ends_again_at = float("-inf")
         for request in requests:
-            self._waiting.add(request)
+            self._take_up(request)
         self._woken.set()
 
     def wake(self) -> None:
@@ -163,6 +170,7 @@ class Dispatcher:
                 self._write_again()
                 await self._expire()
                 await self._start_all(group)
+                self._tell_of_waiting()
                 await self._sleep(began)
 
     async def _end_left_over(self) -> None:
@@ -221,6 +229,17 @@ class Dispatcher:
                 if failed > 1:
                     self._write_again_at = again_at
             await asyncio.sleep(0)
+
+    def _tell_of_waiting(self) -> None:
+        """Say once of each session that waits for a connection what it waits for."""
+        untold, self._untold = self._untold, []
+        available = self._links.available() if untold else ()
+        there = " ".join(f"{connection.interface}({connection.type})" for connection in available)
+        for request in untold:
+            preferred = request.notification.preferred_connections
+            if request.session in self._waiting and choose_connection(preferred, available) is None:
+                wanted = " ".join(preferred) or str(ConnectionType.ANY)
+                logger.info("session waits", session=request.session, wanted=wanted, available=there)
 
     def _next_start(self) -> SessionStart | None:
         if len(self._running) >= self._config.sessions.concurrency:

@@ -175,6 +175,24 @@ async def test_waiting_for_a_connection_blocks_nobody_else(tmp_path: Path) -> No
     assert interfaces(recorder)[0] == (waits, "wwan0")
 
 
+async def test_what_waits_for_a_connection_says_so_once(tmp_path: Path, logged: LogLines) -> None:
+    recorder, links = Recorder(tmp_path), MadeUpLinks(WIRELINE)
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        session = bench.accept(1, preferred=[MOBILE.type, ConnectionType.WIRELESS])
+        bench.accept(2)
+        await eventually(lambda: bench.dispatcher.pending == 1)
+        bench.dispatcher.wake()
+        bench.accept(3)
+        await eventually(lambda: len(recorder.names) == 2)
+        (line,) = logged.of("session waits")
+        assert (line["session"], line["wanted"], line["available"]) == (session, "mobile wireless", "eth0(wireline)")
+        assert line["level"] == "info"
+        links.connections = []
+        bench.accept(4)
+        await eventually(lambda: len(logged.of("session waits")) == 2)
+        assert logged.of("session waits")[1]["wanted"] == "any"
+
+
 async def test_each_try_uses_the_best_connection_there_is_then(tmp_path: Path) -> None:
     """5.3.4: the choice is made anew for each try."""
     links = MadeUpLinks(WIRELINE, MOBILE)

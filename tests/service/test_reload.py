@@ -175,6 +175,20 @@ async def test_another_state_directory_takes_a_restart(tmp_path: Path, logged: L
     assert not (tmp_path / "other").exists()
 
 
+async def test_a_hook_that_could_not_be_run_is_told_before_anything_comes(tmp_path: Path, logged: LogLines) -> None:
+    missing = tmp_path / "none"
+    file = write_config(tmp_path, [str(missing)])
+    async with at_work(file) as (daemon, _):
+        (line,) = logged.of("hook not trusted")
+        assert (line["level"], line["problem"]) == ("warning", f"{missing}: No such file or directory")
+        write_config(tmp_path)
+        assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        assert len(logged.of("hook not trusted")) == 1
+        write_config(tmp_path, [str(tmp_path)])
+        assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        await eventually(lambda: len(logged.of("hook not trusted")) == 2)
+
+
 async def test_warnings_of_a_new_configuration_are_told(tmp_path: Path, logged: LogLines) -> None:
     async with at_work(write_config(tmp_path)) as (daemon, _):
         write_config(tmp_path, servers=[{"id": SERVER_ID, "secret": {"text": "short"}}])
