@@ -44,6 +44,7 @@ _CHUNK: Final = 512
 """How much output is read at once while it is logged: a line for each octet must not hold up reception."""
 
 _CHUNK_UNLOGGED: Final = 65_536
+_NONE: Final = -1
 _PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}")
 
 
@@ -180,19 +181,34 @@ class _Run:
         self._loop = asyncio.get_running_loop()
         self._output = _output_log(session)
         self._killed_at = inf
+        pipes = {"stdout": process.stdout, "stderr": process.stderr}
+        self._pipes: dict[str, IO[bytes]] = {stream: pipe for stream, pipe in pipes.items() if pipe is not None}
+        self._pidfd = _NONE
         try:
-            self._pidfd = os.pidfd_open(process.pid)
-        except OSError:
-            process.kill()
-            process.wait()
+            self._watch()
+        except BaseException:
+            self._abandon()
             raise
+
+    def _watch(self) -> None:
+        self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._at_end)
-        self._pipes: dict[str, IO[bytes]] = {}
-        for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
-            if pipe is not None:
-                self._pipes[stream] = pipe
-                os.set_blocking(pipe.fileno(), False)
-                self._loop.add_reader(pipe.fileno(), self._at_output, stream)
+        for stream, pipe in self._pipes.items():
+            os.set_blocking(pipe.fileno(), False)
+            self._loop.add_reader(pipe.fileno(), self._at_output, stream)
+
+    def _abandon(self) -> None:
+        """Leave nothing of a hook that can't be watched. It was just started: nothing keeps it from ending at once."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(PermissionError):
+            self._process.kill()
+        for stream in list(self._pipes):
+            self._let_go(stream)
+        if self._pidfd != _NONE:
+            self._let_go_of_process()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 """One run of the session starter: real processes, each row of hook.md."""
 
 import asyncio
+import errno
+import itertools
 import json
 import os
 import pwd
@@ -273,6 +275,51 @@ async def test_what_cannot_be_started_is_a_failed_try(
     (line,) = logged.of("hook not started")
     assert (line["level"], line["session"]) == ("error", 12)
     assert line["problem"] in outcome.detail
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("working", [0, 1, 2])
+async def test_a_hook_that_can_not_be_watched_is_not_left_alone(
+    tmp_path: Path, pids: Path, monkeypatch: pytest.MonkeyPatch, working: int
+) -> None:
+    """As where the loop's epoll set may hold no more: for the process's own descriptor, or for one of its pipes."""
+    await run(write_script(tmp_path / "warm", "exit 0"))
+    before = descriptors()
+    loop = asyncio.get_running_loop()
+    add_reader, calls = loop.add_reader, itertools.count()
+
+    def refuse(*arguments: Any) -> None:  # noqa: ANN401
+        if next(calls) >= working:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add_reader(*arguments)
+
+    monkeypatch.setattr(loop, "add_reader", refuse)
+    outcome = await run(write_script(tmp_path / "hook", f"sleep 1000 & {CHILDREN.format(pids=pids)}; wait"))
+    monkeypatch.undo()
+    assert outcome.result is Result.FAILED
+    assert outcome.detail.startswith(f"not started: {tmp_path}/hook: ")
+    assert outcome.detail.endswith("No space left on device")
+    assert descriptors() == before
+    assert children() == []
+
+
+async def test_a_hook_without_a_descriptor_is_not_left_alone(
+    tmp_path: Path, pids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> int:
+        wait_until(pids.exists)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    await run(write_script(tmp_path / "warm", "exit 0"))
+    before = descriptors()
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    outcome = await run(write_script(tmp_path / "hook", f"sleep 1000 & {CHILDREN.format(pids=pids)}; wait"))
+    assert outcome.result is Result.FAILED
+    leader, child = pids_of(pids)
+    assert outcome.detail.startswith(f"not started: {tmp_path}/hook: ")
+    assert outcome.detail.endswith("Too many open files")
+    assert is_reaped(leader)
+    await eventually(lambda: not is_alive(child))
     assert descriptors() == before
 
 
