@@ -7,8 +7,8 @@ import asyncio
 import json
 import select
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -129,16 +129,14 @@ class Handoff:
         self.answer = Answer(output)
         self._loop = asyncio.get_running_loop()
         self._left = memoryview(octets)
-        self._socket = _connect(path)
-        try:
+        with ExitStack() as opened, _said_of(path):
+            self._socket = opened.enter_context(_connect(path))
             # libuv gives up a socket that shows an error, and a peer that closes without having read all leaves one:
             # its answer would never be read. An epoll set of its own becomes readable like any other file.
-            self._events = select.epoll(1)
-        except OSError as error:
-            self._socket.close()
-            raise _not_connected(path, str(error)) from error
-        self._events.register(self._socket, select.EPOLLIN | select.EPOLLOUT)
-        self._loop.add_reader(self._events.fileno(), self._at_event)
+            self._events = opened.enter_context(select.epoll(1))
+            self._events.register(self._socket, select.EPOLLIN | select.EPOLLOUT)
+            self._loop.add_reader(self._events.fileno(), self._at_event)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         """Go on: it is connected."""
@@ -147,8 +145,7 @@ class Handoff:
     def __exit__(self, *_: object) -> None:
         """Close the connection."""
         self._loop.remove_reader(self._events.fileno())
-        self._events.close()
-        self._socket.close()
+        self._opened.close()
         if not self.ended.is_set():
             self.answer.abandon()
 
@@ -189,17 +186,21 @@ class Handoff:
 
 def _connect(path: Path) -> socket.socket:
     # Not by the loop's sock_connect: it takes EAGAIN for a connection in progress, and waits for nothing.
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
+    with ExitStack() as opened:
+        sock = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
         sock.connect(str(path))
-    except BlockingIOError as error:
-        sock.close()
-        raise _not_connected(path, "its queue of connections is full") from error
-    except OSError as error:
-        sock.close()
-        raise _not_connected(path, error.strerror or str(error)) from error
+        opened.pop_all()
     return sock
 
 
-def _not_connected(path: Path, problem: str) -> HookError:
-    return HookError(f"{path}: {problem}", component=str(path))
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Raise HookError for what the kernel says against a connection."""
+    try:
+        yield
+    except BlockingIOError as error:
+        message = f"{path}: its queue of connections is full"
+        raise HookError(message, component=str(path)) from error
+    except OSError as error:
+        message = f"{path}: {error.strerror or error}"
+        raise HookError(message, component=str(path)) from error

@@ -1,8 +1,11 @@
 """A session handed over to a socket: real listeners that answer in every way, and some that don't."""
 
 import asyncio
+import errno
 import json
 import os
+import resource
+import select
 import socket
 import subprocess
 import sys
@@ -12,7 +15,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import given
@@ -553,6 +556,62 @@ async def test_what_cannot_be_connected_to_is_a_failed_try(
         assert descriptors() == before
     (line,) = logged.of("hook not started")
     assert (line["level"], line["session"], line["problem"]) == ("error", 12, f"{path}: {why}")
+
+
+@pytest.mark.parametrize("free", [0, 1])
+async def test_without_descriptors_it_is_a_failed_try(path: Path, free: int) -> None:
+    """None for the socket, or none for what watches it."""
+    with listening(path):
+        lowest = os.dup(0)
+        os.close(lowest)
+        before = descriptors()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + free, hard))
+        try:
+            outcome = await Hook(config(path)).run(start())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert outcome == Outcome(Result.FAILED, f"not started: {path}: Too many open files")
+        assert descriptors() == before
+
+
+async def test_a_socket_that_can_not_be_watched_is_a_failed_try(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the user's epoll sets may hold no more."""
+
+    class Full:
+        def __init__(self, _: int) -> None:
+            self._epoll = epoll(1)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._epoll.close()
+
+        def register(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    epoll = select.epoll
+    with listening(path):
+        before = descriptors()
+        monkeypatch.setattr(select, "epoll", Full)
+        outcome = await run(path)
+        monkeypatch.undo()
+        assert outcome == Outcome(Result.FAILED, f"not started: {path}: No space left on device")
+        assert descriptors() == before
+
+
+async def test_a_loop_that_takes_no_more_is_a_failed_try(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with listening(path):
+        before = descriptors()
+        monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", refuse)
+        outcome = await run(path)
+        monkeypatch.undo()
+        assert outcome == Outcome(Result.FAILED, f"not started: {path}: No space left on device")
+        assert descriptors() == before
 
 
 async def test_a_queue_that_empties_takes_the_next_try(path: Path) -> None:
