@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -64,14 +65,26 @@ def _components(file: Path) -> Iterator[tuple[Path, os.stat_result]]:
         if links > MAX_LINKS:
             message = f"{file}: more than {MAX_LINKS} symbolic links"
             raise HookError(message, component=str(file))
-        target = Path(os.readlink(at / part))  # noqa: PTH115 - read as it stands, not resolved
+        target = _readlink(at / part)
         at = Path("/") if target.is_absolute() else at
         parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
 def _lstat(component: Path) -> os.stat_result:
-    try:
+    with _said_of(component):
         return component.lstat()
+
+
+def _readlink(component: Path) -> Path:
+    with _said_of(component):
+        return component.readlink()
+
+
+@contextmanager
+def _said_of(component: Path) -> Iterator[None]:
+    """Raise HookError for what the kernel says against a component."""
+    try:
+        yield
     except OSError as error:
         message = f"{component}: {error.strerror}"
         raise HookError(message, component=str(component)) from error

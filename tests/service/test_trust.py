@@ -214,6 +214,16 @@ def test_a_path_through_a_file_or_a_dangling_link(tree: Path, tmp_path: Path) ->
     )
 
 
+@pytest.mark.root
+@needs_root
+def test_a_link_that_can_not_be_read() -> None:
+    os.seteuid(65_534)
+    try:
+        assert refusal(Path("/proc/1/exe")) == ("/proc/1/exe", "/proc/1/exe: Permission denied")
+    finally:
+        os.seteuid(0)
+
+
 @pytest.mark.parametrize("path", ["/", "/bin", "/bin/..", "/dev/null"])
 def test_what_is_no_regular_file(path: str) -> None:
     assert "not a regular file" in refusal(Path(path))[1] or "writable by others" in refusal(Path(path))[1]
