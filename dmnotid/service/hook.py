@@ -116,8 +116,8 @@ class Hook:
         arguments = build_arguments(self.config, start)
         try:
             return _Run(self._spawn(arguments, start), start.request.session)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            message = f"{arguments[0]}: {error}"
+        except (OSError, ValueError, MemoryError, subprocess.SubprocessError) as error:
+            message = f"{arguments[0]}: {str(error) or repr(error)}"
             raise HookError(message, component=arguments[0]) from error
 
     def _spawn(self, arguments: list[str], start: SessionStart) -> subprocess.Popen[bytes]:

@@ -323,6 +323,15 @@ async def test_a_hook_without_a_descriptor_is_not_left_alone(
     assert descriptors() == before
 
 
+async def test_no_memory_for_a_hook_is_a_failed_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    outcome = await run(write_script(tmp_path / "hook", "exit 0"))
+    assert outcome == Outcome(Result.FAILED, f"not started: {tmp_path}/hook: MemoryError()")
+
+
 # What it says
 
 
