@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from dmnotid.errors import HookError
+from dmnotid.service.turn import LOGGED
 
 MAX_ANSWER_OCTETS: Final = 1_024
 """The longest line that can be an answer; a longer one is output."""
@@ -21,7 +22,6 @@ MAX_EXIT: Final = 255
 WANTED: Final = '{"exit": N}'
 """What the last line of an answer looks like."""
 
-_CHUNK: Final = 512
 _SHOWN: Final = 64
 _BLANKS: Final = b" \t\r"
 
@@ -136,6 +136,8 @@ class Handoff:
             self._events = opened.enter_context(select.epoll(1))
             self._events.register(self._socket, select.EPOLLIN | select.EPOLLOUT)
             self._loop.add_reader(self._events.fileno(), self._at_event)
+            LOGGED.open()
+            opened.callback(LOGGED.close)
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -157,9 +159,9 @@ class Handoff:
                 self._write()
 
     def _read(self) -> None:
-        """Read a chunk, so that a peer that writes without end takes no more than its turn."""
+        """Read its share, so that a peer that writes without end takes no more than its turn."""
         try:
-            octets = self._socket.recv(_CHUNK)
+            octets = self._socket.recv(LOGGED.share)
         except BlockingIOError:
             return
         except OSError:  # it went away without having read all; what it had written was read before

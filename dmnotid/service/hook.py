@@ -21,6 +21,7 @@ from dmnotid.service.handoff import Handoff
 from dmnotid.service.log import logger
 from dmnotid.service.processes import Identity, LeftOver, group_lives, identify
 from dmnotid.service.trust import check_trusted, check_trusted_socket
+from dmnotid.service.turn import LOGGED
 
 INPUT_VERSION: Final = 1
 """The `version` of the JSON object on the hook's standard input."""
@@ -40,10 +41,9 @@ GROUP_POLL: Final = 0.25
 KILLED_AFTER: Final = 5
 """How long the end of a process is waited for after SIGKILL (seconds)."""
 
-_CHUNK: Final = 512
-"""How much output is read at once while it is logged: a line for each octet must not hold up reception."""
-
 _CHUNK_UNLOGGED: Final = 65_536
+"""How much output is read at once that is not logged any more."""
+
 _NONE: Final = -1
 _PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}")
 
@@ -183,6 +183,8 @@ class _Run:
         self._killed_at = inf
         pipes = {"stdout": process.stdout, "stderr": process.stderr}
         self._pipes: dict[str, IO[bytes]] = {stream: pipe for stream, pipe in pipes.items() if pipe is not None}
+        for _ in self._pipes:
+            LOGGED.open()
         self._pidfd = _NONE
         try:
             self._watch()
@@ -269,19 +271,19 @@ class _Run:
     def _at_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
         self.exit_code = _exit_code(self._pidfd)
-        self._drain(2 * MAX_OUTPUT_OCTETS // _CHUNK)
+        self._drain()
 
-    def _drain(self, chunks: int) -> None:
-        """Take what the hook left in its pipes, a chunk at a time; a child that still holds them delays nothing."""
+    def _drain(self) -> None:
+        """Take what the hook left in its pipes, turn by turn; a child that still holds them delays nothing for long."""
         more = [self._at_output(stream) for stream in list(self._pipes)]
-        if any(more) and chunks:
-            self._loop.call_soon(self._drain, chunks - 1)
+        if any(more) and not self._output.is_full:
+            self._loop.call_soon(self._drain)
         else:
             self.ended.set()
 
     def _at_output(self, stream: str) -> bool:
         try:
-            octets = os.read(self._pipes[stream].fileno(), _CHUNK_UNLOGGED if self._output.is_full else _CHUNK)
+            octets = os.read(self._pipes[stream].fileno(), _CHUNK_UNLOGGED if self._output.is_full else LOGGED.share)
         except BlockingIOError:
             return False
         if octets:
@@ -291,6 +293,7 @@ class _Run:
         return bool(octets)
 
     def _let_go(self, stream: str) -> None:
+        LOGGED.close()
         with self._pipes.pop(stream) as pipe:
             self._loop.remove_reader(pipe.fileno())
 

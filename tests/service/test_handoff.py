@@ -27,6 +27,7 @@ from dmnotid.policy.sessions import Outcome, Result, SessionStart
 from dmnotid.service.handoff import MAX_ANSWER_OCTETS, Answer, Handoff
 from dmnotid.service.hook import MAX_OUTPUT_OCTETS, Hook, build_input
 from dmnotid.service.trust import check_trusted_socket
+from dmnotid.service.turn import LOGGED
 from tests.service.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, is_alive, write_script
 from tests.service.test_hook import RICH, big, children, start
 
@@ -231,6 +232,13 @@ async def test_output_comes_while_the_session_runs(path: Path, logged: LogLines)
         go.set()
         assert await task == DONE
     assert output(logged) == ["started", '{"event": "begun"}', "ended"]
+
+
+async def test_a_connection_has_its_share_of_each_turn_while_it_is_open(path: Path) -> None:
+    with listening(path):
+        with Handoff(path, b"", lambda _: None), Handoff(path, b"", lambda _: None):
+            assert LOGGED.share == 256
+        assert LOGGED.share == 512
 
 
 async def test_long_lines_are_cut_and_a_long_one_that_looks_like_an_answer_is_output(

@@ -33,6 +33,7 @@ from dmnotid.service.hook import (
     build_input,
 )
 from dmnotid.service.processes import Identity
+from dmnotid.service.turn import LOGGED
 from dmnotid.wire.notification import MAX_OPTION_LENGTH, ConnectionType, decode_notification
 from tests.service.support import (
     IS_ROOT,
@@ -300,6 +301,7 @@ async def test_a_hook_that_can_not_be_watched_is_not_left_alone(
     assert outcome.detail.startswith(f"not started: {tmp_path}/hook: ")
     assert outcome.detail.endswith("No space left on device")
     assert descriptors() == before
+    assert LOGGED.share == 512
     assert children() == []
 
 
@@ -405,6 +407,21 @@ async def test_a_flood_is_neither_held_nor_held_up(tmp_path: Path, logged: LogLi
     finally:
         tracemalloc.stop()
     assert len(logged.getvalue()) < 100_000
+
+
+async def test_many_floods_at_once_leave_the_loop_its_turns(tmp_path: Path, logged: LogLines) -> None:
+    """A line for each two octets: together they give no more of them at a turn than one would alone."""
+    hook = write_script(tmp_path / "hook", "yes a | head -c 6000 & yes b | head -c 6000 >&2; wait")
+    runs = asyncio.gather(*(run(hook) for _ in range(12)))
+    turns = [0]
+    while not runs.done():
+        await asyncio.sleep(0)
+        turns.append(logged.tell())
+    assert {outcome.detail for outcome in await runs} == {"exit 0"}
+    lines = len(logged.of("hook output"))
+    assert lines == 12 * 6_000
+    assert max(after - before for before, after in itertools.pairwise(turns)) * lines / turns[-1] < 2 * 512
+    assert LOGGED.share == 512, "all are closed"
 
 
 def emitted(*fed: tuple[str, bytes]) -> list[tuple[str, str, bool]]:
@@ -643,7 +660,7 @@ async def test_nothing_is_left_open_and_no_zombie_either(tmp_path: Path, pids: P
         "exit 0",
         "exit 3",
         "kill -KILL $$",
-        "head -c 200000 /dev/zero",
+        "head -c 60000 /dev/zero",
         "exec 1>&- 2>&-; exit 0",
         f"sleep 1000 & {CHILDREN.format(pids=pids)}",
         "exec sleep 1000",
@@ -654,6 +671,7 @@ async def test_nothing_is_left_open_and_no_zombie_either(tmp_path: Path, pids: P
     for file in files:
         await run(file, timeout=0.3)
     assert descriptors() == before
+    assert LOGGED.share == 512
     assert [pid for pid in children() if not is_alive(pid)] == []
 
 
