@@ -34,7 +34,7 @@ from dmnotid.policy.sessions import (
     settle,
 )
 from dmnotid.service import log
-from dmnotid.service.hook import Hook, build_arguments, build_environment, build_input
+from dmnotid.service.hook import Hook, build_arguments, build_environment, build_input, find_home
 from dmnotid.service.links import Link, available_connections, read_links
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
 from dmnotid.yamlfile import spell
@@ -185,7 +185,7 @@ def facts(hook: HookConfig, start: SessionStart, distrust: HookError | None) -> 
     """Return all that the hook would be told, for programs."""
     told: dict[str, object] = {"socket": str(hook.socket)}
     if hook.socket is None:
-        told = {"argv": build_arguments(hook, start), "environment": build_environment(hook, start)}
+        told = {"argv": build_arguments(hook, start), "environment": build_environment(hook, start, find_home())}
     return {
         **told,
         "stdin": build_input(start),
@@ -206,7 +206,7 @@ def describe(hook: HookConfig, start: SessionStart, distrust: HookError | None) 
         yield f"socket       {str(hook.socket)!r}"
     else:
         yield from section("arguments", map(repr, build_arguments(hook, start)))
-        environment = build_environment(hook, start)
+        environment = build_environment(hook, start, find_home())
         yield from section("environment", (f"{name}={value!r}" for name, value in environment.items()))
     yield f"input        {build_input(start).rstrip()}"
 

@@ -52,8 +52,9 @@ class Hook:
     """The configured session starter."""
 
     def __init__(self, config: HookConfig) -> None:
-        """Nothing is started or looked at yet."""
+        """Nothing is started or looked at yet, but where the daemon's user is at home: that may ask the network."""
         self.config = config
+        self._home = find_home()
 
     async def run(self, start: SessionStart, on_started: Callable[[str], None] | None = None) -> Outcome:
         """Run the hook for one try and say how it ended; a command is killed when it outlives `hook.timeout`.
@@ -128,7 +129,7 @@ class Hook:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd="/",
-                env=build_environment(self.config, start),
+                env=build_environment(self.config, start, self._home),
                 process_group=0,
             )
 
@@ -429,13 +430,13 @@ def build_arguments(config: HookConfig, start: SessionStart) -> list[str]:
     return [_PLACEHOLDER.sub(lambda found: values[found[1]], argument) for argument in config.command]
 
 
-def build_environment(config: HookConfig, start: SessionStart) -> dict[str, str]:
+def build_environment(config: HookConfig, start: SessionStart, home: str) -> dict[str, str]:
     """Return the hook's whole environment: nothing of the daemon's own is handed on."""
     request, notification = start.request, start.request.notification
     return {
         "PATH": PATH,
         "LANG": "C.UTF-8",
-        "HOME": _home(),
+        "HOME": home,
         **config.environment,
         "DMNOTID_SESSION": str(request.session),
         "DMNOTID_ATTEMPT": str(start.attempt),
@@ -476,7 +477,8 @@ def build_input(start: SessionStart) -> str:
     return json.dumps(facts) + "\n"
 
 
-def _home() -> str:
+def find_home() -> str:
+    """Return the home directory of the daemon's user, or `/` where no name service knows one."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:  # a user of a container or a unit that no file lists

@@ -675,6 +675,30 @@ async def test_nothing_is_left_open_and_no_zombie_either(tmp_path: Path, pids: P
     assert [pid for pid in children() if not is_alive(pid)] == []
 
 
+async def test_the_home_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name service may be far away, and the loop waits for it."""
+    looked_up: list[int] = []
+
+    def look_up(user: int) -> pwd.struct_passwd:
+        looked_up.append(user)
+        return pwd.struct_passwd(("dm", "x", user, 0, "", "/srv/dm", "/bin/false"))
+
+    monkeypatch.setattr(pwd, "getpwuid", look_up)
+    recorder = Recorder(tmp_path)
+    hook = Hook(config(recorder.command))
+    for attempt in (1, 2):
+        await hook.run(start(attempt=attempt))
+    assert looked_up == [os.geteuid()]
+    assert [found["environment"]["HOME"] for found in recorder.runs] == ["/srv/dm"] * 2
+
+
+async def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    hook = Hook(config([str(tmp_path / "hook")]))
+    monkeypatch.undo()
+    assert hook._home == "/"
+
+
 async def test_several_hooks_at_once(tmp_path: Path, logged: LogLines) -> None:
     recorder = Recorder(
         tmp_path, "print(environment['DMNOTID_ATTEMPT']); sys.exit(int(environment['DMNOTID_ATTEMPT']))"
