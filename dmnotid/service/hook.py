@@ -7,6 +7,7 @@ import pwd
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -37,6 +38,9 @@ MAX_LINE_OCTETS: Final = 1_024
 MAX_OUTPUT_OCTETS: Final = 65_536
 GROUP_POLL: Final = 0.25
 """How often it is looked whether a process group that got SIGTERM has ended (seconds)."""
+
+LOOK_SPARINGLY: Final = 20
+"""It is looked less often where a look is long: the pause is so many times as long at least."""
 
 KILLED_AFTER: Final = 5
 """How long the end of a process is waited for after SIGKILL (seconds)."""
@@ -91,10 +95,10 @@ class Hook:
             logger.warning("hooks left over", groups=groups, problem="their daemon was killed; they are ended first")
             _signal_left_over(left, signal.SIGTERM)
             try:
-                await _until_ended(left, self.config.kill_after)
+                await _until_ended(partial(_any_lives, left), self.config.kill_after)
             finally:
                 _signal_left_over(left, signal.SIGKILL)
-            await _until_ended(left, KILLED_AFTER)
+            await _until_ended(partial(_any_lives, left), KILLED_AFTER)
             for found in left:
                 if found.lives():
                     logger.error("hook can't be ended", group=found.group)
@@ -162,8 +166,7 @@ class Hook:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.config.kill_after):
                     await run.ended.wait()
-                    while run.group_lives():  # noqa: ASYNC110 - no event tells of a process group's end
-                        await asyncio.sleep(GROUP_POLL)
+                    await _until_ended(run.group_lives)
         finally:
             run.signal(signal.SIGKILL)
         with suppress(TimeoutError):
@@ -310,6 +313,11 @@ def _find_left_over(processes: Iterable[str]) -> Iterator[LeftOver]:
             logger.error("hook left over not ended", group=leader.pid, problem=str(error))
 
 
+def _any_lives(left: Iterable[LeftOver]) -> bool:
+    # Each is looked at: who is in a group at this look tells at the next that its number is still the group's.
+    return bool([found for found in left if found.lives()])
+
+
 def _signal_left_over(left: Iterable[LeftOver], number: signal.Signals) -> None:
     for found in left:
         _send(found.signal, number, group=found.group)
@@ -324,12 +332,20 @@ def _send(send: Callable[[signal.Signals], None], number: signal.Signals, **fact
             logger.error("hook can't be signalled", problem=error.strerror, signal=number.name, **facts)
 
 
-async def _until_ended(left: Iterable[LeftOver], patience: float) -> None:
-    """Wait until nothing of these process groups is left, for so many seconds at most."""
+async def _until_ended(lives: Callable[[], bool], patience: float | None = None) -> None:
+    """Wait until it lives no more, for so many seconds at most; no event tells of a process group's end."""
     with suppress(TimeoutError):
         async with asyncio.timeout(patience):
-            while [found for found in left if found.lives()]:  # noqa: ASYNC110 - no event tells of a group's end
-                await asyncio.sleep(GROUP_POLL)
+            while pause := _pause_after_look(lives):  # noqa: ASYNC110 - as said, no event
+                await asyncio.sleep(pause)
+
+
+def _pause_after_look(lives: Callable[[], bool]) -> float:
+    """Look whether it lives: 0 when it doesn't, else how long to wait until the next look."""
+    began = time.monotonic()
+    # A device with many processes takes its time to list them, and the loop stands still meanwhile.
+    found = lives()
+    return max(GROUP_POLL, LOOK_SPARINGLY * (time.monotonic() - began)) if found else 0
 
 
 def _exit_code(pidfd: int) -> int:

@@ -30,6 +30,7 @@ from dmnotid.service.hook import (
     MAX_OUTPUT_OCTETS,
     Hook,
     OutputLog,
+    _until_ended,
     build_input,
 )
 from dmnotid.service.processes import Identity
@@ -697,6 +698,19 @@ async def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyP
     hook = Hook(config([str(tmp_path / "hook")]))
     monkeypatch.undo()
     assert hook._home == "/"
+
+
+async def test_a_long_look_is_followed_by_a_long_pause() -> None:
+    looks: list[float] = []
+
+    def lives() -> bool:
+        time.sleep(0.03)  # many processes
+        looks.append(time.monotonic())
+        return len(looks) < 2
+
+    async with asyncio.timeout(30):
+        await _until_ended(lives, 60)
+    assert looks[1] - looks[0] >= 20 * 0.03
 
 
 async def test_several_hooks_at_once(tmp_path: Path, logged: LogLines) -> None:
