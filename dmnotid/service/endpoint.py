@@ -125,9 +125,11 @@ def source_of(address: tuple[Any, ...]) -> Source:
 
 def _zone(index: int) -> str:
     try:
-        return socket.if_indextoname(index)
-    except OSError:  # gone since
+        name = socket.if_indextoname(index)
+        name.encode()
+    except (OSError, UnicodeEncodeError):  # gone since, or of octets that are no text: the journal could not hold it
         return str(index)
+    return name
 
 
 class Binding(NamedTuple):

@@ -16,6 +16,7 @@ from dmnotid.errors import EndpointError
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.servers import Source
 from dmnotid.service.endpoint import BATCH, Endpoint, Endpoints, bind, source_of
+from tests.service.netns import Namespace, needs_namespace
 from tests.service.support import DEADLINE, LogLines, descriptors, eventually
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)
@@ -182,6 +183,17 @@ async def test_ipv4_over_an_ipv6_socket_reads_as_ipv4() -> None:
 )
 def test_source_of(address: tuple[object, ...], source: Source) -> None:
     assert source_of(address) == source
+
+
+@pytest.mark.root
+@needs_namespace
+def test_an_interface_whose_name_is_no_text_is_told_by_its_number() -> None:
+    with Namespace() as namespace:
+        namespace.ip("link", "add", os.fsdecode(b"e\xff"), "type", "veth", "peer", "name", "fine")
+        names = {name: index for index, name in namespace.call(socket.if_nameindex)}
+        index = names[os.fsdecode(b"e\xff")]
+        assert namespace.call(source_of, ("fe80::1", 5, 0, index)) == Source(f"fe80::1%{index}", 5)
+        assert namespace.call(source_of, ("fe80::1", 5, 0, names["fine"])) == Source("fe80::1%fine", 5)
 
 
 # Stopping
