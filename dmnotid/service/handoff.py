@@ -30,7 +30,7 @@ class Answer:
     """Tells the exit status in the last line of an answer from the output before it.
 
     Holds one line at most, and only one that may be the exit status: what can't be goes to `output` octet for octet, as
-    it comes. Empty lines are nobody's.
+    it comes. Empty lines are nobody's, and one of blanks alone is empty.
     """
 
     def __init__(self, output: Callable[[bytes], None]) -> None:
@@ -38,9 +38,11 @@ class Answer:
         self.exit_code: int | None = None
         self._output = output
         self._held = bytearray()
+        self._indent = bytearray()
         self._shown = b""
         self._length = 0
         self._ended = True
+        self._may_be_answer = False
 
     def feed(self, octets: bytes) -> None:
         """Take what was read."""
@@ -69,30 +71,35 @@ class Answer:
         return f"ended without {WANTED}: its last line is {shown!r}{more}"
 
     def _add(self, piece: bytes) -> None:
-        if not piece:
-            return
         if self._ended:
-            self._begin_line()
+            piece = self._without_indent(piece)
+            if not piece:
+                return
+            self._begin_line(piece)
+            piece = bytes(self._indent) + piece
         self._shown += piece[: _SHOWN - len(self._shown)]
         self._length += len(piece)
-        if self._may_be_answer():
+        if self._may_be_answer and self._length <= MAX_ANSWER_OCTETS:
             self._held += piece
         else:
             self._release()
             self._output(piece)
 
-    def _begin_line(self) -> None:
+    def _without_indent(self, piece: bytes) -> bytes:
+        """Put blanks aside until something follows them: no more than what makes a line too long for an answer."""
+        rest = piece.lstrip(_BLANKS)
+        room = MAX_ANSWER_OCTETS - len(self._indent)
+        self._indent += piece[: min(len(piece) - len(rest), room)]
+        return rest
+
+    def _begin_line(self, begin: bytes) -> None:
         """Another line comes, so the one before was not the last."""
         self._release()
         self.exit_code, self._shown, self._length, self._ended = None, b"", 0, False
-
-    def _may_be_answer(self) -> bool:
-        if self._length > MAX_ANSWER_OCTETS:
-            return False
-        begin = self._shown.lstrip(_BLANKS)
-        return begin.startswith(b"{") or (not begin and self._length <= _SHOWN)
+        self._may_be_answer = begin.startswith(b"{")
 
     def _end_line(self) -> None:
+        self._indent.clear()
         if self._ended:
             return
         self.exit_code = _exit_code(bytes(self._held)) if self._held else None
