@@ -122,7 +122,7 @@ class Hook:
         try:
             return _Run(self._spawn(arguments, start), start.request.session)
         except (OSError, ValueError, MemoryError, subprocess.SubprocessError) as error:
-            message = f"{arguments[0]}: {str(error) or repr(error)}"
+            message = f"{arguments[0]}: {_why_not_started(Path(arguments[0]), error)}"
             raise HookError(message, component=arguments[0]) from error
 
     def _spawn(self, arguments: list[str], start: SessionStart) -> subprocess.Popen[bytes]:
@@ -172,6 +172,12 @@ class Hook:
         with suppress(TimeoutError):
             async with asyncio.timeout(KILLED_AFTER):
                 await run.ended.wait()
+
+
+def _why_not_started(file: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and file.exists():
+        return "its interpreter (the #! line) or its loader is missing"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
 
 
 class _Run:

@@ -258,8 +258,8 @@ def a_socket(directory: Path) -> Path:
     [
         (missing, "missing: No such file or directory"),
         (not_executable, "hook: not executable"),
-        (bad_interpreter, "No such file or directory"),
-        (no_program, ""),
+        (bad_interpreter, "hook: its interpreter (the #! line) or its loader is missing"),
+        (no_program, "hook: Exec format error"),
         (a_directory, "not a regular file"),
         (a_socket, "not a regular file"),
     ],
@@ -324,6 +324,12 @@ async def test_a_hook_without_a_descriptor_is_not_left_alone(
     assert is_reaped(leader)
     await eventually(lambda: not is_alive(child))
     assert descriptors() == before
+
+
+async def test_a_hook_that_goes_away_after_it_was_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmnotid.service.hook.check_hook", lambda _: None)
+    outcome = await run(missing(tmp_path))
+    assert outcome == Outcome(Result.FAILED, f"not started: {tmp_path}/missing: No such file or directory")
 
 
 async def test_no_memory_for_a_hook_is_a_failed_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
