@@ -222,7 +222,8 @@ class JournalFile:
 
 def _tell_of_rescue(kept: Path, rescued: Copied, problem: str) -> None:
     lost = {"rows_lost": rescued.lost} if rescued.lost else {}
-    logger.error("journal set aside", kept_as=str(kept), rows_rescued=rescued.whole, **lost, problem=problem)
+    places = {"places_unreadable": rescued.places} if rescued.places else {}
+    logger.error("journal set aside", kept_as=str(kept), rows_rescued=rescued.whole, **lost, **places, problem=problem)
 
 
 def _make_directory(directory: Path) -> None:

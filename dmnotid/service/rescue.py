@@ -34,15 +34,25 @@ MAX_PROBES: Final = 20_000
 _NAMES: Final = ", ".join(COLUMNS)
 _MARKS: Final = ", ".join(f":{name}" for name in COLUMNS)
 _AT_ONCE: Final = 500
-_READ: Final = "SELECT {} FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT {}"
-_PROBE: Final = "SELECT session FROM session NOT INDEXED WHERE session > ? ORDER BY session LIMIT 1"
+_READ: Final = "SELECT {} FROM session NOT INDEXED WHERE session >= ? ORDER BY session LIMIT ?"
+_PROBE: Final = "SELECT session FROM session NOT INDEXED WHERE session >= ? ORDER BY session LIMIT 1"
+
+
+STEP: Final = 16
+SMALL_STEPS: Final = 1024
+"""How far (rows) and how often it is looked behind what can't be read before the steps get longer. A page has some
+forty rows, and the page above it some four hundred pages: the next one that is intact must not be jumped over."""
 
 
 class Copied(NamedTuple):
-    """How many rows were copied, and how many were read that are not what was once written."""
+    """How many rows were copied, how many were not what was once written, and how many places couldn't be read.
+
+    Nobody knows how many rows those had.
+    """
 
     whole: int
     lost: int
+    places: int
 
 
 def rescue(source: Path, target: sqlite3.Connection, file: Path) -> Copied:
@@ -97,29 +107,31 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
     with transaction(target, file):
         if shift:
             target.execute("UPDATE session SET session = session + ?", (shift,))
-        for row in _rows(source):
+        table = _Rows(source)
+        for row in table:
             found = _sealed(dict(zip(COLUMNS, row, strict=True)))
             if _is_whole(found):
                 target.execute(insert, found)
                 whole += 1
             else:
                 lost += 1
-    return Copied(whole, lost)
+    return Copied(whole, lost, table.places)
 
 
 class _Rows:
-    """Reads a table by its numbers, and goes around what can't be read."""
+    """Reads a table by its numbers, and goes around what can't be read; `places` counts how often it did."""
 
     def __init__(self, source: sqlite3.Connection) -> None:
         self._source = source
         self._probes = MAX_PROBES
+        self.places = 0
         source.text_factory = read_text
         try:
             source.execute("PRAGMA locking_mode = EXCLUSIVE")  # else it leaves a shared-memory file
             source.execute("PRAGMA writable_schema = ON")  # an index that makes no sense is passed over then
         except SQLITE_ERRORS as error:
             _raise_if_passing(error)
-        self._read = _READ.format(", ".join(self._columns()), _AT_ONCE)
+        self._read = _READ.format(", ".join(self._columns()))
 
     def _columns(self) -> list[str]:
         """Return what to read: all columns, but for those that a file of an older schema has not."""
@@ -131,12 +143,27 @@ class _Rows:
         older = found.issuperset(set(COLUMNS) - set(LATER_COLUMNS))
         return ["NULL" if older and name in LATER_COLUMNS and name not in found else name for name in COLUMNS]
 
-    def read(self, after: int) -> tuple[list[tuple[Any, ...]], bool]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        at: int | None = 1
+        count = _AT_ONCE
+        while at is not None:
+            rows, failed = self._read_on(at, count)
+            yield from rows
+            at = rows[-1][0] + 1 if rows else at
+            if not (rows or failed):
+                return
+            if failed and count == 1:
+                self.places += 1
+                at = self._next_readable(at)
+            # An error takes the row before it along (Python is one row ahead): that is read alone.
+            count = 1 if failed and count > 1 else _AT_ONCE
+
+    def _read_on(self, at: int, count: int) -> tuple[list[tuple[Any, ...]], bool]:
         """Return the next rows, and whether an error ended them. An error that is not damage is raised, told."""
         rows: list[tuple[Any, ...]] = []
         try:
-            for row in self._source.execute(self._read, (after,)):
-                if not isinstance(row[0], int) or row[0] <= (rows[-1][0] if rows else after):
+            for row in self._source.execute(self._read, (at, count)):
+                if not isinstance(row[0], int) or row[0] < (rows[-1][0] + 1 if rows else at):
                     return rows, True
                 rows.append(row)
         except SQLITE_ERRORS as error:
@@ -144,36 +171,37 @@ class _Rows:
             return rows, True
         return rows, False
 
-    def next_readable(self, after: int) -> int | None:
-        """Return the number behind which it is worth to read on, None at the end.
+    def _next_readable(self, at: int) -> int | None:
+        """Return the number from which it is worth to read on, None at the end.
 
-        Where the next row can be found and not be read, that is its own. Where it can't even be found, as behind a
-        damaged page, numbers are tried by doubling steps, and then by halving them.
+        Where the next row can be found and not be read, that is the one behind it. Where it can't even be found, as
+        behind a damaged page, numbers are tried by small steps, then by doubling ones, and what was stepped over by
+        halving.
         """
-        found = self._probe(after)
+        found = self._probe(at)
         if not self._probes or found == []:
             return None
         if found:
-            return found[0]
-        bad, step = after, 1
-        while self._probe(good := after + step) is None:
+            return found[0] + 1
+        bad, steps = at, 0
+        while self._probe(good := bad + (STEP << max(steps - SMALL_STEPS, 0))) is None:
             if good > MAX_SESSION or not self._probes:
                 return None
-            bad, step = good, step * 2
+            bad, steps = good, steps + 1
         while good - bad > 1:
             middle = (good + bad) // 2
             good, bad = (good, middle) if self._probe(middle) is None else (middle, bad)
         return good
 
-    def _probe(self, after: int) -> list[int] | None:
+    def _probe(self, at: int) -> list[int] | None:
         """Look for the next row's number: a list with it, an empty one at the end, None where that can't be read."""
         self._probes = max(self._probes - 1, 0)
         try:
-            found = [number for (number,) in self._source.execute(_PROBE, (after,))]
+            found = [number for (number,) in self._source.execute(_PROBE, (at,))]
         except SQLITE_ERRORS as error:
             _raise_if_passing(error)
             return None
-        return found if all(isinstance(number, int) and number > after for number in found) else None
+        return found if all(isinstance(number, int) and number >= at for number in found) else None
 
 
 def _raise_if_passing(error: Exception) -> None:
@@ -181,22 +209,6 @@ def _raise_if_passing(error: Exception) -> None:
     failure = explain(error, Path("a damaged journal"), "read")
     if not isinstance(failure, JournalDamaged):
         raise failure from error
-
-
-def _rows(source: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    table, at = _Rows(source), 0
-    while True:
-        rows, failed = table.read(at)
-        yield from rows
-        if rows:
-            at = rows[-1][0]
-        if failed:
-            beyond = table.next_readable(at)
-            if beyond is None:
-                return
-            at = beyond
-        elif not rows:
-            return
 
 
 def _sealed(found: dict[str, Any]) -> dict[str, Any]:

@@ -183,22 +183,43 @@ def test_a_rescue_keeps_what_is_written_of_processes(tmp_path: Path) -> None:
         assert journal.left_over == ("process 0",)
 
 
-def test_a_rescue_goes_around_damaged_pages(tmp_path: Path, logged: LogLines) -> None:
-    with closing(Journal(tmp_path, limits=Limits(max_pending=10_000), remember=REMEMBER)) as journal:
+def fill_many(directory: Path) -> list[int]:
+    """Admit 2,000 notifications; where the pages of their table begin in the file, in the order of the rows."""
+    with closing(Journal(directory, limits=Limits(max_pending=10_000), remember=REMEMBER)) as journal:
         for number in range(2_000):
             journal.admit(verified(number))
         journal.commit()
-    file = tmp_path / FILE_NAME
+    octets = (directory / FILE_NAME).read_bytes()
+    return [at for at in range(4_096, len(octets), 4_096) if octets[at] == 13 and b"dm.example" in octets[at:][:4_096]]
+
+
+def overwrite(file: Path, pages: list[int]) -> None:
     octets = bytearray(file.read_bytes())
-    leaves = [
-        at for at in range(4_096, len(octets), 4_096) if octets[at] == 13 and b"dm.example" in octets[at:][:4_096]
-    ]
-    for at in (leaves[3], leaves[len(leaves) // 2], leaves[-4]):
+    for at in pages:
         octets[at : at + 4_096] = b"\xff" * 4_096
     file.write_bytes(octets)
+
+
+def test_a_rescue_goes_around_damaged_pages(tmp_path: Path, logged: LogLines) -> None:
+    leaves = fill_many(tmp_path)
+    overwrite(tmp_path / FILE_NAME, [leaves[3], leaves[len(leaves) // 2], leaves[-4]])
     with closing(Journal(tmp_path, limits=Limits(max_pending=10_000), remember=REMEMBER)) as journal:
         assert len(journal.pending()) > 1_900
-    assert logged.of("journal set aside")[0]["rows_rescued"] > 1_900
+    (line,) = logged.of("journal set aside")
+    assert (line["rows_rescued"] > 1_900, line["places_unreadable"]) == (True, 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rescue_jumps_over_no_page_between_two_damaged_ones(tmp_path: Path, logged: LogLines, seed: int) -> None:
+    dice, leaves = random.Random(seed), fill_many(tmp_path)  # noqa: S311
+    damaged = [at for at in leaves if dice.random() < 0.6]
+    overwrite(tmp_path / FILE_NAME, damaged)
+    with opened(tmp_path) as journal:
+        journal.pending()
+    rows = 2_000 / len(leaves)
+    (line,) = logged.of("journal set aside")
+    assert line["rows_rescued"] > 0.95 * rows * (len(leaves) - len(damaged) - 2)
+    assert len(damaged) / 5 < line["places_unreadable"] <= len(damaged)
 
 
 @pytest.mark.parametrize("at", [0, 16, 18, 19, 20, 28, 44, 56, 100, 103, 105, 108, 4_000, 4_090])
