@@ -35,6 +35,10 @@ _SIDE_FILES: Final = ("-wal", "-journal", "")
 """What belongs to a database, in the order in which it is moved: a log must never be found beside another's file."""
 
 
+_NEVER_CLOSED: Final[list[sqlite3.Connection]] = []
+"""Connections that are kept to the end of the process: it takes a mount over the state directory for each."""
+
+
 class _Place(NamedTuple):
     """What tells the files that are open from others at their place: device and inode, and how long the log was."""
 
@@ -148,6 +152,7 @@ class JournalFile:
             database = connect(self.file)
         try:
             self._take_over(database, problem)
+            self._log = _log_of(database)
         except BaseException:
             database.close()
             raise
@@ -188,19 +193,30 @@ class JournalFile:
 
     def _move(self) -> None:
         """Take everything into the file that is now at this one's place: somebody deleted it, or put another there."""
-        old, place = self.database, self._place
+        old, place, log = self.database, self._place, self._log
         self._database = None
         try:
             self._take_log_away(place)
             merged = self._open_and_merge(old)
         except BaseException:
             self.reopen()
-            self._database, self._place = old, place
+            self._database, self._place, self._log = old, place, log
             raise
-        with suppress(sqlite3.Error):
-            old.close()
+        self._close_moved(old, place)
         problem = "the file that was open isn't there any more"
         logger.error("journal opened anew", file=str(self.file), rows_kept=merged.whole, problem=problem)
+
+    def _close_moved(self, old: sqlite3.Connection, place: _Place | None) -> None:
+        """Close what isn't at its place any more.
+
+        SQLite goes by the inode's number alone there: where the new file has the same one, on another device, it would
+        take that for its own and delete its log. Such a connection is never closed.
+        """
+        if place is not None and self._place is not None and place.file[1] == self._place.file[1]:
+            _NEVER_CLOSED.append(old)
+            return
+        with suppress(sqlite3.Error):
+            old.close()
 
     def _take_log_away(self, place: _Place | None) -> None:
         """Unlink the log of the file that is open: it would be taken for that of the file which stands there now."""
@@ -218,6 +234,12 @@ class JournalFile:
             _set_aside(self.file)
             self._open(error)
             return merge(old, self.database, self.file)
+
+
+def _log_of(database: sqlite3.Connection) -> Path:
+    """Return where SQLite keeps the log: beside the file itself, where a symbolic link leads to that."""
+    ((_, _, file),) = database.execute("PRAGMA database_list")
+    return Path(f"{file}-wal")
 
 
 def _tell_of_rescue(kept: Path, rescued: Copied, problem: str) -> None:

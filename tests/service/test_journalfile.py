@@ -3,6 +3,8 @@
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -312,6 +314,21 @@ def test_a_log_that_is_deleted_or_cut_off_is_noticed(tmp_path: Path, logged: Log
         assert [request.notification.notification_id for request in journal.pending()] == list(range(6))
 
 
+def test_the_log_of_a_file_behind_a_link_is_beside_that_file(tmp_path: Path, logged: LogLines) -> None:
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    state.mkdir()
+    elsewhere.mkdir()
+    (state / FILE_NAME).symlink_to(elsewhere / "database")
+    with opened(state) as journal:
+        admit(journal, 1)
+        (elsewhere / "database-wal").unlink()
+        assert accepts(journal, 2)
+        assert "deleted or cut off" in logged.of("journal set aside")[0]["problem"]
+        shutil.copytree(state, tmp_path / "copy")
+    with opened(tmp_path / "copy") as journal:
+        assert [request.notification.notification_id for request in journal.pending()] == [1, 2]
+
+
 @pytest.mark.parametrize("last", ["admitted", "begun", "closed", "noted"])
 def test_a_log_that_is_cut_off_right_after_a_write_is_noticed(tmp_path: Path, logged: LogLines, last: str) -> None:
     """Even to what it was before that write."""
@@ -402,3 +419,39 @@ def test_a_clock_that_is_ahead_at_the_start_leaves_a_last_chance(tmp_path: Path)
     with opened(tmp_path) as journal:
         (request,) = journal.pending()
         assert LAST_CHANCE - 60 < request.expires_at - time.monotonic() <= LAST_CHANCE
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to mount a file system")
+def test_a_file_system_that_is_mounted_over_the_directory(tmp_path: Path) -> None:
+    """Its files may have the very inode numbers of those below, by which SQLite tells that a file is its own."""
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from dmnotid.policy.sessions import Limits
+from dmnotid.service.journal import Journal
+from tests.service.support import verified
+state = Path({str(tmp_path)!r})
+mount = lambda: os.system(f"mount -t tmpfs -o size=6m,mode=700 none {{state}}") and sys.exit(77)
+mount()
+journal = Journal(state, limits=Limits(max_pending=1000), remember=259200)
+for number in range(3):
+    journal.admit(verified(number))
+journal.commit()
+below = journal.file.stat()
+mount()
+journal.check()
+above = journal.file.stat()
+assert above.st_dev != below.st_dev
+for number in range(3, 6):
+    journal.admit(verified(number))
+    journal.commit()
+sys.exit(0 if above.st_ino != below.st_ino or (state / "journal.sqlite3-wal").exists() else 1)
+"""
+    root = Path(__file__).parent.parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(root)])}
+    command = ["unshare", "--mount", sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode not in (0, 1) and "mount" in ended.stderr:
+        pytest.skip(ended.stderr)
+    assert ended.returncode == 0, ended.stderr
