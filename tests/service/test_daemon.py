@@ -14,7 +14,9 @@ import pytest
 
 from dmnotid.config import Config
 from dmnotid.errors import EndpointError, JournalError
+from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.reception import Datagram
+from dmnotid.policy.sessions import SessionRequest
 from dmnotid.service.daemon import Daemon
 from tests.service.support import (
     IS_ROOT,
@@ -144,6 +146,29 @@ async def test_a_bug_in_one_datagram_does_not_end_the_service_of_the_next(tmp_pa
     assert line["octets"] == 35
     assert line["excerpt"] == "62 75 67 " + bytes(range(13)).hex(" ")
     assert line["source"].startswith("127.0.0.1:")
+
+
+async def test_what_shares_a_batch_with_one_that_fails_may_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the failure: it need not be one that has ended the transaction."""
+    async with at_work(make_config(tmp_path)) as daemon:
+        admit = daemon._journal.admit
+        calls: list[VerifiedNotification] = []
+
+        def fail_once(verified: VerifiedNotification) -> SessionRequest:
+            calls.append(verified)
+            if len(calls) == 2:
+                message = "not this one"
+                raise JournalError(message)
+            return admit(verified)
+
+        monkeypatch.setattr(daemon._journal, "admit", fail_once)
+        datagrams = [push(number, preferred=NOWHERE) for number in (1, 2)]
+        daemon.deliver(batch(*datagrams))
+        assert (daemon.counters["not accepted"], daemon.counters["accepted"], daemon.pending) == (2, 0, 0)
+        daemon.deliver(batch(*datagrams))
+        assert (daemon.counters["duplicate"], daemon.counters["accepted"], daemon.pending) == (0, 2, 2)
 
 
 async def test_one_batch_is_one_transaction(tmp_path: Path) -> None:
