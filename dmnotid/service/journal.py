@@ -216,6 +216,7 @@ class Journal:
         self._newest = self._durable_newest
         self._admitted.clear()
         self._undated = True
+        self._pruned_at = float("-inf")
         try:
             if self._in_transaction:
                 self._database.execute("ROLLBACK")

@@ -627,6 +627,16 @@ def test_pruning_is_done_now_and_then(tmp_path: Path) -> None:
         assert journal._database.execute(rows).fetchone() == (0,)
 
 
+def test_what_a_rollback_takes_back_is_pruned_by_the_next(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.close_request(admit(journal, 1), Closed.DONE)
+    with opened(tmp_path) as journal:
+        for end in (journal.rollback, journal.commit):
+            journal.admit(verified(2, received_at=NOW + REMEMBER + 1, sent_at=NOW + REMEMBER + 1))
+            end()
+    assert sql(tmp_path, "SELECT notification_id FROM session") == [(2,)]
+
+
 def test_signed_rows_are_pruned_by_authenticated_time(tmp_path: Path) -> None:
     """Once something newer is further ahead than `remember`, a replay is stale whatever the wall clock says."""
     with opened(tmp_path) as journal:
