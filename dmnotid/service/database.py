@@ -16,7 +16,8 @@ APPLICATION_ID: Final = 0x444D4E00
 """`DMN` and the version, in the header beside user_version: a flipped bit there is no newer program's file."""
 
 MAX_SESSION: Final = 1 << 53
-"""No session ever gets so high a number: one that stands in a file shows that it is damaged."""
+"""No session ever gets so high a number: one that stands in a file shows that it is damaged. A file that is half way
+there isn't opened, so that none that is given out comes near it."""
 
 # `package` is what came, kept while the session is open; `fingerprint` tells its content from another of the same id.
 # `seal` is a checksum of what never changes. `sent_at` is authenticated time: NULL in an unsigned notification.
@@ -211,7 +212,7 @@ def _prepare(database: sqlite3.Connection, file: Path) -> None:
         message = f"{file}: the journal's table has other columns than {', '.join(COLUMNS)}"
         raise JournalDamaged(message)
     (highest,) = database.execute(_HIGHEST).fetchone()
-    if not isinstance(highest, int) or highest > MAX_SESSION:
+    if not isinstance(highest, int) or highest > MAX_SESSION // 2:
         message = f"{file}: session numbers have come to an end ({highest!r})"
         raise JournalDamaged(message)
 

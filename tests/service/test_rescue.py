@@ -282,7 +282,11 @@ def test_a_link_that_leads_nowhere_among_the_kept_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["UPDATE sqlite_sequence SET seq = 9223372036854775807", "UPDATE session SET session = 9000000000000000000"],
+    [
+        "UPDATE sqlite_sequence SET seq = 9223372036854775807",
+        "UPDATE sqlite_sequence SET seq = 9007199254740991",
+        "UPDATE session SET session = 9000000000000000000",
+    ],
 )
 def test_session_numbers_that_have_come_to_an_end(tmp_path: Path, change: str) -> None:
     """SQLite would say that the disk is full, for ever."""
@@ -292,3 +296,5 @@ def test_session_numbers_that_have_come_to_an_end(tmp_path: Path, change: str) -
     with opened(tmp_path) as journal:
         assert accepts(journal, 2)
         assert all(request.session < 1_000 for request in journal.pending())
+    with opened(tmp_path) as journal:
+        assert not accepts(journal, 2)
