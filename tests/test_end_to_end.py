@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -170,10 +169,9 @@ def test_signals_at_the_very_end_make_no_other_end_of_it(
         assert service.lines()[-1]["event"] == "stopped"
 
 
-@pytest.mark.skipif(shutil.which("nohup") is None, reason="needs nohup (coreutils)")
 def test_what_the_parent_ignores_is_not_handed_on_to_hooks(tmp_path: Path, start: Run) -> None:
     hook = write_script(tmp_path / "hook", "grep SigIgn: /proc/self/status")
-    service = start(write_config(tmp_path, [str(hook)]), ["nohup"])
+    service = start(write_config(tmp_path, [str(hook)]), ["sh", "-c", "trap '' HUP QUIT USR1; exec \"$@\"", "sh"])
     service.send(push(1, preferred=WIRELINE))
     service.wait("session done")
     assert service.wait("hook output")["line"] == f"SigIgn:\t{0:016x}"
