@@ -265,7 +265,7 @@ class Dispatcher:
         connection = start.connection
         logger.info("session starts", **_facts(start), connection=str(connection.type), interface=connection.interface)
         try:
-            outcome = await self._hook.run(start, partial(self._note_process, start.request))
+            outcome = await self._hook.run(start, partial(self._journal.note_process, start.request))
         except asyncio.CancelledError:
             self.counters["interrupted"] += 1
             logger.warning("session interrupted", **_facts(start), next="at the next start of the daemon")
@@ -281,13 +281,6 @@ class Dispatcher:
     def _take_back(self, start: SessionStart) -> SessionRequest:
         """Return the request as it is after this try; its time may have changed meanwhile."""
         return self._running.pop(start.request.session).tried(start.attempt)
-
-    def _note_process(self, request: SessionRequest, process: str) -> None:
-        """Write down what runs: should this process be killed, the next one ends it."""
-        try:
-            self._journal.note_process(request, process)
-        except JournalError as error:
-            logger.error("process not written", session=request.session, problem=str(error))
 
     def _settle(self, start: SessionStart, request: SessionRequest, outcome: Outcome) -> None:
         jitter = random.random()  # noqa: S311 - spreads load, guards nothing
