@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,12 +170,23 @@ def test_signals_at_the_very_end_make_no_other_end_of_it(
         assert service.lines()[-1]["event"] == "stopped"
 
 
-def test_what_the_parent_ignores_is_not_handed_on_to_hooks(tmp_path: Path, start: Run) -> None:
-    hook = write_script(tmp_path / "hook", "grep SigIgn: /proc/self/status")
-    service = start(write_config(tmp_path, [str(hook)]), ["sh", "-c", "trap '' HUP QUIT USR1; exec \"$@\"", "sh"])
+IGNORES = """
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR2))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_what_the_parent_ignores_or_blocks_is_not_handed_on_to_hooks(tmp_path: Path, start: Run) -> None:
+    hook = write_script(tmp_path / "hook", "grep -E 'Sig(Ign|Blk):' /proc/self/status")
+    service = start(write_config(tmp_path, [str(hook)]), [sys.executable, "-c", IGNORES])
     service.send(push(1, preferred=WIRELINE))
     service.wait("session done")
-    assert service.wait("hook output")["line"] == f"SigIgn:\t{0:016x}"
+    assert [line["line"] for line in service.of("hook output")] == [
+        f"{name}:\t{0:016x}" for name in ("SigBlk", "SigIgn")
+    ]
     service.process.send_signal(signal.SIGHUP)
     service.wait("reloaded")
     assert service.stop() == 0

@@ -46,8 +46,9 @@ def main(arguments: argparse.Namespace) -> int:
 def _set_signals() -> None:
     """Begin with the signals as they are on a fresh machine, but for SIGHUP: a reload asked for too early is no end.
 
-    What the parent ignores (nohup, an init script) would be handed on to hooks.
+    What the parent ignores or blocks (nohup, an init script) would be handed on to hooks.
     """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - _PYTHONS_OWN:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
