@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,12 +21,7 @@ from dmnotid.service.database import (
     told,
     transaction,
 )
-
-PAGE: Final = 4_096
-"""The size of a page, the first of which has header and schema: the same in every journal (SQLite's default)."""
-
-MAX_REPAIRED: Final = 64 * 1024 * 1024
-"""How large a file (octets) may be that is read as a whole, to be given another first page."""
+from dmnotid.service.wal import MAX_REPAIRED, PAGE, apply_frames, log_beside, read_frames
 
 MAX_PROBES: Final = 20_000
 """How often it is looked for the next row that can be read, in one file: so the time that it takes is bounded."""
@@ -35,6 +30,10 @@ _NAMES: Final = ", ".join(COLUMNS)
 _MARKS: Final = ", ".join(f":{name}" for name in COLUMNS)
 _AT_ONCE: Final = 500
 _READ: Final = "SELECT {} FROM session NOT INDEXED WHERE session >= ? ORDER BY session LIMIT ?"
+_CLOSE: Final = """
+UPDATE session SET state = :state, closed_at = :closed_at, package = NULL
+WHERE session = :session AND server_id = :server_id AND notification_id = :notification_id AND closed_at IS NULL
+"""
 _PROBE: Final = "SELECT session FROM session NOT INDEXED WHERE session >= ? ORDER BY session LIMIT 1"
 
 
@@ -55,19 +54,38 @@ class Copied(NamedTuple):
     places: int
 
 
-def rescue(source: Path, target: sqlite3.Connection, file: Path) -> Copied:
+@contextmanager
+def rescued(source: Path, target: sqlite3.Connection, file: Path) -> Iterator[Copied]:
     """Copy what can be read of a damaged database to `target`, the one of `file`; rows that it has stay as they are.
 
+    But those that are closed in either are closed. What the log holds and SQLite doesn't read is newer, so it is first.
     Raises JournalError where that can't be done now: for want of room, of descriptors, or of a disk that answers.
+
+    It is open within, and should be moved there: closing it where it was found would delete its log.
     """
+    unread = _copy_log(source, target, file)
     with told(source, "read"):
         opened = sqlite3.connect(source, timeout=0, isolation_level=None)
     with closing(opened) as damaged:
         copied = _copy(damaged, target, file, "IGNORE")
-    if copied.whole or not PAGE < source.stat().st_size <= MAX_REPAIRED:
-        return copied
+        copied = copied._replace(whole=copied.whole + unread)
+        if not copied.whole and PAGE < source.stat().st_size <= MAX_REPAIRED:
+            copied = _copy_image(_with_first_page(source.read_bytes()), target, file)
+        yield copied
+
+
+def _copy_log(source: Path, target: sqlite3.Connection, file: Path) -> int:
+    """Copy from a database as all of its log makes it, before SQLite sees either; how many rows."""
+    log = log_beside(source)
+    frames = read_frames(log)
+    if not frames or source.stat().st_size + log.stat().st_size > MAX_REPAIRED:
+        return 0
+    return _copy_image(apply_frames(source.read_bytes(), log, frames), target, file).whole
+
+
+def _copy_image(octets: bytes, target: sqlite3.Connection, file: Path) -> Copied:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as repaired:
-        repaired.deserialize(_with_first_page(source.read_bytes()))
+        repaired.deserialize(octets)
         return _copy(repaired, target, file, "IGNORE")
 
 
@@ -110,11 +128,12 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
         table = _Rows(source)
         for row in table:
             found = _sealed(dict(zip(COLUMNS, row, strict=True)))
-            if _is_whole(found):
-                target.execute(insert, found)
-                whole += 1
-            else:
+            if not _is_whole(found):
                 lost += 1
+            elif target.execute(insert, found).rowcount > 0:
+                whole += 1
+            elif found["closed_at"] is not None:
+                target.execute(_CLOSE, found)
     return Copied(whole, lost, table.places)
 
 
