@@ -7,7 +7,7 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, sign, verify
 from dmnotid.policy.servers import Server, Source
@@ -16,33 +16,46 @@ from dmnotid.service.journal import Journal
 from dmnotid.service.journalfile import FILE_NAME
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, ConnectionType, decode_notification, encode_notification
 
-SERVER: Final = Server("dm.example.com", b"a secret of thirty-two octets ..")
-SOURCE: Final = Source("192.0.2.1", 40_000)
+SECRET: Final = b"a secret of thirty-two octets .."
+SERVER_ID: Final = "dm.example.com"
+SOURCE: Final = Source("192.0.2.100", 40_000)
+LONG_SOURCE: Final = Source("2001:db8:1234:5678:9abc:def0:1234:5678", 40_000)
+ROWS: Final = 8_000
 PENDING: Final = 16
 BATCH: Final = 1_000
 
 
-def verified(notification_id: int, filling: int) -> VerifiedNotification:
-    """Make a notification as it comes; `filling` octets of an unknown Option make it longer."""
-    now = time.time()
+class Kind(NamedTuple):
+    """What notifications are like: `filling` octets of unknown Options make them longer."""
+
+    filling: int = 0
+    server_id: str = SERVER_ID
+    source: Source = SOURCE
+
+
+USUAL: Final = Kind()
+
+
+def verified(notification_id: int, kind: Kind) -> VerifiedNotification:
+    """Make a notification as it comes."""
+    now, filling, server = time.time(), kind.filling, Server(kind.server_id, SECRET)
     unknown = [(9 + at // 4_095, bytes(min(filling - at, 4_095))) for at in range(0, filling, 4_095)]
     package = encode_notification(
         notification_id,
-        server_id=SERVER.id,
+        server_id=server.id,
         preferred_connections=[ConnectionType.MOBILE, ConnectionType.WIRELESS],
         requested_mos=[1, 2, 3],
         unknown_options=unknown,
         sent_at=int(now),
     )
-    assert SERVER.secret is not None  # noqa: S101
-    return verify(decode_notification(sign(package, SERVER.secret)), SERVER, SOURCE, Clock(now), Freshness())
+    return verify(decode_notification(sign(package, SECRET)), server, kind.source, Clock(now), Freshness())
 
 
-def fill(directory: Path, rows: int, *, close: bool, filling: int = 0) -> tuple[int, int]:
+def fill(directory: Path, rows: int, *, close: bool, kind: Kind = USUAL) -> tuple[int, int]:
     """Write so many rows; the size in octets of the file, and of the files with the log while it was open."""
     with closing(Journal(directory, limits=Limits(max_pending=70_000), remember=3 * 86_400)) as journal:
         for start in range(0, rows, BATCH):
-            made = [journal.admit(verified(number, filling)) for number in range(start, min(start + BATCH, rows))]
+            made = [journal.admit(verified(number, kind)) for number in range(start, min(start + BATCH, rows))]
             journal.commit()
             for request in made if close else ():
                 journal.close_request(request, Closed.DONE)
@@ -51,7 +64,24 @@ def fill(directory: Path, rows: int, *, close: bool, filling: int = 0) -> tuple[
 
 
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
+    show_files()
+    show_rows()
+
+
+def show_rows() -> None:
+    """Print what a remembered notification takes: its SERVER-ID stands in the table and in its index."""
+    print(f"\n{'SERVER-ID, source (octets)':<56}{'a row':>8}")
+    for length in (14, 64, 255, 1_000):
+        for source in (SOURCE, LONG_SOURCE):
+            kind = Kind(server_id=f"{SERVER_ID:x<{length}}", source=source)
+            with tempfile.TemporaryDirectory() as directory:
+                size, _ = fill(Path(directory), ROWS, close=True, kind=kind)
+            print(f"{f'{length}, {len(str(source))}':<56}{size // ROWS:>8,}")
+
+
+def show_files() -> None:
+    """Print how large files get."""
     cases = [
         ("nothing yet", 0, False, 0),
         (f"{PENDING} sessions wait, 100 octets each", PENDING, False, 0),
@@ -62,7 +92,7 @@ def main() -> None:
     print(f"{'the journal holds':<56}{'octets closed':>14}{'open, with log':>16}{'a row':>8}")
     for title, rows, close, filling in cases:
         with tempfile.TemporaryDirectory() as directory:
-            size, open_size = fill(Path(directory), rows, close=close, filling=filling)
+            size, open_size = fill(Path(directory), rows, close=close, kind=Kind(filling))
         print(f"{title:<56}{size:>14,}{open_size:>16,}{size // rows if rows else 0:>8,}")
 
 
