@@ -27,7 +27,7 @@ MAX_PROBES: Final = 20_000
 """How often it is looked for the next row that can be read, in one file: so the time that it takes is bounded."""
 
 _NAMES: Final = ", ".join(COLUMNS)
-_MARKS: Final = ", ".join(f":{name}" for name in COLUMNS)
+_MARKS: Final = ", ".join("?" * len(COLUMNS))
 _AT_ONCE: Final = 500
 _READ: Final = "SELECT {} FROM session NOT INDEXED WHERE session >= ? ORDER BY session LIMIT ?"
 _CLOSE: Final = """
@@ -130,7 +130,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
             found = _sealed(dict(zip(COLUMNS, row, strict=True)))
             if not _is_whole(found):
                 lost += 1
-            elif target.execute(insert, found).rowcount > 0:
+            elif target.execute(insert, tuple(found.values())).rowcount > 0:
                 whole += 1
             elif found["closed_at"] is not None:
                 target.execute(_CLOSE, found)
