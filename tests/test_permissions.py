@@ -1,5 +1,8 @@
 """Permission denied, file by file, for a real process without privileges: which file, and what is expected of it."""
 
+import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,8 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import JOURNAL, WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
-from tests.service.support import SECRET, SERVER_ID, WIRELINE, Recorder, push, wait_until, write_config, write_script
+from tests.processes import DMNOTID, ENVIRONMENT, JOURNAL, WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
+from tests.service.support import (
+    IS_ROOT,
+    SECRET,
+    SERVER_ID,
+    WIRELINE,
+    Recorder,
+    push,
+    wait_until,
+    write_config,
+    write_script,
+)
 
 pytestmark = needs_setpriv
 
@@ -152,6 +165,62 @@ def test_permissions_that_are_taken_away_while_it_runs(tmp_path: Path, run: Run,
         wait_until(lambda: service.of("not accepted") or len(service.of("session done")) == 2)
         assert service.of("not accepted") == []
     works(service, 3)
+    stops_clean(service)
+
+
+# Who else may write
+
+
+@pytest.mark.parametrize(("permissions", "whose"), [(0o777, "others"), (0o770, "its group")])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_state_directory_that_others_can_write_to(
+    tmp_path: Path,
+    run: Run,
+    permissions: int,
+    whose: str,
+    above: bool,  # noqa: FBT001 - two cases
+) -> None:
+    """Whoever can put a row there would start sessions without any secret."""
+    parent = tmp_path / "var"
+    (parent / "state").mkdir(parents=True, mode=0o700)
+    config = write_config(tmp_path, state=str(parent / "state"))
+    at_fault = parent if above else parent / "state"
+    expected = f"state: {at_fault}: writable by {whose}; a directory that nobody else may write to is expected"
+    with mode(at_fault, permissions):
+        assert run(config).problem() == expected
+        checked = subprocess.run(
+            [*DMNOTID, "check", "--config", config], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+    assert (checked.returncode, checked.stderr) == (1, f"{expected}\n")
+    assert list((parent / "state").iterdir()) == []
+    works(run(config), 1)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
+@pytest.mark.parametrize("name", [JOURNAL, f"{JOURNAL}-wal", "journal-damaged.sqlite3", "journal-damaged-9.sqlite3"])
+def test_a_file_of_somebody_else_in_a_shared_directory(tmp_path: Path, run: Run, name: str) -> None:
+    """As in a temporary one, where everybody can put files, and nobody can take another's away."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o1777)
+    config = write_config(tmp_path)
+    works(run(config), 1)
+    shutil.rmtree(state)
+    state.mkdir()
+    state.chmod(0o1777)
+    (state / name).touch(mode=0o600)
+    os.chown(state / name, 65_534, -1)
+    assert run(config).problem().startswith(f"state: {state / name}: belongs to user 65534, only root")
+
+
+def test_files_are_made_for_nobody_else(tmp_path: Path, run: Run) -> None:
+    """Also in a directory that others may read: signed notifications stand there."""
+    (tmp_path / "state").mkdir(mode=0o755)
+    service = run(write_config(tmp_path))
+    works(service, 1)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "state").iterdir()}
+    assert modes == {JOURNAL: 0o600, f"{JOURNAL}-wal": 0o600}
     stops_clean(service)
 
 

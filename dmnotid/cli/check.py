@@ -12,6 +12,7 @@ from dmnotid.config import Config, HookConfig, load_config
 from dmnotid.errors import HookError
 from dmnotid.policy.servers import Server
 from dmnotid.service.hook import check_hook
+from dmnotid.service.journalfile import see_who_may_write
 from dmnotid.service.links import read_links
 
 
@@ -31,6 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
     if distrust is not None:
         complain_of_distrust(config.hook, distrust)
         return EXIT_PROBLEM
+    if config.state.exists():
+        see_who_may_write(config.state)
     return EXIT_OK
 
 

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,6 +172,7 @@ def connect(
     """
     with ExitStack() as stack:
         try:
+            _create(file)
             with _told_with_cause(file):
                 database = stack.enter_context(closing(sqlite3.connect(file, timeout=0, isolation_level=None)))
                 _prepare(database, file, look)
@@ -180,6 +181,12 @@ def connect(
             raise
         stack.pop_all()
     return database
+
+
+def _create(file: Path) -> None:
+    """Make it for its owner alone: an empty file is an empty database, and the log gets its permissions from it."""
+    with suppress(OSError):  # there is one; or SQLite will say why not
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 @contextmanager

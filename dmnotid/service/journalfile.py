@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dmnotid.errors import JournalDamaged, JournalError
+from dmnotid.errors import HookError, JournalDamaged, JournalError
 from dmnotid.service.database import SQLITE_ERRORS, connect, told
 from dmnotid.service.log import logger
 from dmnotid.service.rescue import Copied, merge, rescued
+from dmnotid.service.trust import check_trusted_directory, check_trusted_if_there
 from dmnotid.service.wal import Frame, log_beside, read_frames
 
 FILE_NAME: Final = "journal.sqlite3"
@@ -150,6 +151,7 @@ class JournalFile:
 
     def _open(self, problem: JournalError | None = None) -> None:
         _make_directory(self.file.parent)
+        see_who_may_write(self.file.parent)
         try:
             database = self._connect()
         except JournalDamaged as error:
@@ -281,6 +283,22 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(mode=STATE_MODE, parents=True, exist_ok=True)
     except OSError as error:
         message = f"state: {directory}: {error.strerror}; a directory that dmnotid may write to is expected"
+        raise JournalError(message) from error
+
+
+def see_who_may_write(state: Path) -> None:
+    """See that nobody but root and the daemon's user can write to a journal: a row in it is as good as a signature.
+
+    Raises JournalError.
+    """
+    file = state.absolute() / FILE_NAME
+    try:
+        check_trusted_directory(file.parent)
+        for name in (file, *_damaged_names(file)):
+            for side in _SIDE_FILES:
+                check_trusted_if_there(Path(f"{name}{side}"))
+    except HookError as error:
+        message = f"state: {error}; a directory that nobody else may write to is expected"
         raise JournalError(message) from error
 
 

@@ -1,4 +1,4 @@
-"""Whether nobody but root and the daemon's own user can change what a path leads to: the hook, or its socket."""
+"""Whether nobody but root and the daemon's own user can change what a path leads to: hook, socket, or journal."""
 
 import os
 import stat
@@ -35,6 +35,27 @@ def check_trusted_socket(path: Path) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         message = f"{path}: not a socket"
         raise HookError(message, component=str(path))
+
+
+def check_trusted_directory(path: Path) -> None:
+    """See that nobody but root and the daemon's user can put anything into it; else as `check_trusted`."""
+    _, found = _trusted_target(path)
+    if not stat.S_ISDIR(found.st_mode):
+        message = f"{path}: not a directory"
+        raise HookError(message, component=str(path))
+
+
+def check_trusted_if_there(path: Path) -> None:
+    """See that nobody but root and the daemon's user can change a file, if there is one to be seen."""
+    try:
+        path.lstat()
+    except OSError:
+        return
+    try:
+        _trusted_target(path)
+    except HookError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):  # a link that leads nowhere yet
+            raise
 
 
 def _trusted_target(path: Path) -> tuple[Path, os.stat_result]:
