@@ -166,6 +166,7 @@ def test_signals_at_the_very_end_make_no_other_end_of_it(
             for number in storm:
                 service.process.send_signal(number)
             assert time.monotonic() < deadline
+            time.sleep(0.0005)  # it needs some time for itself
         assert service.process.returncode == 0
         assert service.lines()[-1]["event"] == "stopped"
 
