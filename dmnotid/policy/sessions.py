@@ -148,7 +148,7 @@ class Waiting:
         return iter([self._requests[session] for session in sorted(self._requests)])
 
     def add(self, request: SessionRequest) -> None:
-        """Let a request wait, in the place of what is known of it."""
+        """Let a request wait, in the place of what is known of the same session."""
         self._requests[request.session] = request
         self._enqueue(request)
         if len(self._expiries) > 2 * len(self._requests) + _SPARE:
