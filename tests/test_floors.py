@@ -33,7 +33,6 @@ FLOORS = {
     "dmnotid.service.rtnetlink": 6,
     "dmnotid.service.log": 6,
     "dmnotid.service.database": 6,
-    "dmnotid.service.wal": 6,
     "dmnotid.service.rescue": 7,
     "dmnotid.service.handoff": 6,
     "dmnotid.service.processes": 6,

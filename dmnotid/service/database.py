@@ -4,8 +4,8 @@ import hashlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -162,41 +162,28 @@ def explain(error: Exception, file: Path, action: str) -> JournalError:
     return (JournalDamaged if damaged else JournalError)(message)
 
 
-def connect(
-    file: Path, *, look: Callable[[sqlite3.Connection], None], set_aside: Callable[[Path], None]
-) -> sqlite3.Connection:
-    """Open or create a journal of the newest schema and hold it alone. Raises JournalError.
-
-    `look` is called before anything is written. A file that is damaged is given to `set_aside`, and JournalDamaged is
-    raised: it is still open then, since SQLite deletes the log of what it closes, but not of a file that was moved.
-    """
-    with ExitStack() as stack:
-        try:
-            _create(file)
-            with _told_with_cause(file):
-                database = stack.enter_context(closing(sqlite3.connect(file, timeout=0, isolation_level=None)))
-                _prepare(database, file, look)
-        except JournalDamaged:
-            set_aside(file)
-            raise
-        stack.pop_all()
-    return database
-
-
 def _create(file: Path) -> None:
     """Make it for its owner alone: an empty file is an empty database, and the log gets its permissions from it."""
     with suppress(OSError):  # there is one; or SQLite will say why not
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-@contextmanager
-def _told_with_cause(file: Path) -> Iterator[None]:
+def connect(file: Path) -> sqlite3.Connection:
+    """Open or create a journal of the newest schema and hold it alone. Raises JournalError."""
+    database: sqlite3.Connection | None = None
+    _create(file)
     try:
-        yield
-    except SQLITE_ERRORS as error:
+        database = sqlite3.connect(file, timeout=0, isolation_level=None)
+        _prepare(database, file)
+    except BaseException as error:
+        if database is not None:
+            database.close()
+        if not isinstance(error, SQLITE_ERRORS):
+            raise
         failure = explain(error, file, "open")
         unopenable = getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNOPENABLE
         raise _name_cause(failure, file) if unopenable else failure from error
+    return database
 
 
 def _name_cause(failure: JournalError, file: Path) -> JournalError:
@@ -211,7 +198,7 @@ def _name_cause(failure: JournalError, file: Path) -> JournalError:
     return failure
 
 
-def _prepare(database: sqlite3.Connection, file: Path, look: Callable[[sqlite3.Connection], None]) -> None:
+def _prepare(database: sqlite3.Connection, file: Path) -> None:
     database.text_factory = read_text
     database.create_function("seal", 4, _seal_octets, deterministic=True)
     # Held by one process, and no shared-memory file; a second process is told at its first read.
@@ -221,7 +208,6 @@ def _prepare(database: sqlite3.Connection, file: Path, look: Callable[[sqlite3.C
     version = _version(database, file)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
-    look(database)
     if version != SCHEMA_VERSION:
         steps = [_MIGRATIONS[older] for older in range(version, SCHEMA_VERSION)] if version else [SCHEMA]
         marks = f"PRAGMA application_id = {APPLICATION_ID | SCHEMA_VERSION}; PRAGMA user_version = {SCHEMA_VERSION};"

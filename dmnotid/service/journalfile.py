@@ -10,16 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dmnotid.errors import HookError, JournalDamaged, JournalError
-from dmnotid.service.database import SQLITE_ERRORS, connect, told
+from dmnotid.service.database import connect, told
 from dmnotid.service.log import logger
-from dmnotid.service.rescue import Copied, merge, rescued
+from dmnotid.service.rescue import Copied, merge, rescue
 from dmnotid.service.trust import check_trusted_directory, check_trusted_if_there
-from dmnotid.service.wal import Frame, log_beside, read_frames
 
 FILE_NAME: Final = "journal.sqlite3"
 DAMAGED_NAME: Final = "journal-damaged.sqlite3"
@@ -29,10 +27,6 @@ KEPT_DAMAGED: Final = 3
 """How many damaged files stay for somebody to look at: a disk that goes bad must not be filled with them."""
 
 STATE_MODE: Final = 0o700
-TORN: Final = 3
-"""How many transactions a power cut may leave torn at the end of the log: the last one, and those before it that name a
-process, which wait for no disk. More of them that can't be read mean that it is damaged."""
-
 SLOW: Final = 0.05
 RESTS: Final = 20
 """An attempt to get a file again that took longer than SLOW (seconds) and failed is followed by a pause that is so many
@@ -153,10 +147,11 @@ class JournalFile:
         _make_directory(self.file.parent)
         see_who_may_write(self.file.parent)
         try:
-            database = self._connect()
+            database = connect(self.file)
         except JournalDamaged as error:
             problem = error
-            database = self._connect()
+            _set_aside(self.file)
+            database = connect(self.file)
         try:
             self._take_over(database, problem)
             self._log = _log_of(database)
@@ -166,20 +161,12 @@ class JournalFile:
         self._database, self._place = database, self._look()
         self.generation += 1
 
-    def _connect(self) -> sqlite3.Connection:
-        frames: list[Frame] = []
-        with suppress(OSError):  # SQLite will say it
-            frames = read_frames(log_beside(self.file))  # before SQLite opens it, and perhaps begins it anew
-        look = partial(_see_that_log_was_read, frames=frames)
-        return connect(self.file, look=look, set_aside=_set_aside)
-
     def _take_over(self, database: sqlite3.Connection, problem: JournalError | None) -> None:
         """Copy what files hold that were set aside just now, or by a process that didn't come to the end of it."""
         for damaged in reversed([name for name in _damaged_names(self.file) if _is_taken(name)]):  # the newest first
-            with rescued(damaged, database, self.file) as copied:
-                kept = _keep(damaged)
+            rescued = rescue(damaged, database, self.file)
             said = "one that was damaged earlier was left behind" if problem is None else str(problem)
-            _tell_of_rescue(kept, copied, said)
+            _tell_of_rescue(_keep(damaged), rescued, said)
 
     def _look(self) -> _Place:
         file = self.file.stat()
@@ -251,31 +238,16 @@ class JournalFile:
             return merge(old, self.database, self.file)
 
 
-def _see_that_log_was_read(database: sqlite3.Connection, frames: list[Frame]) -> None:
-    """See that SQLite has read a log to its end, nothing being written yet. Raises JournalDamaged."""
-    if sum(frame.pages > 0 for frame in frames) <= TORN:
-        return
-    try:
-        _, read, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    except SQLITE_ERRORS:  # no room, say: that is no damage
-        return
-    behind = [frame for frame in frames if frame.pages and frame.number > read]
-    if len(behind) > TORN:
-        file = _log_of(database)
-        message = f"{file}: damaged: {len(behind)} transactions stand behind the last of {read} frames that can be read"
-        raise JournalDamaged(message)
-
-
 def _log_of(database: sqlite3.Connection) -> Path:
     """Return where SQLite keeps the log: beside the file itself, where a symbolic link leads to that."""
     ((_, _, file),) = database.execute("PRAGMA database_list")
     return Path(f"{file}-wal")
 
 
-def _tell_of_rescue(kept: Path, copied: Copied, problem: str) -> None:
-    lost = {"rows_lost": copied.lost} if copied.lost else {}
-    places = {"places_unreadable": copied.places} if copied.places else {}
-    logger.error("journal set aside", kept_as=str(kept), rows_rescued=copied.whole, **lost, **places, problem=problem)
+def _tell_of_rescue(kept: Path, rescued: Copied, problem: str) -> None:
+    lost = {"rows_lost": rescued.lost} if rescued.lost else {}
+    places = {"places_unreadable": rescued.places} if rescued.places else {}
+    logger.error("journal set aside", kept_as=str(kept), rows_rescued=rescued.whole, **lost, **places, problem=problem)
 
 
 def _make_directory(directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +21,12 @@ from dmnotid.service.database import (
     told,
     transaction,
 )
-from dmnotid.service.wal import MAX_REPAIRED, PAGE, apply_frames, log_beside, read_frames
+
+PAGE: Final = 4_096
+"""The size of a page, the first of which has header and schema: the same in every journal (SQLite's default)."""
+
+MAX_REPAIRED: Final = 64 * 1024 * 1024
+"""How large a file (octets) may be that is read as a whole, to be given another first page."""
 
 MAX_PROBES: Final = 20_000
 """How often it is looked for the next row that can be read, in one file: so the time that it takes is bounded."""
@@ -30,10 +35,6 @@ _NAMES: Final = ", ".join(COLUMNS)
 _MARKS: Final = ", ".join("?" * len(COLUMNS))
 _AT_ONCE: Final = 500
 _READ: Final = "SELECT {} FROM session NOT INDEXED WHERE session >= ? ORDER BY session LIMIT ?"
-_CLOSE: Final = """
-UPDATE session SET state = :state, closed_at = :closed_at, package = NULL
-WHERE session = :session AND server_id = :server_id AND notification_id = :notification_id AND closed_at IS NULL
-"""
 _PROBE: Final = "SELECT session FROM session NOT INDEXED WHERE session >= ? ORDER BY session LIMIT 1"
 
 
@@ -54,38 +55,19 @@ class Copied(NamedTuple):
     places: int
 
 
-@contextmanager
-def rescued(source: Path, target: sqlite3.Connection, file: Path) -> Iterator[Copied]:
+def rescue(source: Path, target: sqlite3.Connection, file: Path) -> Copied:
     """Copy what can be read of a damaged database to `target`, the one of `file`; rows that it has stay as they are.
 
-    But those that are closed in either are closed. What the log holds and SQLite doesn't read is newer, so it is first.
     Raises JournalError where that can't be done now: for want of room, of descriptors, or of a disk that answers.
-
-    It is open within, and should be moved there: closing it where it was found would delete its log.
     """
-    unread = _copy_log(source, target, file)
     with told(source, "read"):
         opened = sqlite3.connect(source, timeout=0, isolation_level=None)
     with closing(opened) as damaged:
         copied = _copy(damaged, target, file, "IGNORE")
-        copied = copied._replace(whole=copied.whole + unread)
-        if not copied.whole and PAGE < source.stat().st_size <= MAX_REPAIRED:
-            copied = _copy_image(_with_first_page(source.read_bytes()), target, file)
-        yield copied
-
-
-def _copy_log(source: Path, target: sqlite3.Connection, file: Path) -> int:
-    """Copy from a database as all of its log makes it, before SQLite sees either; how many rows."""
-    log = log_beside(source)
-    frames = read_frames(log)
-    if not frames or source.stat().st_size + log.stat().st_size > MAX_REPAIRED:
-        return 0
-    return _copy_image(apply_frames(source.read_bytes(), log, frames), target, file).whole
-
-
-def _copy_image(octets: bytes, target: sqlite3.Connection, file: Path) -> Copied:
+    if copied.whole or not PAGE < source.stat().st_size <= MAX_REPAIRED:
+        return copied
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as repaired:
-        repaired.deserialize(octets)
+        repaired.deserialize(_with_first_page(source.read_bytes()))
         return _copy(repaired, target, file, "IGNORE")
 
 
@@ -128,13 +110,18 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
         table = _Rows(source)
         for row in table:
             found = _sealed(dict(zip(COLUMNS, row, strict=True)))
-            if not _is_whole(found):
-                lost += 1
-            elif target.execute(insert, tuple(found.values())).rowcount > 0:
+            if _is_whole(found):
                 whole += 1
-            elif found["closed_at"] is not None:
-                target.execute(_CLOSE, found)
+                _insert(target, insert, *found.values())
+            else:
+                lost += 1
     return Copied(whole, lost, table.places)
+
+
+def _insert(target: sqlite3.Connection, insert: str, session: int, *others: object) -> None:
+    """Insert a row that isn't there; under another number where its own is another row's, or so high that it is used up."""
+    if session > MAX_SESSION // 2 or target.execute(insert, (session, *others)).rowcount < 1:
+        target.execute(insert, (None, *others))
 
 
 class _Rows:
