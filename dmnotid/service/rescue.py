@@ -119,7 +119,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path, co
 
 
 def _insert(target: sqlite3.Connection, insert: str, session: int, *others: object) -> None:
-    """Insert a row that isn't there; under another number where its own is another row's, or so high that it is used up."""
+    """Insert a row that isn't there, under another number where its own is another row's or too high to count on."""
     if session > MAX_SESSION // 2 or target.execute(insert, (session, *others)).rowcount < 1:
         target.execute(insert, (None, *others))
 

@@ -9,6 +9,7 @@ import pytest
 
 from dmnotid.errors import JournalError
 from dmnotid.policy.sessions import Closed, Limits
+from dmnotid.service.database import MAX_SESSION
 from dmnotid.service.journal import Journal
 from dmnotid.service.journalfile import DAMAGED_NAME, FILE_NAME, KEPT_DAMAGED
 from tests.service.support import LogLines, verified
@@ -298,3 +299,26 @@ def test_session_numbers_that_have_come_to_an_end(tmp_path: Path, change: str) -
         assert all(request.session < 1_000 for request in journal.pending())
     with opened(tmp_path) as journal:
         assert not accepts(journal, 2)
+
+
+def test_a_row_whose_number_is_too_high_gets_another(tmp_path: Path, logged: LogLines) -> None:
+    """Else the file that it is rescued into would be set aside at each start."""
+    with opened(tmp_path) as journal:
+        admit(journal, 1)
+        admit(journal, 2)
+    high = MAX_SESSION // 2 + 5
+    sql(tmp_path / FILE_NAME, f"UPDATE session SET session = {high} WHERE notification_id = 2")  # noqa: S608
+    for _ in range(3):
+        with opened(tmp_path) as journal:
+            assert sorted(it.notification.notification_id for it in journal.pending()) == [1, 2]
+    assert len(logged.of("journal set aside")) == 1
+
+
+def test_a_row_whose_number_is_that_of_another_gets_another(tmp_path: Path) -> None:
+    """As where two files were set aside, and the numbers of one are damaged."""
+    for number, name in ((1, DAMAGED_NAME), (2, FILE_NAME)):
+        with opened(tmp_path / str(number)) as journal:
+            admit(journal, number)
+        (tmp_path / str(number) / FILE_NAME).rename(tmp_path / name)
+    with opened(tmp_path) as journal:
+        assert sorted(it.notification.notification_id for it in journal.pending()) == [1, 2]
