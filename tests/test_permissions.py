@@ -214,6 +214,30 @@ def test_a_file_of_somebody_else_in_a_shared_directory(tmp_path: Path, run: Run,
     assert run(config).problem().startswith(f"state: {state / name}: belongs to user 65534, only root")
 
 
+@pytest.mark.parametrize("umask", ["000", "002", "077"])
+def test_what_is_made_is_trusted_at_the_next_start(tmp_path: Path, umask: str) -> None:
+    state = tmp_path / "var" / "lib" / "state"
+    config = write_config(tmp_path, state=str(state))
+    with running(tmp_path) as start:
+        for number in (1, 2):
+            service = start(config, [*WITHOUT_PRIVILEGES, "sh", "-c", f'umask {umask}; exec "$@"', "sh"])
+            works(service, number)
+            stops_clean(service)
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert state.parent.stat().st_mode & 0o022 == 0
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
+def test_check_by_root_of_what_belongs_to_the_daemons_user(tmp_path: Path) -> None:
+    """Whom that user's daemon trusts is not root's to say."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    os.chown(tmp_path / "state", 65_534, -1)
+    command = [*DMNOTID, "check", "--config", str(write_config(tmp_path))]
+    checked = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
 def test_files_are_made_for_nobody_else(tmp_path: Path, run: Run) -> None:
     """Also in a directory that others may read: signed notifications stand there."""
     (tmp_path / "state").mkdir(mode=0o755)

@@ -334,10 +334,10 @@ class Journal:
         """
         failure = error if isinstance(error, JournalError) else explain(error, self.file, action)
         if isinstance(failure, JournalDamaged):
-            self._admitted.clear()
             self._newest = self._durable_newest
             self._file.replace(failure)
             self._restore()
+            self._admitted.clear()  # last: as long as any stand there, `commit` says that they are gone
         return failure
 
     def _persist(self, action: str, do: Callable[[], T]) -> T:

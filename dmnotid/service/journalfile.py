@@ -27,6 +27,9 @@ KEPT_DAMAGED: Final = 3
 """How many damaged files stay for somebody to look at: a disk that goes bad must not be filled with them."""
 
 STATE_MODE: Final = 0o700
+PARENT_MODE: Final = 0o755
+"""What the state directory, and those above it, are made with where they don't exist."""
+
 SLOW: Final = 0.05
 RESTS: Final = 20
 """An attempt to get a file again that took longer than SLOW (seconds) and failed is followed by a pause that is so many
@@ -128,12 +131,12 @@ class JournalFile:
             raise JournalError(self._problem)
         try:
             yield
-        except (OSError, JournalError) as error:
+        except (OSError, MemoryError, JournalError) as error:
             took = time.monotonic() - began
             self._again_at = time.monotonic() + RESTS * took if took > SLOW else float("-inf")
             self._problem = str(error)
-            if isinstance(error, OSError):
-                message = f"{self.file}: {error}"
+            if not isinstance(error, JournalError):
+                message = f"{self.file}: {error or 'not enough memory'}"
                 raise JournalError(message) from error
             raise
 
@@ -252,7 +255,11 @@ def _tell_of_rescue(kept: Path, rescued: Copied, problem: str) -> None:
 
 def _make_directory(directory: Path) -> None:
     try:
-        directory.mkdir(mode=STATE_MODE, parents=True, exist_ok=True)
+        # Not with parents=True: they would be made as the umask likes, and then not be trusted.
+        for above in reversed(directory.parents):
+            if not above.exists():
+                above.mkdir(mode=PARENT_MODE, exist_ok=True)
+        directory.mkdir(mode=STATE_MODE, exist_ok=True)
     except OSError as error:
         message = f"state: {directory}: {error.strerror}; a directory that dmnotid may write to is expected"
         raise JournalError(message) from error

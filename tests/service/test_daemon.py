@@ -17,6 +17,7 @@ from dmnotid.errors import EndpointError, JournalError
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.sessions import SessionRequest
+from dmnotid.service import journalfile
 from dmnotid.service.daemon import Daemon
 from tests.service.support import (
     IS_ROOT,
@@ -225,6 +226,27 @@ async def test_what_shares_a_transaction_with_one_that_fails_may_come_again(tmp_
         assert counted(daemon) == {"received": 6, "not accepted": 2, "accepted": 3, "duplicate": 1}
         await eventually(lambda: not daemon.pending)
     assert sorted(run["environment"]["DMNOTID_NOTIFICATION_ID"] for run in recorder.runs) == ["1", "2", "3"]
+
+
+async def test_what_a_failed_rescue_takes_along_is_not_said_to_be_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is damaged in the middle of a batch, while there is no memory to read it."""
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    async with at_work(make_config(tmp_path)) as daemon:
+        daemon.deliver(batch(push(1, preferred=NOWHERE)))
+        with monkeypatch.context() as patch:
+            patch.setattr(journalfile, "rescue", no_memory)
+            damage = "CREATE TRIGGER damaged BEFORE INSERT ON session WHEN new.notification_id = 4"
+            daemon._journal._database.execute(f"{damage} BEGIN SELECT no_such(); END")
+            daemon.deliver(batch(*(push(number, preferred=NOWHERE) for number in (2, 3, 4))))
+        assert counted(daemon) == {"received": 4, "accepted": 1, "not accepted": 3}
+        daemon.deliver(batch(push(2, preferred=NOWHERE)))
+        assert daemon.counters["accepted"] == 2
+        assert sorted(it.notification.notification_id for it in daemon._journal.pending()) == [1, 2]
 
 
 @pytest.fixture
