@@ -32,9 +32,17 @@ def main(arguments: argparse.Namespace) -> int:
     if distrust is not None:
         complain_of_distrust(config.hook, distrust)
         return EXIT_PROBLEM
-    if config.state.exists():
+    if is_own(config.state):
         see_who_may_write(config.state)
     return EXIT_OK
+
+
+def is_own(state: Path) -> bool:
+    """Tell whether a state directory is there and this user's: of another's only its owner's daemon can judge."""
+    try:
+        return state.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def summary(config: Config, distrust: HookError | None) -> Iterator[str]:
