@@ -88,11 +88,11 @@ class Endpoint:
     def turn_away(self) -> None:
         """Take no new datagram: they go to another socket that has the address, or to nobody. What waits stays.
 
-        A connected socket gets what its peer sends, and nothing was ever received from this one.
+        A connected socket gets what its peer sends, and from this one, a port of its own address, nothing ever came.
         """
-        host = "::1" if self.socket.family == socket.AF_INET6 else "127.0.0.1"
+        host, _, *more = self.socket.getsockname()
         with suppress(OSError):  # no route to there: then what comes until it is closed is lost
-            self.socket.connect((host, DISCARD_PORT))
+            self.socket.connect((host, DISCARD_PORT, *more))
 
     def close(self, deadline: float = inf) -> None:
         """Take what still waits in the socket buffer, then close.

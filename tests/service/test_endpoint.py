@@ -509,15 +509,25 @@ async def test_nothing_is_lost_while_one_address_takes_over_from_another() -> No
         assert sent > 100
 
 
-async def test_what_is_turned_away_goes_to_nobody_and_what_waits_stays() -> None:
-    with receiving(LOOPBACK) as (endpoints, inbox):
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "0.0.0.0",  # noqa: S104 - for a moment
+        pytest.param("::1", marks=needs_ipv6),
+        pytest.param("::", marks=needs_ipv6),
+    ],
+)
+async def test_what_is_turned_away_goes_to_nobody_and_what_waits_stays(host: str) -> None:
+    with receiving(at(host, 0)) as (endpoints, inbox):
         (endpoint,) = endpoints
-        where = endpoint.socket.getsockname()
+        family, port = endpoint.socket.family, port_of(endpoint.socket)
         endpoint._loop.remove_reader(endpoint.socket.fileno())  # type: ignore[union-attr]
-        send(where, b"waits")
-        endpoint.turn_away()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.connect(where)
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+            sock.send(b"waits")
+            endpoint.turn_away()
+            sock.settimeout(10)
             sock.send(b"too late")
             with pytest.raises(ConnectionRefusedError):
                 sock.recv(1)
