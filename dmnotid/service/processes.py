@@ -6,12 +6,12 @@ import re
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-MAX_SEEN: Final = 16
-"""How many processes of a group are held by a descriptor at once."""
+MAX_SEEN: Final = 4
+"""How many processes of a group, its leader aside, are held by a descriptor at once."""
 
 _PROC: Final = "/proc"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -105,13 +105,16 @@ class LeftOver:
 
     def _members(self) -> set[int]:
         """Return what of the group has not ended; nothing where its number may be another's by now."""
-        members = {process.pid for process in list_processes() if process.group == self.group}
+        processes = list_processes()
+        if not processes:  # not even this one: nothing can be read now, for want of descriptors say
+            return {pid for pid, pidfd in self._seen.items() if not _has_ended(pidfd)}
+        members = {process.pid for process in processes if process.group == self.group}
         # Asked after the look: who has not ended by now was the one that was seen there.
         for pid in [pid for pid, pidfd in self._seen.items() if _has_ended(pidfd)]:
             os.close(self._seen.pop(pid))
         if _has_ended(self._leader) and members.isdisjoint(self._seen):
             return set()
-        for pid in sorted(members - self._seen.keys())[: MAX_SEEN - len(self._seen)]:
+        for pid in sorted(members - self._seen.keys() - {self.group})[: MAX_SEEN - len(self._seen)]:
             with suppress(OSError):  # gone since, or no descriptor is left: fewer do as well
                 self._seen[pid] = os.pidfd_open(pid)
         return members
@@ -125,12 +128,17 @@ def _open(identity: Identity) -> int | None:
         if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):  # nobody has the number, or a thread
             return None
         raise
-    # Asked now that the descriptor is there: had it got another process, that one would have started later.
-    with suppress(OSError):
-        if identify(identity.pid) == identity and not _has_ended(pidfd):
-            return pidfd
-    os.close(pidfd)
-    return None
+    with ExitStack() as stack:
+        stack.callback(os.close, pidfd)
+        # Asked now that the descriptor is there: had it got another process, that one would have started later.
+        try:
+            is_it = identify(identity.pid) == identity
+        except (FileNotFoundError, ProcessLookupError):
+            is_it = False
+        if not is_it or _has_ended(pidfd):
+            return None
+        stack.pop_all()
+    return pidfd
 
 
 def _has_ended(pidfd: int) -> bool:

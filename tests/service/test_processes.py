@@ -254,6 +254,22 @@ def test_so_many_of_a_group_are_held_and_no_more(start: Start) -> None:
 
 @pytest.mark.root
 @needs_root
+def test_without_any_descriptor_the_group_is_not_taken_for_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing can be read of /proc: who was seen before is asked by the descriptor that is held."""
+    leader = start("sleep 1000 & echo $!; wait")
+    child = pid_said_by(leader)
+    with LeftOver(identify(leader.pid)) as found:
+        assert found.lives()
+        leader.kill()
+        leader.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr("dmnotid.service.processes.list_processes", list)
+            assert found.lives()
+            found.signal(signal.SIGKILL)
+            wait_until(lambda: not found.lives())
+        assert not is_alive(child)
+
+
 def test_what_may_not_be_signalled_is_said(start: Start) -> None:
     leader = start("exec sleep 1000")
     with LeftOver(identify(leader.pid)) as left:
