@@ -48,9 +48,12 @@ class SessionRequest(NamedTuple):
         """Return the same request, not to be tried before that time."""
         return self._replace(not_before=not_before)
 
-    def with_time(self, more: float) -> "SessionRequest":
-        """Return the same request with that much more time before it expires."""
-        return self._replace(expires_at=self.expires_at + more)
+    def with_time(self, more: float, least: float) -> "SessionRequest":
+        """Return the same request with that much more time before it expires.
+
+        With less time, it still has until `least`, if it had.
+        """
+        return self._replace(expires_at=max(self.expires_at + more, min(self.expires_at, least)))
 
 
 class SessionStart(NamedTuple):

@@ -23,7 +23,7 @@ from dmnotid.policy.sessions import (
     settle,
 )
 from dmnotid.service.hook import Hook
-from dmnotid.service.journal import Journal
+from dmnotid.service.journal import LAST_CHANCE, Journal
 from dmnotid.service.links import Links
 from dmnotid.service.log import logger
 from dmnotid.wire.notification import ConnectionType
@@ -77,9 +77,11 @@ class Dispatcher:
         self._go_by(config)
         if config.sessions.min_interval > before.min_interval:
             self._learn_last_starts()
-        longer = config.sessions.expire_after - before.expire_after
-        self._waiting = Waiting(request.with_time(longer) for request in self._waiting)
-        self._running = {session: request.with_time(longer) for session, request in self._running.items()}
+        whole = config.sessions.expire_after
+        # What has had its last chance from the journal keeps it.
+        longer, least = whole - before.expire_after, time.monotonic() + min(whole, LAST_CHANCE)
+        self._waiting = Waiting(request.with_time(longer, least) for request in self._waiting)
+        self._running = {session: request.with_time(longer, least) for session, request in self._running.items()}
         self._tell_of_held_back()
         self._woken.set()
 

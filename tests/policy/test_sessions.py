@@ -318,6 +318,6 @@ def test_request_moves_on() -> None:
     assert first.later(99.5) == first._replace(not_before=99.5)
 
 
-def test_more_or_less_time() -> None:
-    assert request(expires_at=50).with_time(7).expires_at == 57
-    assert request(expires_at=50).with_time(-7).expires_at == 43
+@pytest.mark.parametrize(("more", "least", "expires_at"), [(7, 60, 57), (-7, 9, 43), (-7, 45, 45), (-7, 60, 50)])
+def test_more_or_less_time(more: float, least: float, expires_at: float) -> None:
+    assert request(expires_at=50).with_time(more, least).expires_at == expires_at

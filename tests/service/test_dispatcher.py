@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -531,6 +532,41 @@ async def test_sessions_of_a_file_that_is_put_there_are_taken_up(tmp_path: Path)
         await eventually(lambda: recorder.runs)
         await eventually(lambda: bench.dispatcher.pending == 0)
         assert [run["environment"]["DMNOTID_NOTIFICATION_ID"] for run in recorder.runs] == ["7"]
+
+
+async def test_what_runs_is_not_taken_up_a_second_time_from_another_file(tmp_path: Path) -> None:
+    """It is read from the file that was made anew, as is what has ended and could not be written down yet."""
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    config = make_config(tmp_path, recorder.command, sessions={"concurrency": 2})
+    async with at_work(config) as bench:
+        session = bench.accept(1)
+        await eventually(lambda: recorder.names)
+        for times in (1, 2):
+            generation = bench.journal.generation
+            (config.state / "journal.sqlite3").unlink()
+            if times > 1:
+                bench.dispatcher._write_ends = lambda ends: None  # type: ignore[method-assign] # noqa: ARG005
+                (tmp_path / "go").touch()
+                await eventually(lambda: bench.dispatcher.counters["done"])
+            bench.dispatcher.wake()
+            await eventually(lambda generation=generation: bench.journal.generation > generation)  # type: ignore[misc]
+            await asyncio.sleep(0.1)
+        assert recorder.names == [(session, 1)]
+        assert bench.dispatcher.pending == 0
+        del bench.dispatcher._write_ends
+
+
+async def test_a_last_chance_outlives_a_shorter_time_to_expire(tmp_path: Path) -> None:
+    """What a clock that is ahead has left it."""
+    async with at_work(make_config(tmp_path), MadeUpLinks()) as bench:
+        bench.accept(1)
+    long_ago = time.time() - 3 * 365 * 86_400
+    with closing(sqlite3.connect(tmp_path / "state" / "journal.sqlite3")) as database, database:
+        database.execute("UPDATE session SET received_at = ?", (long_ago,))
+    async with at_work(make_config(tmp_path), MadeUpLinks()) as bench:
+        bench.dispatcher.configure(make_config(tmp_path, sessions={"expire_after": "6d"}))
+        await asyncio.sleep(0.1)
+        assert bench.dispatcher.pending == 1
 
 
 async def test_nothing_to_do_is_no_work(tmp_path: Path) -> None:
