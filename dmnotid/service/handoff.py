@@ -130,9 +130,19 @@ class Handoff:
     `ended` is set then. Leaving the context closes the connection, whatever state it is in.
     """
 
-    def __init__(self, path: Path, octets: bytes, output: Callable[[bytes], None]) -> None:
-        """Connect. Raises HookError where nobody takes the connection at once; never waits."""
+    def __init__(
+        self,
+        path: Path,
+        octets: bytes,
+        output: Callable[[bytes], None],
+        share: Callable[[], int] = lambda: LOGGED.share,
+    ) -> None:
+        """Connect. Raises HookError where nobody takes the connection at once; never waits.
+
+        `share` says how many octets may be read at a turn of the loop.
+        """
         self.ended = asyncio.Event()
+        self._share = share
         self.answer = Answer(output)
         self._loop = asyncio.get_running_loop()
         self._left = memoryview(octets)
@@ -168,7 +178,7 @@ class Handoff:
     def _read(self) -> None:
         """Read its share, so that a peer that writes without end takes no more than its turn."""
         try:
-            octets = self._socket.recv(LOGGED.share)
+            octets = self._socket.recv(self._share())
         except BlockingIOError:
             return
         except OSError:  # it went away without having read all; what it had written was read before

@@ -46,6 +46,9 @@ KILLED_AFTER: Final = 5
 """How long the end of a process is waited for after SIGKILL (seconds)."""
 
 _CHUNK_UNLOGGED: Final = 65_536
+_CHUNK_LOOKED_AT: Final = 4_096
+"""The same from a socket, where each line is still looked at: the last one is the answer."""
+
 """How much output is read at once that is not logged any more."""
 
 _NONE: Final = -1
@@ -106,8 +109,12 @@ class Hook:
     async def _hand_over(self, path: Path, start: SessionStart) -> Outcome:
         """Let whoever listens on a socket run the session. Raises HookError where nobody takes it."""
         output = _output_log(start.request.session)
+
+        def share() -> int:
+            return _CHUNK_LOOKED_AT if output.is_full else LOGGED.share
+
         try:
-            with Handoff(path, build_input(start).encode(), partial(output.feed, "socket")) as handoff:
+            with Handoff(path, build_input(start).encode(), partial(output.feed, "socket"), share) as handoff:
                 async with asyncio.timeout(self.config.timeout):
                     await handoff.ended.wait()
         except TimeoutError:
