@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT; 0 after an orderly stop, 1 where the daemon can't begin or go on."""
-    _set_signals()
+    reset_signals()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that is asked for too early is no end
     config = load_config(arguments.config, os.environ)
     configure_log(config)
     for warning in config.warnings:
@@ -43,16 +44,12 @@ def main(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _set_signals() -> None:
-    """Begin with the signals as they are on a fresh machine, but for SIGHUP: a reload asked for too early is no end.
-
-    What the parent ignores or blocks (nohup, an init script) would be handed on to hooks.
-    """
+def reset_signals() -> None:
+    """Take signals as on a fresh machine: what the parent ignores or blocks (nohup) would be handed on to hooks."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - _PYTHONS_OWN:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def configure_log(config: Config) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.check import complain_of_distrust, describe_trust, find_distrust, section
-from dmnotid.cli.run import DEFAULT_CONFIG, loop_factory
+from dmnotid.cli.run import DEFAULT_CONFIG, loop_factory, reset_signals
 from dmnotid.cli.send import Order, add_wishes, find_server, read_server_id
 from dmnotid.cli.words import parse_positive
 from dmnotid.config import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig, load_config
@@ -216,6 +216,7 @@ def describe(hook: HookConfig, start: SessionStart, distrust: HookError | None) 
 
 def _run(config: Config, start: SessionStart) -> int:
     log.configure("info", "text")
+    reset_signals()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         ended = runner.run(_try(config.hook, start))
     if isinstance(ended, signal.Signals):

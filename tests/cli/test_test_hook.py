@@ -321,6 +321,17 @@ def test_run_is_bounded_by_the_configured_times(place: Place) -> None:
     assert "outcome      failed: timed out after 0.2 s, killed by SIGKILL\n" in done.out
 
 
+def test_run_begins_with_signals_as_the_daemon_does(place: Place) -> None:
+    """Whatever the parent ignores or blocks."""
+    place.script("grep -E 'Sig(Ign|Blk):' /proc/self/status; exit 3")
+    spoil = "signal.signal(signal.SIGCHLD, signal.SIG_IGN); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])"
+    code = f"import os, signal, sys; {spoil}; os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", code, *PROGRAM, *place.words, "--run", "--interface", "lo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert "outcome      failed: exit 3\n" in done.stdout
+    assert done.stdout.count("0" * 16) == 2
+
+
 def test_run_of_a_hook_that_is_not_trusted(place: Place) -> None:
     file = place.script("exit 0")
     file.chmod(0o757)
