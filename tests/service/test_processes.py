@@ -252,8 +252,6 @@ def test_so_many_of_a_group_are_held_and_no_more(start: Start) -> None:
     assert descriptors() == before
 
 
-@pytest.mark.root
-@needs_root
 def test_without_any_descriptor_the_group_is_not_taken_for_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then nothing can be read of /proc: who was seen before is asked by the descriptor that is held."""
     leader = start("sleep 1000 & echo $!; wait")
@@ -270,6 +268,8 @@ def test_without_any_descriptor_the_group_is_not_taken_for_ended(start: Start, m
         assert not is_alive(child)
 
 
+@pytest.mark.root
+@needs_root
 def test_what_may_not_be_signalled_is_said(start: Start) -> None:
     leader = start("exec sleep 1000")
     with LeftOver(identify(leader.pid)) as left:
