@@ -129,8 +129,8 @@ class Journal:
 
     Not safe to share between threads. Every method raises JournalError where the file can't be read or written. A file
     that turns out to be damaged, or isn't at its place any more, is replaced at once: by what can be read of it, and by
-    every open request, which are held in memory as well for that. `interrupted` has those that were begun and not ended
-    when `pending` read them, `left_over` what `note_process` had written of these.
+    every open request, which are held in memory as well for that. `left_over` has what `note_process` had written of
+    those that were begun and not ended when `pending` read them.
     """
 
     def __init__(
@@ -139,7 +139,6 @@ class Journal:
         """Open or create the journal; `remember` is how long closed rows stay (seconds)."""
         self.configure(limits=limits, remember=remember, longest_pause=longest_pause)
         self._pruned_at = float("-inf")
-        self.interrupted: frozenset[int] = frozenset()
         self.left_over: tuple[str, ...] = ()
         self._open: dict[int, SessionRequest] = {}
         self._admitted: dict[int, SessionRequest] = {}
@@ -235,7 +234,6 @@ class Journal:
         rows = self._persist("read", self._read_pending)
         read = {row[0]: self._read_row(row) for row in rows}
         begun = [row for row in rows if row[6] and not row[7]]  # attempts, not_before
-        self.interrupted = frozenset(row[0] for row in begun)
         self.left_over = tuple(row[-1] for row in begun if isinstance(row[-1], str) and is_text(row[-1]))
         # Known before anything is written: that may show that the file is damaged, and bring a new one.
         self._open = {session: found for session, found in read.items() if isinstance(found, SessionRequest)}
@@ -274,12 +272,11 @@ class Journal:
         later = self._open[request.session] = request.later(time.monotonic() + pause)
         return later
 
-    def close_request(self, request: SessionRequest, closed: Closed) -> None:
-        """Close a row for good: it is never run again and goes on to tell duplicates."""
-        self.close_requests([(request, closed)])
-
     def close_requests(self, ends: Sequence[tuple[SessionRequest, Closed]]) -> None:
-        """Close many rows for good, in one transaction: all of them, or where JournalError is raised none."""
+        """Close rows for good, in one transaction: all of them, or where JournalError is raised none.
+
+        They are never run again and go on to tell duplicates.
+        """
         now = time.time()
         self._write(_CLOSE, *((str(closed), now, request.session) for request, closed in ends))
         for request, _ in ends:

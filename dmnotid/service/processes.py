@@ -49,15 +49,6 @@ def identify(pid: int) -> Identity:
     return Identity(_BOOT_ID.read_text(encoding="ascii").strip(), pid, int(_read_stat(str(pid))[_STARTED_AT]))
 
 
-def lives(identity: Identity) -> bool:
-    """Tell whether exactly this process has not ended. Raises OSError where no descriptor can be had."""
-    pidfd = _open(identity)
-    if pidfd is None:
-        return False
-    os.close(pidfd)
-    return True
-
-
 class LeftOver:
     """A process that somebody else has started as the leader of a group, and its group: descriptors hold on to them.
 

@@ -208,7 +208,7 @@ from dmnotid.policy.sessions import Closed
 noted = [journal.admit(verified(n)) for n in range(5)]; journal.commit()
 [journal.begin_attempt(request, 1) for request in noted]
 [journal.note_process(request, f'boot pid {request.session}') for request in noted]
-journal.begin_attempt(noted[1], 2); journal.postpone(noted[2], 5); journal.close_request(noted[3], Closed.DONE)
+journal.begin_attempt(noted[1], 2); journal.postpone(noted[2], 5); journal.close_requests([(noted[3], Closed.DONE)])
 """
     with another_process(tmp_path, body) as process:
         process.send_signal(signal.SIGKILL)
@@ -216,7 +216,6 @@ journal.begin_attempt(noted[1], 2); journal.postpone(noted[2], 5); journal.close
     with opened(tmp_path) as journal:
         assert len(journal.pending()) == 4
         assert journal.left_over == ("boot pid 1", "boot pid 5")
-        assert journal.interrupted == {1, 2, 5}
     assert sql(tmp_path, "SELECT session FROM session WHERE process IS NOT NULL") == [(1,), (3,), (5,)]
 
 
@@ -294,7 +293,7 @@ def test_a_duplicate_is_remembered_across_restarts(tmp_path: Path, closed: Close
     with opened(tmp_path) as journal:
         request = admit(journal)
         if closed is not None:
-            journal.close_request(request, closed)
+            journal.close_requests([(request, closed)])
     with opened(tmp_path) as journal:
         with pytest.raises(Duplicate) as caught:
             admit(journal)
@@ -331,7 +330,7 @@ def test_a_closed_notification_is_forgotten_after_its_time(tmp_path: Path, reope
     """5.1.4: remembered for `remember`, then the id is a new one."""
     with opened(tmp_path) as journal:
         first = admit(journal)
-        journal.close_request(first, Closed.DONE)
+        journal.close_requests([(first, Closed.DONE)])
         if not reopened:
             assert refusal(journal, received_at=NOW + REMEMBER) is Duplicate
             again = admit(journal, received_at=NOW + REMEMBER + 1)
@@ -355,7 +354,7 @@ def test_an_open_session_is_never_forgotten(tmp_path: Path) -> None:
 def test_a_notification_received_before_the_clock_was_set_is_remembered(tmp_path: Path) -> None:
     """A device wakes in 1970, takes a notification, NTP sets its clock, the server repeats itself: run twice."""
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, received_at=60.0, sent_at=NOW, clock_believed=False), Closed.DONE)
+        journal.close_requests([(admit(journal, received_at=60.0, sent_at=NOW, clock_believed=False), Closed.DONE)])
         assert refusal(journal, received_at=NOW + 60, sent_at=NOW) is Duplicate
 
 
@@ -372,7 +371,7 @@ def test_a_full_queue_is_not_remembered(tmp_path: Path) -> None:
         assert refusal(journal, 100) is QueueFull
         assert refusal(journal, 3) is Duplicate, "duplicates are told first"
         admit(journal, 100, server_id=OTHER_ID)
-        journal.close_request(requests[0], Closed.FAILED)
+        journal.close_requests([(requests[0], Closed.FAILED)])
         assert refusal(journal, 100) is None
         assert refusal(journal, 101) is QueueFull
     assert count_rows(tmp_path) == LIMITS.max_pending + 2
@@ -389,10 +388,10 @@ def test_what_is_not_committed_yet_fills_the_queue_too(tmp_path: Path) -> None:
 def test_a_full_queue_leaves_no_transaction_open(tmp_path: Path) -> None:
     """What is written next would not be durable: a session could run again after it was done."""
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, 1, received_at=NOW - YEARS), Closed.DONE)
+        journal.close_requests([(admit(journal, 1, received_at=NOW - YEARS), Closed.DONE)])
         requests = [admit(journal, number, server_id=SERVER_ID) for number in range(10, 14)]
         assert refusal(journal, 1) is QueueFull
-        journal.close_request(requests[0], Closed.DONE)
+        journal.close_requests([(requests[0], Closed.DONE)])
     with opened(tmp_path) as journal:
         assert [request.session for request in journal.pending()] == [request.session for request in requests[1:]]
 
@@ -422,7 +421,7 @@ def test_pending_is_in_the_order_of_arrival(tmp_path: Path) -> None:
             for at, number in enumerate(ids)
         ]
         for request in requests[::3]:
-            journal.close_request(request, Closed.DONE)
+            journal.close_requests([(request, Closed.DONE)])
     with opened(tmp_path) as journal:
         left = [request.notification.notification_id for request in journal.pending()]
     assert left == [number for at, number in enumerate(ids) if at % 3]
@@ -431,7 +430,7 @@ def test_pending_is_in_the_order_of_arrival(tmp_path: Path) -> None:
 def test_session_numbers_are_never_used_again(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         last = admit(journal)
-        journal.close_request(last, Closed.DONE)
+        journal.close_requests([(last, Closed.DONE)])
         admit(journal, 8, received_at=NOW + REMEMBER + 1)
     sql(tmp_path, "DELETE FROM session")
     with opened(tmp_path) as journal:
@@ -450,7 +449,7 @@ def test_attempts_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", Closed)
 def test_closed_is_for_good(tmp_path: Path, closed: Closed) -> None:
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal), closed)
+        journal.close_requests([(admit(journal), closed)])
         assert journal.pending() == []
     with opened(tmp_path) as journal:
         assert journal.pending() == []
@@ -491,9 +490,9 @@ def test_no_end_is_written_into_an_admission_that_is_not_committed(tmp_path: Pat
         request = admit(journal, 1)
         journal.admit(verified(2))
         with pytest.raises(JournalError, match="something else is being written"):
-            journal.close_request(request, Closed.DONE)
+            journal.close_requests([(request, Closed.DONE)])
         journal.commit()
-        journal.close_request(request, Closed.DONE)
+        journal.close_requests([(request, Closed.DONE)])
         assert [left.session for left in journal.pending()] == [2]
 
 
@@ -605,8 +604,8 @@ def test_old_closed_rows_are_pruned(tmp_path: Path) -> None:
         for number in range(10):
             request = admit(journal, number, received_at=NOW + number)
             if number != 4:
-                journal.close_request(request, Closed.DONE)
-        journal.close_request(admit(journal, 20, received_at=NOW + REMEMBER), Closed.DONE)
+                journal.close_requests([(request, Closed.DONE)])
+        journal.close_requests([(admit(journal, 20, received_at=NOW + REMEMBER), Closed.DONE)])
         assert len(journal.pending()) == 1
     with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
         admit(journal, 21, received_at=NOW + REMEMBER + 3_600)
@@ -618,7 +617,7 @@ def test_pruning_is_done_now_and_then(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         later = NOW + REMEMBER
         admit(journal, 1, received_at=later)
-        journal.close_request(admit(journal, 2, received_at=NOW + 1), Closed.DONE)
+        journal.close_requests([(admit(journal, 2, received_at=NOW + 1), Closed.DONE)])
         admit(journal, 3, received_at=later + 2 * PRUNE_EVERY)
         rows = "SELECT count(*) FROM session WHERE notification_id = 2"
         assert journal._database.execute(rows).fetchone() == (1,)
@@ -629,7 +628,7 @@ def test_pruning_is_done_now_and_then(tmp_path: Path) -> None:
 
 def test_what_a_rollback_takes_back_is_pruned_by_the_next(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, 1), Closed.DONE)
+        journal.close_requests([(admit(journal, 1), Closed.DONE)])
     with opened(tmp_path) as journal:
         for end in (journal.rollback, journal.commit):
             journal.admit(verified(2, received_at=NOW + REMEMBER + 1, sent_at=NOW + REMEMBER + 1))
@@ -641,7 +640,7 @@ def test_signed_rows_are_pruned_by_authenticated_time(tmp_path: Path) -> None:
     """Once something newer is further ahead than `remember`, a replay is stale whatever the wall clock says."""
     with opened(tmp_path) as journal:
         for number, sent_at in ((1, NOW), (2, NOW + 5), (3, NOW + 1)):
-            journal.close_request(admit(journal, number, sent_at=sent_at), Closed.DONE)
+            journal.close_requests([(admit(journal, number, sent_at=sent_at), Closed.DONE)])
     with opened(tmp_path) as journal:
         admit(journal, 9, server_id=OPEN_ID, received_at=NOW + YEARS)
         assert journal.newest_authenticated == NOW + 5
@@ -658,7 +657,7 @@ def test_signed_rows_are_pruned_by_authenticated_time(tmp_path: Path) -> None:
 def test_an_unsigned_notification_does_not_forget_a_signed_one(tmp_path: Path) -> None:
     """Were the signed one forgotten, its replay would be new to a device whose clock is lost."""
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, sent_at=NOW), Closed.DONE)
+        journal.close_requests([(admit(journal, sent_at=NOW), Closed.DONE)])
         unsigned = verified(server_id=OPEN_ID, received_at=NOW + YEARS)._replace(server_id=SERVER_ID)
         with pytest.raises(Duplicate):
             journal.admit(unsigned)
@@ -668,7 +667,7 @@ def test_an_unsigned_notification_does_not_forget_a_signed_one(tmp_path: Path) -
 def test_a_replay_is_a_duplicate_whatever_the_clock_says(tmp_path: Path) -> None:
     """A device that starts in 1970 again and again: the same signed octets are taken once, not once a `remember`."""
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, sent_at=NOW, received_at=60.0, clock_believed=False), Closed.DONE)
+        journal.close_requests([(admit(journal, sent_at=NOW, received_at=60.0, clock_believed=False), Closed.DONE)])
         for received_at in (61.0, 60.0 + 2 * REMEMBER, 1.0, NOW + YEARS):
             believed = received_at >= NOW
             assert refusal(journal, sent_at=NOW, received_at=received_at, clock_believed=believed) is Duplicate
@@ -678,7 +677,7 @@ def test_a_replay_is_a_duplicate_whatever_the_clock_says(tmp_path: Path) -> None
 def test_a_clock_that_was_ahead_forgets_nothing_signed(tmp_path: Path) -> None:
     """Four days ahead for a moment, and an unsigned notification of another server comes just then."""
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, sent_at=NOW), Closed.DONE)
+        journal.close_requests([(admit(journal, sent_at=NOW), Closed.DONE)])
     with opened(tmp_path) as journal:
         admit(journal, 1, server_id=OPEN_ID, received_at=NOW + 4 * DAY)
         assert refusal(journal, sent_at=NOW, received_at=NOW + 60) is Duplicate
@@ -688,7 +687,7 @@ def test_unsigned_rows_are_dated_once_the_clock_is_believed(tmp_path: Path) -> N
     """Received in 1970, an unsigned notification is remembered for `remember` from the first believed time on."""
     with opened(tmp_path) as journal:
         request = admit(journal, server_id=OPEN_ID, received_at=60.0, clock_believed=False)
-        journal.close_request(request, Closed.DONE)
+        journal.close_requests([(request, Closed.DONE)])
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None
@@ -698,7 +697,7 @@ def test_a_server_that_stops_signing_may_use_its_ids_again(tmp_path: Path) -> No
     """It takes anybody's unsigned notification, so nothing is won by refusing its own; only the newest time is kept."""
     with opened(tmp_path) as journal:
         for number in (7, 8):
-            journal.close_request(admit(journal, number, sent_at=NOW + number), Closed.DONE)
+            journal.close_requests([(admit(journal, number, sent_at=NOW + number), Closed.DONE)])
         later = [
             verified(it, server_id=OPEN_ID, received_at=NOW + YEARS)._replace(server_id=SERVER_ID) for it in (7, 8)
         ]
@@ -712,7 +711,7 @@ def test_a_server_that_stops_signing_may_use_its_ids_again(tmp_path: Path) -> No
 def test_unsigned_ids_are_forgotten_where_no_clock_is_ever_believed(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         request = admit(journal, server_id=OPEN_ID, received_at=60.0, clock_believed=False)
-        journal.close_request(request, Closed.DONE)
+        journal.close_requests([(request, Closed.DONE)])
         lost = partial(refusal, journal, server_id=OPEN_ID, clock_believed=False)
         assert lost(received_at=60.0 + REMEMBER) is Duplicate
         assert lost(received_at=61.0 + REMEMBER) is None
@@ -720,7 +719,7 @@ def test_unsigned_ids_are_forgotten_where_no_clock_is_ever_believed(tmp_path: Pa
 
 def test_unsigned_rows_of_a_clock_that_was_ahead_are_dated_again(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, server_id=OPEN_ID, received_at=NOW + 10 * YEARS), Closed.DONE)
+        journal.close_requests([(admit(journal, server_id=OPEN_ID, received_at=NOW + 10 * YEARS), Closed.DONE)])
     with opened(tmp_path) as journal:
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None
@@ -730,7 +729,7 @@ def test_unsigned_rows_of_a_clock_that_was_ahead_are_dated_again(tmp_path: Path)
 def test_unsigned_rows_of_a_clock_that_was_ahead_a_moment_ago_are_dated_again(tmp_path: Path, ahead: float) -> None:
     """NTP steps it back while the daemon runs."""
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, server_id=OPEN_ID, received_at=NOW + ahead), Closed.DONE)
+        journal.close_requests([(admit(journal, server_id=OPEN_ID, received_at=NOW + ahead), Closed.DONE)])
         for back in (NOW, NOW + REMEMBER):
             assert refusal(journal, server_id=OPEN_ID, received_at=back) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None
@@ -748,7 +747,9 @@ def test_a_clock_that_goes_on_dates_nothing_again(tmp_path: Path) -> None:
 def test_a_rollback_takes_back_that_rows_were_dated(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         unsigned = partial(refusal, journal, server_id=OPEN_ID)
-        journal.close_request(admit(journal, server_id=OPEN_ID, received_at=60.0, clock_believed=False), Closed.DONE)
+        journal.close_requests(
+            [(admit(journal, server_id=OPEN_ID, received_at=60.0, clock_believed=False), Closed.DONE)]
+        )
         with pytest.raises(Duplicate):
             journal.admit(verified(server_id=OPEN_ID, received_at=NOW))
         journal.rollback()
@@ -761,7 +762,7 @@ def test_pending_rows_do_not_keep_old_ones_from_being_pruned(tmp_path: Path, mon
     with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
         for number in range(10):
             admit(journal, number, sent_at=NOW)
-        journal.close_request(admit(journal, 10, sent_at=NOW), Closed.DONE)
+        journal.close_requests([(admit(journal, 10, sent_at=NOW), Closed.DONE)])
     with opened(tmp_path, limits=Limits(max_pending=100)) as journal:
         admit(journal, 20, sent_at=NOW + REMEMBER + 1)
     assert sql(tmp_path, "SELECT count(*) FROM session WHERE notification_id = 10") == [(0,)]
@@ -1011,7 +1012,7 @@ def test_a_bug_in_the_middle_of_an_admission_leaves_nothing_half_done(
     """The old row is deleted by then: its neighbours' commit must not make that durable."""
     later = NOW + REMEMBER + 1
     with opened(tmp_path) as journal:
-        journal.close_request(admit(journal, 1), Closed.DONE)
+        journal.close_requests([(admit(journal, 1), Closed.DONE)])
         first, second = (verified(number, received_at=later, sent_at=later) for number in (2, 1))
         journal.admit(first)
         with monkeypatch.context() as patch:
@@ -1053,7 +1054,7 @@ def test_every_method_tells_of_a_file_that_is_closed(tmp_path: Path) -> None:
         journal.pending,
         lambda: journal.begin_attempt(request, 1),
         lambda: journal.postpone(request, 1),
-        lambda: journal.close_request(request, Closed.DONE),
+        lambda: journal.close_requests([(request, Closed.DONE)]),
     ):
         with pytest.raises(JournalError, match="closed database"):
             call()

@@ -74,7 +74,7 @@ def fill(journal: Journal) -> None:
     for number in range(SESSIONS):
         request = admit(journal, number, unknown=[(9, bytes(600))])
         if number % 3 == 0:
-            journal.close_request(request, Closed.DONE)
+            journal.close_requests([(request, Closed.DONE)])
 
 
 # A file that is no journal
@@ -197,7 +197,7 @@ def test_a_try_and_an_end_are_written_into_the_new_file_too(tmp_path: Path) -> N
         take_away(state)
         journal.begin_attempt(first, 3)
         take_away(state)
-        journal.close_request(second, Closed.DONE)
+        journal.close_requests([(second, Closed.DONE)])
     with opened(state) as journal:
         assert [(request.session, request.attempts) for request in journal.pending()] == [(first.session, 3)]
         assert not accepts(journal, 2)
@@ -212,7 +212,7 @@ def test_a_backup_that_is_put_in_its_place_is_taken_up(tmp_path: Path) -> None:
     shutil.copytree(state, backup)
     with opened(state) as journal:
         (first, _) = journal.pending()
-        journal.close_request(first, Closed.DONE)
+        journal.close_requests([(first, Closed.DONE)])
         os.rename(backup / FILE_NAME, state / FILE_NAME)  # noqa: PTH104
         assert accepts(journal, 3)
     with opened(state) as journal:
@@ -261,12 +261,12 @@ def test_a_place_that_cannot_be_made_is_tried_again_each_time(tmp_path: Path) ->
                 admit(journal, 2)
             journal.rollback()
             with pytest.raises(JournalError):
-                journal.close_request(request, Closed.DONE)
+                journal.close_requests([(request, Closed.DONE)])
             with pytest.raises((Duplicate, JournalError)):
                 admit(journal, 1)
         state.unlink()
         assert accepts(journal, 2)
-        journal.close_request(request, Closed.DONE)
+        journal.close_requests([(request, Closed.DONE)])
     with opened(state) as journal:
         assert [request.notification.notification_id for request in journal.pending()] == [2]
 
@@ -341,7 +341,7 @@ def test_a_log_that_is_cut_off_right_after_a_write_is_noticed(tmp_path: Path, lo
             case "begun":
                 journal.begin_attempt(request, 1)
             case "closed":
-                journal.close_request(request, Closed.DONE)
+                journal.close_requests([(request, Closed.DONE)])
             case _:
                 journal.note_process(request, "one")
         assert log_of(tmp_path).stat().st_size > whole
@@ -362,7 +362,7 @@ def test_the_log_of_the_open_file_is_not_taken_for_that_of_a_backup(tmp_path: Pa
     backup = shutil.copy(tmp_path / FILE_NAME, tmp_path / "backup")
     with closing(Journal(tmp_path, limits=Limits(max_pending=10_000), remember=REMEMBER)) as journal:
         for request in journal.pending():
-            journal.close_request(request, Closed.DONE)
+            journal.close_requests([(request, Closed.DONE)])
         os.rename(backup, tmp_path / FILE_NAME)  # noqa: PTH104
         assert accepts(journal, 2_000)
     with opened(tmp_path) as journal:
@@ -403,14 +403,14 @@ def test_the_time_of_the_last_try_is_kept_where_the_file_is_made_anew(tmp_path: 
 
 def test_what_was_begun_and_not_ended_is_told(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
-        waits, runs, failed = (admit(journal, number) for number in range(3))
-        journal.begin_attempt(runs, 1)
-        journal.begin_attempt(failed, 1)
+        _, runs, failed = (admit(journal, number) for number in range(3))
+        for request, process in ((runs, "runs"), (failed, "failed")):
+            journal.begin_attempt(request, 1)
+            journal.note_process(request, process)
         journal.postpone(failed.tried(1), 5)
     with opened(tmp_path) as journal:
         assert len(journal.pending()) == 3
-        assert journal.interrupted == {runs.session}
-        assert waits.session not in journal.interrupted
+        assert journal.left_over == ("runs",)
 
 
 def test_a_clock_that_is_ahead_at_the_start_leaves_a_last_chance(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from dmnotid.service.processes import (
     group_lives,
     identify,
     list_processes,
-    lives,
 )
 from tests.service.support import IS_ROOT, descriptors, is_alive, wait_until
 
@@ -49,6 +48,15 @@ def start() -> Iterator[Start]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def lives(identity: Identity) -> bool:
+    """Tell whether exactly this process can be held."""
+    try:
+        with LeftOver(identity):
+            return True
+    except ProcessLookupError:
+        return False
 
 
 def pid_said_by(leader: subprocess.Popen[bytes]) -> int:

@@ -97,7 +97,7 @@ def test_damage_under_an_open_journal_loses_no_session_that_waits(tmp_path: Path
         assert len(waiting) == SESSIONS - len(range(0, SESSIONS, 3))
         done, tried, *_ = waiting.values()
         journal.begin_attempt(tried, 5)
-        journal.close_request(done, Closed.DONE)
+        journal.close_requests([(done, Closed.DONE)])
         for number in range(2_000, 2_010):
             assert accepts(journal, number)
         assert len(journal._open) == len(waiting) - 1 + 10
