@@ -58,7 +58,7 @@ def fill(directory: Path, rows: int, *, close: bool, kind: Kind = USUAL) -> tupl
             made = [journal.admit(verified(number, kind)) for number in range(start, min(start + BATCH, rows))]
             journal.commit()
             for request in made if close else ():
-                journal.close_request(request, Closed.DONE)
+                journal.close_requests([(request, Closed.DONE)])
         open_size = sum(file.stat().st_size for file in directory.iterdir())
     return (directory / FILE_NAME).stat().st_size, open_size
 
