@@ -96,6 +96,7 @@ class Interface(NamedTuple):
 
     `hardware` is its ARPHRD number, `kind` what made it ("veth", "bridge"; empty for most hardware), `master` the
     ifindex of what it is a member of (0: nothing) and `member_of` the kind of that, where the kernel says so.
+    `carrier_changes` counts how often its carrier came or went.
     """
 
     ifindex: int
@@ -106,14 +107,19 @@ class Interface(NamedTuple):
     kind: str
     master: int
     member_of: str
+    carrier_changes: int = 0
 
 
 class Address(NamedTuple):
-    """An own address of the interface `ifindex`: 4 octets or 16."""
+    """An own address of the interface `ifindex`: 4 octets or 16.
+
+    `created` is when it was given to the interface: hundredths of a second since boot, in 32 bits.
+    """
 
     ifindex: int
     octets: bytes
     flags: int
+    created: int = 0
 
 
 class Route(NamedTuple):
@@ -302,9 +308,12 @@ _IFLA_IFNAME: Final = 3
 _IFLA_MASTER: Final = 10
 _IFLA_OPERSTATE: Final = 16
 _IFLA_LINKINFO: Final = 18
+_IFLA_CARRIER_CHANGES: Final = 35
 _IFLA_INFO_KIND: Final = 1
 _IFLA_INFO_SLAVE_KIND: Final = 4
-_LINK_ATTRIBUTES: Final = frozenset({_IFLA_IFNAME, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_LINKINFO})
+_LINK_ATTRIBUTES: Final = frozenset(
+    {_IFLA_IFNAME, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_CARRIER_CHANGES}
+)
 _LINKINFO_ATTRIBUTES: Final = frozenset({_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND})
 
 # The request asks the kernel to leave out the counters of IPv6, which it would have to add up over all processors.
@@ -334,6 +343,7 @@ def parse_interface(octets: bytes, at: int, end: int) -> tuple[Interface, ...]:
         _text(kinds.get(_IFLA_INFO_KIND, b"")),
         _number(found, _IFLA_MASTER, at),
         _text(kinds.get(_IFLA_INFO_SLAVE_KIND, b"")),
+        _number(found, _IFLA_CARRIER_CHANGES, at),
     )
     return (interface,)
 
@@ -341,11 +351,17 @@ def parse_interface(octets: bytes, at: int, end: int) -> tuple[Interface, ...]:
 # struct ifaddrmsg, linux/if_addr.h
 #
 #     family u8 | prefix length u8 | flags u8 | scope u8 | index u32
+#
+# and struct ifa_cacheinfo, in IFA_CACHEINFO
+#
+#     preferred u32 | valid u32 | created u32 | updated u32
 _ADDRESS: Final = Struct("=BxBxI")
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
+_IFA_CACHEINFO: Final = 6
 _IFA_FLAGS: Final = 8
-_ADDRESS_ATTRIBUTES: Final = frozenset({_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS})
+_ADDRESS_ATTRIBUTES: Final = frozenset({_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS})
+_CACHE_INFO: Final = Struct("=8xI4x")
 
 
 def parse_address(octets: bytes, at: int, end: int) -> tuple[Address, ...]:
@@ -360,7 +376,17 @@ def parse_address(octets: bytes, at: int, end: int) -> tuple[Address, ...]:
     address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
     if len(address) * 8 != bits:
         _refuse(f"address of {len(address)} octets, family {family}", at)
-    return (Address(ifindex, address, _number(found, _IFA_FLAGS, at, flags)),)
+    return (Address(ifindex, address, _number(found, _IFA_FLAGS, at, flags), _created(found, at)),)
+
+
+def _created(found: dict[int, bytes], at: int) -> int:
+    value = found.get(_IFA_CACHEINFO)
+    if value is None:
+        return 0
+    if len(value) < _CACHE_INFO.size:
+        _refuse(f"ifa_cacheinfo of {len(value)} octets", at)
+    created: int = _CACHE_INFO.unpack_from(value)[0]
+    return created
 
 
 # struct rtmsg, linux/rtnetlink.h
