@@ -107,13 +107,15 @@ class ListenAddress(NamedTuple):
 class ConnectionsConfig:
     """When a connection is available, and which interfaces are of a type because the configuration says so.
 
-    `interfaces` has fnmatch patterns for MOBILE, WIRELESS and WIRELINE each; none where a type was not named.
+    `interfaces` has fnmatch patterns for MOBILE, WIRELESS and WIRELINE each; none where a type was not named. `settle`
+    is how long (seconds) a connection must have been there without a break before a session starts over it.
     """
 
     reach: Reach = "internet"
     interfaces: Mapping[ConnectionType, tuple[str, ...]] = field(
         default_factory=lambda: MappingProxyType(dict.fromkeys(NAMED_TYPES, ()))
     )
+    settle: float = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,31 @@ def load_config(file: Path, environ: Mapping[str, str]) -> Config:
 
     Raises ConfigError with all that is wrong.
     """
+    root, mode = _read_file(file)
+    reader = Reader(file, environ)
+    with reader.section(Value(root, "")) as top:
+        read = _read_config(top)
+    reader.check_mode(mode)
+    if reader.problems:
+        raise ConfigError(tuple(sorted(reader.problems, key=position)))
+    return read(tuple(sorted(reader.warnings, key=position)))
+
+
+def load_connections(file: Path) -> ConnectionsConfig:
+    """Read `connections` and nothing else of a configuration: no secret, so that anyone who may read the file can.
+
+    Raises ConfigError with all that is wrong in that part.
+    """
+    root, _ = _read_file(file)
+    reader = Reader(file, {})
+    connections = _read_connections(reader.section(Value(root, "")))
+    if reader.problems:
+        raise ConfigError(tuple(sorted(reader.problems, key=position)))
+    return connections
+
+
+def _read_file(file: Path) -> tuple[Node, int]:
+    """Return the mapping that a file holds, and the file's mode. Raises ConfigError."""
     try:
         octets, mode = read_regular(file, MAX_FILE_OCTETS)
         root = compose(decode(octets))
@@ -163,13 +190,7 @@ def load_config(file: Path, environ: Mapping[str, str]) -> Config:
     except Wrong as wrong:
         line, column = wrong.place
         raise ConfigError((ConfigProblem(str(file), line, column, "", str(wrong)),)) from None
-    reader = Reader(file, environ)
-    with reader.section(Value(root, "")) as top:
-        read = _read_config(top)
-    reader.check_mode(mode)
-    if reader.problems:
-        raise ConfigError(tuple(sorted(reader.problems, key=position)))
-    return read(tuple(sorted(reader.warnings, key=position)))
+    return root, mode
 
 
 def _network(value: Value) -> Network:
@@ -657,17 +678,18 @@ _SAMPLE: Final = frozenset(map(chr, range(0x21, 0x7F))) | {"\u00e9"}
 
 
 def _read_connections(top: Section) -> ConnectionsConfig:
-    reader = top.reader
+    reader, default = top.reader, ConnectionsConfig()
     patterns: list[_Pattern] = []
     with top.section("connections") as section:
-        reach = section.take("reach", lambda found: _read_reach(reader, found), ConnectionsConfig().reach)
+        reach = section.take("reach", lambda found: _read_reach(reader, found), default.reach)
+        settle = section.take("settle", duration(0), default.settle)
         for kind in NAMED_TYPES:
             with section.section(kind.value) as own:
                 named = own.take("interfaces", lambda found: reader.each(found, _pattern, "a list of names"), [])
             patterns += [(kind, value, pattern) for value, pattern in named]
     _check_patterns(reader, patterns)
     interfaces = {kind: tuple(pattern for it, _, pattern in patterns if it is kind) for kind in NAMED_TYPES}
-    return ConnectionsConfig(reach, MappingProxyType(interfaces))
+    return ConnectionsConfig(reach, MappingProxyType(interfaces), settle)
 
 
 def _read_reach(reader: Reader, value: Value) -> Reach:

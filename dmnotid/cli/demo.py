@@ -46,6 +46,7 @@ listen: "127.0.0.1:0"
 state: {state}
 connections:
   reach: any
+  settle: 0
   mobile: {{interfaces: [lo]}}
 log: {{format: text}}
 """

@@ -24,7 +24,7 @@ from dmnotid.policy.sessions import (
 )
 from dmnotid.service.hook import Hook
 from dmnotid.service.journal import LAST_CHANCE, Journal
-from dmnotid.service.links import Links
+from dmnotid.service.links import Links, tell_missing
 from dmnotid.service.log import logger
 from dmnotid.wire.notification import ConnectionType
 
@@ -219,6 +219,10 @@ class Dispatcher:
             start = self._next_start()
             if start is None:
                 return
+            if not self._links.confirm(start.connection):
+                # Looked at again as soon as the links are known again: at once, where this connection is just gone.
+                self._untold.append(start.request)
+                return
             if self._begin(start):
                 task = group.create_task(self._try(start), name=f"session {start.request.session}")
                 self._tasks.add(task)
@@ -233,15 +237,19 @@ class Dispatcher:
             await asyncio.sleep(0)
 
     def _tell_of_waiting(self) -> None:
-        """Say once of each session that waits for a connection what it waits for."""
+        """Say once of each session what connection it waits for, and again after each try."""
         untold, self._untold = self._untold, []
         available = self._links.available() if untold else ()
         there = " ".join(f"{connection.interface}({connection.type})" for connection in available)
         for request in untold:
             preferred = request.notification.preferred_connections
             if request.session in self._waiting and choose_connection(preferred, available) is None:
-                wanted = " ".join(preferred) or str(ConnectionType.ANY)
-                logger.info("session waits", session=request.session, wanted=wanted, available=there)
+                wanted, missing = (
+                    " ".join(preferred) or str(ConnectionType.ANY),
+                    tell_missing(self._links.links, preferred),
+                )
+                facts = {"wanted": wanted, "available": there, "missing": missing}
+                logger.info("session waits", session=request.session, server_id=request.server_id, **facts)
 
     def _next_start(self) -> SessionStart | None:
         if len(self._running) >= self._config.sessions.concurrency:
@@ -296,7 +304,7 @@ class Dispatcher:
         except JournalError as error:
             logger.error("pause not written", session=request.session, problem=str(error))
             later = request.later(time.monotonic() + verdict)
-        self._waiting.add(later)
+        self._take_up(later)
 
     def _close(self, requests: Sequence[SessionRequest], closed: Closed, detail: str) -> None:
         ends = [(request, closed) for request in requests]

@@ -1,18 +1,20 @@
 """Which connections there are: what each network interface is, whether it is available, and what it lacks (5.3.4).
 
 The kernel's state is read as a whole and never patched by what a notice says: one read, one picture. Between reads a
-subscription sleeps until the kernel has news.
+subscription sleeps until the kernel has news. What came and went between two reads shows in the second one: the kernel
+counts how often a carrier changes, and knows when an address was made.
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from dmnotid.config import ConnectionsConfig, Reach
 from dmnotid.policy.sessions import Connection
@@ -44,10 +46,21 @@ SYSFS: Final = Path("/sys/class/net")
 PAUSE: Final = 0.05
 """How long notices are gathered before the state is read again (seconds): so at most 20 reads a second."""
 
+REST: Final = 9
+"""The pause after a read is so many times its length at least: nine tenths of the time stay for datagrams."""
+
 RETRY_PAUSE: Final = 1.0
 """How long after a read that failed the next one is tried (seconds)."""
 
+_SHORTEST: Final = 0.001
+"""The shortest pause (seconds): a timer that rings early finds nothing settled yet, and must not ring at once again."""
+
+MAX_TOLD: Final = 8
+"""How many interfaces one line of the log names at most."""
+
 IpAddress = IPv4Address | IPv6Address
+
+_UNCONFIGURED: Final = "not configured"
 
 _MOBILE_KINDS: Final = frozenset({"ppp", "rmnet", "wwan"})
 _MOBILE_HARDWARE: Final = {ARPHRD_PPP: "point-to-point link", ARPHRD_RAWIP: "raw IP link"}
@@ -73,6 +86,16 @@ _IPV6_LINK_LOCAL: Final = 0xFE80 >> 6
 _IPV6_LOOPBACK: Final = bytes(15) + b"\1"
 
 
+class Life(NamedTuple):
+    """What tells two reads that a link was gone in between.
+
+    How often its carrier changed, and its usable addresses, each with the time at which it was made.
+    """
+
+    carrier_changes: int
+    addresses: frozenset[tuple[bytes, int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """A network interface, as one read of the kernel found it.
@@ -92,11 +115,17 @@ class Link:
     routes: tuple[Route, ...]
     metric: int | None
     missing: str | None
+    life: Life = field(default=Life(0, frozenset()), repr=False, compare=False)
 
     @property
     def available(self) -> bool:
-        """Whether a session may use it."""
+        """Whether all conditions are met."""
         return self.missing is None
+
+    @property
+    def unconfigured(self) -> bool:
+        """Whether it is a loopback that nobody has named: no connection at all."""
+        return self.missing == _UNCONFIGURED
 
     def __str__(self) -> str:
         """`wlan0: up, no address`."""
@@ -127,6 +156,23 @@ def describe(state: State, config: ConnectionsConfig, *, sysfs: Path = SYSFS) ->
     ]
 
 
+def lasted(before: Link, now: Link, reach: Reach) -> bool:
+    """Tell whether a link, available at one read and at the next, was so in between as far as can be known.
+
+    Its carrier didn't change, and an address and the routes that it takes are still those of before. A route that was
+    taken away and made anew looks like one that stayed.
+    """
+    kept = [route for route in now.routes if route in before.routes]
+    return (
+        before.available
+        and now.available
+        and before.index == now.index
+        and before.life.carrier_changes == now.life.carrier_changes
+        and not before.life.addresses.isdisjoint(now.life.addresses)
+        and _reach(kept, reach)[1] is None
+    )
+
+
 def _longest_prefix(reach: Reach) -> int:
     """Return how long the prefix of a route may be that `reach` could ask for."""
     if reach == "internet":
@@ -141,18 +187,34 @@ def available_connections(links: Iterable[Link]) -> tuple[Connection, ...]:
     return tuple(Connection(link.type, link.name) for link in ready)
 
 
+def tell_missing(links: Iterable[Link], wanted: Sequence[ConnectionType]) -> str:
+    """Say why a session must wait: what the interfaces of the wanted types lack, or that there are none.
+
+    One that lacks nothing has not yet been there for long enough.
+    """
+    types = frozenset(wanted or (ConnectionType.ANY,))
+    found = [link for link in links if types & {link.type, ConnectionType.ANY} and not link.unconfigured]
+    told = [f"{link.name}: settling" if link.available else str(link) for link in found[:MAX_TOLD]]
+    if len(found) > MAX_TOLD:
+        told.append(f"{len(found) - MAX_TOLD} more")
+    absent = [kind for kind in wanted if kind not in {ConnectionType.ANY, *(link.type for link in found)}]
+    return "; ".join(told + [f"no {kind} interface" for kind in absent]) or "no interface"
+
+
 class Links:
     """The connections of this machine, kept up to date without polling.
 
-    Owns one socket while open, and never wakes up while the kernel has no news.
+    A connection counts once it has been available for `connections.settle` without a break. Owns one socket while
+    open, and never wakes up while the kernel has no news and nothing settles.
     """
 
     def __init__(self, config: ConnectionsConfig) -> None:
         """Nothing is read before `open` or `refresh`."""
         self._config = config
         self._links: tuple[Link, ...] = ()
+        self._since: dict[int, float] = {}
         self._available: tuple[Connection, ...] = ()
-        self._news = False
+        self._unannounced = False
         self._on_change: Callable[[], None] = lambda: None
         self._watch: _Watch | None = None
 
@@ -171,85 +233,146 @@ class Links:
         return self._links
 
     def available(self) -> tuple[Connection, ...]:
-        """Return what was available at the last read, the best route first."""
+        """Return what sessions may use, as far as it was known at the last read, the best route first."""
         return self._available
 
+    def confirm(self, connection: Connection) -> bool:
+        """Read again, and say whether sessions may still use this connection.
+
+        Where that fails, none is used until a later read tells; that one calls `on_change`.
+        """
+        return self._read_again() and connection in self._available
+
     def open(self, on_change: Callable[[], None]) -> None:
-        """Read once, and again on the running loop after each change; `on_change` when `available` is another then.
+        """Read once, and again on the running loop after each change; `on_change` when anything is otherwise then.
 
         Raises OSError, and is closed then.
         """
         self.close()
         # Subscribed before the read: what changes in between is heard of.
-        self._watch = _Watch(self._read_again)
+        self._watch = _Watch(self._read_again, self._announce)
         try:
             self.refresh()
         except OSError:
             self.close()
             raise
-        self._news = False
         self._on_change = on_change
 
     def refresh(self) -> None:
-        """Read again now; `on_change` comes later, with the notice of what this read has found.
+        """Read again now, and call `on_change` when anything is otherwise.
 
-        Raises OSError; `available` stays as it was then.
+        Raises OSError; all stays as it was then.
         """
-        self._links = tuple(read_links(self._config))
-        available = available_connections(self._links)
-        self._news = self._news or available != self._available
-        self._available = available
+        links, now = tuple(read_links(self._config)), time.monotonic()
+        before = {link.index: link for link in self._links}
+        self._since = {
+            link.index: self._since[link.index]
+            if link.index in before and lasted(before[link.index], link, self._config.reach)
+            else now
+            for link in links
+            if link.available
+        }
+        self._unannounced = self._unannounced or links != self._links
+        self._links = links
+        self._announce()
 
     def close(self) -> None:
         """Give the socket back; no harm when it's done twice."""
+        self._on_change = lambda: None
         if self._watch is not None:
             self._watch.close()
             self._watch = None
 
-    def _read_again(self) -> None:
-        """Read, after a notice; OSError goes to the log, and the read is tried again."""
+    def _read_again(self) -> bool:
+        """Read; OSError goes to the log, and the read is tried again."""
+        began = time.monotonic()
         try:
             self.refresh()
         except OSError as error:
             logger.warning("links not readable", problem=str(error), again_in=RETRY_PAUSE)
+            self._unannounced = True
             if self._watch is not None:
-                self._watch.later(RETRY_PAUSE)
-            return
-        if self._news:
-            self._news = False
+                self._watch.read_in(RETRY_PAUSE)
+            return False
+        if self._watch is not None:
+            self._watch.rest(REST * (time.monotonic() - began))
+        return True
+
+    def _announce(self) -> None:
+        """Count what has settled by now, say what is otherwise, and come again when the next one will have settled."""
+        now, settle = time.monotonic(), self._config.settle
+        unsettled = {index: since + settle for index, since in self._since.items() if since + settle > now}
+        settled = (link for link in self._links if link.available and link.index not in unsettled)
+        former, self._available = self._available, available_connections(settled)
+        if self._watch is not None and unsettled:
+            self._watch.announce_in(min(unsettled.values()) - now)
+        self._log(former)
+        if self._unannounced or self._available != former:
+            self._unannounced = False
             self._on_change()
+
+    def _log(self, former: Sequence[Connection]) -> None:
+        lost, gained = (
+            [connection for connection in these if connection not in those]
+            for these, those in ((former, self._available), (self._available, former))
+        )
+        links = {link.name: link for link in self._links}
+        for kind, name in lost:
+            link = links.get(name)
+            why = "gone" if link is None else "interrupted" if link.available else str(link.missing)
+            logger.info("connection lost", interface=name, connection=str(kind), missing=why)
+        for kind, name in gained:
+            logger.info("connection available", interface=name, connection=str(kind))
 
 
 class _Watch:
-    """Calls `on_news` a short pause after the kernel has had news, however many, on the loop that runs now."""
+    """Calls `on_news` a short pause after the kernel has had news, however many, on the loop that runs now.
 
-    def __init__(self, on_news: Callable[[], None]) -> None:
+    And `on_settled` when it is asked to.
+    """
+
+    def __init__(self, on_news: Callable[[], object], on_settled: Callable[[], object]) -> None:
         """Subscribe. Raises OSError."""
         self._on_news = on_news
+        self._on_settled = on_settled
         self._loop = asyncio.get_running_loop()
-        self._subscription = subscribe()
+        self._not_before = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._settling: asyncio.TimerHandle | None = None
+        self._subscription = subscribe()
         self._loop.add_reader(self._subscription, self._wake)
 
-    def later(self, pause: float) -> None:
-        """Call in `pause` seconds. Until then nobody listens: a link that flaps can't wake the program for each notice.
+    def read_in(self, pause: float) -> None:
+        """Call `on_news` in `pause` seconds.
 
-        That listening begins anew also matters after an overrun: libuv gives up a socket that has shown an error.
+        Until then nobody listens: a link that flaps can't wake the program for each notice. That listening begins anew
+        also matters after an overrun: libuv gives up a socket that has shown an error.
         """
         self._loop.remove_reader(self._subscription)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(pause, self._ring)
 
+    def announce_in(self, pause: float) -> None:
+        """Call `on_settled` in `pause` seconds, and not when it was to be called before."""
+        if self._settling is not None:
+            self._settling.cancel()
+        self._settling = self._loop.call_later(max(pause, _SHORTEST), self._on_settled)
+
+    def rest(self, pause: float) -> None:
+        """Let no notice call `on_news` for `pause` seconds."""
+        self._not_before = time.monotonic() + pause
+
     def close(self) -> None:
-        """Close the socket; `on_news` is not called again."""
+        """Close the socket; nothing is called any more."""
         self._loop.remove_reader(self._subscription)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._settling):
+            if timer is not None:
+                timer.cancel()
         self._subscription.close()
 
     def _wake(self) -> None:
-        self.later(PAUSE)
+        self.read_in(max(PAUSE, self._not_before - time.monotonic()))
 
     def _ring(self) -> None:
         self._timer = None
@@ -272,19 +395,21 @@ def _describe(
     # What the kernel calls running: an interface of unknown state is one whose driver never tells.
     carrier = bool(interface.flags & IFF_LOWER_UP) and interface.operstate in (IF_OPER_UP, IF_OPER_UNKNOWN)
     loopback = bool(interface.flags & IFF_LOOPBACK)
-    usable = tuple([_ip_address(own.octets) for own in addresses if _is_usable(own, loopback=loopback)])
+    own = [address for address in addresses if _is_usable(address, loopback=loopback)]
+    usable = tuple([_ip_address(address.octets) for address in own])
     # A route is of no use without an address to send from.
     bits = {address.max_prefixlen for address in usable}
     counted, unreached = _reach([route for route in routes if route.bits in bits], config.reach)
     missing = (
-        ("not configured" if loopback and named is None else None)
+        (_UNCONFIGURED if loopback and named is None else None)
         or (None if up else "down")
         or (None if carrier else "no carrier")
         or (None if usable else "no address")
         or unreached
     )
     metric = min((route.metric for route in counted), default=None)
-    return Link(interface.name, interface.ifindex, kind, why, up, carrier, usable, counted, metric, missing)
+    life = Life(interface.carrier_changes, frozenset([(address.octets, address.created) for address in own]))
+    return Link(interface.name, interface.ifindex, kind, why, up, carrier, usable, counted, metric, missing, life)
 
 
 def _ip_address(octets: bytes) -> IpAddress:
