@@ -1,0 +1,160 @@
+"""`dmnotid links`: every network interface, what connection it is, what it lacks, and which one a session would use."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from dmnotid.cli import EXIT_OK
+from dmnotid.cli.run import DEFAULT_CONFIG
+from dmnotid.cli.words import parse_connection_types
+from dmnotid.config import ConnectionsConfig, load_connections
+from dmnotid.policy.sessions import Connection, choose_connection
+from dmnotid.service import log
+from dmnotid.service.links import Link, Links, available_connections, read_links, tell_missing
+from dmnotid.service.log import printable
+from dmnotid.wire.notification import ConnectionType
+
+_TITLES: Final = ("INTERFACE", "TYPE", "UP", "CARRIER", "ADDRESS", "ROUTE", "AVAILABLE", "TYPE TOLD BY")
+_NOTHING: Final = ("-",) * 5
+
+Show = Callable[[Sequence[Link], Sequence[Connection]], None]
+"""Prints these interfaces; the connections are those of them that a session may use now, the best route first."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what follows `dmnotid links`."""
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG} where it is there, else none")
+    add(
+        "--prefer",
+        type=parse_connection_types,
+        default=(),
+        metavar="TYPE,…",
+        help="for a session that prefers these, most wanted first: mobile, wireless, wireline, any",
+    )
+    add("--watch", action="store_true", help="go on, and show what changes, until Ctrl-C")
+    add("--json", action="store_true", help="one object a line, for programs")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print what there is now, or follow it. Needs no privilege, and reads no secret."""
+    config = _load(arguments.config)
+    show = partial(_print_json, arguments.prefer) if arguments.json else _Table(arguments.prefer).show
+    if arguments.watch:
+        log.configure("warning", "text", sys.stderr)
+        asyncio.run(_follow(config, show))
+    links = tuple(read_links(config))
+    show(links, available_connections(links))
+    return EXIT_OK
+
+
+def _load(file: Path | None) -> ConnectionsConfig:
+    """Read a configuration's `connections`; without a file, and none at the usual place, take the defaults."""
+    if file is None and not DEFAULT_CONFIG.exists():
+        return ConnectionsConfig()
+    return load_connections(file or DEFAULT_CONFIG)
+
+
+async def _follow(config: ConnectionsConfig, show: Show) -> None:
+    """Show what there is, and again after each change, as the daemon sees it."""
+    links, changed = Links(config), asyncio.Event()
+    links.open(changed.set)
+    try:
+        while True:
+            show(links.links, links.available())
+            sys.stdout.flush()
+            await changed.wait()
+            changed.clear()
+    finally:
+        links.close()
+
+
+class _Table:
+    """Shows all interfaces, and from then on those that are otherwise than before."""
+
+    def __init__(self, preferred: Sequence[ConnectionType]) -> None:
+        self._preferred = preferred
+        self._rows: dict[str, tuple[str, ...]] = {}
+        self._choice = ""
+
+    def show(self, links: Sequence[Link], connections: Sequence[Connection]) -> None:
+        rows = {link.name: _row(link, connections) for link in links}
+        changed = [row for name, row in rows.items() if self._rows.get(name) != row]
+        changed += [(name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows]
+        choice = _tell_choice(links, connections, self._preferred)
+        if not self._choice:
+            print(_lines([_TITLES, *changed]), choice, sep="\n")
+        elif changed or choice != self._choice:
+            print(f"--- {time.strftime('%H:%M:%S')}", *([_lines(changed)] if changed else []), sep="\n")
+            if choice != self._choice:
+                print(choice)
+        self._rows, self._choice = rows, choice
+
+
+def _row(link: Link, connections: Sequence[Connection]) -> tuple[str, ...]:
+    settled = "yes" if Connection(link.type, link.name) in connections else "settling"
+    return (
+        link.name,
+        str(link.type),
+        "yes" if link.up else "no",
+        "yes" if link.carrier else "no",
+        _first(link.addresses),
+        _first(link.routes),
+        link.missing or settled,
+        link.why,
+    )
+
+
+def _first(those: Sequence[object]) -> str:
+    """Return the first one, and how many more there are."""
+    more = f" (+{len(those) - 1})" if len(those) > 1 else ""
+    return f"{those[0]}{more}" if those else "-"
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    """Set out rows in columns."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def _tell_choice(links: Sequence[Link], connections: Sequence[Connection], preferred: Sequence[ConnectionType]) -> str:
+    session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
+    chosen = choose_connection(preferred, connections)
+    if chosen is None:
+        return f"{session} would wait: {printable(tell_missing(links, preferred))}"
+    return f"{session} would use {printable(chosen.interface)} ({chosen.type})"
+
+
+def _print_json(preferred: Sequence[ConnectionType], links: Sequence[Link], connections: Sequence[Connection]) -> None:
+    chosen = choose_connection(preferred, connections)
+    facts = {
+        "time": round(time.time(), 3),
+        "interfaces": [_json(link, connections) for link in links],
+        "preferred_connections": preferred,
+        "uses": chosen and {"connection": chosen.type, "interface": chosen.interface},
+        "missing": None if chosen else tell_missing(links, preferred),
+    }
+    print(json.dumps(facts))
+
+
+def _json(link: Link, connections: Sequence[Connection]) -> dict[str, object]:
+    return {
+        "interface": link.name,
+        "index": link.index,
+        "connection": link.type,
+        "why": link.why,
+        "up": link.up,
+        "carrier": link.carrier,
+        "addresses": [str(address) for address in link.addresses],
+        "routes": [str(route) for route in link.routes],
+        "metric": link.metric,
+        "missing": link.missing,
+        "available": Connection(link.type, link.name) in connections,
+    }
