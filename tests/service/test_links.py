@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from errno import ENODEV
 from functools import partial
@@ -17,7 +18,16 @@ import pytest
 from dmnotid.config import ConnectionsConfig, Reach
 from dmnotid.policy.sessions import Connection
 from dmnotid.service import links as links_module
-from dmnotid.service.links import Link, Links, available_connections, describe, detected_type, read_links
+from dmnotid.service.links import (
+    Link,
+    Links,
+    available_connections,
+    describe,
+    detected_type,
+    lasted,
+    read_links,
+    tell_missing,
+)
 from dmnotid.service.rtnetlink import (
     ARPHRD_ETHER,
     ARPHRD_PPP,
@@ -35,6 +45,7 @@ from dmnotid.service.rtnetlink import (
 )
 from dmnotid.wire.notification import ConnectionType
 from tests.service.netns import Namespace, needs_namespace
+from tests.service.support import LogLines
 
 ANY, MOBILE, WIRELESS, WIRELINE = (
     ConnectionType.ANY,
@@ -79,11 +90,10 @@ def namespace() -> Iterator[Namespace]:
         yield made
 
 
-def config(reach: Reach = "internet", **interfaces: str) -> ConnectionsConfig:
-    """A configuration with patterns as `mobile="usb0 wwan*"`."""
-    return ConnectionsConfig(
-        reach=reach, interfaces={ConnectionType(name): tuple(text.split()) for name, text in interfaces.items()}
-    )
+def config(reach: Reach = "internet", *, settle: float = 0, **interfaces: str) -> ConnectionsConfig:
+    """A configuration with patterns as `mobile="usb0 wwan*"`; what is there counts at once."""
+    named = {ConnectionType(name): tuple(text.split()) for name, text in interfaces.items()}
+    return ConnectionsConfig(reach=reach, interfaces=named, settle=settle)
 
 
 def read(namespace: Namespace, configured: ConnectionsConfig | None = None) -> dict[str, Link]:
@@ -124,14 +134,14 @@ DEFAULT6 = Route(5, 128, 0, 0, 1024)
 
 def missing(
     *, of: Interface | None = None, own: list[Address] | None = None, routes: list[Route] | None = None,
-    reach: Reach = "internet", **interfaces: str,
+    reach: Reach = "internet", wireline: str = "",
 ) -> str | None:  # fmt: skip
     state = State(
         [interface() if of is None else of],
         [address()] if own is None else own,
         [DEFAULT] if routes is None else routes,
     )
-    (link,) = describe(state, config(reach, **interfaces), sysfs=Path("/nonexistent"))
+    (link,) = describe(state, config(reach, wireline=wireline), sysfs=Path("/nonexistent"))
     return link.missing
 
 
@@ -231,6 +241,84 @@ def test_metric_is_that_of_the_routes_that_count() -> None:
         for reach in ("internet", "any", (ip_network("10.1.0.0/16"),), (ip_network("192.0.2.0/24"),))
     ]
     assert metrics == [700, 1, 1, 700]
+
+
+# Whether it was there all the time
+
+CREATED = 100
+THERE = interface(carrier_changes=4)
+OWN = [Address(5, bytes([192, 0, 2, 1]), 0, CREATED), Address(5, V6, 0, CREATED)]
+
+
+def seen(
+    *, of: Interface = THERE, own: list[Address] | None = None, routes: list[Route] | None = None,
+    reach: Reach = "internet",
+) -> Link:  # fmt: skip
+    state = State([of], OWN if own is None else own, [DEFAULT] if routes is None else routes)
+    (link,) = describe(state, config(reach), sysfs=Path("/nonexistent"))
+    return link
+
+
+@pytest.mark.parametrize(
+    ("now", "held"),
+    [
+        (seen(), True),
+        (seen(own=OWN[:1]), True),
+        (seen(own=[*OWN, address(bytes([10, 0, 0, 1]))]), True),
+        (seen(own=[OWN[0]._replace(flags=0x20), OWN[1]]), True),
+        (seen(routes=[DEFAULT, DEFAULT6]), True),
+        (seen(of=THERE._replace(name="eth9")), True),
+        (seen(of=THERE._replace(carrier_changes=6)), False),
+        (seen(own=[own._replace(created=CREATED + 1) for own in OWN]), False),
+        (seen(own=[OWN[0]._replace(created=CREATED + 1), OWN[1]]), True),
+        (seen(own=[address(bytes([10, 0, 0, 1]))]), False),
+        (seen(routes=[DEFAULT._replace(metric=101)]), False),
+        (seen(routes=[DEFAULT6]), False),
+        (seen(routes=[]), False),
+        (seen(of=THERE._replace(operstate=2)), False),
+    ],
+)
+def test_breaks_between_two_reads(now: Link, held: bool) -> None:  # noqa: FBT001 - a table of results
+    assert lasted(seen(), now, "internet") == held
+
+
+def test_no_break_is_told_of_another_interface() -> None:
+    state = State([THERE._replace(ifindex=6)], [own._replace(ifindex=6) for own in OWN], [DEFAULT._replace(ifindex=6)])
+    (other,) = describe(state, config(), sysfs=Path("/nonexistent"))
+    assert not lasted(seen(), other, "internet")
+
+
+def test_breaks_in_what_must_be_reached() -> None:
+    ten, other = Route(5, 32, 10 << 24, 8, 0), Route(5, 32, 10 << 24, 8, 7)
+    reach = (ip_network("10.0.0.0/8"),)
+    assert lasted(seen(routes=[ten, other], reach=reach), seen(routes=[other], reach=reach), reach)
+    assert not lasted(seen(routes=[ten], reach=reach), seen(routes=[other], reach=reach), reach)
+    assert lasted(seen(routes=[ten], reach="any"), seen(routes=[], reach="any"), "any")
+
+
+# What a session that waits is told of
+
+
+def test_why_none_of_the_wanted_is_there() -> None:
+    def link(name: str, kind: ConnectionType, missing: str | None, *, up: bool = True) -> Link:
+        return Link(name, 1, kind, "", up=up, carrier=True, addresses=(), routes=(), metric=None, missing=missing)
+
+    links = [
+        link("lo", ANY, "not configured"),
+        link("wlan0", WIRELESS, "no address"),
+        link("wlan1", WIRELESS, None),
+        link("eth0", WIRELINE, "down", up=False),
+        link("br0", ANY, "no route"),
+    ]
+    assert tell_missing(links, [WIRELESS]) == "wlan0: up, no address; wlan1: settling"
+    assert tell_missing(links, [WIRELESS, MOBILE]) == "wlan0: up, no address; wlan1: settling; no mobile interface"
+    everything = "wlan0: up, no address; wlan1: settling; eth0: down; br0: up, no route"
+    assert tell_missing(links, []) == tell_missing(links, [ANY]) == everything
+    assert tell_missing(links, [MOBILE, ANY]) == f"{everything}; no mobile interface"
+    assert tell_missing(links[:1], []) == tell_missing([], [ANY]) == "no interface"
+    many = [link(f"eth{n}", WIRELINE, "down", up=False) for n in range(10)]
+    told = tell_missing(many, [WIRELINE])
+    assert (told.startswith("eth0: down; eth1: down; "), told.endswith("eth7: down; 2 more")) == (True, True)
 
 
 # What an interface is
@@ -511,7 +599,6 @@ async def follow(namespace: Namespace) -> None:
         namespace.ip("addr", "add", "192.0.2.1/24", "dev", "eth0")
         namespace.ip("route", "add", "default", "via", "192.0.2.2")
         await watched.until(["eth0"])
-        assert watched.changes == 1
         assert watched.links.available() == (Connection(WIRELINE, "eth0"),)
         assert [link.name for link in watched.links.links] == ["lo", "eth0"]
         namespace.ip("addr", "del", "192.0.2.1/24", "dev", "eth0")
@@ -536,7 +623,7 @@ def test_changes_are_followed(namespace: Namespace, run: Callable[[Scenario], No
 async def stay_asleep(namespace: Namespace) -> None:
     with Watched(config()) as watched:
         # After a notice too, here one that changes nothing for anybody.
-        namespace.ip("addr", "add", "192.0.2.9/32", "dev", "lo")
+        namespace.ip("link", "set", "lo", "mtu", "9000")
         await asyncio.sleep(links_module.PAUSE * 5)
         before = resource.getrusage(resource.RUSAGE_THREAD)
         await asyncio.sleep(2)
@@ -622,13 +709,13 @@ async def change_nothing(namespace: Namespace) -> None:
     reads = Reads()
     with Watched(config()) as watched, pytest.MonkeyPatch.context() as patch:
         patch.setattr(links_module, "read_links", reads)
-        namespace.ip("addr", "add", "192.0.2.9/32", "dev", "lo")
+        namespace.ip("link", "set", "lo", "mtu", "9000")
         await reads.next()
         await asyncio.sleep(0)
         assert watched.changes == 0
         namespace.ip("route", "del", "default")
         await watched.until([])
-        namespace.ip("addr", "del", "192.0.2.9/32", "dev", "lo")
+        namespace.ip("link", "set", "lo", "mtu", "8000")
         await reads.next()
         await asyncio.sleep(0)
         assert watched.changes == 1
@@ -636,28 +723,57 @@ async def change_nothing(namespace: Namespace) -> None:
 
 @in_namespace
 @on_both_loops
-def test_notice_that_changes_no_connection_is_not_announced(
+def test_notice_that_changes_nothing_here_is_not_announced(
     namespace: Namespace, run: Callable[[Scenario], None]
 ) -> None:
     add_uplink(namespace, "eth0")
     namespace.call(run, partial(change_nothing, namespace))
 
 
-async def refresh_first(namespace: Namespace) -> None:
-    with Watched(config()) as watched:
-        assert watched.names() == ["eth0"]
+async def confirm(namespace: Namespace) -> None:
+    connection = Connection(WIRELINE, "eth0")
+    with Watched(config(wireline="eth*")) as watched:
+        assert watched.links.confirm(connection)
+        assert not watched.links.confirm(Connection(WIRELESS, "eth0"))
+        assert watched.changes == 0
         namespace.ip("link", "set", "eth0", "down")
-        watched.links.refresh()
-        assert (watched.names(), watched.changes) == ([], 0)
-        await watched.change()
+        assert watched.links.available() == (connection,), "nobody has looked yet"
+        assert not watched.links.confirm(connection)
         assert (watched.names(), watched.changes) == ([], 1)
 
 
 @in_namespace
 @on_both_loops
-def test_change_that_only_a_refresh_saw_is_announced(namespace: Namespace, run: Callable[[Scenario], None]) -> None:
+def test_last_look_sees_what_no_notice_has_told_yet(namespace: Namespace, run: Callable[[Scenario], None]) -> None:
+    """5.3.4: a connection is there when the session starts over it, not only when it was chosen."""
     add_uplink(namespace, "eth0")
-    namespace.call(run, partial(refresh_first, namespace))
+    namespace.call(run, partial(confirm, namespace))
+
+
+async def confirm_blindly() -> None:
+    connection = Connection(ANY, "eth0")
+    with Watched(config()) as watched, pytest.MonkeyPatch.context() as patch:
+
+        def fail(*_: ConnectionsConfig) -> list[Link]:
+            raise OSError(ENODEV, "a read that fails")
+
+        patch.setattr(links_module, "RETRY_PAUSE", 0.05)
+        patch.setattr(links_module, "read_links", fail)
+        assert not watched.links.confirm(connection)
+        assert (watched.names(), watched.changes) == (["eth0"], 0)
+        patch.setattr(links_module, "read_links", read_links)
+        await watched.change()
+        assert watched.links.confirm(connection)
+        assert watched.changes == 1
+
+
+@in_namespace
+@on_both_loops
+def test_last_look_that_fails_is_announced_once_it_succeeds(
+    namespace: Namespace, run: Callable[[Scenario], None]
+) -> None:
+    add_uplink(namespace, "eth0")
+    namespace.call(run, confirm_blindly)
 
 
 async def fail_once(namespace: Namespace) -> None:
@@ -684,6 +800,125 @@ async def fail_once(namespace: Namespace) -> None:
 def test_read_that_fails_is_tried_again(namespace: Namespace, run: Callable[[Scenario], None]) -> None:
     add_uplink(namespace, "eth0")
     namespace.call(run, partial(fail_once, namespace))
+
+
+SETTLE = 0.4
+
+
+async def settle(namespace: Namespace, logged: LogLines) -> None:
+    with Watched(config(wireline="eth*", settle=SETTLE)) as watched:
+        assert watched.names() == [], "nobody knows since when it is there"
+        opened = time.monotonic()
+        await watched.until(["eth0"])
+        assert time.monotonic() >= opened + SETTLE - 0.01
+        gone = time.monotonic()
+        namespace.ip("addr", "del", "198.51.1.1/24", "dev", "eth0")
+        await watched.until([])
+        namespace.ip("addr", "add", "198.51.1.1/24", "dev", "eth0")
+        namespace.ip("route", "add", "default", "via", "198.51.1.254")
+        back = time.monotonic()
+        await watched.until(["eth0"])
+        assert time.monotonic() >= back + SETTLE - 0.01
+        assert gone < back
+        namespace.ip("link", "del", "eth0")
+        await watched.until([])
+    found = [(line["event"], line["interface"], line["connection"], line.get("missing")) for line in logged.all()]
+    there, address, gone_ = (
+        ("connection available", "eth0", "wireline", None),
+        ("connection lost", "eth0", "wireline", "no address"),
+        ("connection lost", "eth0", "wireline", "gone"),
+    )
+    assert found == [there, address, there, gone_]
+
+
+@in_namespace
+@on_both_loops
+def test_connection_counts_once_it_has_held(
+    namespace: Namespace, run: Callable[[Scenario], None], logged: LogLines
+) -> None:
+    """5.3.4: available for `connections.settle` without a break; what comes and goes stands in the log."""
+    add_uplink(namespace, "eth0")
+    namespace.call(run, partial(settle, namespace, logged))
+
+
+async def settle_one_after_the_other(namespace: Namespace) -> None:
+    with Watched(config(settle=SETTLE)) as watched:
+        await asyncio.sleep(SETTLE / 2)
+        add_uplink(namespace, "eth1", 2, metric=50)
+        await watched.until(["eth0"])
+        await watched.until(["eth1", "eth0"])
+
+
+@in_namespace
+@on_both_loops
+def test_each_connection_settles_by_itself(namespace: Namespace, run: Callable[[Scenario], None]) -> None:
+    add_uplink(namespace, "eth0")
+    namespace.call(run, partial(settle_one_after_the_other, namespace))
+
+
+async def blink(namespace: Namespace, logged: LogLines) -> None:
+    with Watched(config(settle=SETTLE)) as watched:
+        await watched.until(["eth0"])
+        # All of it within the pause that follows the first notice: both reads find the connection there.
+        namespace.ip_batch(["addr add 198.51.1.7/24 dev eth0"])
+        namespace.ip_batch([
+            "addr flush dev eth0", "addr add 198.51.1.1/24 dev eth0", "route add default via 198.51.1.254",
+        ])  # fmt: skip
+        before = time.monotonic()
+        await watched.until([])
+        await watched.until(["eth0"])
+        assert time.monotonic() >= before + SETTLE - 0.01
+    assert [line["missing"] for line in logged.of("connection lost")] == ["interrupted"]
+
+
+@in_namespace
+@on_both_loops
+def test_connection_that_went_between_two_reads_settles_anew(
+    namespace: Namespace, run: Callable[[Scenario], None], logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "PAUSE", 1.0)
+    add_uplink(namespace, "eth0")
+    namespace.call(run, partial(blink, namespace, logged))
+
+
+async def settle_by_configuration() -> None:
+    with Watched(config(settle=3600)) as watched:
+        assert watched.names() == []
+        watched.links.configure(config(settle=0))
+        assert (watched.names(), watched.changes) == (["eth0"], 1)
+        watched.links.configure(config(settle=3600))
+        assert (watched.names(), watched.changes) == ([], 2)
+
+
+@in_namespace
+@on_both_loops
+def test_another_configuration_counts_at_once(namespace: Namespace, run: Callable[[Scenario], None]) -> None:
+    add_uplink(namespace, "eth0")
+    namespace.call(run, settle_by_configuration)
+
+
+async def read_slowly(namespace: Namespace) -> None:
+    reads = Reads()
+
+    def read_long(*args: ConnectionsConfig) -> list[Link]:
+        time.sleep(0.1)  # as with very many interfaces
+        return reads(*args)
+
+    with Watched(config()), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(links_module, "read_links", read_long)
+        ends = time.monotonic() + 2.5
+        while time.monotonic() < ends:
+            namespace.ip_batch(["addr add 192.0.2.7/24 dev eth0", "addr del 192.0.2.7/24 dev eth0"])
+            await asyncio.sleep(0.01)
+    # Without a rest behind each there would be fifteen.
+    assert 2 <= reads.count <= 4
+
+
+@in_namespace
+@on_both_loops
+def test_long_reads_leave_time_for_everything_else(namespace: Namespace, run: Callable[[Scenario], None]) -> None:
+    add_uplink(namespace, "eth0")
+    namespace.call(run, partial(read_slowly, namespace))
 
 
 async def close_in_the_middle(namespace: Namespace) -> None:

@@ -157,7 +157,7 @@ def test_captured_link() -> None:
     found, ended = take("links", LINKS)
     assert ended == (True, True)
     flags = 0x1000 | IFF_UP | IFF_LOWER_UP | 0x42  # MULTICAST, BROADCAST, RUNNING
-    assert found == [Interface(3, "eth0", 1, flags, IF_OPER_UP, "veth", 0, "")]
+    assert found == [Interface(3, "eth0", 1, flags, IF_OPER_UP, "veth", 0, "", carrier_changes=2)]
 
 
 @little_endian
@@ -174,6 +174,7 @@ def test_captured_addresses() -> None:
     ]
     assert [index for index, text in texts if text.startswith("fe80:")] == [2, 3]
     assert {own.flags for own in found} == {0x80}
+    assert [own.created for own in found] == [0x38A97, 0x38A9B, 0x38A9B, 0x38A97, 0x38A9B, 0x38A9C, 0x38A9B]
 
 
 @little_endian
@@ -244,6 +245,13 @@ def test_captured_octets_with_some_changed_give_values_or_an_oserror(name: str, 
 
 def test_least_that_a_link_may_say() -> None:
     assert take("links", message(16, link(attribute(3, b"usb0\0"))))[0] == [Interface(5, "usb0", 1, 1, 0, "", 0, "")]
+
+
+def test_created_is_not_updated() -> None:
+    body = address(attribute(1, bytes(4)), attribute(6, pack("=IIII", 1, 2, 30, 40)))
+    assert take("addresses", message(20, body))[0] == [Address(5, bytes(4), 0, created=30)]
+    short = refused("addresses", message(20, address(attribute(1, bytes(4)), attribute(6, bytes(12)))))
+    assert "ifa_cacheinfo of 12 octets" in short
 
 
 def test_link_that_is_member_of_a_bridge() -> None:
