@@ -51,6 +51,9 @@ class MadeUpLinks(Links):
     def available(self) -> tuple[Connection, ...]:
         return tuple(self.connections)
 
+    def confirm(self, connection: Connection) -> bool:
+        return connection in self.connections
+
 
 class Bench:
     """A dispatcher with what it needs, over a state directory that outlives it."""
@@ -187,11 +190,66 @@ async def test_what_waits_for_a_connection_says_so_once(tmp_path: Path, logged: 
         await eventually(lambda: len(recorder.names) == 2)
         (line,) = logged.of("session waits")
         assert (line["session"], line["wanted"], line["available"]) == (session, "mobile wireless", "eth0(wireline)")
-        assert line["level"] == "info"
+        assert line["missing"] == "no mobile interface; no wireless interface"
+        assert (line["level"], line["server_id"]) == ("info", SERVER_ID)
         links.connections = []
         bench.accept(4)
         await eventually(lambda: len(logged.of("session waits")) == 2)
         assert logged.of("session waits")[1]["wanted"] == "any"
+
+
+async def test_what_waits_again_after_a_try_says_so_again(tmp_path: Path, logged: LogLines) -> None:
+    links = MadeUpLinks(WIRELINE)
+    recorder = Recorder(tmp_path, f"{waiting_for(tmp_path / 'go', 1)}")
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        session = bench.accept(1)
+        await eventually(lambda: recorder.names)
+        links.connections = []
+        (tmp_path / "go").touch()
+        await eventually(lambda: logged.of("session waits"))
+    assert [line["session"] for line in logged.of("session waits")] == [session]
+
+
+class LostLinks(MadeUpLinks):
+    """Connections that the last look finds gone, or can't be read then."""
+
+    def __init__(self, *connections: Connection, left: Sequence[Connection]) -> None:
+        super().__init__(*connections)
+        self.left = left
+        self.looks = 0
+
+    def confirm(self, connection: Connection) -> bool:
+        self.looks += 1
+        self.connections = self.left
+        return super().confirm(connection)
+
+
+async def test_a_connection_lost_between_choice_and_hook_is_not_used(tmp_path: Path, logged: LogLines) -> None:
+    """5.3.4: another one is taken, and no try is spent."""
+    recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, MOBILE, left=[MOBILE])
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        bench.accept(1)
+        await eventually(lambda: links.looks)
+        assert bench.dispatcher.counters["tries"] == 0
+        bench.dispatcher.wake()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert interfaces(recorder) == [(1, "wwan0")]
+    assert (recorder.names, bench.dispatcher.counters) == ([(1, 1)], {"tries": 1, "done": 1})
+    assert logged.of("session waits") == []
+
+
+async def test_what_loses_its_connection_just_before_its_hook_says_what_it_waits_for(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, left=[])
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        bench.accept(1)
+        await eventually(lambda: logged.of("session waits"))
+        assert (links.looks, recorder.names, bench.dispatcher.counters["tries"]) == (1, [], 0)
+        links.connections = links.left = [WIRELINE]
+        bench.dispatcher.wake()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1)]
 
 
 async def test_each_try_uses_the_best_connection_there_is_then(tmp_path: Path) -> None:
