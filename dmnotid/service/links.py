@@ -67,12 +67,12 @@ _MOBILE_HARDWARE: Final = {ARPHRD_PPP: "point-to-point link", ARPHRD_RAWIP: "raw
 _MOBILE_NAMES: Final = ("ppp*", "wwan*", "rmnet*", "qmimux*")
 
 # Kinds of link that are software alone: no need to look into sysfs. One that is missing here is told by having no
-# `device` there; one that is hardware in spite of its kind (dsa, hv_netvsc) by having one.
+# `device` there, but for netdevsim, which has one; one that is hardware in spite of its kind (dsa) by having one too.
 # fmt: off
 _SOFTWARE_KINDS: Final = frozenset({
     "bareudp", "bond", "bridge", "dummy", "erspan", "geneve", "gre", "gretap", "ifb", "ip6gre", "ip6gretap",
-    "ip6tnl", "ipip", "ipvlan", "ipvtap", "macsec", "macvlan", "macvtap", "netkit", "nlmon", "openvswitch", "sit",
-    "team", "tun", "veth", "vlan", "vrf", "vti", "vti6", "vxlan", "wireguard", "xfrm",
+    "ip6tnl", "ipip", "ipvlan", "ipvtap", "macsec", "macvlan", "macvtap", "netdevsim", "netkit", "nlmon", "openvswitch",
+    "sit", "team", "tun", "veth", "vlan", "vrf", "vti", "vti6", "vxlan", "wireguard", "xfrm",
 })
 # fmt: on
 
