@@ -1,4 +1,4 @@
-"""Which connections there are: real kernel links in namespaces, and what tells one sort of hardware from another."""
+"""Which connections there are: what an interface lacks, and real kernel links in namespaces."""
 
 import asyncio
 import os
@@ -23,15 +23,12 @@ from dmnotid.service.links import (
     Links,
     available_connections,
     describe,
-    detected_type,
     lasted,
     read_links,
     tell_missing,
 )
 from dmnotid.service.rtnetlink import (
     ARPHRD_ETHER,
-    ARPHRD_PPP,
-    ARPHRD_RAWIP,
     IF_OPER_UP,
     IFA_F_DADFAILED,
     IFA_F_TENTATIVE,
@@ -319,78 +316,6 @@ def test_why_none_of_the_wanted_is_there() -> None:
     many = [link(f"eth{n}", WIRELINE, "down", up=False) for n in range(10)]
     told = tell_missing(many, [WIRELINE])
     assert (told.startswith("eth0: down; eth1: down; "), told.endswith("eth7: down; 2 more")) == (True, True)
-
-
-# What an interface is
-
-
-def sysfs_entry(root: Path, name: str, *, uevent: str = "", entries: str = "") -> Path:
-    """Make what `/sys/class/net/NAME` has to say; `entries` are directories in it."""
-    entry = root / name
-    entry.mkdir()
-    (entry / "uevent").write_text(f"{uevent}INTERFACE={name}\nIFINDEX=5\n")
-    for directory in entries.split():
-        (entry / directory).mkdir()
-    return root
-
-
-@pytest.mark.parametrize(
-    ("found", "uevent", "entries", "kind", "why"),
-    [
-        (interface("eth0"), "", "device", WIRELINE, "Ethernet with a device behind it"),
-        (interface("wan", kind="dsa"), "DEVTYPE=dsa\n", "device", WIRELINE, "Ethernet with a device behind it"),
-        (interface("eth0", kind="hv_netvsc"), "", "device", WIRELINE, "Ethernet with a device behind it"),
-        (interface("eth0", master=9, member_of="vrf"), "", "device", WIRELINE, "Ethernet with a device behind it"),
-        (interface("eth0", master=9, member_of="bridge"), "", "device", ANY, "member of a bridge"),
-        (interface("eth0", master=9, member_of="bond"), "", "device", ANY, "member of a bond"),
-        (interface("eth0", master=9), "", "device", ANY, "member of a master"),
-        (interface("eth0"), "", "", ANY, "no device behind it"),
-        (interface("new0", kind="new"), "", "", ANY, "no device behind it, kind new"),
-        (interface("wlp3s0"), "DEVTYPE=wlan\n", "device phy80211 wireless", WIRELESS, "sysfs phy80211"),
-        (interface("old0"), "", "device wireless", WIRELESS, "sysfs wireless"),
-        (interface("wwan7"), "DEVTYPE=wlan\n", "device phy80211", WIRELESS, "sysfs phy80211"),
-        (interface("wwp0s20u4"), "DEVTYPE=wwan\n", "device", MOBILE, "DEVTYPE=wwan"),
-        (interface("wwan0"), "", "device", MOBILE, "named wwan*"),
-        (interface("wwan0", kind="wwan"), "", "", MOBILE, "kind wwan"),
-        (interface("rmnet_data0", kind="rmnet"), "", "", MOBILE, "kind rmnet"),
-        (interface("rmnet0", hardware=65534), "", "", MOBILE, "named rmnet*"),
-        (interface("qmimux0", hardware=65534), "", "", MOBILE, "named qmimux*"),
-        (interface("ppp0", kind="ppp", hardware=ARPHRD_PPP), "", "", MOBILE, "kind ppp"),
-        (interface("lte", hardware=ARPHRD_PPP), "", "", MOBILE, "point-to-point link"),
-        (interface("lte", hardware=ARPHRD_RAWIP), "", "device", MOBILE, "raw IP link"),
-        (interface("bnep0"), "DEVTYPE=bluetooth\n", "device", ANY, "DEVTYPE=bluetooth"),
-        (interface("ib0", hardware=32), "", "device", ANY, "hardware type 32"),
-        (interface("lo", flags=IFF_LOOPBACK), "", "device", ANY, "loopback"),
-        *[
-            (interface("wwan0", kind=kind), "", "device phy80211", ANY, f"kind {kind}")
-            for kind in ("bridge", "bond", "vlan", "veth", "tun", "dummy", "wireguard")
-        ],
-    ],
-)
-def test_types_that_are_detected(
-    tmp_path: Path, found: Interface, uevent: str, entries: str, kind: ConnectionType, why: str
-) -> None:
-    assert detected_type(found, sysfs_entry(tmp_path, found.name, uevent=uevent, entries=entries)) == (kind, why)
-
-
-def test_interface_that_vanished_before_sysfs_was_read(tmp_path: Path) -> None:
-    assert detected_type(interface("eth0"), tmp_path) == (ANY, "no device behind it")
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "why"),
-    [
-        ("usb0", MOBILE, "configured: usb0"),
-        ("wwan3", MOBILE, "configured: wwan*"),
-        ("lo", WIRELINE, "configured: l[o]"),
-        ("WWAN3", ANY, "no device behind it"),
-        ("eth0", ANY, "no device behind it"),
-    ],
-)
-def test_patterns_come_first(tmp_path: Path, name: str, kind: ConnectionType, why: str) -> None:
-    state = State([interface(name, flags=RUNNING | (IFF_LOOPBACK if name == "lo" else 0))], [], [])
-    (link,) = describe(state, config(mobile="usb0 wwan*", wireline="l[o]"), sysfs=tmp_path)
-    assert (link.type, link.why) == (kind, why)
 
 
 # The kernel itself
