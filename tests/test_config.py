@@ -175,7 +175,7 @@ def test_defaults(place: Place) -> None:
         remember=259_200,
         sessions=Limits(1, 16, 604_800),
         retry=Retry(30, 3_600, 10),
-        connections=ConnectionsConfig("internet", dict.fromkeys(NAMED_TYPES, ())),
+        connections=ConnectionsConfig("internet", dict.fromkeys(NAMED_TYPES, ()), settle=2),
         log=LogConfig("info", "auto", 60),
         warnings=(),
     )
@@ -203,6 +203,7 @@ def test_everything_given(place: Place) -> None:
         retry: {first: 1s, longest: 1s, attempts: 1}
         connections:
           reach: [10.0.0.0/8]
+          settle: 500ms
           mobile: {interfaces: [usb0, "wwan*"]}
           wireline: {interfaces: ["eth[0-9]"]}
         log: {level: debug, format: json, discards: 1s}
@@ -223,6 +224,7 @@ def test_everything_given(place: Place) -> None:
     assert config.sessions == Limits(2, 65_536, 86_400, 60)
     assert config.retry == Retry(1, 1, 1)
     assert config.connections.reach == (ip_network("10.0.0.0/8"),)
+    assert config.connections.settle == 0.5
     assert config.connections.interfaces == {
         ConnectionType.MOBILE: ("usb0", "wwan*"),
         ConnectionType.WIRELESS: (),
@@ -1105,6 +1107,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "retry.attempts": WHOLE,
     "connections": SECTION,
     "connections.reach": (["internet", "any", *NETWORKS[0]], ["", "x", "Internet", *NETWORKS[1]]),
+    "connections.settle": DURATION_OR_ZERO,
     **dict.fromkeys((f"connections.{it}" for it in ("mobile", "wireless", "wireline")), SECTION),
     **dict.fromkeys((f"connections.{it}.interfaces" for it in ("mobile", "wireless", "wireline")), INTERFACES),
     "log": SECTION,
@@ -1195,7 +1198,7 @@ def test_example_with_all_that_is_commented_out(place: Place) -> None:
     minimal = place.load(MINIMAL)
     assert replace(config, servers=minimal.servers, hook=minimal.hook, connections=minimal.connections) == minimal
     assert replace(config.hook, command=("/bin/true",), environment={}) == minimal.hook
-    assert config.connections.reach == minimal.connections.reach
+    assert replace(config.connections, interfaces=minimal.connections.interfaces) == minimal.connections
     shown = set(paths_of(document))
     others = {f"servers[].secret.{it}" for it in ("text", "hex", "base64", "credential")}
     assert shown == KEYS.keys() - others - {"hook.socket"}
