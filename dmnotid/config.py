@@ -716,7 +716,10 @@ def _check_patterns(reader: Reader, patterns: Iterable[_Pattern]) -> None:
         if kind is other_kind and one == other:
             reader.wrong(second, f"{shown(other)} is given twice")
         elif kind is not other_kind and _share_a_name(one, other):
-            reader.wrong(second, f"{shown(other)} takes interfaces that {first.path} ({shown(one)}) takes too")
+            rival = f"{first.path} ({shown(one)})"
+            reader.wrong(
+                second, f"{shown(other)} takes interfaces that {rival} takes too, one type for each is expected"
+            )
         else:
             continue
         told.add(second.path)
@@ -727,14 +730,16 @@ def _tokens(pattern: str) -> list[str]:
     return re.findall(r"\[!?+\]?+[^\]]*\]|.", pattern)
 
 
+@functools.lru_cache(1024)
+def _characters(cut: str, alphabet: frozenset[str]) -> frozenset[str] | None:
+    """Return what a part of a pattern stands for, None for a star."""
+    return None if cut == "*" else frozenset(it for it in alphabet if fnmatch.fnmatchcase(it, cut))
+
+
 def _share_a_name(one: str, other: str) -> bool:
     """Tell whether some name matches both patterns."""
-    alphabet = _SAMPLE.union(one, other)
-
-    def characters(cut: str) -> frozenset[str] | None:
-        return None if cut == "*" else frozenset(it for it in alphabet if fnmatch.fnmatchcase(it, cut))
-
-    left, right = ([characters(cut) for cut in _tokens(pattern)] for pattern in (one, other))
+    alphabet = _SAMPLE if _SAMPLE.issuperset(one + other) else _SAMPLE.union(one, other)
+    left, right = ([_characters(cut, alphabet) for cut in _tokens(pattern)] for pattern in (one, other))
     if frozenset() in left + right:
         return False
 
