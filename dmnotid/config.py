@@ -173,7 +173,8 @@ def load_connections(file: Path) -> ConnectionsConfig:
     """
     root, _ = _read_file(file)
     reader = Reader(file, {})
-    connections = _read_connections(reader.section(Value(root, "")))
+    only = root._replace(pairs=tuple(pair for pair in root.pairs if pair[0].text == "connections"))
+    connections = _read_connections(reader.section(Value(only, "")))
     if reader.problems:
         raise ConfigError(tuple(sorted(reader.problems, key=position)))
     return connections

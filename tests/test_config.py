@@ -37,6 +37,7 @@ from dmnotid.config import (
     ListenAddress,
     LogConfig,
     load_config,
+    load_connections,
 )
 from dmnotid.errors import ConfigError
 from dmnotid.policy.authenticity import Freshness
@@ -688,6 +689,89 @@ log: {level: high, level: low}
         ["16:14:", "log.level:"],
         ["16:20:", "log.level:"],
     ]
+
+
+# --- The section connections alone --------------------------------------------------------------------------------
+
+
+CONNECTIONS = "connections: {reach: [10.0.0.0/8], settle: 0, wireline: {interfaces: [eth0]}}\n"
+
+
+def test_connections_alone(place: Place) -> None:
+    wanted = place.load(MINIMAL + CONNECTIONS).connections
+    assert wanted.settle == 0
+    place.put("dmnotid.yaml", CONNECTIONS)
+    assert load_connections(place.file) == wanted
+
+
+@pytest.mark.parametrize("text", [MINIMAL, "x: 1\n", "{}\n"])
+def test_connections_not_given(place: Place, text: str) -> None:
+    place.put("dmnotid.yaml", text)
+    assert load_connections(place.file) == ConnectionsConfig()
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        "servers: [{id: a, secret: {file: /none}}]\nhook: {command: [start]}\n",
+        "servers: [{id: a, secret: {credential: none}}]\n",
+        "servers:\nhook: 1\nlog: {level: loud}\nwhat: is this\n",
+        "log: {}\nlog: {}\n",
+        "12: x\n? [a]\n: b\n",
+        "<<: {a: b}\n",
+        "retry: {first: 2h, longest: 1h}\n",
+    ],
+)
+def test_connections_beside_what_is_wrong(place: Place, others: str) -> None:
+    """Whatever is the matter with the other sections, these are what they are."""
+    assert place.problems(others + CONNECTIONS)
+    assert load_connections(place.file).settle == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        (
+            "connections: {reach: here, settle: 1, mobile: {interfaces: []}, lan: {}}\n",
+            [
+                "1:22: connections.reach: is 'here', internet, any or a list of networks is expected",
+                (
+                    "1:36: connections.settle: has no unit, a whole number with its unit is expected: 500ms, 30s, 10m, "
+                    "24h or 7d"
+                ),
+                "1:60: connections.mobile.interfaces: is an empty list, a list of names is expected",
+                "1:65: connections.lan: unknown key: known here are reach, settle, mobile, wireless, wireline",
+            ],
+        ),
+        (
+            "connections:\n  wireline: {interfaces: [eth0, 'usb*']}\n  mobile: {interfaces: ['us?0']}\n",
+            [
+                (
+                    "2:33: connections.wireline.interfaces[1]: 'usb*' takes interfaces that "
+                    "connections.mobile.interfaces[0] ('us?0') takes too, one type for each is expected"
+                ),
+            ],
+        ),
+        ("connections:\n", ["1:13: connections: is empty, a mapping is expected"]),
+        ("connections: [a]\n", ["1:14: connections: is a list, a mapping is expected"]),
+        ("connections: {}\nconnections: {}\n", ["2:1: connections: is given twice, first in line 1"]),
+        ("- a\n", ["1:1: the top level is a list, a mapping with servers and hook is expected"]),
+        ("a: *b\nconnections: {}\n", ["1:4: an alias to nothing; text that begins with * needs quotes"]),
+    ],
+)
+def test_connections_that_are_wrong(place: Place, text: str, problems: list[str]) -> None:
+    """As `load_config` tells it, and nothing else."""
+    place.put("dmnotid.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        load_connections(place.file)
+    assert [place.short(str(problem)) for problem in caught.value.problems] == problems
+    assert set(problems) <= set(place.problems(text))
+
+
+def test_connections_that_cannot_be_read(place: Place) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_connections(place.file)
+    assert str(caught.value) == f"{place.file}: {place.file} can't be read: No such file or directory"
 
 
 # --- What is no YAML, and YAML that is too much -----------------------------------------------------------------
