@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "check": "check a configuration and show what it means here",
     "decode": "show what a datagram says, or what is wrong with it",
     "send": "send a notification, as a DM server does",
-    "links": "show which connections there are, and which one a session would use",
+    "links": "show which connections there are, and which would be used",
     "test-hook": "show what the hook would be told, and try it",
     "demo": "see it all work on this machine, without any set-up",
 }

@@ -5,15 +5,18 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from dmnotid.cli import EXIT_OK
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.cli.words import parse_connection_types
 from dmnotid.config import ConnectionsConfig, load_connections
+from dmnotid.errors import DmnotidError
 from dmnotid.policy.sessions import Connection, choose_connection
 from dmnotid.service import log
 from dmnotid.service.links import Link, Links, available_connections, read_links, tell_missing
@@ -49,22 +52,45 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         log.configure("warning", "text", sys.stderr)
         asyncio.run(_follow(config, show))
-    links = tuple(read_links(config))
+    with _reading():
+        links = read_links(config)
     show(links, available_connections(links))
     return EXIT_OK
 
 
 def _load(file: Path | None) -> ConnectionsConfig:
     """Read a configuration's `connections`; without a file, and none at the usual place, take the defaults."""
-    if file is None and not DEFAULT_CONFIG.exists():
+    if file is None and not _is_there(DEFAULT_CONFIG):
         return ConnectionsConfig()
     return load_connections(file or DEFAULT_CONFIG)
 
 
-async def _follow(config: ConnectionsConfig, show: Show) -> None:
+def _is_there(file: Path) -> bool:
+    """Tell whether a file exists; so does one that can't be looked at: reading it says why."""
+    try:
+        file.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Say what it is that the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        message = f"the network interfaces can't be read: {error.strerror}"
+        raise DmnotidError(message) from error
+
+
+async def _follow(config: ConnectionsConfig, show: Show) -> NoReturn:
     """Show what there is, and again after each change, as the daemon sees it."""
     links, changed = Links(config), asyncio.Event()
-    links.open(changed.set)
+    with _reading():
+        links.open(changed.set)
     try:
         while True:
             show(links.links, links.available())
@@ -76,12 +102,13 @@ async def _follow(config: ConnectionsConfig, show: Show) -> None:
 
 
 class _Table:
-    """Shows all interfaces, and from then on those that are otherwise than before."""
+    """Shows all interfaces, and from then on those that are otherwise than before, in columns that stay in place."""
 
     def __init__(self, preferred: Sequence[ConnectionType]) -> None:
         self._preferred = preferred
         self._rows: dict[str, tuple[str, ...]] = {}
         self._choice = ""
+        self._widths = [0] * len(_TITLES)
 
     def show(self, links: Sequence[Link], connections: Sequence[Connection]) -> None:
         rows = {link.name: _row(link, connections) for link in links}
@@ -89,24 +116,29 @@ class _Table:
         changed += [(name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows]
         choice = _tell_choice(links, connections, self._preferred)
         if not self._choice:
-            print(_lines([_TITLES, *changed]), choice, sep="\n")
+            print(self._lines([_TITLES, *changed]), choice, sep="\n")
         elif changed or choice != self._choice:
-            print(f"--- {time.strftime('%H:%M:%S')}", *([_lines(changed)] if changed else []), sep="\n")
+            print(f"--- {time.strftime('%H:%M:%S')}", *([self._lines(changed)] if changed else []), sep="\n")
             if choice != self._choice:
                 print(choice)
         self._rows, self._choice = rows, choice
 
+    def _lines(self, rows: Sequence[Sequence[str]]) -> str:
+        cells = [[printable(cell) for cell in row] for row in rows]
+        for column, those in enumerate(zip(*cells, strict=True)):
+            self._widths[column] = max(self._widths[column], *map(len, those))
+        return "\n".join("  ".join(map(str.ljust, row, self._widths)).rstrip() for row in cells)
+
 
 def _row(link: Link, connections: Sequence[Connection]) -> tuple[str, ...]:
-    settled = "yes" if Connection(link.type, link.name) in connections else "settling"
     return (
         link.name,
         str(link.type),
         "yes" if link.up else "no",
         "yes" if link.carrier else "no",
         _first(link.addresses),
-        _first(link.routes),
-        link.missing or settled,
+        _first(sorted(link.routes, key=attrgetter("metric"))),
+        _missing(link, connections) or "yes",
         link.why,
     )
 
@@ -117,11 +149,9 @@ def _first(those: Sequence[object]) -> str:
     return f"{those[0]}{more}" if those else "-"
 
 
-def _lines(rows: Sequence[Sequence[str]]) -> str:
-    """Set out rows in columns."""
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+def _missing(link: Link, connections: Sequence[Connection]) -> str | None:
+    """Return why sessions may not use it, None where they may."""
+    return link.missing or (None if Connection(link.type, link.name) in connections else "settling")
 
 
 def _tell_choice(links: Sequence[Link], connections: Sequence[Connection], preferred: Sequence[ConnectionType]) -> str:
@@ -145,6 +175,7 @@ def _print_json(preferred: Sequence[ConnectionType], links: Sequence[Link], conn
 
 
 def _json(link: Link, connections: Sequence[Connection]) -> dict[str, object]:
+    missing = _missing(link, connections)
     return {
         "interface": link.name,
         "index": link.index,
@@ -155,6 +186,6 @@ def _json(link: Link, connections: Sequence[Connection]) -> dict[str, object]:
         "addresses": [str(address) for address in link.addresses],
         "routes": [str(route) for route in link.routes],
         "metric": link.metric,
-        "missing": link.missing,
-        "available": Connection(link.type, link.name) in connections,
+        "missing": missing,
+        "available": missing is None,
     }

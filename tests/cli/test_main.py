@@ -53,6 +53,7 @@ OPTIONS = {
         *["--secret-file FILE", "--unsigned", "--id N", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
         *["--time TIME", "--tid N", "--header NAME:VALUE"],
     ],
+    "links": ["--config FILE", "--prefer TYPE", "--watch", "--json"],
     "test-hook": [
         *["--config FILE", "--run", "--json", "--server ID", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
         *["--unsigned", "--connection TYPE", "--interface NAME", "--attempt N"],
@@ -75,7 +76,7 @@ def test_help_of_a_command_has_every_option_with_a_word_on_it(name: str, capsys:
 
 
 def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("run", "check", "test-hook"):
+    for name in ("run", "check", "links", "test-hook"):
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert "default: /etc/dmnotid/dmnotid.yaml" in capsys.readouterr().out
@@ -85,12 +86,18 @@ def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> N
     ("words", "wanted"),
     [
         ([], "dmnotid: error: the following arguments are required: COMMAND"),
-        (["receive"], "invalid choice: 'receive' (choose from 'run', 'check', 'decode', 'send', 'test-hook', 'demo')"),
+        (["receive"], "'receive' (choose from 'run', 'check', 'decode', 'send', 'links', 'test-hook', 'demo')"),
         (["decode", "--bogus"], "dmnotid: error: unrecognized arguments: --bogus"),
         (["demo", "--twice"], "dmnotid: error: unrecognized arguments: --twice"),
         (["run", "here"], "dmnotid: error: unrecognized arguments: here"),
         (["check", "--config"], "dmnotid check: error: argument --config: expected one argument"),
         (["decode", "--at", "then", "00"], "dmnotid decode: error: argument --at: 'then' is no time"),
+        (
+            ["links", "--prefer", "wifi"],
+            "argument --prefer: 'wifi': a list of any, mobile, wireless, wireline is expected",
+        ),
+        (["links", "--prefer", "mobile,,any"], "argument --prefer: 'mobile,,any': a list of any, mobile, "),
+        (["links", "wlan0"], "dmnotid: error: unrecognized arguments: wlan0"),
         (["decode", "--source", "here", "00"], "argument --source: 'here' is no IPv4 or IPv6 address"),
     ],
 )
