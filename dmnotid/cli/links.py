@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -137,7 +136,7 @@ def _row(link: Link, connections: Sequence[Connection]) -> tuple[str, ...]:
         "yes" if link.up else "no",
         "yes" if link.carrier else "no",
         _first(link.addresses),
-        _first(sorted(link.routes, key=attrgetter("metric"))),
+        _first(link.routes),
         _missing(link, connections) or "yes",
         link.why,
     )
@@ -185,7 +184,6 @@ def _json(link: Link, connections: Sequence[Connection]) -> dict[str, object]:
         "carrier": link.carrier,
         "addresses": [str(address) for address in link.addresses],
         "routes": [str(route) for route in link.routes],
-        "metric": link.metric,
         "missing": missing,
         "available": missing is None,
     }

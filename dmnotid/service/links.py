@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -44,10 +45,13 @@ from dmnotid.wire.notification import ConnectionType
 SYSFS: Final = Path("/sys/class/net")
 
 PAUSE: Final = 0.05
-"""How long notices are gathered before the state is read again (seconds): so at most 20 reads a second."""
+"""How long after a read the next one comes at the earliest (seconds): notices are gathered meanwhile."""
 
 REST: Final = 9
-"""The pause after a read is so many times its length at least: nine tenths of the time stay for datagrams."""
+"""That pause is so many times the length of the read at least: nine tenths of the time stay for datagrams."""
+
+MAX_REST: Final = 1.0
+"""It is never longer (seconds): what took so long was the machine."""
 
 RETRY_PAUSE: Final = 1.0
 """How long after a read that failed the next one is tried (seconds)."""
@@ -101,8 +105,8 @@ class Link:
     """A network interface, as one read of the kernel found it.
 
     `type` is ANY where it is none of the three, `why` says by what it is told. `addresses` are the usable ones,
-    `routes` those that `connections.reach` asks for (all of them for `any`), and `metric` the lowest of these, None
-    where there is none. `missing` is the first condition that isn't met, None when the connection is available.
+    `routes` those that `connections.reach` asks for (all of them for `any`), the best first. `missing` is the first
+    condition that isn't met, None when the connection is available.
     """
 
     name: str
@@ -113,7 +117,6 @@ class Link:
     carrier: bool
     addresses: tuple[IpAddress, ...]
     routes: tuple[Route, ...]
-    metric: int | None
     missing: str | None
     life: Life = field(default=Life(0, frozenset()), repr=False, compare=False)
 
@@ -159,18 +162,23 @@ def describe(state: State, config: ConnectionsConfig, *, sysfs: Path = SYSFS) ->
 def lasted(before: Link, now: Link, reach: Reach) -> bool:
     """Tell whether a link, available at one read and at the next, was so in between as far as can be known.
 
-    Its carrier didn't change, and an address and the routes that it takes are still those of before. A route that was
-    taken away and made anew looks like one that stayed.
+    It is called the same and is of the same type, its carrier didn't change, and an address and the ways that it takes
+    are still those of before. A route that was taken away and made anew looks like one that stayed.
     """
-    kept = [route for route in now.routes if route in before.routes]
     return (
         before.available
         and now.available
-        and before.index == now.index
+        and (before.index, before.name, before.type) == (now.index, now.name, now.type)
         and before.life.carrier_changes == now.life.carrier_changes
         and not before.life.addresses.isdisjoint(now.life.addresses)
-        and _reach(kept, reach)[1] is None
+        and (reach == "any" or _reach(_kept(before.routes, now.routes), reach)[1] is None)
     )
+
+
+def _kept(before: Iterable[Route], now: Iterable[Route]) -> list[Route]:
+    """Return the routes to where one went before: a metric that changes is no break."""
+    ways = {(route.bits, route.destination, route.length) for route in before}
+    return [route for route in now if (route.bits, route.destination, route.length) in ways]
 
 
 def _longest_prefix(reach: Reach) -> int:
@@ -181,23 +189,27 @@ def _longest_prefix(reach: Reach) -> int:
 
 
 def available_connections(links: Iterable[Link]) -> tuple[Connection, ...]:
-    """Return the available ones, the best route first: the lowest metric, then the name."""
+    """Return the available ones, the best route first: the lowest metric, then the name.
+
+    A route that only some traffic may take, in a table of its own, comes behind all others, and no route comes last.
+    """
     ready = [link for link in links if link.available]
-    ready.sort(key=lambda link: (inf if link.metric is None else link.metric, link.name))
+    ready.sort(key=lambda link: (link.routes[0].rank if link.routes else (True, inf), link.name))
     return tuple(Connection(link.type, link.name) for link in ready)
 
 
 def tell_missing(links: Iterable[Link], wanted: Sequence[ConnectionType]) -> str:
     """Say why a session must wait: what the interfaces of the wanted types lack, or that there are none.
 
-    One that lacks nothing has not yet been there for long enough.
+    One that lacks nothing has not yet been there for long enough. What lacks least, and has a type, comes first.
     """
-    types = frozenset(wanted or (ConnectionType.ANY,))
-    found = [link for link in links if types & {link.type, ConnectionType.ANY} and not link.unconfigured]
+    types = dict.fromkeys(wanted or (ConnectionType.ANY,))
+    found = [link for link in links if {link.type, ConnectionType.ANY} & types.keys() and not link.unconfigured]
+    found.sort(key=lambda link: (not link.available, link.type is ConnectionType.ANY, not link.up))
     told = [f"{link.name}: settling" if link.available else str(link) for link in found[:MAX_TOLD]]
     if len(found) > MAX_TOLD:
         told.append(f"{len(found) - MAX_TOLD} more")
-    absent = [kind for kind in wanted if kind not in {ConnectionType.ANY, *(link.type for link in found)}]
+    absent = [kind for kind in types if kind not in {ConnectionType.ANY, *(link.type for link in found)}]
     return "; ".join(told + [f"no {kind} interface" for kind in absent]) or "no interface"
 
 
@@ -215,6 +227,7 @@ class Links:
         self._since: dict[int, float] = {}
         self._available: tuple[Connection, ...] = ()
         self._unannounced = False
+        self._unreadable = False
         self._on_change: Callable[[], None] = lambda: None
         self._watch: _Watch | None = None
 
@@ -284,18 +297,22 @@ class Links:
             self._watch = None
 
     def _read_again(self) -> bool:
-        """Read; OSError goes to the log, and the read is tried again."""
+        """Read; OSError goes to the log, once for all that follow, and the read is tried again."""
         began = time.monotonic()
         try:
             self.refresh()
         except OSError as error:
-            logger.warning("links not readable", problem=str(error), again_in=RETRY_PAUSE)
-            self._unannounced = True
+            if not self._unreadable:
+                logger.warning("links not readable", problem=str(error), again_every=RETRY_PAUSE)
+            self._unreadable = self._unannounced = True
             if self._watch is not None:
-                self._watch.read_in(RETRY_PAUSE)
+                self._watch.retry()
             return False
+        if self._unreadable:
+            self._unreadable = False
+            logger.info("links readable again")
         if self._watch is not None:
-            self._watch.rest(REST * (time.monotonic() - began))
+            self._watch.rest(min(max(PAUSE, REST * (time.monotonic() - began)), MAX_REST))
         return True
 
     def _announce(self) -> None:
@@ -326,7 +343,7 @@ class Links:
 
 
 class _Watch:
-    """Calls `on_news` a short pause after the kernel has had news, however many, on the loop that runs now.
+    """Calls `on_news` once the kernel has news, but not before its last call has rested, on the loop that runs now.
 
     And `on_settled` when it is asked to.
     """
@@ -342,16 +359,10 @@ class _Watch:
         self._subscription = subscribe()
         self._loop.add_reader(self._subscription, self._wake)
 
-    def read_in(self, pause: float) -> None:
-        """Call `on_news` in `pause` seconds.
-
-        Until then nobody listens: a link that flaps can't wake the program for each notice. That listening begins anew
-        also matters after an overrun: libuv gives up a socket that has shown an error.
-        """
-        self._loop.remove_reader(self._subscription)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(pause, self._ring)
+    def retry(self) -> None:
+        """Call `on_news` in RETRY_PAUSE, unless that is to come anyhow."""
+        if self._timer is None:
+            self._call_in(RETRY_PAUSE)
 
     def announce_in(self, pause: float) -> None:
         """Call `on_settled` in `pause` seconds, and not when it was to be called before."""
@@ -371,8 +382,17 @@ class _Watch:
                 timer.cancel()
         self._subscription.close()
 
+    def _call_in(self, pause: float) -> None:
+        """Call `on_news` in `pause` seconds.
+
+        Until then nobody listens: a link that flaps can't wake the program for each notice. That listening begins anew
+        also matters after an overrun: libuv gives up a socket that has shown an error.
+        """
+        self._loop.remove_reader(self._subscription)
+        self._timer = self._loop.call_later(pause, self._ring)
+
     def _wake(self) -> None:
-        self.read_in(max(PAUSE, self._not_before - time.monotonic()))
+        self._call_in(max(self._not_before - time.monotonic(), 0))
 
     def _ring(self) -> None:
         self._timer = None
@@ -407,9 +427,9 @@ def _describe(
         or (None if usable else "no address")
         or unreached
     )
-    metric = min((route.metric for route in counted), default=None)
     life = Life(interface.carrier_changes, frozenset([(address.octets, address.created) for address in own]))
-    return Link(interface.name, interface.ifindex, kind, why, up, carrier, usable, counted, metric, missing, life)
+    ranked = tuple(sorted(counted, key=attrgetter("rank")))
+    return Link(interface.name, interface.ifindex, kind, why, up, carrier, usable, ranked, missing, life)
 
 
 def _ip_address(octets: bytes) -> IpAddress:
@@ -468,6 +488,13 @@ def detected_type(interface: Interface, sysfs: Path) -> tuple[ConnectionType, st
 
 
 def _hardware_type(interface: Interface, entry: Path) -> tuple[ConnectionType, str]:
+    try:
+        return _type_by_sysfs(interface, entry)
+    except PermissionError:
+        return ConnectionType.ANY, "sysfs can't be read"
+
+
+def _type_by_sysfs(interface: Interface, entry: Path) -> tuple[ConnectionType, str]:
     for wireless in ("phy80211", "wireless"):
         if (entry / wireless).exists():
             return ConnectionType.WIRELESS, f"sysfs {wireless}"
@@ -494,6 +521,8 @@ def _device_type(entry: Path) -> str:
     """Return DEVTYPE; empty where there is none, or where the interface has gone since the kernel told of it."""
     try:
         lines = (entry / "uevent").read_bytes().splitlines()
+    except PermissionError:
+        raise
     except OSError:
         return ""
     for line in lines:

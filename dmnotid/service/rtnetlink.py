@@ -34,7 +34,7 @@ MAX_MESSAGES: Final = 65_536
 """Octets of one answer at most; a dump's are 32,768 at most."""
 
 MAX_DRAINED: Final = 4_096
-"""How many waiting notices one `drain` throws away at most; the socket's buffer holds fewer."""
+"""How many waiting notices one `drain` throws away at most; what is left rings again."""
 
 _MESSAGE: Final = Struct("=IHHII")
 _ATTRIBUTE: Final = Struct("=HH")
@@ -53,6 +53,7 @@ _NLM_F_DUMP: Final = 0x300
 _NLMSG_ERROR: Final = 0x02
 _NLMSG_DONE: Final = 0x03
 _SOL_NETLINK: Final = 270
+_NETLINK_ADD_MEMBERSHIP: Final = 1
 _NETLINK_GET_STRICT_CHK: Final = 12
 
 # linux/rtnetlink.h
@@ -67,6 +68,7 @@ _RTMGRP_IPV4_IFADDR: Final = 0x10
 _RTMGRP_IPV4_ROUTE: Final = 0x40
 _RTMGRP_IPV6_IFADDR: Final = 0x100
 _RTMGRP_IPV6_ROUTE: Final = 0x400
+_RTNLGRP_NEXTHOP: Final = 32
 _GROUPS: Final = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE
 
 # linux/if.h: ifi_flags and IFLA_OPERSTATE
@@ -84,6 +86,9 @@ ARPHRD_RAWIP: Final = 0x0207
 # linux/if_addr.h: flags of an address
 IFA_F_DADFAILED: Final = 0x08
 IFA_F_TENTATIVE: Final = 0x40
+
+# linux/rtnetlink.h: the table that is asked where no rule asks another one
+RT_TABLE_MAIN: Final = 254
 
 ANY_LENGTH: Final = 128
 """The longest prefix there is."""
@@ -133,6 +138,12 @@ class Route(NamedTuple):
     destination: int
     length: int
     metric: int
+    table: int = RT_TABLE_MAIN
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """What orders routes, the best first: those that all traffic may take, then by metric."""
+        return self.table != RT_TABLE_MAIN, self.metric
 
     def covers(self, network: IPv4Network | IPv6Network) -> bool:
         """Whether every address of `network` is in this route's destination."""
@@ -142,10 +153,11 @@ class Route(NamedTuple):
         return int(network.network_address) >> host_bits == self.destination >> host_bits
 
     def __str__(self) -> str:
-        """`10.0.0.0/8 metric 100`; `default` for all there is."""
+        """`10.0.0.0/8 metric 100`; `default` for all there is, and the table where it isn't main."""
         kind = IPv4Network if self.bits == _BITS[socket.AF_INET] else IPv6Network
         network = kind((self.destination, self.length), strict=False) if self.length else "default"
-        return f"{network} metric {self.metric}"
+        table = "" if self.table == RT_TABLE_MAIN else f" table {self.table}"
+        return f"{network} metric {self.metric}{table}"
 
 
 class State(NamedTuple):
@@ -189,6 +201,8 @@ def subscribe() -> socket.socket:
     subscription = socket.socket(socket.AF_NETLINK, flags, _NETLINK_ROUTE)
     try:
         subscription.bind((0, _GROUPS))
+        with suppress(OSError):  # before Linux 5.3 no route can go together with its next hop object
+            subscription.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_NEXTHOP)
     except BaseException:
         subscription.close()
         raise
@@ -396,8 +410,13 @@ def _created(found: dict[int, bytes], at: int) -> int:
 # and struct rtnexthop, each followed by attributes of its own, in RTA_MULTIPATH
 #
 #     len u16 | flags u8 | hops u8 | index i32
+#
+# and the beginning of struct rta_cacheinfo, in RTA_CACHEINFO
+#
+#     references u32 | last use u32 | expires i32
 _ROUTE: Final = Struct("=BB6xI")
 _NEXT_HOP: Final = Struct("=HxxI")
+_EXPIRES: Final = Struct("=8xi")
 _RT_TABLE_LOCAL: Final = 255
 _RTN_UNICAST: Final = 1
 _UNICAST_ROUTES: Final = bytes([0, 0, 0, 0, 0, 0, 0, _RTN_UNICAST, 0, 0, 0, 0])
@@ -406,14 +425,17 @@ _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
 _RTA_PRIORITY: Final = 6
 _RTA_MULTIPATH: Final = 9
-_ROUTE_ATTRIBUTES: Final = frozenset({_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH})
+_RTA_CACHEINFO: Final = 12
+_RTA_TABLE: Final = 15
+_ROUTE_ATTRIBUTES: Final = frozenset({_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_CACHEINFO, _RTA_TABLE})
 
 
 def parse_routes(octets: bytes, at: int, end: int, longest: int = ANY_LENGTH) -> tuple[Route, ...]:
     """Read the body of an RTM_NEWROUTE: one Route for each next hop. Raises OSError, EBADMSG.
 
     Nothing for a prefix of more than `longest` bits, for what is no unicast route (blackholes), for the table `local`,
-    and for what the kernel only remembers of one destination. A route that names a next hop object and nothing else
+    for what has expired (of IPv6, whose kernel takes it away up to half a minute later), and for what the kernel only
+    remembers of one destination. A route that names a next hop object and nothing else
     (`net.ipv4.nexthop_compat_mode` 0, not the default) is not seen.
     """
     _need(_ROUTE.size, at, end, "rtmsg")
@@ -428,9 +450,19 @@ def parse_routes(octets: bytes, at: int, end: int, longest: int = ANY_LENGTH) ->
     address = found.get(_RTA_DST, b"")
     if length > bits or len(address) * 8 not in ((bits,) if length else (0, bits)):
         _refuse(f"destination of {len(address)} octets, prefix {length}, family {family}", at)
+    if _RTA_CACHEINFO in found and _has_expired(found[_RTA_CACHEINFO], at):
+        return ()
     destination, metric = int.from_bytes(address, "big"), _number(found, _RTA_PRIORITY, at)
+    table = _number(found, _RTA_TABLE, at, octets[at + 4])
     hops = _next_hops(found[_RTA_MULTIPATH]) if _RTA_MULTIPATH in found else (_number(found, _RTA_OIF, at),)
-    return tuple([Route(hop, bits, destination, length, metric) for hop in hops if hop])
+    return tuple([Route(hop, bits, destination, length, metric, table) for hop in hops if hop])
+
+
+def _has_expired(cache_info: bytes, at: int) -> bool:
+    if len(cache_info) < _EXPIRES.size:
+        _refuse(f"rta_cacheinfo of {len(cache_info)} octets", at)
+    (expires,) = _EXPIRES.unpack_from(cache_info)
+    return bool(expires < 0)
 
 
 def _next_hops(octets: bytes) -> Iterator[int]:

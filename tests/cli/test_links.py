@@ -248,7 +248,7 @@ def test_names_are_ink(name: str, place: Place) -> None:
     assert re.search(f"(?m)^{re.escape(ODD_NAMES[name])} +any +no +no .* down +kind veth$", place.links().out)
     namespace.ip("link", "set", "eth1", "down")
     namespace.ip("link", "set", "wwan0", "down")
-    assert f" would wait: {ODD_NAMES[name]}: down; " in place.links().out
+    assert f"{ODD_NAMES[name]}: down" in place.links().out.partition(" would wait: ")[2]
     namespace.ip("link", "set", name, "up")
     namespace.ip("addr", "replace", "192.0.2.7/24", "dev", name)
     told = wait_until(lambda: place.links().out.partition(" would use ")[2])
@@ -284,7 +284,6 @@ def test_json(place: Place) -> None:
         "carrier": True,
         "addresses": ["192.0.2.7", "2001:db8::7"],
         "routes": ["default metric 600"],
-        "metric": 600,
         "missing": None,
         "available": True,
     }
@@ -297,7 +296,6 @@ def test_json(place: Place) -> None:
         "carrier": False,
         "addresses": [],
         "routes": [],
-        "metric": None,
         "missing": "no carrier",
         "available": False,
     }

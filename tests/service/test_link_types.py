@@ -4,6 +4,7 @@ The trees are in `sysfs/`, and its README says what they are. No such hardware w
 or source file of the kernel that a tree is modelled on, "seen" that the kernel itself has shown it.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from dmnotid.service.rtnetlink import (
     State,
 )
 from dmnotid.wire.notification import ConnectionType
+from tests.service.support import IS_ROOT, without_privileges
 
 TREES = Path(__file__).parent / "sysfs"
 
@@ -364,6 +366,19 @@ def test_interface_that_vanished_before_sysfs_was_read(tmp_path: Path) -> None:
     made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "")
     (link,) = describe(State([made], [], []), ConnectionsConfig(), sysfs=tmp_path)
     assert (link.type, link.why) == (ANY, "no device behind it")
+
+
+@pytest.mark.parametrize("closed", ["", "eth0", "eth0/uevent"])
+def test_sysfs_that_is_closed_is_said(tmp_path: Path, closed: str) -> None:
+    """As a sandbox may close it: the type isn't known then, and all else still is."""
+    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "")
+    (tmp_path / "eth0/device").mkdir(parents=True)
+    (tmp_path / "eth0/uevent").touch()
+    (tmp_path / closed).chmod(0)
+    with without_privileges(tmp_path) if IS_ROOT else nullcontext():
+        (link,) = describe(State([made], [], []), ConnectionsConfig(), sysfs=tmp_path)
+    (tmp_path / closed).chmod(0o700)
+    assert (link.type, link.why, link.missing) == (ANY, "sysfs can't be read", "no address")
 
 
 # The table and the trees

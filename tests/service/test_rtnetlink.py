@@ -186,7 +186,7 @@ def test_captured_routes() -> None:
         (2, "default metric 7"),
         (3, "192.0.2.2/32 metric 0"),
         (2, "198.51.100.0/24 metric 0"),
-        (3, "default metric 1024"),  # IPv6, of table 100
+        (3, "default metric 1024 table 100"),  # IPv6
         (3, "2001:db8::/64 metric 256"),
         (3, "fe80::/64 metric 256"),
         (2, "fe80::/64 metric 256"),
@@ -252,6 +252,24 @@ def test_created_is_not_updated() -> None:
     assert take("addresses", message(20, body))[0] == [Address(5, bytes(4), 0, created=30)]
     short = refused("addresses", message(20, address(attribute(1, bytes(4)), attribute(6, bytes(12)))))
     assert "ifa_cacheinfo of 12 octets" in short
+
+
+@pytest.mark.parametrize(("expires", "there"), [(0, True), (1, True), (-1, False), (-(2**31), False)])
+def test_route_that_has_expired_is_none(expires: int, there: bool) -> None:  # noqa: FBT001 - a table of results
+    info = attribute(12, pack("=IIiIIII", 1, 2, expires, 0, 0, 0, 0))
+    found = take("routes", message(24, route(OIF, info, family=socket.AF_INET6)))[0]
+    assert found == [Route(5, 128, 0, 0, 0)] * there
+
+
+def test_expiry_that_is_cut_off() -> None:
+    told = refused("routes", message(24, route(OIF, attribute(12, bytes(8)), family=socket.AF_INET6)))
+    assert "rta_cacheinfo of 8 octets" in told
+
+
+def test_table_of_a_route() -> None:
+    assert take("routes", message(24, route(OIF, table=100)))[0] == [Route(5, 32, 0, 0, 0, table=100)]
+    large = route(OIF, attribute(15, pack("=I", 70_000)), table=252)
+    assert take("routes", message(24, large))[0] == [Route(5, 32, 0, 0, 0, table=70_000)]
 
 
 def test_link_that_is_member_of_a_bridge() -> None:
