@@ -14,6 +14,7 @@ from dmnotid.errors import JournalError
 from dmnotid.policy.sessions import (
     NOBODY,
     Closed,
+    Connection,
     Outcome,
     Result,
     SessionRequest,
@@ -52,7 +53,10 @@ class Dispatcher:
         self._journal = journal
         self._links = links
         self._waiting = Waiting()
-        self._untold: list[SessionRequest] = []
+        # What waits and hasn't said for what: all of it, and what wasn't there yet when it was gone through last.
+        self._untold: dict[int, SessionRequest] = {}
+        self._unseen: list[SessionRequest] = []
+        self._seen_with: tuple[Connection, ...] = ()
         self._running: dict[int, SessionRequest] = {}
         self._unwritten: dict[int, _End] = {}
         self._write_again_at = self._ends_again_at = float("-inf")
@@ -102,7 +106,12 @@ class Dispatcher:
 
     def _take_up(self, request: SessionRequest) -> None:
         self._waiting.add(request)
-        self._untold.append(request)
+        self._tell_of(request)
+
+    def _tell_of(self, request: SessionRequest) -> None:
+        """Let a session that waits say for what, once there is no connection for it."""
+        self._untold[request.session] = request
+        self._unseen.append(request)
 
     def _look_for_new(self) -> None:
         try:
@@ -141,6 +150,7 @@ class Dispatcher:
         given_up = [request for request in self._waiting if request.attempts >= most]
         for request in given_up:
             self._waiting.remove(request.session)
+            self._untold.pop(request.session, None)
         if given_up:
             self._close(given_up, Closed.FAILED, "interrupted again and again")
 
@@ -209,6 +219,8 @@ class Dispatcher:
 
     async def _expire(self) -> None:
         while not self._stopping and (over := self._waiting.take_expired(time.monotonic(), ENDS_AT_ONCE)):
+            for request in over:
+                self._untold.pop(request.session, None)
             self._close(over, Closed.EXPIRED, "its time to start is over")
             await asyncio.sleep(0)
 
@@ -221,7 +233,7 @@ class Dispatcher:
                 return
             if not self._links.confirm(start.connection):
                 # Looked at again as soon as the links are known again: at once, where this connection is just gone.
-                self._untold.append(start.request)
+                self._tell_of(start.request)
                 return
             if self._begin(start):
                 task = group.create_task(self._try(start), name=f"session {start.request.session}")
@@ -238,16 +250,16 @@ class Dispatcher:
 
     def _tell_of_waiting(self) -> None:
         """Say once of each session what connection it waits for, and again after each try."""
-        untold, self._untold = self._untold, []
-        available = self._links.available() if untold else ()
+        available = self._links.available()
+        unseen = self._unseen if available == self._seen_with else list(self._untold.values())
+        self._unseen, self._seen_with = [], available
         there = " ".join(f"{connection.interface}({connection.type})" for connection in available)
-        for request in untold:
+        for request in unseen:
             preferred = request.notification.preferred_connections
-            if request.session in self._waiting and choose_connection(preferred, available) is None:
-                wanted, missing = (
-                    " ".join(preferred) or str(ConnectionType.ANY),
-                    tell_missing(self._links.links, preferred),
-                )
+            if request.session in self._untold and choose_connection(preferred, available) is None:
+                del self._untold[request.session]
+                wanted = " ".join(preferred) or str(ConnectionType.ANY)
+                missing = tell_missing(self._links.links, preferred)
                 facts = {"wanted": wanted, "available": there, "missing": missing}
                 logger.info("session waits", session=request.session, server_id=request.server_id, **facts)
 
@@ -267,6 +279,7 @@ class Dispatcher:
             logger.error("session not started", problem=str(error), **facts)
             return False
         self._running[request.session] = self._waiting.remove(request.session)
+        self._untold.pop(request.session, None)
         self._last_start[request.server_id] = time.monotonic()
         self.counters["tries"] += 1
         return True

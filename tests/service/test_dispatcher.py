@@ -210,6 +210,24 @@ async def test_what_waits_again_after_a_try_says_so_again(tmp_path: Path, logged
     assert [line["session"] for line in logged.of("session waits")] == [session]
 
 
+async def test_what_had_a_connection_at_first_says_later_that_it_waits(tmp_path: Path, logged: LogLines) -> None:
+    """It waits for another session of its server, and then for the connection that is lost meanwhile."""
+    recorder, links = Recorder(tmp_path, waiting_for(tmp_path / "go")), MadeUpLinks(WIRELINE)
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        bench.accept(1)
+        second = bench.accept(2)
+        await eventually(lambda: recorder.names)
+        assert logged.of("session waits") == []
+        links.connections = []
+        (tmp_path / "go").touch()
+        await eventually(lambda: logged.of("session waits"))
+        links.connections = [WIRELINE]
+        bench.dispatcher.wake()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert [line["session"] for line in logged.of("session waits")] == [second]
+    assert bench.dispatcher._untold == {}
+
+
 class LostLinks(MadeUpLinks):
     """Connections that the last look finds gone, or can't be read then."""
 
@@ -236,6 +254,29 @@ async def test_a_connection_lost_between_choice_and_hook_is_not_used(tmp_path: P
     assert interfaces(recorder) == [(1, "wwan0")]
     assert (recorder.names, bench.dispatcher.counters) == ([(1, 1)], {"tries": 1, "done": 1})
     assert logged.of("session waits") == []
+
+
+class BlindLinks(MadeUpLinks):
+    """Connections that can't be read until there are none."""
+
+    def confirm(self, _: Connection) -> bool:
+        return False
+
+
+async def test_what_no_last_look_was_had_for_says_what_it_waits_for_once_that_is_known(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    links = BlindLinks(WIRELINE)
+    async with at_work(make_config(tmp_path), links) as bench:
+        session = bench.accept(1)
+        await eventually(lambda: bench.dispatcher._untold)
+        bench.dispatcher.wake()
+        await asyncio.sleep(0.05)
+        assert logged.of("session waits") == []
+        links.connections = []
+        bench.dispatcher.wake()
+        (line,) = await eventually(lambda: logged.of("session waits"))
+    assert line["session"] == session
 
 
 async def test_what_loses_its_connection_just_before_its_hook_says_what_it_waits_for(
