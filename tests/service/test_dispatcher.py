@@ -256,6 +256,19 @@ async def test_a_connection_lost_between_choice_and_hook_is_not_used(tmp_path: P
     assert logged.of("session waits") == []
 
 
+async def test_what_is_about_to_start_and_loses_its_connection_says_again_that_it_waits(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    links = LostLinks(left=[])
+    async with at_work(make_config(tmp_path), links) as bench:
+        session = bench.accept(1)
+        await eventually(lambda: logged.of("session waits"))
+        links.connections = [WIRELINE]
+        bench.dispatcher.wake()
+        await eventually(lambda: len(logged.of("session waits")) == 2)
+    assert [line["session"] for line in logged.of("session waits")] == [session, session]
+
+
 class BlindLinks(MadeUpLinks):
     """Connections that can't be read until there are none."""
 
