@@ -77,6 +77,10 @@ NO_BREAKS: Final = {
     "a lease was renewed": ["addr change 192.0.2.1/24 dev eth0 valid_lft 600 preferred_lft 600"],
     "a better route came": ["route append default via 192.0.2.253 dev eth0 metric 50"],
     "a worse route came": ["route append default via 192.0.2.253 dev eth0 metric 150"],
+    "another metric": [
+        "route append default via 192.0.2.254 dev eth0 metric 50",
+        "route del default dev eth0 metric 100",
+    ],
     "another interface came": ["link add br0 type bridge"],
 }
 
@@ -85,10 +89,6 @@ BREAKS_FOR_GOOD: Final = {
         "addr add 198.51.100.1/24 dev eth0",
         "addr del 192.0.2.1/24 dev eth0",
         "route replace default via 198.51.100.254 dev eth0 metric 100",
-    ],
-    "another route, and the first one gone": [
-        "route append default via 192.0.2.254 dev eth0 metric 50",
-        "route del default dev eth0 metric 100",
     ],
     "IPv6 instead of IPv4": [
         "addr add 2001:db8::1/64 dev eth0",
