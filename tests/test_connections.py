@@ -4,7 +4,7 @@ import itertools
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from dmnotid.wire.notification import ConnectionType
-from tests.processes import Run, Service, running
+from tests.processes import WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
 from tests.service.netns import Namespace, needs_namespace
 from tests.service.support import OTHER_ID, SERVER_ID, Recorder, configuration, push, wait_until
 
@@ -92,9 +92,9 @@ class Device:
         file.write_text(yaml.safe_dump(whole))
         return file
 
-    def run(self, **options: Any) -> None:  # noqa: ANN401 - what `configure` takes
+    def run(self, prefix: Sequence[str] = (), **options: Any) -> None:  # noqa: ANN401 - what `configure` takes
         """Start the daemon, and wait until it hears."""
-        self.service = self._start(self.configure(**options), ["ip", "netns", "exec", self.namespace.name])
+        self.service = self._start(self.configure(**options), ["ip", "netns", "exec", self.namespace.name, *prefix])
         host, port = self.service.address
         self._address = host.strip("[]"), port
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
@@ -180,6 +180,18 @@ def device(tmp_path: Path) -> Iterator[Device]:
 
 
 # Which one is used
+
+
+@needs_setpriv
+def test_all_of_it_needs_no_privilege(device: Device) -> None:
+    device.run(WITHOUT_PRIVILEGES)
+    session = device.notify(WIRELESS)
+    assert device.waits(session)["missing"] == "no wireless interface"
+    device.add("wlan0")
+    device.connect("wlan0")
+    assert device.ran(session).over == ("wireless", "wlan0")
+    capabilities = Path(f"/proc/{device.service.process.pid}/status").read_text()
+    assert "CapEff:\t0000000000000000\n" in capabilities
 
 
 def test_the_order_of_the_notification_decides_and_not_the_route(device: Device) -> None:
