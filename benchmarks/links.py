@@ -25,6 +25,9 @@ FEW: Final = 4
 SETTLE: Final = 0.5
 """`connections.settle` (seconds) while starts are measured."""
 
+QUIET: Final = 0.2
+"""How long nothing changes before a connection comes (seconds)."""
+
 HOOK: Final = 'date +%s.%N >"{file}.new" && mv "{file}.new" "{file}"'
 
 
@@ -105,6 +108,7 @@ def time_start(namespace: Namespace, service: Service, file: Path, number: int) 
     """Let a session wait for its connection, let that come, and measure; then take it away again."""
     namespace.call(service.send, push(number, preferred=[ConnectionType.WIRELINE]))
     service.wait("session waits", number + 1)
+    time.sleep(QUIET)
     route = ("default", "via", "192.0.2.2")
     came = time.time()
     namespace.ip("route", "add", *route)
