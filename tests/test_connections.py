@@ -365,6 +365,20 @@ def test_an_interface_is_removed_while_a_session_waits_and_made_again(device: De
         assert ran.at >= came_at + SETTLE
 
 
+def test_a_reload_that_is_refused_takes_no_connection_away(device: Device) -> None:
+    """Its patterns would have it another type, and one of its sockets can't be had."""
+    device.add("wlan0")
+    device.connect("wlan0")
+    device.run()
+    device.available("wlan0")
+    device.configure(listen="198.51.99.1:2948", mobile={"interfaces": ["wlan*"]}, wireless=None)
+    device.service.process.send_signal(signal.SIGHUP)
+    device.service.wait("reload refused")
+    assert device.ran(device.notify(WIRELESS)).over == ("wireless", "wlan0")
+    assert device.service.of("connection lost") == []
+    assert len(device.service.of("connection available")) == 1
+
+
 def test_a_reload_lets_start_what_waits(device: Device) -> None:
     """Patterns, reach and settle: the links stay as they are."""
     device.add("wlan0", "usb0", "eth0")

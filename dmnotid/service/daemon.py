@@ -5,15 +5,15 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from dmnotid import RELEASED_AT, __version__
-from dmnotid.config import Config, ConnectionsConfig, HookConfig, load_config
+from dmnotid.config import Config, HookConfig, load_config
 from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError
 from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push
@@ -106,19 +106,15 @@ class Daemon:
                 logger.exception("reload refused", instead=_AS_BEFORE)
 
     def _take_over(self, config: Config) -> None:
-        """Go by another configuration; EndpointError, where sockets or links can't be had, leaves all as it was."""
+        """Go by another configuration; EndpointError, where sockets can't be had, leaves all as it was."""
         for warning in config.warnings:
             logger.warning("configuration", problem=str(warning))
         if config.state != self.config.state:
             problem = f"state: {config.state} is taken up by a restart only, {self.config.state} stays in use"
             logger.warning("configuration", problem=problem)
             config = replace(config, state=self.config.state)
-        _configure_links(self._links, config.connections)
-        try:
-            self.endpoints.bind(config.listen)
-        except EndpointError:
-            _configure_links(self._links, self.config.connections)
-            raise
+        self.endpoints.bind(config.listen)
+        self._links.configure(config.connections)
         self.config, self._rules = config, config.rules
         self._discards.interval = config.log.discards
         self._journal.configure(limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)
@@ -293,19 +289,8 @@ async def _load_again(file: Path) -> Config:
 
 
 def _open_links(links: Links, on_change: Callable[[], None]) -> None:
-    with _links_told():
-        links.open(on_change)
-
-
-def _configure_links(links: Links, config: ConnectionsConfig) -> None:
-    with _links_told():
-        links.configure(config)
-
-
-@contextmanager
-def _links_told() -> Iterator[None]:
     try:
-        yield
+        links.open(on_change)
     except OSError as error:
         message = f"connections: network interfaces can't be read from the kernel (rtnetlink): {error}"
         raise EndpointError(message) from error

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from dmnotid.config import Config
@@ -87,6 +87,7 @@ class Dispatcher:
         self._waiting = Waiting(request.with_time(longer, least) for request in self._waiting)
         self._running = {session: request.with_time(longer, least) for session, request in self._running.items()}
         self._tell_of_held_back()
+        self._unseen = list(self._untold.values())
         self._woken.set()
 
     def _go_by(self, config: Config) -> None:
@@ -228,12 +229,8 @@ class Dispatcher:
         """Start all that can be, one after the other: each spawn holds up reception for a moment."""
         failed = 0
         while not self._stopping and self._write_again_at <= time.monotonic():
-            start = self._next_start()
+            start = self._look_and_choose()
             if start is None:
-                return
-            if not self._links.confirm(start.connection):
-                # Looked at again as soon as the links are known again: at once, where this connection is just gone.
-                self._tell_of(start.request)
                 return
             if self._begin(start):
                 task = group.create_task(self._try(start), name=f"session {start.request.session}")
@@ -249,19 +246,32 @@ class Dispatcher:
             await asyncio.sleep(0)
 
     def _tell_of_waiting(self) -> None:
-        """Say once of each session what connection it waits for, and again after each try."""
+        """Say once of each session what connection it waits for, and again where it was about to have one."""
         available = self._links.available()
         unseen = self._unseen if available == self._seen_with else list(self._untold.values())
         self._unseen, self._seen_with = [], available
         there = " ".join(f"{connection.interface}({connection.type})" for connection in available)
+        missing = cache(partial(tell_missing, self._links.links))
         for request in unseen:
-            preferred = request.notification.preferred_connections
-            if request.session in self._untold and choose_connection(preferred, available) is None:
+            preferred, server_id = request.notification.preferred_connections, request.server_id
+            if request.session not in self._untold or server_id not in self._servers:
+                continue
+            if choose_connection(preferred, available) is None:
                 del self._untold[request.session]
                 wanted = " ".join(preferred) or str(ConnectionType.ANY)
-                missing = tell_missing(self._links.links, preferred)
-                facts = {"wanted": wanted, "available": there, "missing": missing}
-                logger.info("session waits", session=request.session, server_id=request.server_id, **facts)
+                facts = {"wanted": wanted, "available": there, "missing": missing(preferred)}
+                logger.info("session waits", session=request.session, server_id=server_id, **facts)
+
+    def _look_and_choose(self) -> SessionStart | None:
+        """Return the try to begin now, over a connection that is there at this moment; None where there is none."""
+        start = self._next_start()
+        if start is None:
+            return None
+        # What was known may be as old as the last notice. Where links can't be read, a read that succeeds wakes us.
+        found = self._next_start() if self._links.read_now() else None
+        if found is None:
+            self._tell_of(start.request)
+        return found
 
     def _next_start(self) -> SessionStart | None:
         if len(self._running) >= self._config.sessions.concurrency:

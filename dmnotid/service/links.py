@@ -118,7 +118,7 @@ class Link:
     addresses: tuple[IpAddress, ...]
     routes: tuple[Route, ...]
     missing: str | None
-    life: Life = field(default=Life(0, frozenset()), repr=False, compare=False)
+    life: Life = field(repr=False, compare=False)
 
     @property
     def available(self) -> bool:
@@ -221,7 +221,7 @@ class Links:
     """
 
     def __init__(self, config: ConnectionsConfig) -> None:
-        """Nothing is read before `open` or `refresh`."""
+        """Nothing is read yet."""
         self._config = config
         self._links: tuple[Link, ...] = ()
         self._since: dict[int, float] = {}
@@ -232,13 +232,9 @@ class Links:
         self._watch: _Watch | None = None
 
     def configure(self, config: ConnectionsConfig) -> None:
-        """Go by another configuration from now on. Raises OSError, and then goes by the former one."""
-        former, self._config = self._config, config
-        try:
-            self.refresh()
-        except OSError:
-            self._config = former
-            raise
+        """Go by another configuration from now on."""
+        self._config = config
+        self.read_now()
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -249,58 +245,15 @@ class Links:
         """Return what sessions may use, as far as it was known at the last read, the best route first."""
         return self._available
 
-    def confirm(self, connection: Connection) -> bool:
-        """Read again, and say whether sessions may still use this connection.
+    def read_now(self) -> bool:
+        """Read again, and call `on_change` when anything is otherwise; whether that succeeded.
 
-        Where that fails, none is used until a later read tells; that one calls `on_change`.
+        Where it fails, all stays as it was, the log says so, once for all failures that follow, and it is tried again
+        each RETRY_PAUSE. The read that succeeds calls `on_change` in any case.
         """
-        return self._read_again() and connection in self._available
-
-    def open(self, on_change: Callable[[], None]) -> None:
-        """Read once, and again on the running loop after each change; `on_change` when anything is otherwise then.
-
-        Raises OSError, and is closed then.
-        """
-        self.close()
-        # Subscribed before the read: what changes in between is heard of.
-        self._watch = _Watch(self._read_again, self._announce)
-        try:
-            self.refresh()
-        except OSError:
-            self.close()
-            raise
-        self._on_change = on_change
-
-    def refresh(self) -> None:
-        """Read again now, and call `on_change` when anything is otherwise.
-
-        Raises OSError; all stays as it was then.
-        """
-        links, now = tuple(read_links(self._config)), time.monotonic()
-        before = {link.index: link for link in self._links}
-        self._since = {
-            link.index: self._since[link.index]
-            if link.index in before and lasted(before[link.index], link, self._config.reach)
-            else now
-            for link in links
-            if link.available
-        }
-        self._unannounced = self._unannounced or links != self._links
-        self._links = links
-        self._announce()
-
-    def close(self) -> None:
-        """Give the socket back; no harm when it's done twice."""
-        self._on_change = lambda: None
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
-
-    def _read_again(self) -> bool:
-        """Read; OSError goes to the log, once for all that follow, and the read is tried again."""
         began = time.monotonic()
         try:
-            self.refresh()
+            self._read()
         except OSError as error:
             if not self._unreadable:
                 logger.warning("links not readable", problem=str(error), again_every=RETRY_PAUSE)
@@ -314,6 +267,43 @@ class Links:
         if self._watch is not None:
             self._watch.rest(min(max(PAUSE, REST * (time.monotonic() - began)), MAX_REST))
         return True
+
+    def open(self, on_change: Callable[[], None]) -> None:
+        """Read once, and again on the running loop after each change; `on_change` when anything is otherwise then.
+
+        Raises OSError, and is closed then.
+        """
+        self.close()
+        # Subscribed before the read: what changes in between is heard of.
+        self._watch = _Watch(self.read_now, self._announce)
+        try:
+            self._read()
+        except OSError:
+            self.close()
+            raise
+        self._on_change = on_change
+
+    def close(self) -> None:
+        """Give the socket back; no harm when it's done twice."""
+        self._on_change = lambda: None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def _read(self) -> None:
+        """Read, and announce what is otherwise. Raises OSError; all stays as it was then."""
+        links, now = tuple(read_links(self._config)), time.monotonic()
+        before = {link.index: link for link in self._links}
+        self._since = {
+            link.index: self._since[link.index]
+            if link.index in before and lasted(before[link.index], link, self._config.reach)
+            else now
+            for link in links
+            if link.available
+        }
+        self._unannounced = self._unannounced or links != self._links
+        self._links = links
+        self._announce()
 
     def _announce(self) -> None:
         """Count what has settled by now, say what is otherwise, and come again when the next one will have settled."""
@@ -343,10 +333,7 @@ class Links:
 
 
 class _Watch:
-    """Calls `on_news` once the kernel has news, but not before its last call has rested, on the loop that runs now.
-
-    And `on_settled` when it is asked to.
-    """
+    """Calls `on_news` once the kernel has news, and `on_settled` when that was asked for, on the loop that runs now."""
 
     def __init__(self, on_news: Callable[[], object], on_settled: Callable[[], object]) -> None:
         """Subscribe. Raises OSError."""
@@ -365,13 +352,13 @@ class _Watch:
             self._call_in(RETRY_PAUSE)
 
     def announce_in(self, pause: float) -> None:
-        """Call `on_settled` in `pause` seconds, and not when it was to be called before."""
+        """Call `on_settled` in `pause` seconds, instead of when that was asked for before."""
         if self._settling is not None:
             self._settling.cancel()
         self._settling = self._loop.call_later(max(pause, _SHORTEST), self._on_settled)
 
     def rest(self, pause: float) -> None:
-        """Let no notice call `on_news` for `pause` seconds."""
+        """Let the next notice call `on_news` after `pause` seconds at the earliest."""
         self._not_before = time.monotonic() + pause
 
     def close(self) -> None:
@@ -512,6 +499,8 @@ def _wired_type(interface: Interface, device_type: str, entry: Path) -> tuple[Co
         return ConnectionType.ANY, f"hardware type {interface.hardware}"
     if device_type not in _ETHERNET_DEVICE_TYPES:
         return ConnectionType.ANY, f"DEVTYPE={device_type}"
+    if not entry.exists():
+        return ConnectionType.ANY, "not in sysfs"
     if not (entry / "device").exists():
         return ConnectionType.ANY, f"no device behind it{interface.kind and f', kind {interface.kind}'}"
     return ConnectionType.WIRELINE, "Ethernet with a device behind it"

@@ -112,7 +112,7 @@ class Interface(NamedTuple):
     kind: str
     master: int
     member_of: str
-    carrier_changes: int = 0
+    carrier_changes: int
 
 
 class Address(NamedTuple):
@@ -124,7 +124,7 @@ class Address(NamedTuple):
     ifindex: int
     octets: bytes
     flags: int
-    created: int = 0
+    created: int
 
 
 class Route(NamedTuple):
@@ -138,7 +138,7 @@ class Route(NamedTuple):
     destination: int
     length: int
     metric: int
-    table: int = RT_TABLE_MAIN
+    table: int
 
     @property
     def rank(self) -> tuple[bool, int]:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -51,8 +52,8 @@ class MadeUpLinks(Links):
     def available(self) -> tuple[Connection, ...]:
         return tuple(self.connections)
 
-    def confirm(self, connection: Connection) -> bool:
-        return connection in self.connections
+    def read_now(self) -> bool:
+        return True
 
 
 class Bench:
@@ -229,17 +230,17 @@ async def test_what_had_a_connection_at_first_says_later_that_it_waits(tmp_path:
 
 
 class LostLinks(MadeUpLinks):
-    """Connections that the last look finds gone, or can't be read then."""
+    """Connections that the last look finds gone."""
 
     def __init__(self, *connections: Connection, left: Sequence[Connection]) -> None:
         super().__init__(*connections)
         self.left = left
         self.looks = 0
 
-    def confirm(self, connection: Connection) -> bool:
+    def read_now(self) -> bool:
         self.looks += 1
         self.connections = self.left
-        return super().confirm(connection)
+        return True
 
 
 async def test_a_connection_lost_between_choice_and_hook_is_not_used(tmp_path: Path, logged: LogLines) -> None:
@@ -247,9 +248,6 @@ async def test_a_connection_lost_between_choice_and_hook_is_not_used(tmp_path: P
     recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, MOBILE, left=[MOBILE])
     async with at_work(make_config(tmp_path, recorder.command), links) as bench:
         bench.accept(1)
-        await eventually(lambda: links.looks)
-        assert bench.dispatcher.counters["tries"] == 0
-        bench.dispatcher.wake()
         await eventually(lambda: bench.dispatcher.pending == 0)
     assert interfaces(recorder) == [(1, "wwan0")]
     assert (recorder.names, bench.dispatcher.counters) == ([(1, 1)], {"tries": 1, "done": 1})
@@ -269,10 +267,32 @@ async def test_what_is_about_to_start_and_loses_its_connection_says_again_that_i
     assert [line["session"] for line in logged.of("session waits")] == [session, session]
 
 
+async def test_a_better_connection_that_the_last_look_finds_is_used(tmp_path: Path) -> None:
+    """5.3.4: the most wanted one that is there, not the most wanted one that was."""
+    recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, left=[WIRELINE, MOBILE])
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        bench.accept(1, preferred=[ConnectionType.MOBILE, ConnectionType.WIRELINE])
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert interfaces(recorder) == [(1, "wwan0")]
+
+
+async def test_what_is_held_back_waits_for_no_connection(tmp_path: Path, logged: LogLines) -> None:
+    """It does once its server is configured again."""
+    config = make_config(tmp_path)
+    async with at_work(config, MadeUpLinks(WIRELINE)) as bench:
+        bench.dispatcher.configure(replace(config, servers=config.servers[1:]))
+        session = bench.accept(1, preferred=[ConnectionType.MOBILE])
+        await asyncio.sleep(0.05)
+        assert logged.of("session waits") == []
+        bench.dispatcher.configure(config)
+        (line,) = await eventually(lambda: logged.of("session waits"))
+    assert line["session"] == session
+
+
 class BlindLinks(MadeUpLinks):
     """Connections that can't be read until there are none."""
 
-    def confirm(self, _: Connection) -> bool:
+    def read_now(self) -> bool:
         return False
 
 

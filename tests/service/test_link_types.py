@@ -252,7 +252,7 @@ def interface_of(entry: Path) -> Interface:
     """What rtnetlink says of this interface, from its tree and from the kinds in the table."""
     flags = int((entry / "flags").read_text(encoding="ascii"), 16)
     hardware = int((entry / "type").read_text(encoding="ascii"))
-    made = Interface(int(uevent(entry)["IFINDEX"]), entry.name, hardware, flags, IF_OPER_UP, "", 0, "")
+    made = Interface(int(uevent(entry)["IFINDEX"]), entry.name, hardware, flags, IF_OPER_UP, "", 0, "", 0)
     made = made._replace(kind=KINDS[f"{entry.parent.name}/{entry.name}"])
     if (entry / "master").exists():
         master = entry.parent / (entry / "master").readlink().name
@@ -311,7 +311,7 @@ def test_patterns_come_first(
 
 def detected(tmp_path: Path, *, device_type: str = "", holds: str = "", **fields: object) -> tuple[ConnectionType, str]:
     """The type of an interface in whose entry of sysfs these directories are."""
-    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "")
+    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "", 0)
     made = made._replace(**fields)  # type: ignore[arg-type]
     entry = tmp_path / made.name
     entry.mkdir()
@@ -363,15 +363,15 @@ def test_name_before_ethernet(tmp_path: Path, name: str, pattern: str) -> None:
 
 
 def test_interface_that_vanished_before_sysfs_was_read(tmp_path: Path) -> None:
-    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "")
+    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "", 0)
     (link,) = describe(State([made], [], []), ConnectionsConfig(), sysfs=tmp_path)
-    assert (link.type, link.why) == (ANY, "no device behind it")
+    assert (link.type, link.why) == (ANY, "not in sysfs")
 
 
 @pytest.mark.parametrize("closed", ["", "eth0", "eth0/uevent"])
 def test_sysfs_that_is_closed_is_said(tmp_path: Path, closed: str) -> None:
     """As a sandbox may close it: the type isn't known then, and all else still is."""
-    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "")
+    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "", 0)
     (tmp_path / "eth0/device").mkdir(parents=True)
     (tmp_path / "eth0/uevent").touch()
     (tmp_path / closed).chmod(0)

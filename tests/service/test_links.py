@@ -19,6 +19,7 @@ from dmnotid.config import ConnectionsConfig, Reach
 from dmnotid.policy.sessions import Connection
 from dmnotid.service import links as links_module
 from dmnotid.service.links import (
+    Life,
     Link,
     Links,
     available_connections,
@@ -51,6 +52,7 @@ ANY, MOBILE, WIRELESS, WIRELINE = (
     ConnectionType.WIRELESS,
     ConnectionType.WIRELINE,
 )
+NEVER = Life(0, frozenset())
 RUNNING = IFF_UP | IFF_LOWER_UP
 DEADLINE = 20.0
 """How long a test waits for what must happen (seconds); it never takes that long."""
@@ -120,17 +122,17 @@ def descriptors() -> set[Path]:
 
 
 def interface(name: str = "eth0", **fields: object) -> Interface:
-    made = Interface(5, name, ARPHRD_ETHER, RUNNING, IF_OPER_UP, "", 0, "")
+    made = Interface(5, name, ARPHRD_ETHER, RUNNING, IF_OPER_UP, "", 0, "", 0)
     return made._replace(**fields)  # type: ignore[arg-type]
 
 
 def address(octets: bytes = bytes([192, 0, 2, 1]), flags: int = 0) -> Address:
-    return Address(5, octets, flags)
+    return Address(5, octets, flags, 0)
 
 
 V6 = bytes.fromhex("20010db8") + bytes(11) + b"\1"
-DEFAULT = Route(5, 32, 0, 0, 100)
-DEFAULT6 = Route(5, 128, 0, 0, 1024)
+DEFAULT = Route(5, 32, 0, 0, 100, RT_TABLE_MAIN)
+DEFAULT6 = Route(5, 128, 0, 0, 1024, RT_TABLE_MAIN)
 
 
 def missing(
@@ -191,16 +193,16 @@ def test_route_counts_only_with_an_address_to_send_from() -> None:
 
 
 def test_route_that_is_not_default_is_no_way_to_the_internet() -> None:
-    assert missing(routes=[Route(5, 32, 0, 1, 0)]) == "no route"
+    assert missing(routes=[Route(5, 32, 0, 1, 0, RT_TABLE_MAIN)]) == "no route"
 
 
 def test_every_network_of_the_list_must_be_reached() -> None:
     reach = (ip_network("10.0.0.0/8"), ip_network("192.0.2.0/24"))
-    ten = Route(5, 32, 10 << 24, 8, 0)
+    ten = Route(5, 32, 10 << 24, 8, 0, RT_TABLE_MAIN)
     assert missing(routes=[ten], reach=reach) == "no route to 192.0.2.0/24"
-    assert missing(routes=[ten, Route(5, 32, 192 << 24 | 2 << 8, 24, 0)], reach=reach) is None
+    assert missing(routes=[ten, Route(5, 32, 192 << 24 | 2 << 8, 24, 0, RT_TABLE_MAIN)], reach=reach) is None
     assert missing(routes=[DEFAULT], reach=reach) is None
-    assert missing(routes=[Route(5, 32, 10 << 24, 9, 0)], reach=reach[:1]) == "no route to 10.0.0.0/8"
+    assert missing(routes=[Route(5, 32, 10 << 24, 9, 0, RT_TABLE_MAIN)], reach=reach[:1]) == "no route to 10.0.0.0/8"
 
 
 def test_first_missing_condition_is_told() -> None:
@@ -220,15 +222,15 @@ def test_loopback_counts_when_named() -> None:
 
 
 def test_sentences() -> None:
-    link = Link("wlan0", 5, WIRELESS, "", up=True, carrier=True, addresses=(), routes=(), missing=None)
+    link = Link("wlan0", 5, WIRELESS, "", up=True, carrier=True, addresses=(), routes=(), missing=None, life=NEVER)
     assert (str(link), link.available) == ("wlan0: available", True)
-    assert str(Link("a", 1, ANY, "", True, True, (), (), "no address")) == "a: up, no address"  # noqa: FBT003
-    assert str(Link("a", 1, ANY, "", False, False, (), (), "down")) == "a: down"  # noqa: FBT003
+    assert str(Link("a", 1, ANY, "", True, True, (), (), "no address", NEVER)) == "a: up, no address"  # noqa: FBT003
+    assert str(Link("a", 1, ANY, "", False, False, (), (), "down", NEVER)) == "a: down"  # noqa: FBT003
 
 
 def test_best_route_first_then_the_name() -> None:
     def link(name: str, *routes: Route) -> Link:
-        return Link(name, 1, ANY, "", up=True, carrier=True, addresses=(), routes=routes, missing=None)
+        return Link(name, 1, ANY, "", up=True, carrier=True, addresses=(), routes=routes, missing=None, life=NEVER)
 
     def route(metric: int, table: int = RT_TABLE_MAIN) -> Route:
         return DEFAULT._replace(metric=metric, table=table)
@@ -255,7 +257,7 @@ def test_best_route_of_a_link_comes_first() -> None:
 
 
 def test_metric_is_that_of_the_routes_that_count() -> None:
-    other = Route(5, 32, 10 << 24, 8, 1)
+    other = Route(5, 32, 10 << 24, 8, 1, RT_TABLE_MAIN)
     state = State([interface()], [address(), address(V6)], [DEFAULT._replace(metric=700), other, DEFAULT6])
     metrics = [
         describe(state, config(reach), sysfs=Path("/nonexistent"))[0].routes[0].metric
@@ -317,7 +319,7 @@ def test_another_type_is_a_break() -> None:
 
 
 def test_breaks_in_what_must_be_reached() -> None:
-    ten, other = Route(5, 32, 10 << 24, 8, 0), Route(5, 32, 8 << 24, 6, 7)
+    ten, other = Route(5, 32, 10 << 24, 8, 0, RT_TABLE_MAIN), Route(5, 32, 8 << 24, 6, 7, RT_TABLE_MAIN)
     reach = (ip_network("10.0.0.0/8"),)
     assert lasted(seen(routes=[ten, other], reach=reach), seen(routes=[other], reach=reach), reach)
     assert not lasted(seen(routes=[ten], reach=reach), seen(routes=[other], reach=reach), reach)
@@ -329,7 +331,7 @@ def test_breaks_in_what_must_be_reached() -> None:
 
 def test_why_none_of_the_wanted_is_there() -> None:
     def link(name: str, kind: ConnectionType, missing: str | None, *, up: bool = True) -> Link:
-        return Link(name, 1, kind, "", up=up, carrier=True, addresses=(), routes=(), missing=missing)
+        return Link(name, 1, kind, "", up=up, carrier=True, addresses=(), routes=(), missing=missing, life=NEVER)
 
     links = [
         link("lo", ANY, "not configured"),
@@ -743,15 +745,14 @@ def test_notice_that_changes_nothing_here_is_not_announced(
     namespace.call(run, partial(change_nothing, namespace))
 
 
-async def confirm(namespace: Namespace) -> None:
+async def look(namespace: Namespace) -> None:
     connection = Connection(WIRELINE, "eth0")
     with Watched(config(wireline="eth*")) as watched:
-        assert watched.links.confirm(connection)
-        assert not watched.links.confirm(Connection(WIRELESS, "eth0"))
-        assert watched.changes == 0
+        assert watched.links.read_now()
+        assert (watched.links.available(), watched.changes) == ((connection,), 0)
         namespace.ip("link", "set", "eth0", "down")
         assert watched.links.available() == (connection,), "nobody has looked yet"
-        assert not watched.links.confirm(connection)
+        assert watched.links.read_now()
         assert (watched.names(), watched.changes) == ([], 1)
 
 
@@ -760,11 +761,10 @@ async def confirm(namespace: Namespace) -> None:
 def test_last_look_sees_what_no_notice_has_told_yet(namespace: Namespace, run: Callable[[Scenario], None]) -> None:
     """5.3.4: a connection is there when the session starts over it, not only when it was chosen."""
     add_uplink(namespace, "eth0")
-    namespace.call(run, partial(confirm, namespace))
+    namespace.call(run, partial(look, namespace))
 
 
-async def confirm_blindly() -> None:
-    connection = Connection(ANY, "eth0")
+async def look_blindly() -> None:
     with Watched(config()) as watched, pytest.MonkeyPatch.context() as patch:
 
         def fail(*_: ConnectionsConfig) -> list[Link]:
@@ -772,11 +772,11 @@ async def confirm_blindly() -> None:
 
         patch.setattr(links_module, "RETRY_PAUSE", 0.05)
         patch.setattr(links_module, "read_links", fail)
-        assert not watched.links.confirm(connection)
+        assert not watched.links.read_now()
         assert (watched.names(), watched.changes) == (["eth0"], 0)
         patch.setattr(links_module, "read_links", read_links)
         await watched.change()
-        assert watched.links.confirm(connection)
+        assert watched.links.read_now()
         assert watched.changes == 1
 
 
@@ -786,7 +786,7 @@ def test_last_look_that_fails_is_announced_once_it_succeeds(
     namespace: Namespace, run: Callable[[Scenario], None]
 ) -> None:
     add_uplink(namespace, "eth0")
-    namespace.call(run, confirm_blindly)
+    namespace.call(run, look_blindly)
 
 
 async def fail_for_a_while(namespace: Namespace) -> None:

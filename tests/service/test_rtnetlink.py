@@ -21,6 +21,7 @@ from dmnotid.service.rtnetlink import (
     IFA_F_TENTATIVE,
     IFF_LOWER_UP,
     IFF_UP,
+    RT_TABLE_MAIN,
     Address,
     Interface,
     Route,
@@ -244,7 +245,7 @@ def test_captured_octets_with_some_changed_give_values_or_an_oserror(name: str, 
 
 
 def test_least_that_a_link_may_say() -> None:
-    assert take("links", message(16, link(attribute(3, b"usb0\0"))))[0] == [Interface(5, "usb0", 1, 1, 0, "", 0, "")]
+    assert take("links", message(16, link(attribute(3, b"usb0\0"))))[0] == [Interface(5, "usb0", 1, 1, 0, "", 0, "", 0)]
 
 
 def test_created_is_not_updated() -> None:
@@ -258,7 +259,7 @@ def test_created_is_not_updated() -> None:
 def test_route_that_has_expired_is_none(expires: int, there: bool) -> None:  # noqa: FBT001 - a table of results
     info = attribute(12, pack("=IIiIIII", 1, 2, expires, 0, 0, 0, 0))
     found = take("routes", message(24, route(OIF, info, family=socket.AF_INET6)))[0]
-    assert found == [Route(5, 128, 0, 0, 0)] * there
+    assert found == [Route(5, 128, 0, 0, 0, RT_TABLE_MAIN)] * there
 
 
 def test_expiry_that_is_cut_off() -> None:
@@ -275,7 +276,7 @@ def test_table_of_a_route() -> None:
 def test_link_that_is_member_of_a_bridge() -> None:
     info = attribute(1, b"veth\0") + attribute(4, b"bridge\0")
     body = link(attribute(3, b"p0\0"), attribute(10, pack("=I", 9)), attribute(18, info), attribute(16, b"\6"))
-    assert take("links", message(16, body))[0] == [Interface(5, "p0", 1, 1, 6, "veth", 9, "bridge")]
+    assert take("links", message(16, body))[0] == [Interface(5, "p0", 1, 1, 6, "veth", 9, "bridge", 0)]
 
 
 def test_name_that_is_no_text_finds_its_way_back() -> None:
@@ -289,14 +290,14 @@ def test_what_a_bridge_says_of_its_port_is_no_link() -> None:
 
 def test_point_to_point_address_is_the_own_one() -> None:
     body = address(attribute(1, b"\xc0\0\2\2"), attribute(2, b"\xc0\0\2\1"))
-    assert take("addresses", message(20, body))[0] == [Address(5, b"\xc0\0\2\1", 0)]
+    assert take("addresses", message(20, body))[0] == [Address(5, b"\xc0\0\2\1", 0, 0)]
 
 
 def test_flags_beyond_eight_bits_replace_the_old_ones() -> None:
     old = address(attribute(1, bytes(4)), flags=IFA_F_TENTATIVE)
-    assert take("addresses", message(20, old))[0] == [Address(5, bytes(4), IFA_F_TENTATIVE)]
+    assert take("addresses", message(20, old))[0] == [Address(5, bytes(4), IFA_F_TENTATIVE, 0)]
     new = old + attribute(8, pack("=I", 0x280))
-    assert take("addresses", message(20, new))[0] == [Address(5, bytes(4), 0x280)]
+    assert take("addresses", message(20, new))[0] == [Address(5, bytes(4), 0x280, 0)]
 
 
 @pytest.mark.parametrize("name", ["addresses", "routes"])
@@ -307,13 +308,13 @@ def test_other_families_are_passed_over(name: str) -> None:
 
 @pytest.mark.parametrize("passed_over", [{"kind": 6}, {"table": 255}, {"flags": 0x200}])
 def test_routes_that_lead_nowhere_are_passed_over(passed_over: dict[str, int]) -> None:
-    assert take("routes", message(24, route(OIF)))[0] == [Route(5, 32, 0, 0, 0)]
+    assert take("routes", message(24, route(OIF)))[0] == [Route(5, 32, 0, 0, 0, RT_TABLE_MAIN)]
     assert take("routes", message(24, route(OIF, **passed_over)))[0] == []
 
 
 def test_route_as_people_read_it() -> None:
-    assert str(Route(5, 32, 10 << 24 | 7, 8, 3)) == "10.0.0.0/8 metric 3"
-    assert str(Route(5, 128, 0, 0, 1024)) == "default metric 1024"
+    assert str(Route(5, 32, 10 << 24 | 7, 8, 3, RT_TABLE_MAIN)) == "10.0.0.0/8 metric 3"
+    assert str(Route(5, 128, 0, 0, 1024, RT_TABLE_MAIN)) == "default metric 1024"
 
 
 def test_route_without_interface_is_none() -> None:
@@ -447,7 +448,7 @@ def test_kernel_that_does_not_answer_is_a_time_out(monkeypatch: pytest.MonkeyPat
 def test_what_a_route_covers(destination: str, covered: list[str], not_covered: list[str]) -> None:
     network = ip_network(destination)
     bits = 32 if isinstance(network, IPv4Network) else 128
-    path = Route(5, bits, int(network.network_address), network.prefixlen, 0)
+    path = Route(5, bits, int(network.network_address), network.prefixlen, 0, RT_TABLE_MAIN)
     assert [text for text in covered + not_covered if path.covers(ip_network(text))] == covered
 
 

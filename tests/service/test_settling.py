@@ -142,22 +142,22 @@ async def settle_anew(namespace: Namespace, way: Break) -> None:
         assert time.monotonic() >= back_at + SETTLE
 
 
-async def confirm_nothing(namespace: Namespace, way: Break) -> None:
+async def find_nothing(namespace: Namespace, way: Break) -> None:
     """Without waiting for the kernel's notice."""
     with closing(Links(CONFIG)) as links:
         links.open(lambda: None)
         await eventually(links.available)
-        assert links.confirm(ETH0)
+        assert links.read_now()
         way.lose(namespace)
         assert links.available() == (ETH0,), "as the last read found it"
         way.restore(namespace)
-        assert not links.confirm(ETH0)
+        assert links.read_now()
         assert links.available() == ()
 
 
 @pytest.mark.parametrize("loop", loop_factories())
 @pytest.mark.parametrize("way", BREAKS)
-@pytest.mark.parametrize("scenario", [settle_anew, confirm_nothing])
+@pytest.mark.parametrize("scenario", [settle_anew, find_nothing])
 def test_what_was_gone_and_is_back_settles_anew(
     namespace: Namespace, loop: str, way: str, scenario: Callable[[Namespace, Break], Any]
 ) -> None:
