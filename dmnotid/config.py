@@ -8,7 +8,7 @@ import base64
 import fnmatch
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import combinations
@@ -708,15 +708,16 @@ def _pattern(value: Value) -> str:
     return text
 
 
-def _check_patterns(reader: Reader, patterns: Iterable[_Pattern]) -> None:
+def _check_patterns(reader: Reader, patterns: Sequence[_Pattern]) -> None:
     """See that no name can be of two types, nor a pattern stand twice."""
+    alphabet = _SAMPLE.union(*(pattern for _, _, pattern in patterns))
     told: set[str] = set()
     for (kind, first, one), (other_kind, second, other) in combinations(patterns, 2):
         if second.path in told:
             continue
         if kind is other_kind and one == other:
             reader.wrong(second, f"{shown(other)} is given twice")
-        elif kind is not other_kind and _share_a_name(one, other):
+        elif kind is not other_kind and _share_a_name(one, other, alphabet):
             rival = f"{first.path} ({shown(one)})"
             reader.wrong(
                 second, f"{shown(other)} takes interfaces that {rival} takes too, one type for each is expected"
@@ -737,9 +738,8 @@ def _characters(cut: str, alphabet: frozenset[str]) -> frozenset[str] | None:
     return None if cut == "*" else frozenset(it for it in alphabet if fnmatch.fnmatchcase(it, cut))
 
 
-def _share_a_name(one: str, other: str) -> bool:
-    """Tell whether some name matches both patterns."""
-    alphabet = _SAMPLE if _SAMPLE.issuperset(one + other) else _SAMPLE.union(one, other)
+def _share_a_name(one: str, other: str, alphabet: frozenset[str]) -> bool:
+    """Tell whether some name, of characters of this alphabet, matches both patterns."""
     left, right = ([_characters(cut, alphabet) for cut in _tokens(pattern)] for pattern in (one, other))
     if frozenset() in left + right:
         return False

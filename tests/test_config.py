@@ -1050,7 +1050,8 @@ PATTERNS = st.lists(
 @given(PATTERNS, PATTERNS)
 def test_patterns_share_a_name(one: str, other: str) -> None:
     matching = [name for name in NAMES if fnmatch.fnmatchcase(name, one)]
-    assert config._share_a_name(one, other) == any(fnmatch.fnmatchcase(name, other) for name in matching)
+    alphabet = config._SAMPLE.union(one, other)
+    assert config._share_a_name(one, other, alphabet) == any(fnmatch.fnmatchcase(name, other) for name in matching)
 
 
 def test_many_patterns_are_soon_compared(place: Place) -> None:
