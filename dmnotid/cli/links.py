@@ -21,6 +21,7 @@ from dmnotid.service import log
 from dmnotid.service.links import Link, Links, available_connections, read_links, tell_missing
 from dmnotid.service.log import printable
 from dmnotid.wire.notification import ConnectionType
+from dmnotid.yamlfile import spell
 
 _TITLES: Final = ("INTERFACE", "TYPE", "UP", "CARRIER", "ADDRESS", "ROUTE", "AVAILABLE", "TYPE TOLD BY")
 _NOTHING: Final = ("-",) * 5
@@ -40,14 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE,…",
         help="for a session that prefers these, most wanted first: mobile, wireless, wireline, any",
     )
-    add("--watch", action="store_true", help="go on, and show what changes, until Ctrl-C")
+    add("--watch", action="store_true", help="go on, and show what changes and settles, until Ctrl-C")
     add("--json", action="store_true", help="one object a line, for programs")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print what there is now, or follow it. Needs no privilege, and reads no secret."""
     config = _load(arguments.config)
-    show = partial(_print_json, arguments.prefer) if arguments.json else _Table(arguments.prefer).show
+    # How long a connection has held only who watches it knows.
+    proviso = "" if arguments.watch or not config.settle else f", if it has held for {spell(config.settle)}"
+    show = partial(_print_json, arguments.prefer) if arguments.json else _Table(arguments.prefer, proviso).show
     if arguments.watch:
         log.configure("warning", "text", sys.stderr)
         asyncio.run(_follow(config, show))
@@ -86,7 +89,7 @@ def _reading() -> Iterator[None]:
 
 
 async def _follow(config: ConnectionsConfig, show: Show) -> NoReturn:
-    """Show what there is, and again after each change, as the daemon sees it."""
+    """Show what there is, and again after each change, as a daemon sees it that starts now."""
     links, changed = Links(config), asyncio.Event()
     with _reading():
         links.open(changed.set)
@@ -103,8 +106,9 @@ async def _follow(config: ConnectionsConfig, show: Show) -> NoReturn:
 class _Table:
     """Shows all interfaces, and from then on those that are otherwise than before, in columns that stay in place."""
 
-    def __init__(self, preferred: Sequence[ConnectionType]) -> None:
+    def __init__(self, preferred: Sequence[ConnectionType], proviso: str) -> None:
         self._preferred = preferred
+        self._proviso = proviso
         self._rows: dict[str, tuple[str, ...]] = {}
         self._choice = ""
         self._widths = [0] * len(_TITLES)
@@ -113,7 +117,7 @@ class _Table:
         rows = {link.name: _row(link, connections) for link in links}
         changed = [row for name, row in rows.items() if self._rows.get(name) != row]
         changed += [(name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows]
-        choice = _tell_choice(links, connections, self._preferred)
+        choice = self._tell_choice(links, connections)
         if not self._choice:
             print(self._lines([_TITLES, *changed]), choice, sep="\n")
         elif changed or choice != self._choice:
@@ -121,6 +125,14 @@ class _Table:
             if choice != self._choice:
                 print(choice)
         self._rows, self._choice = rows, choice
+
+    def _tell_choice(self, links: Sequence[Link], connections: Sequence[Connection]) -> str:
+        preferred = self._preferred
+        session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
+        chosen = choose_connection(preferred, connections)
+        if chosen is None:
+            return f"{session} would wait: {printable(tell_missing(links, preferred))}"
+        return f"{session} would use {printable(chosen.interface)} ({chosen.type}){self._proviso}"
 
     def _lines(self, rows: Sequence[Sequence[str]]) -> str:
         cells = [[printable(cell) for cell in row] for row in rows]
@@ -151,14 +163,6 @@ def _first(those: Sequence[object]) -> str:
 def _missing(link: Link, connections: Sequence[Connection]) -> str | None:
     """Return why sessions may not use it, None where they may."""
     return link.missing or (None if Connection(link.type, link.name) in connections else "settling")
-
-
-def _tell_choice(links: Sequence[Link], connections: Sequence[Connection], preferred: Sequence[ConnectionType]) -> str:
-    session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
-    chosen = choose_connection(preferred, connections)
-    if chosen is None:
-        return f"{session} would wait: {printable(tell_missing(links, preferred))}"
-    return f"{session} would use {printable(chosen.interface)} ({chosen.type})"
 
 
 def _print_json(preferred: Sequence[ConnectionType], links: Sequence[Link], connections: Sequence[Connection]) -> None:

@@ -157,7 +157,7 @@ eth0       wireline  no   no       -               -                   down     
 
 @in_namespace
 def test_table(place: Place) -> None:
-    choice = "a session without preference would use wlan0 (wireless)\n"
+    choice = "a session without preference would use wlan0 (wireless), if it has held for 500ms\n"
     assert place.links() == Done(0, TABLE + choice, "")
 
 
@@ -165,9 +165,9 @@ def test_table(place: Place) -> None:
 @pytest.mark.parametrize(
     ("preferred", "choice"),
     [
-        ("", "without preference would use wlan0 (wireless)"),
-        ("any", "that prefers any would use wlan0 (wireless)"),
-        ("mobile,wireless", "that prefers mobile, wireless would use wlan0 (wireless)"),
+        ("", "without preference would use wlan0 (wireless), if it has held for 500ms"),
+        ("any", "that prefers any would use wlan0 (wireless), if it has held for 500ms"),
+        ("mobile,wireless", "that prefers mobile, wireless would use wlan0 (wireless), if it has held for 500ms"),
         ("mobile", "that prefers mobile would wait: wwan0: up, no address"),
         (
             "mobile,wireline",
@@ -194,11 +194,11 @@ def test_choice_where_there_is_nothing(empty: Place) -> None:
 def test_choice_of_the_best_route(place: Place) -> None:
     """Which is the one that is shown, of whatever family."""
     place.namespace.ip("route", "add", "default", "via", "198.51.100.1", "dev", "eth1", "metric", "100")
-    assert place.links().out.endswith("would use eth1 (wireline)\n")
+    assert place.links().out.endswith("would use eth1 (wireline), if it has held for 500ms\n")
     place.namespace.ip("-6", "route", "add", "default", "dev", "wlan0", "metric", "50")
     done = place.links()
     assert "  default metric 50 (+1)  " in done.out
-    assert done.out.endswith("would use wlan0 (wireless)\n")
+    assert done.out.endswith("would use wlan0 (wireless), if it has held for 500ms\n")
 
 
 @in_namespace
@@ -216,6 +216,12 @@ def test_no_more_than_eight_are_named_of_those_that_lack_something(empty: Place)
 
 
 @in_namespace
+def test_connections_that_need_not_hold(place: Place) -> None:
+    place.config.write_text(PATTERNS.replace("500ms", "0"))
+    assert place.links().out.endswith(" would use wlan0 (wireless)\n")
+
+
+@in_namespace
 def test_routes_to_networks(place: Place) -> None:
     place.config.write_text(PATTERNS + "  reach: [198.51.100.0/24, 10.0.0.0/8]\n")
     done = place.links("--prefer", "wireline")
@@ -225,7 +231,7 @@ def test_routes_to_networks(place: Place) -> None:
     place.namespace.ip("route", "add", "10.0.0.0/8", "via", "198.51.100.1", "dev", "eth1", "metric", "7")
     done = place.links("--prefer", "wireline")
     assert re.search(r"(?m)^eth1 .*  198.51.100.0/24 metric 0 \(\+1\) +yes  ", done.out)
-    assert done.out.endswith(" would use eth1 (wireline)\n")
+    assert done.out.endswith(" would use eth1 (wireline), if it has held for 500ms\n")
 
 
 ODD_NAMES = {
@@ -252,7 +258,7 @@ def test_names_are_ink(name: str, place: Place) -> None:
     namespace.ip("link", "set", name, "up")
     namespace.ip("addr", "replace", "192.0.2.7/24", "dev", name)
     told = wait_until(lambda: place.links().out.partition(" would use ")[2])
-    assert told == f"{ODD_NAMES[name]} (any)\n"
+    assert told == f"{ODD_NAMES[name]} (any), if it has held for 2s\n"
     facts = json.loads(place.links("--json").out)
     assert facts["uses"] == {"connection": "any", "interface": name}
 
