@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from dmnotid.cli import main
-from tests.cli.program import SECRET, Done, shows_secret, write_config
+from tests.cli.program import PROGRAM, SECRET, Done, shows_secret, write_config
+from tests.service.netns import Namespace, needs_namespace
+from tests.service.support import wait_until
 
 SERVERS = """\
 - {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [192.0.2.0/24, "2001:db8::/32"]}
@@ -46,6 +48,32 @@ def test_summary_names_the_connections(tmp_path: Path, capsys: pytest.CaptureFix
     assert [line for line in found if line.startswith("lo: ")] == ["lo: available (wireline: configured: lo)"]
     interfaces = {line.partition(":")[0].split(" ")[0] for line in found}
     assert interfaces <= set(os.listdir("/sys/class/net"))  # noqa: PTH208 - names are all that is wanted
+
+
+@pytest.mark.root
+@needs_namespace
+def test_summary_says_what_each_interface_lacks(tmp_path: Path) -> None:
+    """5.3.4: the first condition of a connection that isn't met."""
+    config = write_config(tmp_path, more="connections: {wireless: {interfaces: ['wlan*']}}\n")
+    with Namespace() as namespace:
+
+        def told() -> str:
+            done = namespace.run(*PROGRAM, "check", "--config", str(config))
+            assert (done.returncode, done.stderr) == (0, "")
+            (line,) = [line[13:] for line in done.stdout.splitlines() if "wlan0" in line]
+            return line.removesuffix(" (wireless: configured: wlan*)")
+
+        namespace.add_veth("wlan0", up=False)
+        assert told() == "wlan0: down"
+        namespace.ip("link", "set", "wlan0", "up")
+        namespace.wait_up("wlan0")
+        assert told() == "wlan0: up, no address"
+        namespace.ip("addr", "add", "192.0.2.1/24", "dev", "wlan0")
+        assert told() == "wlan0: up, no route"
+        namespace.ip("route", "add", "default", "via", "192.0.2.2")
+        assert told() == "wlan0: available"
+        namespace.far_ip("link", "set", "wlan0", "down")
+        wait_until(lambda: told() == "wlan0: up, no carrier")
 
 
 def test_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
