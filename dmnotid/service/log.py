@@ -2,6 +2,9 @@
 
 What came from the network or from a hook is ink: no control character of it reaches a terminal or starts a new line. A
 flood of discards is counted, not narrated.
+
+Where standard output leads to the systemd journal, a record about a session or a server is sent to it with fields that
+can be searched for (DMNOTID_SERVER_ID=…); all others stay lines, which cost a third.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ import stat
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -32,6 +35,7 @@ from dmnotid.errors import (
     Stale,
     TrailingOctets,
 )
+from dmnotid.service.journald import Journald, leads_to_journal
 
 FIRST_DISCARDS: Final = 5
 """How many discards of a reason are logged one by one in each interval."""
@@ -40,6 +44,15 @@ MAX_SHOWN: Final = 256
 """How many characters of what a datagram says stand in a log line at most."""
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+JOURNAL_FIELDS: Final = (
+    "session", "server_id", "notification_id", "event", "reason", "attempt", "connection", "interface", "outcome",
+    "source",
+)  # fmt: skip
+"""What of a record becomes a field of the journal, as DMNOTID_ and the name in capitals."""
+
+_SEARCHED_BY: Final = frozenset({"session", "server_id"})
+"""A record with one of these has fields."""
+
 _JOURNAL_LEVELS: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 # What an operator should look at: somebody claims to be a server, or a server of ours does something odd.
@@ -87,8 +100,11 @@ class _Lines:
     stop serving. How many lines were dropped is said by the next one that comes through. Bound: the rest of one line.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, journald: Journald | None = None) -> None:
         self._stream = stream
+        self._journald = journald
+        if journald is not None:
+            weakref.finalize(self, journald.close)
         self._dropped = 0
         self._rest = b""
         self._encoding = stream.encoding or "utf-8"
@@ -97,7 +113,23 @@ class _Lines:
         except (OSError, ValueError):  # no file behind it
             self._write = self._write_text
 
-    def msg(self, line: str) -> None:
+    def msg(self, line: str, fields: Sequence[tuple[str, str]] = ()) -> None:
+        if not (fields and self._sent(fields)):
+            self._write_line(line)
+
+    debug = info = warning = error = critical = msg
+
+    def _sent(self, fields: Sequence[tuple[str, str]]) -> bool:
+        """Send a record to the journal with its fields; where it isn't taken at once, a line has to do."""
+        try:
+            if self._journald is not None:
+                self._journald.send(fields)
+                return True
+        except OSError:
+            pass
+        return False
+
+    def _write_line(self, line: str) -> None:
         if self._dropped:
             line = f"{_say_dropped(self._dropped, json_lines=line.startswith('<'))}\n{line}"
         octets = (line + "\n").encode(self._encoding, "backslashreplace")
@@ -112,8 +144,6 @@ class _Lines:
         except (OSError, ValueError):
             pass
         self._dropped += 1
-
-    debug = info = warning = error = critical = msg
 
     def _write_text(self, octets: bytes) -> int:
         self._stream.write(octets.decode(self._encoding))
@@ -149,15 +179,26 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     """
     target = sys.stdout if stream is None else stream
     text = form == "text" or (form == "auto" and target.isatty())
-    lines = _Lines(target)
+    journald = _open_journald(target) if form == "auto" else None
+    lines = _Lines(target, journald)
     structlog.configure(
         processors=_text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
         if text
-        else [_add_time, _tidy_exception, _render_json],
+        else [_add_time, _tidy_exception, _render_json if journald is None else _render_fields],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
+
+
+def _open_journald(target: TextIO) -> Journald | None:
+    """Open a channel to the journal where a stream leads there; without one, lines do as well."""
+    try:
+        if leads_to_journal(target.fileno(), os.environ.get("JOURNAL_STREAM")):
+            return Journald()
+    except (OSError, ValueError):  # no file behind the stream, or no descriptor left
+        pass
+    return None
 
 
 def _text_processors(*, colours: bool) -> list[structlog.typing.Processor]:
@@ -184,6 +225,16 @@ def _tidy_exception(logger_: object, level: str, event: EventDict) -> EventDict:
 def _render_json(_logger: object, level: str, event: EventDict) -> str:
     priority = _JOURNAL_LEVELS.get(level, _JOURNAL_LEVELS["error"])
     return f"<{priority}>{json.dumps(event, default=str)}"
+
+
+def _render_fields(_logger: object, level: str, event: EventDict) -> str | tuple[tuple[str], dict[str, Any]]:
+    line = _render_json(_logger, level, event)
+    if _SEARCHED_BY.isdisjoint(event):
+        return line
+    priority, _, message = line[1:].partition(">")
+    fields = [("MESSAGE", message), ("PRIORITY", priority), ("SYSLOG_IDENTIFIER", "dmnotid")]
+    fields += [(f"DMNOTID_{name.upper()}", str(event[name])) for name in JOURNAL_FIELDS if event.get(name) is not None]
+    return (line,), {"fields": fields}
 
 
 def _make_ink(_logger: object, _level: str, event: EventDict) -> EventDict:
