@@ -13,6 +13,7 @@ from dmnotid.config import Config, load_config
 from dmnotid.errors import DmnotidError
 from dmnotid.service import log
 from dmnotid.service.daemon import Daemon
+from dmnotid.service.systemd import Manager
 
 _PYTHONS_OWN: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 """What the interpreter ignores for itself, and subprocess gives back to a child."""
@@ -29,12 +30,13 @@ def main(arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT; 0 after an orderly stop, 1 where the daemon can't begin or go on."""
     reset_signals()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that is asked for too early is no end
+    manager = Manager(os.environ)
     config = load_config(arguments.config, os.environ)
     configure_log(config)
     for warning in config.warnings:
         log.logger.warning("configuration", problem=str(warning))
     try:
-        run_daemon(Daemon(config, on_reload=configure_log))
+        run_daemon(Daemon(config, manager=manager, on_reload=configure_log))
     except DmnotidError as error:
         log.logger.error("not started", problem=str(error))
         return EXIT_PROBLEM

@@ -24,10 +24,17 @@ from dmnotid.service.hook import check_hook
 from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
 from dmnotid.service.log import DiscardLog, logger
+from dmnotid.service.systemd import Manager, StatusLine
+
+_NO_REASONS: Final = frozenset({"received", "accepted"})
+"""What is counted beside the reasons of discards."""
 
 Observe = Callable[[Datagram], None]
 
 _AS_BEFORE: Final = "the configuration that is in force stays"
+
+PINGS: Final = 2
+"""How many signs of life there are in the time that the watchdog waits for one."""
 
 
 class Daemon:
@@ -37,15 +44,24 @@ class Daemon:
     """
 
     def __init__(
-        self, config: Config, *, observe: Observe | None = None, on_reload: Callable[[Config], None] | None = None
+        self,
+        config: Config,
+        *,
+        manager: Manager | None = None,
+        observe: Observe | None = None,
+        on_reload: Callable[[Config], None] | None = None,
     ) -> None:
-        """Nothing is opened yet. `observe` is shown each datagram before it is judged.
+        """Nothing is opened yet. `manager` is who started this process, and may have passed sockets.
 
-        `on_reload` gets each configuration that takes over from the one before.
+        `observe` is shown each datagram before it is judged. `on_reload` gets each configuration that takes over from
+        the one before.
         """
         self.config = config
         self.counters: Counter[str] = Counter()
-        self.endpoints = Endpoints(self.deliver)
+        self._manager = Manager({}) if manager is None else manager
+        self._status = StatusLine(self._manager, self._describe)
+        self._refused = ""
+        self.endpoints = Endpoints(self.deliver, self._manager)
         self.ready = asyncio.Event()
         self._observe = observe
         self._on_reload = on_reload
@@ -72,12 +88,16 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
                 reloads = group.create_task(self._reload_when_asked(), name="reloads")
+                life = group.create_task(self._show_life(), name="watchdog")
                 self._receive()
                 await self._stop.wait()
                 logger.info("stopping", pending=self.pending)
+                self._manager.stopping()
                 reloads.cancel()
                 self._close_endpoints()
                 await self._dispatcher.stop()
+                life.cancel()
+                self._status.close()
         logger.info("stopped", **self.counters, sessions=dict(self._dispatcher.counters))
 
     def stop(self) -> None:
@@ -94,16 +114,50 @@ class Daemon:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
+            self._manager.reloading()
+            refused = await self._reload()
+            self._refused = f"; reload refused: {refused}" if refused else ""
+            self._manager.ready(self._describe())
+
+    async def _reload(self) -> str:
+        """Go by what the file says now; else change nothing, and say why in a word or two."""
+        try:
+            self._take_over(await _load_again(self.config.file))
+        except ConfigError as error:
+            for problem in error.problems:
+                logger.error("configuration", problem=str(problem))
+            logger.error("reload refused", problems=len(error.problems), instead=_AS_BEFORE)
+            return str(error.problems[0])
+        except (EndpointError, JournalError) as error:
+            logger.error("reload refused", problem=str(error), instead=_AS_BEFORE)
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - a bug in reading a file must not end the service
+            logger.exception("reload refused", instead=_AS_BEFORE)
+            return repr(error)
+        return ""
+
+    async def _show_life(self) -> None:
+        """Ping the watchdog as long as the loop turns and the journal answers.
+
+        An error is an answer too: no restart cures a full disk.
+        """
+        while self._manager.watchdog is not None:
             try:
-                self._take_over(await _load_again(self.config.file))
-            except ConfigError as error:
-                for problem in error.problems:
-                    logger.error("configuration", problem=str(problem))
-                logger.error("reload refused", problems=len(error.problems), instead=_AS_BEFORE)
-            except (EndpointError, JournalError) as error:
-                logger.error("reload refused", problem=str(error), instead=_AS_BEFORE)
-            except Exception:  # noqa: BLE001 - a bug in reading a file must not end the service
-                logger.exception("reload refused", instead=_AS_BEFORE)
+                self._journal.probe()
+            except JournalError as error:
+                logger.error("journal not read", problem=str(error))
+            self._manager.alive()
+            await asyncio.sleep(self._manager.watchdog / PINGS)
+
+    def _describe(self) -> str:
+        """Say in one line what an operator wants to know."""
+        servers, running, counts = len(self._rules.servers), self._dispatcher.running, self.counters
+        waiting, accepted = self.pending - running, counts["accepted"]
+        discards = {reason: count for reason, count in counts.most_common() if reason not in _NO_REASONS and count}
+        reasons = ", ".join(f"{reason} {count}" for reason, count in discards.items())
+        discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")
+        sessions = f"sessions: {running} running, {waiting} pending"
+        return f"{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}{self._refused}"
 
     def _take_over(self, config: Config) -> None:
         """Go by another configuration; EndpointError, where sockets can't be had, leaves all as it was."""
@@ -146,6 +200,7 @@ class Daemon:
                 if request is not None:
                     admitted.append((datagram, request))
         self._commit(admitted)
+        self._status.change()
 
     def _take(self, datagram: Datagram) -> SessionRequest | None:
         if self._observe is not None:
@@ -197,8 +252,10 @@ class Daemon:
         stack.callback(self._journal.close)
         self._links = Links(config.connections)
         stack.callback(self._links.close)
-        self._dispatcher = Dispatcher(config, self._journal, self._links)
+        self._dispatcher = Dispatcher(config, self._journal, self._links, self._status.change)
         _open_links(self._links, self._dispatcher.wake)
+        for sock, stored in self._manager.sockets:
+            (self.endpoints.resume if stored else self.endpoints.take_over)(sock)
         self.endpoints.bind(config.listen)
         stack.callback(self._close_endpoints)
 
@@ -206,6 +263,7 @@ class Daemon:
         self.endpoints.open()
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
         logger.info("ready", version=__version__, loop=loop, servers=len(self._rules.servers), pending=self.pending)
+        self._manager.ready(self._describe())
         self.ready.set()
 
     def _close_endpoints(self) -> None:

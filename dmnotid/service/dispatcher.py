@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import Final
@@ -48,8 +48,14 @@ class Dispatcher:
     how many of these a stop `interrupted`.
     """
 
-    def __init__(self, config: Config, journal: Journal, links: Links) -> None:
-        """Take up what the journal still holds from before. Raises JournalError."""
+    def __init__(
+        self, config: Config, journal: Journal, links: Links, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take up what the journal still holds from before. Raises JournalError.
+
+        `on_change` is called when a session begins or ends.
+        """
+        self._on_change = on_change
         self._journal = journal
         self._links = links
         self._waiting = Waiting()
@@ -159,6 +165,11 @@ class Dispatcher:
     def pending(self) -> int:
         """How many sessions are not closed, running ones included."""
         return len(self._waiting) + len(self._running)
+
+    @property
+    def running(self) -> int:
+        """How many sessions have a hook that runs."""
+        return len(self._running)
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
         """Take up what was just made durable: the journal can be written then."""
@@ -292,6 +303,7 @@ class Dispatcher:
         self._untold.pop(request.session, None)
         self._last_start[request.server_id] = time.monotonic()
         self.counters["tries"] += 1
+        self._on_change()
         return True
 
     async def _try(self, start: SessionStart) -> None:
@@ -313,6 +325,7 @@ class Dispatcher:
 
     def _take_back(self, start: SessionStart) -> SessionRequest:
         """Return the request as it is after this try; its time may have changed meanwhile."""
+        self._on_change()
         return self._running.pop(start.request.session).tried(start.attempt)
 
     def _settle(self, start: SessionStart, request: SessionRequest, outcome: Outcome) -> None:
@@ -334,6 +347,7 @@ class Dispatcher:
         self._unwritten.update((request.session, end) for request, end in zip(requests, ends, strict=True))
         self._write_ends(ends)  # before it is said: a log that says done must not be ahead of the journal
         self.counters[str(closed)] += len(requests)
+        self._on_change()
         say = logger.info if closed is Closed.DONE else logger.error
         for request in requests:
             say(

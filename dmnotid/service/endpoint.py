@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from dmnotid.config import ListenAddress
 from dmnotid.errors import EndpointError
@@ -35,6 +35,16 @@ MAPPED: Final = "::ffff:"
 _IPV6_PARTS: Final = 4
 
 Deliver = Callable[[Sequence[Datagram]], None]
+
+
+class Keeper(Protocol):
+    """Who holds on to sockets while this program restarts."""
+
+    def keep(self, sock: socket.socket) -> None:
+        """Hold on to it too."""
+
+    def let_go(self, sock: socket.socket) -> None:
+        """Hold on to it no longer."""
 
 
 class Endpoint:
@@ -151,25 +161,49 @@ def bindings(addresses: Sequence[ListenAddress]) -> list[Binding]:
 
 
 class Endpoints:
-    """The sockets of a configuration; they can be exchanged one by one while the others go on."""
+    """The sockets of a configuration; they can be exchanged one by one while the others go on.
 
-    def __init__(self, deliver: Deliver) -> None:
-        """Nothing is bound yet."""
+    Sockets that somebody else has bound for this program are used instead, as long as it runs.
+    """
+
+    def __init__(self, deliver: Deliver, keeper: Keeper | None = None) -> None:
+        """Nothing is bound yet; what is bound here is handed to `keeper` as well."""
         self._deliver = deliver
+        self._keeper = keeper
         self._open: dict[Binding, Endpoint] = {}
+        self._fixed: list[Binding] = []
         self._receiving = False
 
     def __iter__(self) -> Iterator[Endpoint]:
         """In the order of the configuration."""
         return iter(list(self._open.values()))
 
+    def take_over(self, sock: socket.socket) -> None:
+        """Use a socket that another process has bound for this one: no configuration exchanges it."""
+        self._fixed.append(self._adopt(sock))
+
+    def resume(self, sock: socket.socket) -> None:
+        """Use a socket that was kept: `bind` lets it stay, or exchanges it."""
+        self._adopt(sock)
+
+    def _adopt(self, sock: socket.socket) -> Binding:
+        binding = _binding_of(sock)
+        while binding in self._open:
+            binding = binding._replace(copy=binding.copy + 1)
+        self._open[binding] = Endpoint(sock, self._deliver)
+        return binding
+
     def bind(self, addresses: Sequence[ListenAddress]) -> None:
         """Bind a socket for each of these addresses, and close those that are for others.
 
-        What stands in both stays open. All or nothing: EndpointError leaves everything as it was. Where an old address
-        is in the way of a new one (`[::]` of one of the same port in IPv4), no datagram is lost between the two.
+        What stands in both stays open, and where sockets were taken over, these addresses don't count. All or nothing:
+        EndpointError leaves everything as it was. Where an old address is in the way of a new one (`[::]` of one of the
+        same port in IPv4), no datagram is lost between the two.
         """
-        wanted = bindings(addresses)
+        wanted = self._fixed or bindings(addresses)
+        if self._fixed and not _same_places(addresses, self._fixed):
+            facts = {"configured": list(map(str, addresses)), "instead": list(map(str, self))}
+            logger.warning("listen not used", problem="sockets are passed by the service manager", **facts)
         gone = [binding for binding in self._open if binding not in wanted]
         new: dict[Binding, Endpoint] = {}
         try:
@@ -184,6 +218,8 @@ class Endpoints:
         deadline = time.monotonic() + DRAIN
         for binding in gone:
             endpoint = self._open.pop(binding)
+            if self._keeper is not None:
+                self._keeper.let_go(endpoint.socket)
             endpoint.turn_away()
             endpoint.close(deadline)
         self._open = {binding: self._open[binding] for binding in wanted}
@@ -203,6 +239,9 @@ class Endpoints:
 
     def _add(self, endpoints: dict[Binding, Endpoint]) -> None:
         self._open.update(endpoints)
+        if self._keeper is not None:
+            for endpoint in endpoints.values():
+                self._keeper.keep(endpoint.socket)
         if self._receiving:
             for endpoint in endpoints.values():
                 endpoint.open()
@@ -211,6 +250,23 @@ class Endpoints:
     def _bound(self, binding: Binding, gone: Iterable[Binding]) -> Endpoint:
         rivals = [self._open[it].socket for it in gone if it.address.port == binding.address.port]
         return Endpoint(bind(binding.address, ipv6_only=binding.ipv6_only, rivals=rivals), self._deliver)
+
+
+def _binding_of(sock: socket.socket) -> Binding:
+    """Say how a socket is bound that is bound already."""
+    host, port = source_of(sock.getsockname())
+    v6 = sock.family == socket.AF_INET6
+    alone = v6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    return Binding(ListenAddress(host, port), alone)
+
+
+def _same_places(addresses: Iterable[ListenAddress], fixed: Iterable[Binding]) -> bool:
+    """Tell whether sockets are bound where a configuration wants it; `[::]` without IPv6 is 0.0.0.0."""
+    there = {(binding.address.host, binding.address.port) for binding in fixed}
+    return all(
+        (host, port) in there or (host == "::" and ("0.0.0.0", port) in there)  # noqa: S104
+        for host, port in addresses
+    )
 
 
 def bind(address: ListenAddress, *, ipv6_only: bool = False, rivals: Sequence[socket.socket] = ()) -> socket.socket:

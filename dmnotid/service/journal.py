@@ -229,6 +229,10 @@ class Journal:
         """See that the file is still at its place; where it isn't, make it anew now, not at the next write."""
         self._persist("open", lambda: None)
 
+    def probe(self) -> None:
+        """Read something: who returns from here has a journal that answers."""
+        self._persist("read", lambda: self._database.execute("SELECT 1 FROM session LIMIT 1").fetchone())
+
     def pending(self) -> list[SessionRequest]:
         """Return every request that is not closed, in the order of arrival; what can't be read is set aside alone."""
         rows = self._persist("read", self._read_pending)
