@@ -35,12 +35,13 @@ class Service:
         prefix: Sequence[str] = (),
         program: Sequence[str] = DMNOTID,
         environment: dict[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._log = log
         with log.open("wb") as stdout, log.with_suffix(".err").open("wb") as stderr:
             self.process = subprocess.Popen(
                 [*prefix, *program, "run", "--config", config], env=environment or ENVIRONMENT, stdout=stdout,
-                stderr=stderr, stdin=subprocess.DEVNULL, cwd="/",
+                stderr=stderr, stdin=subprocess.DEVNULL, cwd="/", pass_fds=pass_fds,
             )  # fmt: skip
 
     def lines(self) -> list[dict[str, Any]]:
@@ -109,8 +110,14 @@ def running(directory: Path) -> Iterator[Run]:
     """Give a function that starts daemons; whatever still runs at the end is killed."""
     services: list[Service] = []
 
-    def start(config: Path, prefix: Sequence[str] = (), environment: dict[str, str] | None = None) -> Service:
-        services.append(Service(config, directory / f"log{len(services)}", prefix, environment=environment))
+    def start(
+        config: Path,
+        prefix: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Service:
+        log = directory / f"log{len(services)}"
+        services.append(Service(config, log, prefix, environment=environment, pass_fds=pass_fds))
         return services[-1]
 
     try:

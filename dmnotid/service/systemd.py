@@ -113,8 +113,13 @@ class StatusLine:
         self._told_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there may be something to tell that was not told yet."""
+        return self._timer is not None
+
     def change(self) -> None:
-        """Something may be otherwise; a running event loop is needed."""
+        """Take it that something is otherwise; a running event loop is needed."""
         if self._timer is None and self._manager.listens:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(max(self._told_at + STATUS_EVERY, loop.time()), self._tell)
