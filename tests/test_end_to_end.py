@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.service.hook import PATH
+from dmnotid.service.facts import PATH
 from dmnotid.service.journalfile import FILE_NAME
 from tests.processes import DMNOTID, ENVIRONMENT, Run, Service, running
 from tests.service.support import (

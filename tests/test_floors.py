@@ -35,6 +35,7 @@ FLOORS = {
     "dmnotid.service.log": 7,
     "dmnotid.service.database": 6,
     "dmnotid.service.rescue": 7,
+    "dmnotid.service.facts": 6,
     "dmnotid.service.handoff": 6,
     "dmnotid.service.processes": 6,
     "dmnotid.service.trust": 6,

@@ -15,8 +15,9 @@ from typing import Final
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.check import complain_of_distrust, describe_trust, find_distrust, section
-from dmnotid.cli.run import DEFAULT_CONFIG, loop_factory, reset_signals
+from dmnotid.cli.run import DEFAULT_CONFIG, loop_factory
 from dmnotid.cli.send import Order, add_wishes, find_server, read_server_id
+from dmnotid.cli.signals import reset_signals
 from dmnotid.cli.words import parse_positive
 from dmnotid.config import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig, load_config
 from dmnotid.errors import Discard, DmnotidError, HookError
@@ -34,7 +35,8 @@ from dmnotid.policy.sessions import (
     settle,
 )
 from dmnotid.service import log
-from dmnotid.service.hook import Hook, build_arguments, build_environment, build_input, find_home
+from dmnotid.service.facts import build_arguments, build_environment, build_facts, build_input, find_home
+from dmnotid.service.hook import Hook
 from dmnotid.service.links import Link, available_connections, read_links
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
 from dmnotid.yamlfile import spell
@@ -181,14 +183,21 @@ def _note(text: str) -> None:
 # --- What is shown -----------------------------------------------------------------------------------------------
 
 
+def tell(hook: HookConfig, start: SessionStart) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments and the environment of the command."""
+    told = build_facts(start)
+    return build_arguments(hook.command, told), build_environment(told, hook.environment, find_home())
+
+
 def facts(hook: HookConfig, start: SessionStart, distrust: HookError | None) -> dict[str, object]:
     """Return all that the hook would be told, for programs."""
     told: dict[str, object] = {"socket": str(hook.socket)}
     if hook.socket is None:
-        told = {"argv": build_arguments(hook, start), "environment": build_environment(hook, start, find_home())}
+        argv, environment = tell(hook, start)
+        told = {"argv": argv, "environment": environment}
     return {
         **told,
-        "stdin": build_input(start),
+        "stdin": build_input(build_facts(start)),
         "trusted": distrust is None,
         "problem": None if distrust is None else str(distrust),
         "connection": str(start.connection.type),
@@ -205,10 +214,10 @@ def describe(hook: HookConfig, start: SessionStart, distrust: HookError | None) 
     if hook.socket is not None:
         yield f"socket       {str(hook.socket)!r}"
     else:
-        yield from section("arguments", map(repr, build_arguments(hook, start)))
-        environment = build_environment(hook, start, find_home())
+        argv, environment = tell(hook, start)
+        yield from section("arguments", map(repr, argv))
         yield from section("environment", (f"{name}={value!r}" for name, value in environment.items()))
-    yield f"input        {build_input(start).rstrip()}"
+    yield f"input        {build_input(build_facts(start)).rstrip()}"
 
 
 # --- The run -----------------------------------------------------------------------------------------------------

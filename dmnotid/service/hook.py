@@ -1,15 +1,12 @@
 """One run of the session starter: a child of the daemon, or a connection to a socket; never waited for blindly."""
 
 import asyncio
-import json
 import os
-import pwd
-import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -18,14 +15,20 @@ from typing import IO, Final, Self
 from dmnotid.config import HookConfig
 from dmnotid.errors import DmnotidError, HookError
 from dmnotid.policy.sessions import Outcome, Result, SessionStart
+from dmnotid.service.facts import (
+    Facts,
+    as_file,
+    build_arguments,
+    build_environment,
+    build_facts,
+    build_input,
+    find_home,
+)
 from dmnotid.service.handoff import Handoff
 from dmnotid.service.log import logger
 from dmnotid.service.processes import Identity, LeftOver, group_lives, identify
 from dmnotid.service.trust import check_trusted, check_trusted_socket
 from dmnotid.service.turn import LOGGED
-
-INPUT_VERSION: Final = 1
-"""The `version` of the JSON object on the hook's standard input."""
 
 EXIT_REFUSED: Final = 78
 """EX_CONFIG: the hook refuses this session for good."""
@@ -33,7 +36,6 @@ EXIT_REFUSED: Final = 78
 EXIT_UNKNOWN: Final = 255
 """Taken for the exit status where the kernel doesn't tell."""
 
-PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_LINE_OCTETS: Final = 1_024
 MAX_OUTPUT_OCTETS: Final = 65_536
 GROUP_POLL: Final = 0.25
@@ -52,7 +54,6 @@ _CHUNK_LOOKED_AT: Final = 4_096
 """How much output is read at once that is not logged any more."""
 
 _NONE: Final = -1
-_PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}")
 
 
 class Hook:
@@ -114,7 +115,9 @@ class Hook:
             return _CHUNK_LOOKED_AT if output.is_full else LOGGED.share
 
         try:
-            with Handoff(path, build_input(start).encode(), partial(output.feed, "socket"), share) as handoff:
+            with Handoff(
+                path, build_input(build_facts(start)).encode(), partial(output.feed, "socket"), share
+            ) as handoff:
                 async with asyncio.timeout(self.config.timeout):
                     await handoff.ended.wait()
         except TimeoutError:
@@ -125,22 +128,23 @@ class Hook:
         return Outcome(Result.FAILED, handoff.answer.problem) if code is None else judge(code)
 
     def _start(self, start: SessionStart) -> "_Run":
-        arguments = build_arguments(self.config, start)
+        facts = build_facts(start)
+        arguments = build_arguments(self.config.command, facts)
         try:
-            return _Run(self._spawn(arguments, start), start.request.session)
+            return _Run(self._spawn(arguments, facts), start.request.session)
         except (OSError, ValueError, MemoryError, subprocess.SubprocessError) as error:
             message = f"{arguments[0]}: {_why_not_started(Path(arguments[0]), error)}"
             raise HookError(message, component=arguments[0]) from error
 
-    def _spawn(self, arguments: list[str], start: SessionStart) -> subprocess.Popen[bytes]:
-        with _as_file(build_input(start)) as standard_input:
+    def _spawn(self, arguments: list[str], facts: Facts) -> subprocess.Popen[bytes]:
+        with as_file(build_input(facts)) as standard_input:
             return subprocess.Popen(  # noqa: S603 - the list is the configuration's, its file was just checked
                 arguments,
                 stdin=standard_input,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd="/",
-                env=build_environment(self.config, start, self._home),
+                env=build_environment(facts, self.config.environment, self._home),
                 process_group=0,
             )
 
@@ -431,87 +435,6 @@ def _output_log(session: int) -> OutputLog:
         logger.info("hook output", session=session, stream=stream, line=line, **facts)
 
     return OutputLog(emit)
-
-
-@contextmanager
-def _as_file(text: str) -> Iterator[int]:
-    """Put text into a file without a name: unlike a pipe it takes any length without blocking. Gives its number."""
-    descriptor = os.memfd_create("notification")
-    try:
-        octets = text.encode()
-        while octets:
-            octets = octets[os.write(descriptor, octets) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def build_arguments(config: HookConfig, start: SessionStart) -> list[str]:
-    """Return the argument list with the placeholders inside its arguments replaced."""
-    values = {
-        "server_id": start.request.server_id,
-        "notification_id": str(start.request.notification.notification_id),
-        "connection": str(start.connection.type),
-        "interface": start.connection.interface,
-        "attempt": str(start.attempt),
-    }
-    return [_PLACEHOLDER.sub(lambda found: values[found[1]], argument) for argument in config.command]
-
-
-def build_environment(config: HookConfig, start: SessionStart, home: str) -> dict[str, str]:
-    """Return the hook's whole environment: nothing of the daemon's own is handed on."""
-    request, notification = start.request, start.request.notification
-    return {
-        "PATH": PATH,
-        "LANG": "C.UTF-8",
-        "HOME": home,
-        **config.environment,
-        "DMNOTID_SESSION": str(request.session),
-        "DMNOTID_ATTEMPT": str(start.attempt),
-        "DMNOTID_SERVER_ID": request.server_id,
-        "DMNOTID_NOTIFICATION_ID": str(notification.notification_id),
-        "DMNOTID_CONNECTION": str(start.connection.type),
-        "DMNOTID_INTERFACE": start.connection.interface,
-        "DMNOTID_PREFERRED": " ".join(notification.preferred_connections),
-        "DMNOTID_REQ_MO": " ".join(map(str, notification.requested_mos)),
-        "DMNOTID_REQ_MO_CV": " ".join(f"{index}:{validator.hex()}" for index, validator in notification.cached_mos),
-        "DMNOTID_SENT_AT": "" if notification.sent_at is None else str(notification.sent_at),
-        "DMNOTID_RECEIVED_AT": f"{request.received_at:.3f}",
-        "DMNOTID_SIGNED": "1" if notification.signed else "0",
-        "DMNOTID_SOURCE": request.source,
-    }
-
-
-def build_input(start: SessionStart) -> str:
-    """Return what the hook reads, on its standard input or from its connection: one JSON object and a newline."""
-    request, notification = start.request, start.request.notification
-    facts = {
-        "version": INPUT_VERSION,
-        "session": request.session,
-        "attempt": start.attempt,
-        "server_id": request.server_id,
-        "notification_id": notification.notification_id,
-        "connection": str(start.connection.type),
-        "interface": start.connection.interface,
-        "preferred_connections": list(map(str, notification.preferred_connections)),
-        "requested_mos": list(notification.requested_mos),
-        "cached_mos": [[index, validator.hex()] for index, validator in notification.cached_mos],
-        "unknown_options": [[number, value.hex()] for number, value in notification.unknown_options],
-        "sent_at": notification.sent_at,
-        "received_at": round(request.received_at, 3),
-        "signed": notification.signed,
-        "source": request.source,
-    }
-    return json.dumps(facts) + "\n"
-
-
-def find_home() -> str:
-    """Return the home directory of the daemon's user, or `/` where no name service knows one."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_dir
-    except KeyError:  # a user of a container or a unit that no file lists
-        return "/"
 
 
 def judge(exit_code: int) -> Outcome:

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from dmnotid.config import HookConfig
 from dmnotid.errors import HookError
 from dmnotid.policy.sessions import Outcome, Result, SessionStart
+from dmnotid.service.facts import build_facts, build_input
 from dmnotid.service.handoff import MAX_ANSWER_OCTETS, Answer, Handoff
-from dmnotid.service.hook import MAX_OUTPUT_OCTETS, Hook, build_input
+from dmnotid.service.hook import MAX_OUTPUT_OCTETS, Hook
 from dmnotid.service.trust import check_trusted_socket
 from dmnotid.service.turn import LOGGED
 from tests.service.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, is_alive, write_script
@@ -34,7 +35,7 @@ from tests.service.test_hook import RICH, big, children, start
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
 DONE = Outcome(Result.DONE, "exit 0")
 
-Serve = Callable[[socket.socket], None]
+Serve = Callable[[socket.socket], object]
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ async def test_the_listener_reads_the_same_object_as_a_command_and_then_the_end(
     with served(path, serve):
         try_ = start(**RICH)
         assert await run(path, try_) == DONE
-    assert read == [build_input(try_).encode()]
+    assert read == [build_input(build_facts(try_)).encode()]
     assert json.loads(read[0])["requested_mos"] == [1, 2, 65_535]
 
 
@@ -394,10 +395,10 @@ async def test_input_larger_than_the_buffers_arrives_whole(path: Path) -> None:
         connection.sendall(b'{"exit": 0}')
 
     try_ = start(unknown=[(number, os.urandom(4_095)) for number in range(6, 35)])
-    assert len(build_input(try_)) > 230_000
+    assert len(build_input(build_facts(try_))) > 230_000
     with served(path, serve):
         assert await run(path, try_) == DONE
-    assert lengths == [len(build_input(try_))]
+    assert lengths == [len(build_input(build_facts(try_)))]
 
 
 @pytest.mark.parametrize("said", [b"", b"half of an ans", b'{"exit": 0}\nsorry\n'])
@@ -829,7 +830,7 @@ async def test_a_script_behind_a_service_manager(path: Path, manager: Path, tmp_
     for attempt, result in ((3, Result.FAILED), (78, Result.REFUSED)):
         try_ = start(attempt=attempt)
         assert await run(path, try_) == Outcome(result, f"exit {attempt}")
-        assert read.read_text() == build_input(try_)
+        assert read.read_text() == build_input(build_facts(try_))
     write_script(manager, "exit 0")
     assert await run(path, big()) == DONE, "input that the script leaves unread"
     assert output(logged) == [f"session for {os.geteuid()}", "trouble"] * 2

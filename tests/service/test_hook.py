@@ -23,15 +23,14 @@ import pytest
 from dmnotid.config import HookConfig
 from dmnotid.errors import JournalError
 from dmnotid.policy.sessions import Connection, Outcome, Result, SessionRequest, SessionStart
+from dmnotid.service.facts import VERSION, build_facts, build_input
 from dmnotid.service.hook import (
     EXIT_REFUSED,
-    INPUT_VERSION,
     MAX_LINE_OCTETS,
     MAX_OUTPUT_OCTETS,
     Hook,
     OutputLog,
     _until_ended,
-    build_input,
 )
 from dmnotid.service.processes import Identity
 from dmnotid.service.turn import LOGGED
@@ -132,7 +131,7 @@ async def test_arguments_environment_and_input_are_exactly_those_of_the_contract
     assert found["stdin"].endswith("}\n")
     assert found["stdin"].count("\n") == 1
     assert json.loads(found["stdin"]) == {
-        "version": INPUT_VERSION,
+        "version": VERSION,
         "session": 12,
         "attempt": 2,
         "server_id": "dm.example",
@@ -192,9 +191,9 @@ def big() -> SessionStart:
 
 async def test_input_larger_than_a_pipe_arrives_whole(tmp_path: Path) -> None:
     recorder, try_ = Recorder(tmp_path), big()
-    assert len(build_input(try_)) > 2 * 65_536
+    assert len(build_input(build_facts(try_))) > 2 * 65_536
     assert (await run(recorder.command, try_)).result is Result.DONE
-    assert recorder.runs[0]["stdin"] == build_input(try_)
+    assert recorder.runs[0]["stdin"] == build_input(build_facts(try_))
 
 
 async def test_input_that_nobody_reads_delays_nothing(tmp_path: Path) -> None:
@@ -743,7 +742,7 @@ def test_the_documented_example_of_the_input_has_the_keys_that_the_hook_gets() -
     page = (Path(__file__).parent.parent.parent / "docs" / "hook.md").read_text(encoding="utf-8")
     example = re.search(r'\{"version".*?\}', page, re.DOTALL)
     assert example is not None
-    assert list(json.loads(example[0])) == list(json.loads(build_input(start())))
+    assert list(json.loads(example[0])) == list(json.loads(build_input(build_facts(start()))))
 
 
 # What a former daemon left behind
