@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "send": "send a notification, as a DM server does",
     "links": "show which connections there are, and which would be used",
     "test-hook": "show what the hook would be told, and try it",
+    "session": "run a session that a daemon hands over (for systemd)",
     "demo": "see it all work on this machine, without any set-up",
 }
 """Each is a module of this package (with _ for -) with `add_arguments(parser)` and `main(arguments) -> exit status`."""

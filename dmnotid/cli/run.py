@@ -6,17 +6,14 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.signals import reset_signals
 from dmnotid.config import Config, load_config
 from dmnotid.errors import DmnotidError
 from dmnotid.service import log
 from dmnotid.service.daemon import Daemon
 from dmnotid.service.systemd import Manager
-
-_PYTHONS_OWN: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-"""What the interpreter ignores for itself, and subprocess gives back to a child."""
 
 DEFAULT_CONFIG = Path("/etc/dmnotid/dmnotid.yaml")
 
@@ -44,14 +41,6 @@ def main(arguments: argparse.Namespace) -> int:
         log.logger.exception("ended by a bug")
         return EXIT_PROBLEM
     return EXIT_OK
-
-
-def reset_signals() -> None:
-    """Take signals as on a fresh machine: what the parent ignores or blocks (nohup) would be handed on to hooks."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in signal.valid_signals() - _PYTHONS_OWN:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def configure_log(config: Config) -> None:

@@ -58,6 +58,7 @@ OPTIONS = {
         *["--config FILE", "--run", "--json", "--server ID", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
         *["--unsigned", "--connection TYPE", "--interface NAME", "--attempt N"],
     ],
+    "session": ["COMMAND"],
     "demo": ["--once"],
 }
 
@@ -86,7 +87,10 @@ def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> N
     ("words", "wanted"),
     [
         ([], "dmnotid: error: the following arguments are required: COMMAND"),
-        (["receive"], "'receive' (choose from 'run', 'check', 'decode', 'send', 'links', 'test-hook', 'demo')"),
+        (
+            ["receive"],
+            "'test-hook', 'session', 'demo')",
+        ),
         (["decode", "--bogus"], "dmnotid: error: unrecognized arguments: --bogus"),
         (["demo", "--twice"], "dmnotid: error: unrecognized arguments: --twice"),
         (["run", "here"], "dmnotid: error: unrecognized arguments: here"),
