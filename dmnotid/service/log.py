@@ -4,7 +4,7 @@ What came from the network or from a hook is ink: no control character of it rea
 flood of discards is counted, not narrated.
 
 Where standard output leads to the systemd journal, a record about a session or a server is sent to it with fields that
-can be searched for (DMNOTID_SERVER_ID=…); all others stay lines, which cost a third.
+can be searched for (DMNOTID_SERVER_ID=…); all others stay lines, which cost less.
 """
 
 import asyncio
