@@ -1,0 +1,31 @@
+# make deb    builds the Debian package into dist/ (Debian 12: apt install ./dist/dmnotid_*_all.deb)
+# make man    makes the man pages from docs/ into build/man/ (needs pandoc)
+# make clean  takes both away
+
+sources := CHANGELOG.md LICENSE Makefile README.md config debian dmnotid docs pyproject.toml systemd
+pages := build/man/dmnotid.8 build/man/dmnotid.yaml.5 build/man/dmnotid-hook.7
+
+.PHONY: deb man clean
+
+# In a copy, so that nothing is written beside the sources, and so that what else lies here is not packaged.
+deb:
+	@set -eu; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	mkdir "$$copy/dmnotid"; \
+	tar -c --exclude=__pycache__ --exclude='*.egg-info' $(sources) | tar -x -C "$$copy/dmnotid"; \
+	(cd "$$copy/dmnotid" && dpkg-buildpackage --build=binary --no-sign); \
+	mkdir -p dist; \
+	cp "$$copy"/*.deb dist/; \
+	ls -l dist/*.deb
+
+man: $(pages)
+
+build/man/dmnotid.8: docs/dmnotid.md
+build/man/dmnotid.yaml.5: docs/configuration.md
+build/man/dmnotid-hook.7: docs/hook.md
+
+$(pages): docs/man/page.lua dmnotid/__init__.py Makefile
+	@mkdir -p build/man
+	pandoc --standalone --from=gfm --to=man --lua-filter=docs/man/page.lua $(filter %.md,$^) --output=$@
+
+clean:
+	rm -rf build/man dist/*.deb

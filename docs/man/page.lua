@@ -1,0 +1,189 @@
+-- Makes a man page of a document: `make man` runs pandoc with this filter.
+--
+-- The documents are written to be read as they are. What a man page wants besides is made here: NAME, SYNOPSIS and SEE ALSO,
+-- sections in capitals, lists instead of tables (which no 80 columns hold), and man pages instead of links to files.
+
+local stringify = pandoc.utils.stringify
+
+local PAGES = {
+  ["dmnotid.md"] = {
+    name = "dmnotid",
+    section = "8",
+    manual = "System Manager's Manual",
+    says = "receive OMA DM 2.0 notifications and start the DM sessions they ask for",
+    synopsis = { "dmnotid COMMAND [OPTION...] [ARGUMENT...]", "dmnotid --help | --version" },
+  },
+  ["configuration.md"] = {
+    name = "dmnotid.yaml",
+    section = "5",
+    manual = "File Formats Manual",
+    says = "configuration of the OMA DM 2.0 notification receiver dmnotid",
+    synopsis = { "/etc/dmnotid/dmnotid.yaml" },
+  },
+  ["hook.md"] = {
+    name = "dmnotid-hook",
+    section = "7",
+    manual = "Miscellaneous Information Manual",
+    says = "how dmnotid starts a DM session",
+    synopsis = { "hook.command or hook.socket in /etc/dmnotid/dmnotid.yaml" },
+  },
+}
+
+-- Everything that no page is made of.
+local DOCUMENTS = "/usr/share/doc/dmnotid"
+
+local function base(path)
+  return path:match("[^/]*$")
+end
+
+local function reference(page)
+  return { pandoc.Strong(page.name), pandoc.Str("(" .. page.section .. ")") }
+end
+
+-- Literal text is bold on a terminal, and is broken between its words alone (\\%: not hyphenated).
+function Code(code)
+  local words = {}
+  for word in code.text:gmatch("%S+") do
+    if #words > 0 then
+      table.insert(words, pandoc.Space())
+    end
+    table.insert(words, pandoc.RawInline("man", "\\%"))
+    table.insert(words, pandoc.Str(word))
+  end
+  return pandoc.Strong(words)
+end
+
+function Link(link)
+  local target = link.target:gsub("#.*", "")
+  if target == "" then
+    return link.content
+  end
+  if target:match("^%a+:") then
+    return nil
+  end
+  local page = PAGES[base(target)]
+  if page then
+    return reference(page)
+  end
+  local place = target:gsub("^%.%./", "")
+  if place == target then
+    place = "docs/" .. target
+  end
+  if stringify(link.content) == base(place) then
+    return pandoc.Emph(place)
+  end
+  local said = pandoc.List(link.content)
+  said:extend({ pandoc.Str(" ("), pandoc.Emph(place), pandoc.Str(")") })
+  return said
+end
+
+-- A row becomes: the first cell (the cells between), and below it the last cell.
+local function term_of(cells, titles)
+  local term = pandoc.List(cells[1])
+  local between = pandoc.List()
+  for at = 2, #cells - 1 do
+    local said = stringify(cells[at])
+    if said ~= "" then
+      between:extend({ pandoc.Str(#between > 0 and "; " or "") })
+      if titles[at] == "default" and said ~= "required" then
+        between:extend({ pandoc.Str("default: ") })
+      end
+      between:extend(cells[at])
+    end
+  end
+  if #between > 0 then
+    term:extend({ pandoc.Str(" (") })
+    term:extend(between)
+    term:extend({ pandoc.Str(")") })
+  end
+  return term
+end
+
+function Table(full)
+  local plain = pandoc.utils.to_simple_table(full)
+  local function inlines(blocks)
+    return pandoc.utils.blocks_to_inlines(blocks)
+  end
+  local titles = {}
+  for at, title in ipairs(plain.headers) do
+    titles[at] = stringify(title)
+  end
+  local items = {}
+  for _, row in ipairs(plain.rows) do
+    local cells = {}
+    for at, cell in ipairs(row) do
+      cells[at] = inlines(cell)
+    end
+    local meaning = cells[#cells]
+    table.insert(items, { term_of(cells, titles), { { pandoc.Plain(meaning) } } })
+  end
+  return pandoc.DefinitionList(items)
+end
+
+local function capitals(inlines)
+  return pandoc.walk_inline(pandoc.Span(inlines), {
+    Str = function(word)
+      return pandoc.Str(pandoc.text.upper(word.text))
+    end,
+  }).content
+end
+
+local function section(title)
+  return pandoc.Header(1, { pandoc.Str(title) })
+end
+
+local function program(name)
+  local file = assert(io.open("dmnotid/__init__.py"))
+  local value = assert(file:read("a"):match("\n" .. name .. " = \"?([%w.]+)"), name)
+  file:close()
+  return value
+end
+
+function Pandoc(document)
+  local page = assert(PAGES[base(PANDOC_STATE.input_files[1])], "there is no man page of this document")
+  local lines = {}
+  for at, line in ipairs(page.synopsis) do
+    if at > 1 then
+      table.insert(lines, pandoc.LineBreak())
+    end
+    table.insert(lines, pandoc.Strong(line))
+  end
+  local blocks = pandoc.List({
+    section("NAME"),
+    pandoc.Para({ pandoc.Str(page.name .. " - " .. page.says) }),
+    section("SYNOPSIS"),
+    pandoc.Para(lines),
+    section("DESCRIPTION"),
+  })
+  for _, block in ipairs(document.blocks) do
+    if block.t == "Header" and block.level == 2 then
+      blocks:insert(pandoc.Header(1, capitals(block.content)))
+    elseif block.t == "Header" and block.level > 2 then
+      blocks:insert(pandoc.Header(2, block.content))
+    elseif block.t ~= "Header" then
+      blocks:insert(block)
+    end
+  end
+
+  local others = pandoc.List()
+  for _, source in ipairs({ "dmnotid.md", "configuration.md", "hook.md" }) do
+    if PAGES[source] ~= page then
+      others:extend({ pandoc.Str(#others > 0 and ", " or "") })
+      others:extend(reference(PAGES[source]))
+    end
+  end
+  blocks:insert(section("SEE ALSO"))
+  blocks:insert(pandoc.Para(others))
+  blocks:insert(pandoc.Para({
+    pandoc.Str("What is named "), pandoc.Emph("docs/"), pandoc.Str("… here comes with dmnotid: in "),
+    pandoc.Emph(DOCUMENTS), pandoc.Str(" where the Debian package is installed."),
+  }))
+
+  return pandoc.Pandoc(blocks, pandoc.Meta({
+    title = page.name,
+    section = page.section,
+    header = page.manual,
+    footer = "dmnotid " .. program("__version__"),
+    date = os.date("!%Y-%m-%d", tonumber(program("RELEASED_AT"))),
+  }))
+end
