@@ -3,7 +3,8 @@
 # make clean  takes both away
 
 sources := CHANGELOG.md LICENSE Makefile README.md config debian dmnotid docs pyproject.toml systemd
-pages := build/man/dmnotid.8 build/man/dmnotid.yaml.5 build/man/dmnotid-hook.7
+MAN := build/man
+pages := $(MAN)/dmnotid.8 $(MAN)/dmnotid.yaml.5 $(MAN)/dmnotid-hook.7
 
 .PHONY: deb man clean
 
@@ -19,13 +20,13 @@ deb:
 
 man: $(pages)
 
-build/man/dmnotid.8: docs/dmnotid.md
-build/man/dmnotid.yaml.5: docs/configuration.md
-build/man/dmnotid-hook.7: docs/hook.md
+$(MAN)/dmnotid.8: docs/dmnotid.md
+$(MAN)/dmnotid.yaml.5: docs/configuration.md
+$(MAN)/dmnotid-hook.7: docs/hook.md
 
 $(pages): docs/man/page.lua dmnotid/__init__.py Makefile
-	@mkdir -p build/man
-	pandoc --standalone --from=gfm --to=man --lua-filter=docs/man/page.lua $(filter %.md,$^) --output=$@
+	@mkdir -p $(MAN)
+	pandoc --standalone --from=gfm --to=man --wrap=preserve --lua-filter=docs/man/page.lua $(filter %.md,$^) --output=$@
 
 clean:
-	rm -rf build/man dist/*.deb
+	rm -rf $(MAN) dist/*.deb

@@ -37,20 +37,39 @@ local function base(path)
 end
 
 local function reference(page)
-  return { pandoc.Strong(page.name), pandoc.Str("(" .. page.section .. ")") }
+  return { pandoc.Code(page.name), pandoc.Str("(" .. page.section .. ")") }
 end
 
--- Literal text is bold on a terminal, and is broken between its words alone (\\%: not hyphenated).
-function Code(code)
-  local words = {}
-  for word in code.text:gmatch("%S+") do
-    if #words > 0 then
-      table.insert(words, pandoc.Space())
+-- At its beginning, this keeps groff from hyphenating a word; within it, it would allow just that.
+local WHOLE = pandoc.RawInline("man", "\\%")
+
+local function ends_word(inline)
+  return inline.t == "Space" or inline.t == "SoftBreak" or inline.t == "LineBreak"
+end
+
+-- Literal text is bold on a terminal, and is broken between its words alone.
+function Inlines(inlines)
+  local made = pandoc.List()
+  local begin = 1 -- of the word that is being made
+  for _, inline in ipairs(inlines) do
+    if inline.t ~= "Code" then
+      made:insert(inline)
+      begin = ends_word(inline) and #made + 1 or begin
+    else
+      local words = pandoc.List()
+      for word in inline.text:gmatch("%S+") do
+        if #words > 0 then
+          words:extend({ pandoc.Space(), WHOLE })
+        end
+        words:insert(pandoc.Str(word))
+      end
+      if made[begin] ~= WHOLE then
+        made:insert(begin, WHOLE)
+      end
+      made:insert(pandoc.Strong(words))
     end
-    table.insert(words, pandoc.RawInline("man", "\\%"))
-    table.insert(words, pandoc.Str(word))
   end
-  return pandoc.Strong(words)
+  return made
 end
 
 function Link(link)
@@ -84,15 +103,20 @@ local function term_of(cells, titles)
   for at = 2, #cells - 1 do
     local said = stringify(cells[at])
     if said ~= "" then
-      between:extend({ pandoc.Str(#between > 0 and "; " or "") })
+      if #between > 0 then
+        between:extend({ pandoc.Str(";"), pandoc.Space() })
+      end
       if titles[at] == "default" and said ~= "required" then
-        between:extend({ pandoc.Str("default: ") })
+        between:extend({ pandoc.Str("default:"), pandoc.Space() })
       end
       between:extend(cells[at])
     end
   end
   if #between > 0 then
-    term:extend({ pandoc.Str(" (") })
+    if between[1] == WHOLE then
+      between:remove(1)
+    end
+    term:extend({ pandoc.Space(), pandoc.Str("(") })
     term:extend(between)
     term:extend({ pandoc.Str(")") })
   end
@@ -168,12 +192,14 @@ function Pandoc(document)
   local others = pandoc.List()
   for _, source in ipairs({ "dmnotid.md", "configuration.md", "hook.md" }) do
     if PAGES[source] ~= page then
-      others:extend({ pandoc.Str(#others > 0 and ", " or "") })
+      if #others > 0 then
+        others:extend({ pandoc.Str(","), pandoc.Space() })
+      end
       others:extend(reference(PAGES[source]))
     end
   end
   blocks:insert(section("SEE ALSO"))
-  blocks:insert(pandoc.Para(others))
+  blocks:insert(pandoc.Para(Inlines(others)))
   blocks:insert(pandoc.Para({
     pandoc.Str("What is named "), pandoc.Emph("docs/"), pandoc.Str("… here comes with dmnotid: in "),
     pandoc.Emph(DOCUMENTS), pandoc.Str(" where the Debian package is installed."),
