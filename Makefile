@@ -1,8 +1,9 @@
-# make deb    builds the Debian package into dist/ (Debian 12: apt install ./dist/dmnotid_*_all.deb)
+# make deb    builds the Debian package into dist/ (docs/install.md)
 # make man    makes the man pages from docs/ into build/man/ (needs pandoc)
 # make clean  takes both away
 
 sources := CHANGELOG.md LICENSE Makefile README.md config debian dmnotid docs pyproject.toml systemd
+DIST := dist
 MAN := build/man
 pages := $(MAN)/dmnotid.8 $(MAN)/dmnotid.yaml.5 $(MAN)/dmnotid-hook.7
 
@@ -14,9 +15,9 @@ deb:
 	mkdir "$$copy/dmnotid"; \
 	tar -c --exclude=__pycache__ --exclude='*.egg-info' $(sources) | tar -x -C "$$copy/dmnotid"; \
 	(cd "$$copy/dmnotid" && dpkg-buildpackage --build=binary --no-sign); \
-	mkdir -p dist; \
-	cp "$$copy"/*.deb dist/; \
-	ls -l dist/*.deb
+	mkdir -p $(DIST); \
+	cp "$$copy"/*.deb $(DIST); \
+	ls -l $(DIST)/*.deb
 
 man: $(pages)
 
@@ -29,4 +30,4 @@ $(pages): docs/man/page.lua dmnotid/__init__.py Makefile
 	pandoc --standalone --from=gfm --to=man --wrap=preserve --lua-filter=docs/man/page.lua $(filter %.md,$^) --output=$@
 
 clean:
-	rm -rf $(MAN) dist/*.deb
+	rm -rf $(MAN) $(DIST)/*.deb

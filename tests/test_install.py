@@ -1,0 +1,175 @@
+"""Both ways to install, in a clean Debian 12: install, upgrade, remove, purge. No system is booted in it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dmnotid
+from tests.packaging import PROJECT, CleanDebian, build_deb, copy_sources, why_no_deb, why_no_root
+
+WITHOUT = why_no_root()
+WITHOUT_BUILD = why_no_deb()
+pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)]
+
+NEWER = "9999.0"
+UNITS = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket")
+USERS = ("dmnotid", "dmnotid-session")
+CONFIG = "/etc/dmnotid/dmnotid.yaml"
+HOOK = "/usr/local/sbin/start-dm-session"
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanDebian]:
+    directory = tmp_path_factory.mktemp("debian")
+    directory.chmod(0o755)
+    yield CleanDebian(directory / "root")
+    subprocess.run(["rm", "-rf", directory], check=True)  # it is large
+
+
+@pytest.fixture
+def debian(fresh: CleanDebian) -> Iterator[CleanDebian]:
+    """A Debian without dmnotid; users stay in it from one test to the next, as they do."""
+    assert fresh.find() == set()
+    yield fresh
+    subprocess.run(["rm", "-rf", fresh.path / "etc/dmnotid", fresh.path / "srv"], check=True)
+    (fresh.path / "srv").mkdir()
+
+
+def provision(debian: CleanDebian) -> Path:
+    """Do the first steps of docs/install.md; the secret's file."""
+    secret = (
+        "printf %s 'a secret of some length' | install -o dmnotid -m 0400 /dev/stdin /etc/dmnotid/dm.example.com.secret"
+    )
+    debian.run("sh", "-c", secret)
+    hook = debian.path / HOOK.removeprefix("/")
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    journal = debian.path / "var/lib/dmnotid/journal.sqlite3"
+    journal.parent.mkdir()
+    journal.touch()
+    with (debian.path / CONFIG.removeprefix("/")).open("a") as config:
+        config.write("# changed here\n")
+    return debian.path / "etc/dmnotid/dm.example.com.secret"
+
+
+def enabled(debian: CleanDebian) -> list[str]:
+    known = [
+        line.split() for line in debian.run("systemctl", "list-unit-files", "--no-legend", "dmnotid*").splitlines()
+    ]
+    return sorted(unit for unit, state, *_ in known if state == "enabled")
+
+
+def lacks_only_servers(debian: CleanDebian, program: str) -> bool:
+    """Tell whether a fresh installation works, as far as it can without a server."""
+    return "dm.example.com.secret can't be read" in debian.run(program, "check", status=1)
+
+
+@pytest.mark.skipif(bool(WITHOUT_BUILD), reason=WITHOUT_BUILD)
+def test_the_package_from_installation_to_purge(debian: CleanDebian, tmp_path: Path) -> None:
+    package = debian.bring(build_deb(PROJECT, tmp_path / "dist"))
+    newer = debian.bring(build_deb(copy_sources(tmp_path / "newer", NEWER), tmp_path / "newer-dist"))
+
+    debian.run("dpkg", "--install", package)
+    assert debian.run("dmnotid", "--version") == f"dmnotid {dmnotid.__version__}\n"
+    debian.run("getent", "passwd", *USERS)
+    assert enabled(debian) == []
+    assert lacks_only_servers(debian, "/usr/bin/dmnotid")
+    secret = provision(debian)
+    debian.run("setpriv", "--reuid=dmnotid", "--regid=dmnotid", "--clear-groups", "dmnotid", "check")
+
+    debian.run("systemctl", "enable", "dmnotid.service")
+    drop_ins = debian.path / "etc/systemd/system/dmnotid.service.d"
+    drop_ins.mkdir()
+    (drop_ins / "handoff.conf").symlink_to("/usr/share/dmnotid/handoff.conf")
+    debian.run("dpkg", "--install", newer)
+    assert debian.run("dmnotid", "--version") == f"dmnotid {NEWER}\n"
+    assert enabled(debian) == ["dmnotid.service", "dmnotid.socket"]
+    debian.run("grep", "-q", "changed here", CONFIG)
+
+    debian.run("dpkg", "--remove", "dmnotid")
+    assert list((debian.path / "etc/systemd/system").glob("*.wants/dmnotid*")) == []
+    debian.run("test", "-e", CONFIG, "-a", "-e", "/var/lib/dmnotid/journal.sqlite3")
+
+    debian.run("dpkg", "--purge", "dmnotid")
+    assert debian.find() == {"/etc/dmnotid"}
+    assert list(secret.parent.iterdir()) == [secret]
+    debian.run("getent", "passwd", *USERS)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What dmnotid depends on, and what its wheel is built with, for Debian's Python."""
+    directory = tmp_path_factory.mktemp("packages") / "wheels"
+    needed = ["PyYAML>=6.0", "structlog>=22.3", "uvloop>=0.17", "setuptools>=61", "wheel"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
+    done = subprocess.run([*command, f"--dest={directory}", *needed], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs packages of Python: {done.stderr.strip()[-300:]}")
+    return directory
+
+
+def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian, wheels: Path, tmp_path: Path) -> None:
+    sources = copy_sources(tmp_path / "sources")
+    newer = debian.bring(copy_sources(tmp_path / "newer", NEWER))
+    before = {path: path.lstat().st_mtime_ns for path in sources.rglob("*")}
+    install = f"{debian.bring(sources)}/systemd/install"
+    offline = ("--find-links", debian.bring(wheels))
+    home = debian.path / "opt/dmnotid"
+
+    debian.run(install, *offline)
+    assert {debian.path / "srv/sources" / path.relative_to(sources) for path in before} == set(
+        (debian.path / "srv/sources").rglob("*")
+    )
+    assert debian.run("/usr/local/sbin/dmnotid", "--version") == f"dmnotid {dmnotid.__version__}\n"
+    debian.run("getent", "passwd", *USERS)
+    assert enabled(debian) == []
+    assert lacks_only_servers(debian, "/opt/dmnotid/bin/dmnotid")
+    service = (debian.path / "usr/local/lib/systemd/system/dmnotid.service").read_text()
+    assert "ExecStart=/opt/dmnotid/bin/dmnotid run\n" in service
+    assert "/usr/bin/" not in service
+    secret = provision(debian)
+    debian.run("setpriv", "--reuid=dmnotid", "--regid=dmnotid", "--clear-groups", "dmnotid", "check")
+    debian.run("systemctl", "enable", "dmnotid.service")
+    first = (home / "bin").readlink()
+
+    (debian.path / "srv/none").mkdir()
+    failed = debian.run(f"{newer}/systemd/install", "--find-links", "/srv/none", status=1)
+    assert "failed at: installing dmnotid into it" in failed
+    assert (home / "bin").readlink() == first
+    assert [path.name for path in home.iterdir() if path.is_dir() and not path.is_symlink()] == [first.parts[0]]
+
+    (home / "half-made/bin").mkdir(parents=True)  # as by a power cut
+    assert f"To go back: ln -sfn {first} /opt/dmnotid/bin" in debian.run(f"{newer}/systemd/install", *offline)
+    assert debian.run("dmnotid", "--version") == f"dmnotid {NEWER}\n"
+    second = (home / "bin").readlink()
+    assert {path.name for path in home.iterdir() if path.is_dir()} == {first.parts[0], second.parts[0], "bin"}
+    assert enabled(debian) == ["dmnotid.service", "dmnotid.socket"]
+    debian.run("grep", "-q", "changed here", CONFIG)
+
+    debian.run(install, "--uninstall")
+    assert debian.find() == {"/etc/dmnotid", "/var/lib/dmnotid"}
+    debian.run("test", "-e", CONFIG, "-a", "-e", "/var/lib/dmnotid/journal.sqlite3")
+    debian.run(install, "--purge")
+    assert debian.find() == {"/etc/dmnotid"}
+    assert list(secret.parent.iterdir()) == [secret]
+
+
+def test_a_command_line_that_is_none_changes_nothing(debian: CleanDebian, tmp_path: Path) -> None:
+    install = f"{debian.bring(copy_sources(tmp_path / 'sources'))}/systemd/install"
+    assert "--force: no option of this script" in debian.run(install, "--force", status=1)
+    assert "--wheel /nowhere: there is no such file" in debian.run(install, "--wheel", "/nowhere", status=1)
+    assert "needs root" in debian.run("setpriv", "--reuid=65534", install, status=1)
+    assert debian.run(install, "--help").startswith("usage: ")
+    assert debian.find() == set()
+
+
+def test_an_incomplete_source_is_told(debian: CleanDebian, tmp_path: Path) -> None:
+    sources = copy_sources(tmp_path / "sources")
+    (sources / "config/dmnotid.yaml").unlink()
+    told = debian.run(f"{debian.bring(sources)}/systemd/install", status=1)
+    assert "/srv/sources/config/dmnotid.yaml is missing" in told
+    assert debian.find() == set()
