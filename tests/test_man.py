@@ -88,13 +88,18 @@ def test_every_key_is_described(pages: Path) -> None:
     assert [key for key in keys if key not in described] == []
 
 
-def options_of(command: str) -> dict[str, str]:
-    """Return the options of a command with what follows each, as it is spelt."""
+def actions_of(command: str) -> list[argparse.Action]:
     actions = build_parser([command])._actions
     commands = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
+    of_command: argparse.ArgumentParser = commands.choices[command]
+    return of_command._actions
+
+
+def options_of(command: str) -> dict[str, str]:
+    """Return the options of a command with what follows each, as it is spelt."""
     return {
         option: f"{option} {action.metavar}".replace("…", "...") if action.metavar else option
-        for action in commands.choices[command]._actions
+        for action in actions_of(command)
         for option in action.option_strings
         if option not in ("-h", "--help")
     }
@@ -115,7 +120,11 @@ def term_options(term: str) -> list[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_its_usage(pages: Path, command: str) -> None:
     text, _ = read(pages / "dmnotid.8")
-    assert section(text, command).lstrip().startswith(f"dmnotid {command}")
+    usage = section(text, command).lstrip().splitlines()[0]
+    assert usage.startswith(f"dmnotid {command}")
+    arguments = {str(action.metavar) for action in actions_of(command) if not action.option_strings}
+    assert arguments <= set(re.findall(r"\b[A-Z]+\b", usage))
+    assert "[OPTION...]" in usage or set(re.findall(r"--[a-z]+", usage)) == set(options_of(command))
 
 
 def test_every_field_of_the_journal_is_described(pages: Path) -> None:
