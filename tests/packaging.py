@@ -34,12 +34,16 @@ def why_no_root() -> str:
     return f"needs {', '.join(missing)}" if missing else ""
 
 
+def source_names() -> list[str]:
+    """Return the names of all that a package is made of."""
+    found = re.search(r"(?m)^sources := (.*)$", (PROJECT / "Makefile").read_text())
+    assert found is not None
+    return found[1].split()
+
+
 def copy_sources(target: Path, version: str | None = None) -> Path:
     """Copy what a source distribution has, perhaps as of another version; `target`."""
-    makefile = (PROJECT / "Makefile").read_text()
-    found = re.search(r"(?m)^sources := (.*)$", makefile)
-    assert found is not None
-    for name in found[1].split():
+    for name in source_names():
         source = PROJECT / name
         if source.is_dir():
             ignored = shutil.ignore_patterns("__pycache__")

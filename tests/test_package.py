@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dmnotid
-from tests.packaging import PROJECT, build_deb, copy_sources, why_no_deb
+from tests.packaging import PROJECT, build_deb, copy_sources, source_names, why_no_deb
 
 WITHOUT = why_no_deb()
 needs_build = pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)
@@ -126,3 +126,9 @@ def test_the_build_leaves_the_sources_alone_and_needs_no_repository(package: Pat
 def test_shellcheck_has_nothing_to_say(script: str) -> None:
     done = subprocess.run(["shellcheck", PROJECT / script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_source_distribution_has_all_that_a_package_is_made_of() -> None:
+    by_itself = {"LICENSE", "README.md", "dmnotid", "pyproject.toml"}
+    manifest = (PROJECT / "MANIFEST.in").read_text().split()
+    assert [name for name in source_names() if name not in by_itself and name not in manifest] == []
