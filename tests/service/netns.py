@@ -117,8 +117,7 @@ class Namespace:
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread that has entered the namespace (/sys stays that of the caller)."""
-        with ThreadPoolExecutor(1, initializer=_enter, initargs=(self.name,)) as thread:
-            return thread.submit(function, *args, **kwargs).result()
+        return call_inside(Path("/run/netns", self.name), function, *args, **kwargs)
 
     def _inside(self, argv: tuple[str, ...]) -> list[str]:
         return ["ip", "netns", "exec", self.name, *argv]
@@ -126,11 +125,17 @@ class Namespace:
     @staticmethod
     def _set_up(name: str, *, ipv6: bool, dad: bool) -> None:
         settings = {"all/disable_ipv6": str(int(not ipv6)), "default/accept_dad": str(int(dad))}
-        with ThreadPoolExecutor(1, initializer=_enter, initargs=(name,)) as thread:
+        with ThreadPoolExecutor(1, initializer=_enter, initargs=(Path("/run/netns", name),)) as thread:
             for setting, value in settings.items():
                 path = Path("/proc/sys/net/ipv6/conf", setting)
                 if path.exists():  # not on a kernel without IPv6
                     thread.submit(path.write_text, value).result()
+
+
+def call_inside(namespace: Path, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread that has entered a network namespace, given by its file; sockets stay in there."""
+    with ThreadPoolExecutor(1, initializer=_enter, initargs=(namespace,)) as thread:
+        return thread.submit(function, *args, **kwargs).result()
 
 
 def _ip(*arguments: str, given: str | None = None) -> str:
@@ -141,10 +146,10 @@ def _ip(*arguments: str, given: str | None = None) -> str:
     return done.stdout
 
 
-def _enter(name: str) -> None:
-    descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+def _enter(namespace: Path) -> None:
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"setns {name}")
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
     finally:
         os.close(descriptor)
