@@ -1,0 +1,92 @@
+"""Machines for the tests: a root with Debian alone, one with dmnotid's package on it, and what is booted from them."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.processes import ROOT
+from tests.system.device import Device
+from tests.system.machine import Machine, make_root, why_not
+
+OWN_ROOT: Final = "DMNOTID_TEST_ROOT"
+"""A directory that is used as the root, and made where it isn't there: it stays, and saves half a minute."""
+
+OWN_PACKAGE: Final = "DMNOTID_TEST_DEB"
+"""A package that is tested instead of one that is built."""
+
+
+@pytest.fixture(scope="session")
+def base_root() -> Iterator[Path]:
+    """A Debian without dmnotid."""
+    if reason := why_not():
+        pytest.skip(reason)
+    if kept := os.environ.get(OWN_ROOT):
+        if not Path(kept).exists():
+            make_root(Path(kept))
+        yield Path(kept)
+        return
+    directory = Path(tempfile.mkdtemp(prefix="dmnotid-root-"))
+    try:
+        make_root(directory)
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of this checkout."""
+    if given := os.environ.get(OWN_PACKAGE):
+        return Path(given)
+    if reason := _why_not_built():
+        pytest.skip(reason)
+    copy = tmp_path_factory.mktemp("package") / "dmnotid"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info"))
+    done = subprocess.run(["make", "-C", copy, "deb"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = copy.glob("dist/*.deb")
+    return built
+
+
+def _why_not_built() -> str:
+    if shutil.which("dpkg-checkbuilddeps") is None:
+        return "needs dpkg-dev, to build the package"
+    done = subprocess.run(["dpkg-checkbuilddeps"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stderr.strip()
+
+
+@pytest.fixture(scope="session")
+def device_root(base_root: Path, package: Path) -> Iterator[Path]:
+    """A Debian with dmnotid's package installed."""
+    with tempfile.TemporaryDirectory(prefix="dmnotid-root-") as directory:
+        root = Path(directory, "root")
+        subprocess.run(["cp", "--archive", "--reflink=auto", base_root, root], check=True)
+        shutil.copy(package, root / "tmp/dmnotid.deb")
+        done = subprocess.run(
+            ["chroot", root, "dpkg", "--install", "/tmp/dmnotid.deb"],  # noqa: S108 - in there
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield root
+
+
+@pytest.fixture
+def bare_machine(base_root: Path) -> Iterator[Machine]:
+    """A booted machine without dmnotid."""
+    with Machine(base_root) as machine:
+        yield machine
+
+
+@pytest.fixture
+def device(device_root: Path) -> Iterator[Device]:
+    """A booted machine with dmnotid's package, which is configured, and neither enabled nor started."""
+    with Machine(device_root) as machine:
+        device = Device(machine)
+        device.configure()
+        yield device
