@@ -90,3 +90,5 @@ def device(device_root: Path) -> Iterator[Device]:
         device = Device(machine)
         device.configure()
         yield device
+        # Shown where the test failed.
+        print(machine.attempt("journalctl", "--lines=60", "--output=short-precise").stdout)  # noqa: T201

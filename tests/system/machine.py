@@ -81,6 +81,8 @@ mkdir run/old
 pivot_root . run/old
 umount -l /run/old
 rmdir /run/old
+# As systemd makes them where it is on its own: what it mounts for a service (credentials) is seen by that service.
+mount --make-rshared /
 ip link set lo up
 exec env -i container=test PATH="$PATH" /lib/systemd/systemd --system --unit=multi-user.target --show-status=0
 """

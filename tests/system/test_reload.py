@@ -1,0 +1,81 @@
+"""`systemctl reload`: a good file takes over, a bad one changes nothing and is told of."""
+
+import re
+
+import pytest
+
+from tests.service.support import OTHER_ID, OTHER_SECRET, SECRET, SERVER_ID, push, wait_until
+from tests.system.device import CONFIG, Device, notification
+
+pytestmark = pytest.mark.root
+
+ONE = [{"id": SERVER_ID, "secret": {"text": SECRET.decode()}}]
+BOTH = [*ONE, {"id": OTHER_ID, "secret": {"text": OTHER_SECRET.decode()}}]
+
+
+def test_reload_takes_a_new_server(device: Device) -> None:
+    device.configure(servers=ONE)
+    device.start()
+    pid = device.pid
+    device.send(push(1, server_id=OTHER_ID))
+    assert device.wait_record("discarded")["reason"] == "unknown-server"
+    device.configure(servers=BOTH)
+    device.run("systemctl", "reload", "dmnotid.service")
+    device.wait_record("reloaded")  # before systemd 253 it returns when the signal is sent
+    device.send(push(1, server_id=OTHER_ID))
+    device.wait_accepted(1)
+    assert device.pid == pid
+
+
+def test_reload_of_a_bad_file_fails_and_changes_nothing(device: Device) -> None:
+    device.start()
+    pid = device.pid
+    device.machine.write(CONFIG, "servers:\n  - id: dm.example\n    secrets: {text: x}\n", mode=0o600, owner="dmnotid:")
+    done = device.machine.attempt("systemctl", "reload", "dmnotid.service")
+    assert done.returncode != 0
+    said = "\n".join(str(entry.fields["MESSAGE"]) for entry in device.log())
+    assert re.search(rf"{re.escape(CONFIG)}:3:5: .*secrets", said), said
+    device.send(notification(1))
+    device.wait_run(1)
+    assert device.is_active()
+    assert device.pid == pid
+
+
+def test_hangup_with_a_bad_file_is_told_in_the_status_line(device: Device) -> None:
+    """Whoever sends the signal without the check before it, or a secret that is gone by then."""
+
+    def text() -> str:
+        return device.machine.show("dmnotid.service", "StatusText")["StatusText"]
+
+    device.start()
+    device.machine.write(CONFIG, "servers: 5\n", mode=0o600, owner="dmnotid:")
+    device.run("systemctl", "kill", "--signal=HUP", "dmnotid.service")
+    wait_until(lambda: "reload refused" in text())
+    problems = device.wait_record("configuration")
+    assert problems["problem"].startswith(f"{CONFIG}:1:10:")
+    device.configure()
+    device.run("systemctl", "reload", "dmnotid.service")
+    device.wait_record("reloaded")
+    wait_until(lambda: "reload refused" not in text())
+
+
+def test_systemd_is_told_that_a_reload_begins_and_ends(device: Device) -> None:
+    """What the daemon sends, as strace sees it: in this order, and the first before the file is read."""
+    device.start()
+    device.run("mkdir", "-p", "/run/trace")
+    with device.machine.popen(
+        "strace", "--follow-forks", "--trace=sendmsg,openat", "--string-limit=200", "--output=/run/trace/out",
+        "--attach", str(device.pid),
+    ) as strace:  # fmt: skip
+        file = device.machine.path("/run/trace/out")
+        wait_until(lambda: device.status_of(device.pid)["TracerPid"] != "0")
+        device.run("systemctl", "reload", "dmnotid.service")
+        wait_until(lambda: "READY=1" in file.read_text())
+        strace.terminate()
+    told = [
+        word
+        for line in file.read_text().splitlines()
+        for word in ("RELOADING=1", "MONOTONIC_USEC=", CONFIG, "READY=1")
+        if word in line
+    ]
+    assert told == ["RELOADING=1", "MONOTONIC_USEC=", CONFIG, "READY=1"]

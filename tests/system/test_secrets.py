@@ -1,0 +1,51 @@
+"""Secrets that systemd hands to the service: no file of them is readable to the daemon's user."""
+
+import pytest
+
+from tests.service.support import SECRET, SERVER_ID
+from tests.system.device import Device, notification
+
+pytestmark = pytest.mark.root
+
+SERVERS = [{"id": SERVER_ID, "secret": {"credential": "dm"}}]
+
+
+def test_secret_by_load_credential(device: Device) -> None:
+    device.machine.write("/etc/secrets/dm", SECRET, mode=0o600)
+    device.configure(servers=SERVERS)
+    device.drop_in("[Service]\nLoadCredential=dm:/etc/secrets/dm\n")
+    device.start()
+    device.send(notification(1))
+    device.wait_run(1)
+
+
+def test_secret_by_load_credential_encrypted(device: Device) -> None:
+    device.run(
+        "systemd-creds", "encrypt", "--with-key=host", "--name=dm", "-", "/etc/secret.cred", given=SECRET.decode()
+    )
+    assert SECRET not in device.machine.path("/etc/secret.cred").read_bytes()
+    device.configure(servers=SERVERS)
+    device.drop_in("[Service]\nLoadCredentialEncrypted=dm:/etc/secret.cred\n")
+    device.start()
+    device.send(notification(1))
+    device.wait_run(1)
+
+
+def test_another_secret_is_taken_up_by_a_restart(device: Device) -> None:
+    device.machine.write("/etc/secrets/dm", "a former one", mode=0o600)
+    device.configure(servers=SERVERS)
+    device.drop_in("[Service]\nLoadCredential=dm:/etc/secrets/dm\n")
+    device.start()
+    device.send(notification(1))
+    assert device.wait_record("discarded")["reason"] == "digest-mismatch"
+    device.machine.write("/etc/secrets/dm", SECRET, mode=0o600)
+    device.run("systemctl", "restart", "dmnotid.service")
+    device.send(notification(1))
+    device.wait_run(1)
+
+
+def test_no_start_without_the_credential(device: Device) -> None:
+    device.configure(servers=SERVERS)
+    assert device.machine.attempt("systemctl", "start", "dmnotid.service").returncode != 0
+    said = "\n".join(str(entry.fields["MESSAGE"]) for entry in device.log())
+    assert "$CREDENTIALS_DIRECTORY is not set" in said
