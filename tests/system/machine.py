@@ -24,7 +24,15 @@ from typing import IO, Any, Final, Self
 from tests.service.netns import call_inside
 from tests.service.support import wait_until
 
-PACKAGES: Final = ("systemd", "iproute2", "python3-structlog", "python3-uvloop", "python3-venv", "python3-yaml", "strace")
+PACKAGES: Final = (
+    "systemd",
+    "iproute2",
+    "python3-structlog",
+    "python3-uvloop",
+    "python3-venv",
+    "python3-yaml",
+    "strace",
+)
 """What the root has besides the smallest Debian there is."""
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -123,7 +123,7 @@ def test_a_session_is_handed_over(device: Device) -> None:
 def test_a_session_has_limits_of_its_own(device: Device) -> None:
     """One that hangs is ended by systemd, and is told of as failed; the daemon's time-out is far away."""
     hand_over(device)
-    device.write_hook("[ $DMNOTID_ATTEMPT = 1 ] && exec sleep 600", runs=f"{SESSION_STATE}/runs")
+    device.write_hook("[ $DMNOTID_ATTEMPT != 1 ] || exec sleep 600", runs=f"{SESSION_STATE}/runs")
     device.drop_in("[Service]\nRuntimeMaxSec=1s\nTimeoutStopSec=1s\n", "dmnotid-session@.service")
     device.start()
     device.send(notification(1))

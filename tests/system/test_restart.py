@@ -1,0 +1,181 @@
+"""The daemon ends, in whatever way, while notifications come: each is accepted, and what ran is run again."""
+
+import time
+
+import pytest
+
+from tests.service.support import wait_until
+from tests.system.device import CRASH, RUNS, Device, Run, Stream, notification
+
+pytestmark = pytest.mark.root
+
+STORM = 8
+"""How many crashes make a storm: the default limit closes the socket for good at the sixth start within ten seconds."""
+
+OWN_RATE = 100
+"""How many notifications a second the daemon's own socket gets: what comes in two seconds has room in its buffer."""
+
+
+def assert_none_lost(device: Device, stream: Stream) -> None:
+    """See that every notification was accepted, and that no log line says so twice."""
+    device.wait_accepted(*stream.sent)
+    assert sorted(device.states()) == stream.sent
+    accepted = [record["notification_id"] for record in device.records("accepted")]
+    assert len(accepted) == len(set(accepted))
+
+
+def crash(device: Device, number: int, *, by: str = "") -> None:
+    """End the daemon by force, and send a notification as soon as it's gone; then wait until another one is ready.
+
+    What was read together with what makes it crash, and isn't committed, is lost: no promise covers that.
+    """
+    pid = device.pid
+    if by:
+        device.run("systemctl", "kill", f"--signal={by}", "--kill-whom=main", "dmnotid.service")
+    else:
+        device.send(CRASH)
+    wait_until(lambda: device.pid != pid)
+    device.send(notification(number))
+    device.wait_for_another(pid)
+
+
+def storm(device: Device) -> None:
+    """Crash the daemon again and again, each time as soon as it is up, and see that no notification is lost."""
+    for number in range(1, STORM + 1):
+        crash(device, number)
+    device.wait_accepted(*range(1, STORM + 1))
+    assert device.machine.show("dmnotid.service", "NRestarts")["NRestarts"] == str(STORM)
+    device.send(notification(STORM + 1))
+    device.wait_run(STORM + 1)
+
+
+def test_restart_loses_none(device: Device) -> None:
+    device.start()
+    with Stream(device) as stream:
+        stream.wait_more()
+        pid = device.pid
+        device.run("systemctl", "restart", "dmnotid.service")
+        assert device.pid != pid
+        stream.wait_more()
+    assert_none_lost(device, stream)
+
+
+def test_crash_storm_leaves_the_socket_open(device: Device) -> None:
+    device.crash_at_will("[Service]\nRestartSec=100ms\n")
+    device.start()
+    storm(device)
+    assert device.is_active("dmnotid.socket")
+
+
+def test_a_service_that_cannot_start_leaves_the_socket_open(device: Device) -> None:
+    """Activated again and again by what waits in the socket, which it never reads; a moment later it is mended."""
+    device.drop_in("[Service]\nRestart=no\nExecStart=\nExecStart=/bin/false\n")
+    device.start("dmnotid.socket")
+    device.send(notification(1))
+
+    def failed() -> int:
+        return sum("Failed with result" in str(entry.fields["MESSAGE"]) for entry in device.log())
+
+    wait_until(lambda: failed() > 60)
+    assert device.is_active("dmnotid.socket")
+    device.drop_in("")
+    device.wait_run(1)
+
+
+def test_killed_daemon_is_started_again(device: Device) -> None:
+    """By itself: what waits in the socket would start it too."""
+    device.start()
+    pid = device.pid
+    device.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "dmnotid.service")
+    device.wait_for_another(pid)
+    device.send(notification(1))
+    device.wait_run(1)
+
+
+def test_without_the_socket_unit_restarts_lose_none(device: Device) -> None:
+    device.without_socket()
+    device.start("dmnotid.service")
+    store = {"FileDescriptorStoreMax": "16", "NFileDescriptorStore": "1"}
+    assert device.machine.show("dmnotid.service", *store) == store
+    with Stream(device, OWN_RATE) as stream:
+        stream.wait_more(20)
+        device.run("systemctl", "restart", "dmnotid.service")
+        stream.wait_more(20)
+    assert_none_lost(device, stream)
+    crash(device, 1, by="KILL")
+    device.wait_run(1)
+    assert device.machine.show("dmnotid.service", *store) == store
+
+
+def test_without_the_socket_unit_a_crash_storm_loses_none(device: Device) -> None:
+    device.without_socket()
+    device.crash_at_will("[Service]\nRestartSec=100ms\n")
+    device.start("dmnotid.service")
+    storm(device)
+    assert device.machine.show("dmnotid.service", "NFileDescriptorStore")["NFileDescriptorStore"] == "1"
+
+
+def test_without_the_socket_unit_a_stop_closes_the_port(device: Device) -> None:
+    device.without_socket()
+    device.start("dmnotid.service")
+    assert ":0B84" in device.run("cat", "/proc/net/udp6")
+    device.run("systemctl", "stop", "dmnotid.service")
+    wait_until(lambda: ":0B84" not in device.run("cat", "/proc/net/udp6"))
+
+
+def test_watchdog_restarts_a_daemon_that_hangs(device: Device) -> None:
+    device.drop_in("[Service]\nWatchdogSec=1s\nRestartSec=100ms\n")
+    device.start()
+    pid = device.pid
+    device.run("systemctl", "kill", "--signal=STOP", "--kill-whom=main", "dmnotid.service")
+    device.wait_for_another(pid)
+    device.send(notification(1))
+    device.wait_run(1)
+    said = "\n".join(str(entry.fields["MESSAGE"]) for entry in device.log())
+    assert "Watchdog timeout" in said
+    assert "status=6/ABRT" in said
+
+
+def test_watchdog_leaves_an_idle_daemon_alone(device: Device) -> None:
+    device.drop_in("[Service]\nWatchdogSec=500ms\n")
+    device.start()
+    pid = device.pid
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 3)  # six periods
+    assert device.pid == pid
+    device.send(notification(1))
+    device.wait_run(1)
+
+
+def test_stop_gives_a_hook_its_grace_and_runs_it_again(device: Device) -> None:
+    grace = 2
+    device.configure(
+        hook={"command": ["/usr/local/sbin/start-dm-session"], "kill_after": "1s", "stop_grace": f"{grace}s"}
+    )
+    device.write_hook(
+        f"trap 'echo 0 0 >>{RUNS}; exit 1' TERM\n[ $DMNOTID_ATTEMPT != 1 ] || while :; do sleep 0.1; done"
+    )
+    device.start()
+    device.send(notification(1))
+    device.wait_run(1)
+    begun = time.monotonic()
+    device.run("systemctl", "stop", "dmnotid.service")
+    assert grace <= time.monotonic() - begun < 20
+    assert device.runs() == [Run(1, 1), Run(0, 0)], "the hook didn't get its TERM"
+    assert not device.processes_of("dmnotid")
+    result = device.machine.show("dmnotid.service", "Result", "ActiveState")
+    assert result == {"Result": "success", "ActiveState": "inactive"}
+    device.start("dmnotid.service")
+    device.wait_run(1, 2)
+
+
+def test_stop_waits_for_a_hook_that_ends_in_time(device: Device) -> None:
+    device.write_hook(f"while [ ! -e {RUNS}.end ]; do sleep 0.1; done")
+    device.start()
+    device.send(notification(1))
+    device.wait_run(1)
+    stop = device.machine.popen("systemctl", "stop", "dmnotid.service")
+    device.wait_record("stopping")
+    device.machine.write(f"{RUNS}.end", "")
+    assert stop.wait(20) == 0
+    assert device.states() == {1: "done"}
