@@ -2,15 +2,17 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import pytest
 
-from tests.processes import ROOT
+from tests.packaging import PROJECT, build_deb, why_no_deb
 from tests.system.device import Device
 from tests.system.machine import Machine, make_root, why_not
 
@@ -21,11 +23,22 @@ OWN_PACKAGE: Final = "DMNOTID_TEST_DEB"
 """A package that is tested instead of one that is built."""
 
 
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    """Take a termination for an interrupt: all that was begun is then cleared away."""
+    raise KeyboardInterrupt(number)
+
+
 @pytest.fixture(scope="session")
 def base_root() -> Iterator[Path]:
     """A Debian without dmnotid."""
     if reason := why_not():
         pytest.skip(reason)
+    former = signal.signal(signal.SIGTERM, _interrupt)
+    yield from _base_root()
+    signal.signal(signal.SIGTERM, former)
+
+
+def _base_root() -> Iterator[Path]:
     if kept := os.environ.get(OWN_ROOT):
         if not Path(kept).exists():
             make_root(Path(kept))
@@ -44,21 +57,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Debian package of this checkout."""
     if given := os.environ.get(OWN_PACKAGE):
         return Path(given)
-    if reason := _why_not_built():
+    if reason := why_no_deb():
         pytest.skip(reason)
-    copy = tmp_path_factory.mktemp("package") / "dmnotid"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info"))
-    done = subprocess.run(["make", "-C", copy, "deb"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = copy.glob("dist/*.deb")
-    return built
-
-
-def _why_not_built() -> str:
-    if shutil.which("dpkg-checkbuilddeps") is None:
-        return "needs dpkg-dev, to build the package"
-    done = subprocess.run(["dpkg-checkbuilddeps"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stderr.strip()
+    return build_deb(PROJECT, tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture(scope="session")

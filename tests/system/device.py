@@ -146,7 +146,8 @@ class Device:
 
     def wait_record(self, event: str, count: int = 1) -> dict[str, Any]:
         """Wait until an event was logged so many times; the last of them."""
-        return wait_until(lambda: len(found := self.records(event)) >= count and found)[count - 1]
+        wait_until(lambda: len(self.records(event)) >= count)
+        return self.records(event)[count - 1]
 
     def status_of(self, pid: int) -> dict[str, str]:
         """What /proc/PID/status tells of a process inside."""

@@ -1,8 +1,8 @@
 """A whole Debian with a real systemd as PID 1, booted in a second or two and thrown away: no image, no hypervisor.
 
 `make_root` makes a root directory from this machine's own package sources. A `Machine` is a tmpfs overlay on it, with
-its own process, mount, network, host name, IPC and cgroup namespaces, and systemd as their first process. All mounts are
-made inside, so nothing is left of it when that process ends; and it ends with this program, however that ends.
+its own process, mount, network, host name, IPC and cgroup namespaces, and systemd as their first process. All mounts
+are made inside, so nothing is left of it when that process ends; and it ends with this program, however that ends.
 
 Inside, loopback is up and reaches nobody; pairs of veth interfaces can be made, dummy ones can't. Needs root.
 """
@@ -55,7 +55,7 @@ _MASKED: Final = (
 # makes one: so first into one of its own. What is mounted here is seen by nobody else.
 _ENTER_CGROUP: Final = """
 mount -t cgroup2 cgroup2 "$2"
-mkdir "$2/$1"
+mkdir -p "$2/$1"
 echo $$ >"$2/$1/cgroup.procs"
 umount "$2"
 shift 2
@@ -95,7 +95,10 @@ ip link set lo up
 exec env -i container=test PATH="$PATH" /lib/systemd/systemd --system --unit=multi-user.target --show-status=0
 """
 
-_LEAVE_CGROUP: Final = 'mount -t cgroup2 cgroup2 "$2" && find "$2/$1" -depth -type d -exec rmdir {} +'
+_REMOVE_CGROUP: Final = """
+mount -t cgroup2 cgroup2 "$2"
+[ ! -d "$2/$1" ] || find "$2/$1" -depth -type d -exec rmdir {} +
+"""
 
 _numbers = itertools.count()
 
@@ -141,6 +144,17 @@ def make_root(root: Path) -> None:
     journald.write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n")
 
 
+def clear_away(name: str) -> None:
+    """Remove what can be left of a machine that has ended: a directory, and cgroups that are empty in a moment."""
+    with tempfile.TemporaryDirectory() as empty:
+        wait_until(lambda: _run_private(_REMOVE_CGROUP, name, empty))
+    shutil.rmtree(_directory(name), ignore_errors=True)
+
+
+def _directory(name: str) -> Path:
+    return Path(tempfile.gettempdir(), name)
+
+
 _CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
 
 
@@ -151,12 +165,10 @@ class Machine:
         """`root` is what `make_root` made; it stays as it is. Nothing runs before `with`."""
         self._root = root
         self._name = f"dmnotid-test-{os.getpid()}-{next(_numbers)}"
-        self._directory = Path()
         self._process: subprocess.Popen[str] | None = None
         self._pid = 0
 
     def __enter__(self) -> Self:
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{self._name}-"))
         try:
             self._boot()
         except BaseException:
@@ -180,9 +192,7 @@ class Machine:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process = None
-        empty = self._directory / "empty"
-        wait_until(lambda: _run_private(_LEAVE_CGROUP, self._name, empty) or None)
-        shutil.rmtree(self._directory)
+        clear_away(self._name)
 
     def path(self, inside: str | Path) -> Path:
         """Return a path by which this process reaches a file inside; no link on it may be an absolute one."""
@@ -220,29 +230,29 @@ class Machine:
         """Make a datagram socket in the machine's network; it may be used in any thread of this process."""
         return call_inside(Path(f"/proc/{self._pid}/ns/net"), socket.socket, family, socket.SOCK_DGRAM)
 
-    def outside(self, pid: int) -> int:
-        """Return the number that a process inside has for this one, or 0 where there is none any more."""
-        for status in Path("/proc").glob("[0-9]*/status"):
-            with suppress(OSError):
-                numbers = _field(status.read_text(), "NSpid").split()
-                if numbers[-1] == str(pid) and len(numbers) > 1 and self._owns(status.parent):
-                    return int(numbers[0])
-        return 0
-
-    def _owns(self, process: Path) -> bool:
-        return os.readlink(process / "ns/pid") == os.readlink(f"/proc/{self._pid}/ns/pid")
+    def pids(self) -> list[int]:
+        """The numbers that the processes inside have for this one."""
+        own = Path(f"/proc/{self._pid}/ns/pid").readlink()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # gone since
+                if (process / "ns/pid").readlink() == own:
+                    found.append(int(process.name))
+        return found
 
     def _inside(self, argv: Sequence[str]) -> list[str]:
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
         return ["nsenter", f"--target={self._pid}", *namespaces, "--", "env", "-i", *ENVIRONMENT, *argv]
 
     def _boot(self) -> None:
-        empty, console = self._directory / "empty", self._directory / "console"
-        empty.mkdir()
+        directory = _directory(self._name)
+        empty, console = directory / "empty", directory / "console"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        empty.mkdir(exist_ok=True)
         enter = ["bash", "-ec", _ENTER_CGROUP, "enter", self._name, str(empty)]
         boot = ["bash", "-ec", _BOOT, "boot", str(self._root), str(empty)]
         with console.open("w") as output:
-            # Out of the terminal's reach (an interrupt is for the tests, which then close this), and gone with its parent.
+            # Gone with its parent, and out of the terminal's reach: an interrupt is for the tests, which then close it.
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", *enter, *boot],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output, text=True, start_new_session=True,
@@ -273,8 +283,3 @@ def _run_private(script: str, *arguments: str | Path) -> bool:
     """Run a shell script whose mounts nobody else sees; whether it went well."""
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh", *arguments]
     return subprocess.run(command, **_CAPTURED, check=False).returncode == 0
-
-
-def _field(status: str, name: str) -> str:
-    """Return a line of a /proc/PID/status."""
-    return next(line.partition(":")[2].strip() for line in status.splitlines() if line.startswith(f"{name}:"))

@@ -5,9 +5,9 @@ from typing import Final
 
 import pytest
 
+from dmnotid.wire.notification import ConnectionType
 from tests.service.support import SERVER_ID, push, wait_until
 from tests.system.device import HOOK, STATE, Device, Run, notification
-from dmnotid.wire.notification import ConnectionType
 
 pytestmark = pytest.mark.root
 
@@ -45,7 +45,7 @@ os.rename(where + ".new", where)
 
 
 def probe(device: Device, place: str) -> None:
-    """Write a hook that reports what it can do to a file, directories open to all, and a program that makes one root."""
+    """Write a hook that reports what it can do, directories that are open to all, and a program that makes one root."""
     device.run("install", "--directory", "--mode=777", "/etc/open", "/srv/open", "/home/open")
     device.machine.write(HOOK, PROBE.replace("PLACE", repr(f"{place}/{REPORT}")), mode=0o755)
     device.run("install", "--mode=4755", "/usr/bin/id", "/usr/local/bin/become-root")

@@ -1,0 +1,33 @@
+"""What systemd itself thinks of the units, as they are installed."""
+
+from typing import Final
+
+import pytest
+
+from tests.system.device import Device
+from tests.system.test_receive import hand_over
+
+pytestmark = pytest.mark.root
+
+UNITS: Final = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@1.service")
+
+MEASURED_BY: Final = "systemd 252"
+"""Other versions weigh otherwise, and know settings that these units can't have."""
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_units_are_clean(device: Device, handed_over: bool) -> None:  # noqa: FBT001 - a parameter of the test's
+    if handed_over:
+        hand_over(device)
+    done = device.machine.attempt("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", *UNITS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("handed_over", "threshold"), [(False, 12), (True, 7)])
+def test_exposure(device: Device, handed_over: bool, threshold: int) -> None:  # noqa: FBT001 - a parameter of the test's
+    version = device.run("systemd-analyze", "--version")
+    if not version.startswith(MEASURED_BY):
+        pytest.skip(f"the figure is one of {MEASURED_BY}")
+    if handed_over:
+        hand_over(device)
+    device.run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "dmnotid.service")
