@@ -34,22 +34,28 @@ def base_root() -> Iterator[Path]:
     if reason := why_not():
         pytest.skip(reason)
     former = signal.signal(signal.SIGTERM, _interrupt)
-    yield from _base_root()
-    signal.signal(signal.SIGTERM, former)
+    try:
+        yield from _base_root()
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _base_root() -> Iterator[Path]:
     if kept := os.environ.get(OWN_ROOT):
         if not Path(kept).exists():
-            make_root(Path(kept))
+            _make_root(Path(kept))
         yield Path(kept)
         return
-    directory = Path(tempfile.mkdtemp(prefix="dmnotid-root-"))
+    with tempfile.TemporaryDirectory(prefix="dmnotid-root-") as directory:
+        _make_root(Path(directory, "root"))
+        yield Path(directory, "root")
+
+
+def _make_root(root: Path) -> None:
     try:
-        make_root(directory)
-        yield directory
-    finally:
-        shutil.rmtree(directory)
+        make_root(root)
+    except OSError as error:
+        pytest.skip(f"needs the packages of Debian: {str(error).strip()[-300:]}")
 
 
 @pytest.fixture(scope="session")

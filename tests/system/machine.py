@@ -121,6 +121,21 @@ def make_root(root: Path) -> None:
 
     It is of this machine's release, for its sources say which. Raises OSError with what mmdebstrap says.
     """
+    try:
+        _bootstrap(root)
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)  # half of one must not pass for one
+        raise
+    # Empty: a first boot would ask questions and enable every unit, this one makes a number of its own.
+    Path(root, "etc/machine-id").write_text("")
+    for unit in _MASKED:
+        Path(root, "etc/systemd/system", unit).symlink_to("/dev/null")
+    journald = Path(root, "etc/systemd/journald.conf.d/test.conf")
+    journald.parent.mkdir()
+    journald.write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n")
+
+
+def _bootstrap(root: Path) -> None:
     apt = Path("/etc/apt")
     sources = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list")), *apt.glob("sources.list.d/*.sources")]
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as options:
@@ -135,13 +150,6 @@ def make_root(root: Path) -> None:
         )  # fmt: skip
     if done.returncode:
         raise OSError(done.stderr)
-    # Empty: a first boot would ask questions and enable every unit, this one makes a number of its own.
-    Path(root, "etc/machine-id").write_text("")
-    for unit in _MASKED:
-        Path(root, "etc/systemd/system", unit).symlink_to("/dev/null")
-    journald = Path(root, "etc/systemd/journald.conf.d/test.conf")
-    journald.parent.mkdir()
-    journald.write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n")
 
 
 def clear_away(name: str) -> None:
