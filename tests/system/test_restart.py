@@ -124,7 +124,7 @@ def test_without_the_socket_unit_a_stop_closes_the_port(device: Device) -> None:
 
 
 def test_watchdog_restarts_a_daemon_that_hangs(device: Device) -> None:
-    assert device.machine.show("dmnotid.service", "WatchdogUSec")["WatchdogUSec"] == "3min", "too long for a test"
+    assert "WatchdogSec=3min" in device.run("systemctl", "cat", "dmnotid.service")  # too long for a test
     device.drop_in("[Service]\nWatchdogSec=1s\nRestartSec=100ms\n")
     device.start()
     pid = device.pid
