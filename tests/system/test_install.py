@@ -1,5 +1,6 @@
 """Both ways to install, in a clean Debian 12: install, upgrade, remove, purge. No system is booted in it."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,11 +9,10 @@ from pathlib import Path
 import pytest
 
 import dmnotid
-from tests.packaging import PROJECT, CleanDebian, build_deb, copy_sources, why_no_deb, why_no_root
+from tests.packaging import PROJECT, build_deb, copy_sources, why_no_deb
 
-WITHOUT = why_no_root()
 WITHOUT_BUILD = why_no_deb()
-pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)]
+pytestmark = pytest.mark.root
 
 NEWER = "9999.0"
 UNITS = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket")
@@ -21,11 +21,47 @@ CONFIG = "/etc/dmnotid/dmnotid.yaml"
 HOOK = "/usr/local/sbin/start-dm-session"
 
 
+class CleanDebian:
+    """A minimal Debian 12 in a directory, in which nothing runs but what is told to; what dmnotid needs is there."""
+
+    def __init__(self, root: Path, directory: Path) -> None:
+        """Make it in a new directory, as a copy of a root that `make_root` made."""
+        self.path = directory
+        subprocess.run(["cp", "--archive", "--reflink=auto", root, directory], check=True)
+
+    def run(self, *argv: str, status: int = 0) -> str:
+        """Run a command in it; what it says. It must end with `status`."""
+        inside = ["unshare", "--mount", "--pid", "--fork", f"--mount-proc={self.path}/proc", "chroot", str(self.path)]
+        environment = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+        done = subprocess.run(
+            [*inside, *argv], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def bring(self, source: Path) -> str:
+        """Copy a file or directory into its /srv; the path there."""
+        target = self.path / "srv" / source.name
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, target)
+        return f"/srv/{source.name}"
+
+    def find(self) -> set[str]:
+        """Return every path that has to do with dmnotid: none is deeper than the first directory of that name."""
+        found = subprocess.run(
+            ["find", ".", "-xdev", "-path", "./srv", "-prune", "-o", "-name", "*dmnotid*", "-prune", "-print"],
+            cwd=self.path, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        return {path.removeprefix(".") for path in found.splitlines()}
+
+
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanDebian]:
+def fresh(base_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanDebian]:
     directory = tmp_path_factory.mktemp("debian")
     directory.chmod(0o755)
-    yield CleanDebian(directory / "root")
+    yield CleanDebian(base_root, directory / "root")
     subprocess.run(["rm", "-rf", directory], check=True)  # it is large
 
 
