@@ -49,3 +49,15 @@ def test_no_start_without_the_credential(device: Device) -> None:
     assert device.machine.attempt("systemctl", "start", "dmnotid.service").returncode != 0
     said = "\n".join(str(entry.fields["MESSAGE"]) for entry in device.log())
     assert "$CREDENTIALS_DIRECTORY is not set" in said
+
+
+def test_reload_checks_a_configuration_with_credentials(device: Device) -> None:
+    """Before systemd 253 a command of ExecReload= is not shown the service's credentials."""
+    device.machine.write("/etc/secrets/dm", SECRET, mode=0o600)
+    device.configure(servers=SERVERS)
+    device.drop_in("[Service]\nLoadCredential=dm:/etc/secrets/dm\n")
+    device.start()
+    device.configure(servers=[*SERVERS, {"id": "open.example", "require_digest": False}])
+    done = device.machine.attempt("systemctl", "reload", "dmnotid.service")
+    assert done.returncode == 0, [str(entry.fields["MESSAGE"]) for entry in device.log()]
+    assert device.wait_record("reloaded")["servers"] == len(SERVERS) + 1
