@@ -168,3 +168,14 @@ def test_who_hands_over_sees_links_come_and_go(device: Device) -> None:
         device.wait_run(number, file=f"{SESSION_STATE}/runs")
         device.run("ip", "link", "set", "far0", "down")
         wait_until(lambda: "NO-CARRIER" in device.run("ip", "link", "show", "wwan0"))
+
+
+def test_sessions_that_end_at_once_leave_their_socket_open(device: Device) -> None:
+    """A template that can't be started (a user that isn't there) ends as soon as it is asked for, hundreds of times."""
+    hand_over(device)
+    device.configure(hook={"socket": "/run/dmnotid-session.sock"}, retry={"first": "1s", "attempts": 3})
+    device.drop_in("[Service]\nUser=nobody-of-that-name\n", "dmnotid-session@.service")
+    device.start()
+    device.send(*map(notification, range(1, 301)))
+    device.wait_record("session try failed", 250)
+    assert device.is_active("dmnotid-session.socket"), device.machine.show("dmnotid-session.socket", "Result")
