@@ -206,6 +206,30 @@ def test_when_the_daemon_hangs_up_the_whole_group_is_ended(tmp_path: Path, stubb
         wait_until(lambda: not any(map(is_alive, group)))
 
 
+def test_a_command_that_has_left_its_group_is_ended(tmp_path: Path) -> None:
+    script = tmp_path / "hook"
+    script.write_text(
+        "#!/usr/bin/python3\n"
+        "import os, time\n"
+        "os.setpgid(0, os.getpgid(os.getppid()))\n"
+        f"open({str(tmp_path / 'new')!r}, 'w').write(str(os.getpid()))\n"
+        f"os.rename({str(tmp_path / 'new')!r}, {str(tmp_path / 'leader')!r})\n"
+        "time.sleep(600)\n"
+    )
+    script.chmod(0o755)
+    with session(str(script)) as handed:
+        handed.tell(FACTS.encode())
+        wait_until((tmp_path / "leader").exists)
+        leader = int((tmp_path / "leader").read_text())
+        try:
+            handed.hang_up()
+            handed.process.wait(DEADLINE)
+            assert not is_alive(leader)
+        finally:
+            if is_alive(leader):
+                os.kill(leader, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_whole_group(tmp_path: Path, stubborn: Path, number: signal.Signals) -> None:
     with session(str(stubborn)) as handed:
