@@ -356,6 +356,24 @@ def test_a_session_that_runs_shows(tmp_path: Path, run: Run, end: ManagersEnd) -
     end.until_status("sessions: 0 running, 0 pending; 2 accepted, 0 discarded")
 
 
+def test_a_refused_reload_shows_however_much_was_discarded(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    config = write_config(tmp_path)
+    service = run(config, environment=told(end))
+    service.wait("ready")
+    good, now = push(1, preferred=NOWHERE), time.time()
+    service.send(
+        good, good, good[:-5], good + b"x", push(2, secret=b"another"), push(3, sent_at=now - 1e9), b"\1\7\0",
+        push(4, sent_at=now + 1e6), push(5, server_id="unknown.example", secret=b"another"), b"\1\6\1\xd8x",
+        b"\1\6\3\x80\xaf\x87x",
+    )  # fmt: skip
+    end.until_status("10 discarded")
+    config.write_text("servers: 5\n")
+    service.process.send_signal(signal.SIGHUP)
+    end.until("RELOADING=1")
+    _, status = end.next()
+    assert "; reload refused: " in status
+
+
 def test_a_passed_socket_is_used_and_left_open(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
     with bound() as sock:
         port = sock.getsockname()[1]
