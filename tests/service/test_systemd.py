@@ -374,6 +374,27 @@ def test_a_refused_reload_shows_however_much_was_discarded(tmp_path: Path, run: 
     assert "; reload refused: " in status
 
 
+def test_what_a_reload_told_does_not_stay(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    """A try that begins before a reload and ends after it: then it is as it was before both."""
+    script = write_script(tmp_path / "hook", f"while [ ! -e {tmp_path}/$DMNOTID_ATTEMPT ]; do sleep 0.02; done; exit 1")
+    service = run(
+        write_config(tmp_path, [str(script)], retry={"first": "200ms", "longest": "1s"}), environment=told(end)
+    )
+    service.send(push(1, preferred=WIRELINE))
+    end.until_status("sessions: 1 running, 0 pending")
+    time.sleep(STATUS_EVERY)
+    (tmp_path / "1").touch()
+    end.until_status("sessions: 0 running, 1 pending")
+    service.wait("session starts", 2)
+    write_config(tmp_path, [str(script)], retry={"first": "600s", "longest": "600s"})
+    service.process.send_signal(signal.SIGHUP)
+    end.until("RELOADING=1")
+    end.until("READY=1")
+    (tmp_path / "2").touch()
+    service.wait("session try failed", 2)
+    end.until_status("sessions: 0 running, 1 pending")
+
+
 def test_a_passed_socket_is_used_and_left_open(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
     with bound() as sock:
         port = sock.getsockname()[1]
