@@ -469,6 +469,11 @@ def test_the_watchdog_is_fed_while_the_loop_turns(tmp_path: Path, run: Run, end:
     end.until("WATCHDOG=1")
 
 
+@pytest.mark.parametrize("microseconds", ["9" * 400, "9" * 5_000])
+def test_a_watchdog_of_no_sensible_time_is_no_reason_not_to_start(microseconds: str) -> None:
+    assert Manager({"WATCHDOG_USEC": microseconds}).watchdog is None
+
+
 def test_a_start_that_fails_says_which_socket_is_wrong(tmp_path: Path, run: Run) -> None:
     with bound(socket.SOCK_STREAM) as sock:
         service = run(write_config(tmp_path), passing([sock], ["my.socket"]), pass_fds=[sock.fileno()])
