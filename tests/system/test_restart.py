@@ -115,6 +115,16 @@ def test_without_the_socket_unit_a_crash_storm_loses_none(device: Device) -> Non
     assert device.machine.show("dmnotid.service", "NFileDescriptorStore")["NFileDescriptorStore"] == "1"
 
 
+def test_the_socket_unit_takes_the_port_over_from_the_daemon(device: Device) -> None:
+    """Unmasked, it is to hold the port from the next restart on: what is kept of the daemon's own is in the way."""
+    device.without_socket()
+    device.start("dmnotid.service")
+    device.run("systemctl", "unmask", "dmnotid.socket")
+    device.run("systemctl", "restart", "dmnotid.service")
+    assert device.is_active()
+    assert device.is_active("dmnotid.socket"), [entry.fields["MESSAGE"] for entry in device.log(unit="dmnotid.socket")]
+
+
 def test_without_the_socket_unit_a_stop_closes_the_port(device: Device) -> None:
     device.without_socket()
     device.start("dmnotid.service")
