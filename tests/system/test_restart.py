@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.service.support import wait_until
-from tests.system.device import CRASH, RUNS, Device, Run, Stream, notification
+from tests.system.device import CRASH, PORT, RUNS, Device, Run, Stream, notification
 
 pytestmark = pytest.mark.root
 
@@ -123,6 +123,22 @@ def test_the_socket_unit_takes_the_port_over_from_the_daemon(device: Device) -> 
     device.run("systemctl", "restart", "dmnotid.service")
     assert device.is_active()
     assert device.is_active("dmnotid.socket"), [entry.fields["MESSAGE"] for entry in device.log(unit="dmnotid.socket")]
+
+
+def test_without_the_socket_unit_sockets_that_a_reload_opens_are_kept(device: Device) -> None:
+    """Many are exchanged for as many others: for a moment there are twice as many."""
+    count = 10
+
+    def listen_from(first: int) -> None:
+        device.configure(listen=[f"127.0.0.{number}:{PORT}" for number in range(first, first + count)])
+
+    listen_from(1)
+    device.without_socket()
+    device.start("dmnotid.service")
+    listen_from(1 + count)
+    device.run("systemctl", "reload", "dmnotid.service")
+    device.wait_record("reloaded")
+    assert device.machine.show("dmnotid.service", "NFileDescriptorStore")["NFileDescriptorStore"] == str(count)
 
 
 def test_without_the_socket_unit_a_stop_closes_the_port(device: Device) -> None:
