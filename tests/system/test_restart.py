@@ -206,3 +206,13 @@ def test_stop_waits_for_a_hook_that_ends_in_time(device: Device) -> None:
     device.machine.write(f"{RUNS}.end", "")
     assert stop.wait(20) == 0
     assert device.states() == {1: "done"}
+
+
+def test_a_stop_during_a_reload_is_no_failure(device: Device) -> None:
+    """`check` of ExecReload= is ended along with the daemon; the unit must not be failed for that."""
+    device.start()
+    with device.machine.popen("systemctl", "reload", "dmnotid.service") as reload:
+        wait_until(lambda: device.machine.show("dmnotid.service", "ControlPID")["ControlPID"] != "0")
+        device.run("systemctl", "stop", "dmnotid.socket", "dmnotid.service")
+        reload.wait()
+    assert device.machine.show("dmnotid.service", "ActiveState")["ActiveState"] == "inactive"
