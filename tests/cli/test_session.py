@@ -240,6 +240,18 @@ def test_a_signal_ends_the_whole_group(tmp_path: Path, stubborn: Path, number: s
         wait_until(lambda: not any(map(is_alive, group)))
 
 
+@pytest.mark.parametrize("code", [0, 78])
+def test_a_command_that_was_told_to_end_is_not_done(tmp_path: Path, code: int) -> None:
+    """Its time is over (RuntimeMaxSec=), or the device goes down: however it ends then, its session was cut short."""
+    ready = tmp_path / "ready"
+    script = write_script(tmp_path / "hook", f"trap 'exit {code}' TERM; touch {ready}; while :; do sleep 0.05; done")
+    with session(str(script)) as handed:
+        handed.tell(FACTS.encode())
+        wait_until(ready.exists)
+        handed.process.send_signal(signal.SIGTERM)
+        assert json.loads(handed.answer())["exit"] not in {0, 78}
+
+
 def test_a_daemon_that_gives_up_waiting_ends_the_command(tmp_path: Path, stubborn: Path) -> None:
     outcome = hand_over(tmp_path / "session", str(stubborn), timeout=1.0)
     assert outcome == Outcome(Result.FAILED, "timed out after 1 s")
