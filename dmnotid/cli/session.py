@@ -34,6 +34,9 @@ from dmnotid.service.trust import check_trusted
 KILL_AFTER: Final = 10
 """How long (seconds) a command has to end after SIGTERM, before SIGKILL."""
 
+CONNECTION: Final = 0
+"""Standard input: the connection."""
+
 EXIT_BY_SIGNAL: Final = 128
 """A command that a signal ended is answered for as a shell does: this and the signal's number."""
 
@@ -55,12 +58,13 @@ def main(arguments: argparse.Namespace) -> int:
     """Read a session from standard input, run the command, and answer on standard output; the command's exit status."""
     reset_signals()
     try:
-        code = serve(arguments.command, read_facts(sys.stdin.buffer.read(MAX_INPUT_OCTETS + 1)))
+        with open(CONNECTION, "rb", closefd=False) as connection:
+            code = serve(arguments.command, read_facts(connection.read(MAX_INPUT_OCTETS + 1)))
     except HookError as error:
         code = EXIT_PROBLEM
-        # Who handed it over logs what comes before the answer; the other one is this unit's own log.
-        print(error, flush=True)
+        # The first is this unit's own log; who handed the session over logs what comes before the answer.
         print(error, file=sys.stderr)
+        print(error, flush=True)
     # The command's last line may have no end. Empty lines are nobody's.
     print(f'\n{{"exit": {code}}}')
     return code
@@ -90,16 +94,22 @@ def serve(command: Sequence[str], facts: Facts) -> int:
 
 
 def _wait(process: subprocess.Popen[bytes], wake: "_Wake") -> int:
-    """Wait for the command; when its time is over, end its process group."""
+    """Wait for the command; when its time is over, end its process group.
+
+    However it ends then, it was cut short: that is never done, and never refused for good.
+    """
     pidfd = os.pidfd_open(process.pid)
     try:
-        if wake.before(pidfd):
-            _signal_group(process.pid, signal.SIGTERM)
+        cut_short = wake.before(pidfd)
+        if cut_short:
+            _end(process.pid, pidfd, signal.SIGTERM)
             _ends(pidfd, KILL_AFTER)
-            _signal_group(process.pid, signal.SIGKILL)  # not reaped yet: the number is nobody else's
+            _end(process.pid, pidfd, signal.SIGKILL)  # not reaped yet: the number is nobody else's
         code = process.wait()
     finally:
         os.close(pidfd)
+    if cut_short:
+        code = -signal.SIGTERM
     return code if code >= 0 else EXIT_BY_SIGNAL - code
 
 
@@ -124,10 +134,9 @@ class _Wake:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         poller.register(self._read, select.POLLIN)
-        connection = sys.stdin.fileno()
-        if stat.S_ISSOCK(os.fstat(connection).st_mode):
+        if stat.S_ISSOCK(os.fstat(CONNECTION).st_mode):
             # Its writing side is shut down already, so that reading tells nothing: the whole connection's end does.
-            poller.register(connection, 0)
+            poller.register(CONNECTION, 0)
         return pidfd not in dict(poller.poll())
 
 
@@ -138,6 +147,10 @@ def _ends(pidfd: int, patience: float) -> None:
     poller.poll(patience * 1000)
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def _end(pid: int, pidfd: int, number: signal.Signals) -> None:
+    """Send a signal to the command's process group, and to the command itself where it has left that."""
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+        os.killpg(pid, number)
+    with suppress(ProcessLookupError, PermissionError):
+        if os.getpgid(pid) != pid:
+            signal.pidfd_send_signal(pidfd, number)

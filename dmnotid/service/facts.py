@@ -22,6 +22,9 @@ MAX_INPUT_OCTETS: Final = 1_048_576
 Facts = Mapping[str, Any]
 """What is known of a try, as JSON holds it: the keys are those of `build_facts`."""
 
+_ALL_TIME: Final = 10**12
+"""More seconds than any clock has counted, and few enough to be written."""
+
 _PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}")
 
 
@@ -127,7 +130,7 @@ def _find_problem(found: object) -> str:
         if key not in found:
             return f"{key}: is missing"
         if not fits(found[key]):
-            return f"{key}: {found[key]!r}: {expected} is expected"
+            return f"{key}: {found[key]!r}: {expected} expected"
     return ""
 
 
@@ -137,6 +140,10 @@ def _refusal(problem: str) -> HookError:
 
 def _is_number(value: object) -> bool:
     return type(value) is int and value >= 0
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _ALL_TIME
 
 
 def _is_text(value: object) -> bool:
@@ -154,9 +161,9 @@ def _is_pair(value: object) -> bool:
     )
 
 
-_NUMBER: Final = (_is_number, "a whole number")
-_TEXT: Final = (_is_text, "text")
-_PAIRS: Final = (_is_list(_is_pair), "a list of pairs of a number and hex")
+_NUMBER: Final = (_is_number, "a whole number is")
+_TEXT: Final = (_is_text, "text is")
+_PAIRS: Final = (_is_list(_is_pair), "a list of pairs of a number and hex is")
 
 _KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "session": _NUMBER,
@@ -165,12 +172,12 @@ _KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "notification_id": _NUMBER,
     "connection": _TEXT,
     "interface": _TEXT,
-    "preferred_connections": (_is_list(_is_text), "a list of texts"),
-    "requested_mos": (_is_list(_is_number), "a list of whole numbers"),
+    "preferred_connections": (_is_list(_is_text), "a list of texts is"),
+    "requested_mos": (_is_list(_is_number), "a list of whole numbers is"),
     "cached_mos": _PAIRS,
     "unknown_options": _PAIRS,
-    "sent_at": (lambda value: value is None or _is_number(value), "a whole number or null"),
-    "received_at": (lambda value: type(value) in {int, float}, "a number"),
-    "signed": (lambda value: isinstance(value, bool), "true or false"),
+    "sent_at": (lambda value: value is None or _is_number(value), "a whole number or null is"),
+    "received_at": (_is_time, "POSIX seconds are"),
+    "signed": (lambda value: isinstance(value, bool), "true or false is"),
     "source": _TEXT,
 }

@@ -153,7 +153,9 @@ def test_what_is_no_session_is_told_to_both_sides(tmp_path: Path, wrong: str | b
         ("cached_mos", [[1]], "[[1]]: a list of pairs of a number and hex is expected"),
         ("unknown_options", [["6", ""]], "[['6', '']]: a list of pairs of a number and hex is expected"),
         ("sent_at", "now", "'now': a whole number or null is expected"),
-        ("received_at", "1", "'1': a number is expected"),
+        ("received_at", "1", "'1': POSIX seconds are expected"),
+        ("received_at", 10**400, f"{10**400}: POSIX seconds are expected"),
+        ("received_at", float("nan"), "nan: POSIX seconds are expected"),
         ("signed", 1, "1: true or false is expected"),
     ],
 )
@@ -262,6 +264,14 @@ def test_on_a_pipe_its_end_is_no_reason_to_stop(tmp_path: Path) -> None:
     script = write_script(tmp_path / "hook", "sleep 0.2; cat")
     done = subprocess.run([*PROGRAM, "session", "--", script], input=FACTS, capture_output=True, text=True, check=True)
     assert done.stdout == f'{FACTS}\n\n{{"exit": 0}}\n'
+
+
+def test_nothing_to_read_from_is_an_empty_session() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&-', "sh", *PROGRAM, "session", "/bin/true"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "the session on standard input is empty\n")
 
 
 def test_a_command_is_needed() -> None:
