@@ -7,6 +7,7 @@ into a message, nor does text that may be a misplaced one: unknown keys under `s
 import base64
 import fnmatch
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,13 +152,14 @@ class Config:
         return Rules(Servers(self.servers), self.freshness, self.max_header_octets)
 
 
-def load_config(file: Path, environ: Mapping[str, str]) -> Config:
+def load_config(file: Path, environ: Mapping[str, str], *, credentials: bool = True) -> Config:
     """Read a configuration and the secrets it names; `environ` is asked for STATE_DIRECTORY and CREDENTIALS_DIRECTORY.
 
-    Raises ConfigError with all that is wrong.
+    Without `credentials` those are not read, and random octets stand for each. Raises ConfigError with all that is
+    wrong.
     """
     root, mode = _read_file(file)
-    reader = Reader(file, environ)
+    reader = Reader(file, environ, credentials=credentials)
     with reader.section(Value(root, "")) as top:
         read = _read_config(top)
     reader.check_mode(mode)
@@ -377,6 +379,8 @@ def _secret_credential(reader: Reader, value: Value) -> bytes:
     name = some_text(value, "the name of a credential")
     if "/" in name or name in {".", ".."}:
         refuse("is a path, the name of a credential is expected")
+    if not reader.credentials:
+        return os.urandom(MAX_SECRET_OCTETS)
     directory = reader.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         refuse("$CREDENTIALS_DIRECTORY is not set: systemd sets it for services with LoadCredential=")

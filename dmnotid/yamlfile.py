@@ -290,10 +290,11 @@ class Value(NamedTuple):
 class Reader:
     """Collects what is wrong with one file, and hands out what is not."""
 
-    def __init__(self, file: Path, environ: Mapping[str, str]) -> None:
-        """`environ` is kept for those who read what a key names."""
+    def __init__(self, file: Path, environ: Mapping[str, str], *, credentials: bool = True) -> None:
+        """`environ` is kept for those who read what a key names, and whether credentials are there to be read."""
         self.file = file
         self.environ = environ
+        self.credentials = credentials
         self.problems: list[ConfigProblem] = []
         self.warnings: list[ConfigProblem] = []
         self.inline_secret: Value | None = None

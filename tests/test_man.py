@@ -124,7 +124,7 @@ def test_every_command_has_its_usage(pages: Path, command: str) -> None:
     assert usage.startswith(f"dmnotid {command}")
     arguments = {str(action.metavar) for action in actions_of(command) if not action.option_strings}
     assert arguments <= set(re.findall(r"\b[A-Z]+\b", usage))
-    assert "[OPTION...]" in usage or set(re.findall(r"--[a-z]+", usage)) == set(options_of(command))
+    assert "[OPTION...]" in usage or set(re.findall(r"--[a-z-]+", usage)) == set(options_of(command))
 
 
 def test_every_field_of_the_journal_is_described(pages: Path) -> None:

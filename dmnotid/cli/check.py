@@ -19,15 +19,20 @@ from dmnotid.service.links import read_links
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what follows `dmnotid check`."""
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--skip-credentials",
+        action="store_true",
+        help="don't read secrets that are systemd credentials: they are shown to the daemon alone",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print a summary and return 0, or print all problems and return 1. No secret is ever shown."""
-    config = load_config(arguments.config, os.environ)
+    config = load_config(arguments.config, os.environ, credentials=not arguments.skip_credentials)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     distrust = find_distrust(config.hook)
-    for line in summary(config, distrust):
+    for line in summary(config, distrust, secrets_read=not arguments.skip_credentials):
         print(line)
     if distrust is not None:
         complain_of_distrust(config.hook, distrust)
@@ -45,10 +50,10 @@ def is_own(state: Path) -> bool:
         return False
 
 
-def summary(config: Config, distrust: HookError | None) -> Iterator[str]:
+def summary(config: Config, distrust: HookError | None, *, secrets_read: bool = True) -> Iterator[str]:
     """Say what a configuration means here, a line a fact; `distrust` is why its hook would not be run."""
     yield f"{config.file}: well-formed"
-    yield from section("servers", map(_describe_server, config.servers))
+    yield from section("servers", (_describe_server(server, secrets_read) for server in config.servers))
     yield f"listen       {', '.join(map(str, config.listen))} (UDP)"
     yield f"state        {config.state}"
     socket = f"socket {str(config.hook.socket)!r}"
@@ -65,8 +70,9 @@ def section(name: str, lines: Iterable[str]) -> Iterator[str]:
         title = ""
 
 
-def _describe_server(server: Server) -> str:
-    secret = "no secret" if server.secret is None else f"a secret of {len(server.secret)} octets"
+def _describe_server(server: Server, secret_read: bool) -> str:  # noqa: FBT001 - of one caller
+    length = "" if server.secret is None or not secret_read else f" of {len(server.secret)} octets"
+    secret = "no secret" if server.secret is None else f"a secret{length}"
     signed = "must sign" if server.require_digest else "may come unsigned"
     sources = ", ".join(map(str, server.sources)) or "anywhere"
     return f"{server.id!r}: {secret}, {signed}, from {sources}"

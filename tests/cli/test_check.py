@@ -39,6 +39,22 @@ def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_credentials_are_skipped_where_they_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    servers = "- {id: a, secret: {credential: a}}\n- {id: b, secret: {credential: b}}\n"
+    config = write_config(tmp_path, servers)
+    assert "$CREDENTIALS_DIRECTORY is not set" in checked(config, capsys).err
+    assert main(["check", "--skip-credentials", "--config", str(config)]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out.splitlines()[1:3] == [
+        "servers      'a': a secret, must sign, from anywhere",
+        "             'b': a secret, must sign, from anywhere",
+    ]
+    config.write_text(config.read_text().replace("credential: b", "credential: /b"))
+    assert main(["check", "--skip-credentials", "--config", str(config)]) == 1
+    assert "is a path, the name of a credential is expected" in capsys.readouterr().err
+
+
 def test_summary_names_the_connections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Which of them are up now; loopback, where it is named, is a connection like another."""
     more = "connections: {reach: any, wireline: {interfaces: [lo]}}\n"
