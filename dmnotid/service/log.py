@@ -130,9 +130,10 @@ class _Lines:
         return False
 
     def _write_line(self, line: str) -> None:
+        text = line
         if self._dropped:
-            line = f"{_say_dropped(self._dropped, json_lines=line.startswith('<'))}\n{line}"
-        octets = (line + "\n").encode(self._encoding, "backslashreplace")
+            text = f"{_say_dropped(self._dropped, json_lines=line.startswith('<'))}\n{line}"
+        octets = (text + "\n").encode(self._encoding, "backslashreplace")
         try:
             self._stream.flush()
             # The rest of a line that was begun goes first: no two are ever glued together.
@@ -143,7 +144,9 @@ class _Lines:
                 return
         except (OSError, ValueError):
             pass
-        self._dropped += 1
+        # The stream to a journal that was stopped stays dead when it is back, its socket doesn't.
+        if not self._sent(_fields_of_line(line)):
+            self._dropped += 1
 
     def _write_text(self, octets: bytes) -> int:
         self._stream.write(octets.decode(self._encoding))
@@ -231,10 +234,14 @@ def _render_fields(_logger: object, level: str, event: EventDict) -> str | tuple
     line = _render_json(_logger, level, event)
     if _SEARCHED_BY.isdisjoint(event):
         return line
+    named = [(f"DMNOTID_{name.upper()}", str(event[name])) for name in JOURNAL_FIELDS if event.get(name) is not None]
+    return (line,), {"fields": _fields_of_line(line) + named}
+
+
+def _fields_of_line(line: str) -> list[tuple[str, str]]:
+    """Return the fields that a line `<6>{…}` becomes when the journal reads it."""
     priority, _, message = line[1:].partition(">")
-    fields = [("MESSAGE", message), ("PRIORITY", priority), ("SYSLOG_IDENTIFIER", "dmnotid")]
-    fields += [(f"DMNOTID_{name.upper()}", str(event[name])) for name in JOURNAL_FIELDS if event.get(name) is not None]
-    return (line,), {"fields": fields}
+    return [("MESSAGE", message), ("PRIORITY", priority), ("SYSLOG_IDENTIFIER", "dmnotid")]
 
 
 def _make_ink(_logger: object, _level: str, event: EventDict) -> EventDict:
@@ -293,9 +300,9 @@ class DiscardLog:
         self._seen.clear()
 
 
-def shortened(text: str) -> str:
-    """Return text from the network at a length that a log line can bear."""
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+def shortened(text: str, most: int = MAX_SHOWN) -> str:
+    """Return text from the network, or from a file, at a length that a line can bear."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _level_of(discard: Discard) -> Callable[..., object]:

@@ -110,6 +110,9 @@ class Stream:
         self._stream.close()
         self._theirs.close()
 
+    def cut_off(self) -> None:
+        self._theirs.close()
+
     def text(self) -> str:
         self._theirs.setblocking(False)  # noqa: FBT003 - by position
         try:
@@ -166,6 +169,17 @@ def test_a_record_that_the_journal_does_not_take_becomes_a_line(stream: Stream, 
     logger.info("accepted", session=3)
     (line,) = parse_lines(stream.text())
     assert line["session"] == 3
+
+
+def test_lines_go_on_where_the_stream_is_dead(stream: Stream, journal: socket.socket) -> None:
+    """A journal that was stopped has closed its end for good; its socket is there again when it is."""
+    stream.cut_off()
+    logger.error("reload refused", problem="x")
+    fields = decode(journal.recv(4_096))
+    assert fields.keys() == {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER"}
+    assert (fields["PRIORITY"], parse_lines("<3>" + fields["MESSAGE"])[0]["problem"]) == ("3", "x")
+    journal.close()
+    logger.info("ready", servers=2)  # nobody is there: it is dropped
 
 
 def test_json_that_was_asked_for_is_lines_alone(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> None:
