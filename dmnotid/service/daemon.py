@@ -23,7 +23,7 @@ from dmnotid.service.endpoint import Endpoints
 from dmnotid.service.hook import check_hook
 from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
-from dmnotid.service.log import DiscardLog, logger
+from dmnotid.service.log import DiscardLog, logger, shortened
 from dmnotid.service.systemd import Manager, StatusLine
 
 _NO_REASONS: Final = frozenset({"received", "accepted"})
@@ -32,6 +32,9 @@ _NO_REASONS: Final = frozenset({"received", "accepted"})
 Observe = Callable[[Datagram], None]
 
 _AS_BEFORE: Final = "the configuration that is in force stays"
+
+MAX_REFUSAL: Final = 100
+"""How many characters of why a reload was refused stand in the status line at most."""
 
 PINGS: Final = 2
 """How many signs of life there are in the time that the watchdog waits for one."""
@@ -116,8 +119,8 @@ class Daemon:
             self._hangup.clear()
             self._manager.reloading()
             refused = await self._reload()
-            self._refused = f"; reload refused: {refused}" if refused else ""
-            self._manager.ready(self._describe())
+            self._refused = f"reload refused: {shortened(refused, MAX_REFUSAL)}; " if refused else ""
+            self._status.ready()
 
     async def _reload(self) -> str:
         """Go by what the file says now; else change nothing, and say why in a word or two."""
@@ -157,7 +160,7 @@ class Daemon:
         reasons = ", ".join(f"{reason} {count}" for reason, count in discards.items())
         discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")
         sessions = f"sessions: {running} running, {waiting} pending"
-        return f"{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}{self._refused}"
+        return f"{self._refused}{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}"
 
     def _take_over(self, config: Config) -> None:
         """Go by another configuration; EndpointError, where sockets can't be had, leaves all as it was."""
@@ -263,7 +266,7 @@ class Daemon:
         self.endpoints.open()
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
         logger.info("ready", version=__version__, loop=loop, servers=len(self._rules.servers), pending=self.pending)
-        self._manager.ready(self._describe())
+        self._status.ready()
         self.ready.set()
 
     def _close_endpoints(self) -> None:

@@ -29,6 +29,7 @@ STATUS_EVERY: Final = 1.0
 """The least time between two status lines (seconds)."""
 
 _MICROSECONDS: Final = 1_000_000
+_DIGITS: Final = 20
 _EXPECTED: Final = "a bound UDP socket (ListenDatagram=) is expected"
 
 
@@ -113,6 +114,11 @@ class StatusLine:
         self._told_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
 
+    def ready(self) -> None:
+        """Tell the manager that all is open, and how things are."""
+        self._last = self._describe()
+        self._manager.ready(self._last)
+
     @property
     def is_due(self) -> bool:
         """Whether there may be something to tell that was not told yet."""
@@ -148,7 +154,7 @@ def _take_sockets(environ: MutableMapping[str, str]) -> list[PassedSocket]:
     pid, count, names = (environ.pop(f"LISTEN_{name}", None) for name in ("PID", "FDS", "FDNAMES"))
     if count is None or pid != str(os.getpid()):  # meant for a parent that handed its environment on
         return []
-    if not (count.isascii() and count.isdigit()):
+    if not _is_number(count):
         message = f"LISTEN_FDS: {count!r}: how many descriptors are passed is expected"
         raise EndpointError(message)
     named = dict(enumerate((names or "").split(":"), FIRST_PASSED))
@@ -172,6 +178,11 @@ def _socket(number: int, names: dict[int, str]) -> socket.socket:
     return sock
 
 
+def _is_number(text: str) -> bool:
+    """Tell whether this is a number in decimal, of 64 bits or so."""
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
+
+
 def _name(sock: socket.socket) -> str:
     return f"{STORED}{os.fstat(sock.fileno()).st_ino}"
 
@@ -184,7 +195,7 @@ def _take_watchdog(environ: MutableMapping[str, str]) -> float | None:
     pid, microseconds = environ.pop("WATCHDOG_PID", None), environ.pop("WATCHDOG_USEC", None)
     if microseconds is None or pid not in {None, str(os.getpid())}:
         return None
-    if not (microseconds.isascii() and microseconds.isdigit() and int(microseconds)):
+    if not (_is_number(microseconds) and int(microseconds)):
         logger.warning("no watchdog", problem=f"WATCHDOG_USEC: {microseconds!r}: microseconds are expected")
         return None
     return int(microseconds) / _MICROSECONDS

@@ -340,7 +340,7 @@ def test_a_daemon_tells_how_it_is(tmp_path: Path, run: Run, end: ManagersEnd) ->
     assert end.next()[0] == "RELOADING=1"
     ready, status = end.next()
     assert ready == "READY=1"
-    assert f"; reload refused: {config}:1:" in status
+    assert status.startswith(f"STATUS=reload refused: {config}:1:")
     assert service.stop() == 0
     assert end.next() == ["STOPPING=1"]
     assert end.is_silent()
@@ -371,7 +371,7 @@ def test_a_refused_reload_shows_however_much_was_discarded(tmp_path: Path, run: 
     service.process.send_signal(signal.SIGHUP)
     end.until("RELOADING=1")
     _, status = end.next()
-    assert "; reload refused: " in status
+    assert status.startswith("STATUS=reload refused: ")
 
 
 def test_what_a_reload_told_does_not_stay(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
