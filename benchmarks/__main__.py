@@ -1,0 +1,69 @@
+"""Measures, prints a table, and writes docs/performance.md: `python -m benchmarks`, from the top of the repository.
+
+Root, a C compiler and snmptrapd are needed for all of it. Quiet machines tell more: nothing else should run.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks import floods, growth, keeping, rest, waking, walk
+from benchmarks.figures import RUNS, Figure, Measure, Scale, table
+from benchmarks.machine import about
+
+DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "performance.md"
+MARK: Final = "<!-- measured -->\n"
+"""In the document, what stands behind it is written anew."""
+
+ROWS: Final[dict[str, Measure]] = {
+    "duplicates": walk.duplicates,
+    "pure": walk.pure_half,
+    "commits": keeping.group_commit,
+    "junk": floods.junk_cost,
+    "beside-junk": floods.true_beside_junk,
+    "beside-forgeries": floods.true_beside_forgeries,
+    "waking": waking.waking,
+    "waking-busy": waking.waking_busy,
+    "memory": rest.idle_memory,
+    "start": rest.start,
+    "idle": rest.idle_minute,
+    "servers": growth.many_servers,
+    "remembered": growth.many_remembered,
+    "trial": growth.by_trial,
+    "decode": walk.decode_lines,
+}
+
+
+def main() -> int:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure how fast dmnotid is.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all, unless given")
+    parser.add_argument("--short", action="store_true", help="see that it runs: less of everything, and no document")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.rows) - set(ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    if missing := [name for name in ("cc", "snmptrapd", "taskset") if shutil.which(name) is None]:
+        parser.error(f"needed here: {', '.join(missing)}")
+    figures: list[Figure] = []
+    for name in arguments.rows or ROWS:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        figures += ROWS[name](Scale(arguments.short))
+    print("\n".join([", ".join(about()), "", table(figures)]))
+    if not arguments.rows and not arguments.short:
+        write(figures)
+    return 0
+
+
+def write(figures: Sequence[Figure]) -> None:
+    """Put the table into the document."""
+    kept = DOCUMENT.read_text(encoding="utf-8").partition(MARK)[0]
+    date, *where = about()
+    said = f"Measured on {date} ({', '.join(where)}); {RUNS} runs, each beside its yardstick."
+    DOCUMENT.write_text(f"{kept}{MARK}\n{said}\n\n{table(figures)}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What a measurement is: values of several runs, each beside its yardstick's of the same run, and their target."""
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+from typing import Final, NamedTuple
+
+RUNS: Final = 5
+SHORT_RUNS: Final = 2
+
+
+class Scale(NamedTuple):
+    """How much is measured: `runs` of each row, and what `of` makes of a full amount."""
+
+    short: bool = False
+
+    @property
+    def runs(self) -> int:
+        """How many runs the median is of."""
+        return SHORT_RUNS if self.short else RUNS
+
+    def of(self, amount: int, least: int = 1) -> int:
+        """Return how much of a full amount is to be done."""
+        return max(amount // 20, least) if self.short else amount
+
+
+class Figure(NamedTuple):
+    """One line of the table: what was measured in each run, and beside which yardstick.
+
+    `unit` is a format such as "{:,.0f}/s". `at_least` or `at_most` is the target: of the ratio of the two where there
+    is a yardstick, else of the value itself; with neither, the line is told and not judged.
+    """
+
+    what: str
+    values: Sequence[float]
+    unit: str
+    yardstick: str = ""
+    yardsticks: Sequence[float] = ()
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def ratios(self) -> list[float]:
+        """Return what is judged, of each run."""
+        if not self.yardsticks:
+            return list(self.values)
+        return [
+            value / other if other else float("inf") for value, other in zip(self.values, self.yardsticks, strict=True)
+        ]
+
+    @property
+    def target(self) -> str:
+        """Write the target, empty where there is none."""
+        form = "{:g}" if self.yardsticks else self.unit
+        if self.at_least is not None:
+            return f"≥ {form.format(self.at_least)}"
+        return "" if self.at_most is None else f"≤ {form.format(self.at_most)}"
+
+    @property
+    def met(self) -> bool | None:
+        """Tell whether the median is where it should be, None where nothing is asked."""
+        middle = median(self.ratios)
+        if self.at_least is not None:
+            return middle >= self.at_least
+        return None if self.at_most is None else middle <= self.at_most
+
+    def cells(self) -> tuple[str, ...]:
+        """Return a line of the table."""
+        beside = f"{self.yardstick}: {self.unit.format(median(self.yardsticks))}" if self.yardsticks else self.yardstick
+        verdict = {True: "yes", False: "no", None: ""}[self.met]
+        return self.what, self.unit.format(median(self.values)), beside, self._ratio(), self.target, verdict
+
+    def _ratio(self) -> str:
+        ratios, form = self.ratios, "{:.2f}" if self.yardsticks else self.unit
+        if len(ratios) == 1:
+            return form.format(ratios[0])
+        return f"{form.format(median(ratios))} ({form.format(min(ratios))} to {form.format(max(ratios))})"
+
+
+HEADINGS: Final = ("what", "median", "yardstick", "ratio (least to most)", "target", "met")
+
+Measure = Callable[[Scale], Iterator[Figure]]
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Write figures as a table of Markdown."""
+    rows = [HEADINGS, *(figure.cells() for figure in figures)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(HEADINGS))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    rule = " | ".join("-" * width for width in widths)
+    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """Return the value below which that part of them is."""
+    return sorted(values)[min(int(part * len(values)), len(values) - 1)]

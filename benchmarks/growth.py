@@ -1,0 +1,123 @@
+"""What more servers, and more remembered notifications, cost each datagram."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.figures import Figure, Scale
+from benchmarks.load import Sender
+from benchmarks.machine import daemon, scratch, taken_of
+from dmnotid.service.database import connect, fingerprint, seal
+from dmnotid.service.journalfile import FILE_NAME
+from dmnotid.wire.notification import MAX_NOTIFICATION_ID
+from tests.processes import memory, udp_socket
+from tests.service.support import NOWHERE, SECRET, SERVER_ID, package, push
+
+SERVER_COUNTS: Final = (1, 100, 1_000)
+REMEMBERING: Final = 10
+DIFFERENT: Final = 1_024
+SECONDS: Final = 2
+
+_ROW: Final = """
+INSERT INTO session (server_id, notification_id, fingerprint, source, sent_at, received_at, clock_believed, seal, state,
+    closed_at) VALUES (?, ?, ?, '192.0.2.1:40000', ?, ?, 1, ?, 'done', ?)
+"""
+
+
+def servers(number: int) -> list[dict[str, Any]]:
+    """Return so many servers, the usual first one among them."""
+    others = [{"id": f"dm{at}.example", "secret": {"text": f"the secret of server {at:06}"}} for at in range(1, number)]
+    return [{"id": SERVER_ID, "secret": {"text": SECRET.decode()}}, *others]
+
+
+def taken_rate(address: tuple[str, int], datagrams: Sequence[bytes], seconds: float) -> float:
+    """Return how many datagrams a second the daemon takes when it could have far more."""
+    before, began = udp_socket(*address).drops, time.monotonic()
+    with Sender(address, datagrams) as sender:
+        sent = sender.flood(seconds)
+    return taken_of(address, sent, before) / (time.monotonic() - began)
+
+
+def costs(scale: Scale, services: Sequence[Any], datagrams: Sequence[bytes]) -> list[list[float]]:
+    """Measure what a datagram costs each of these daemons (microseconds), in turn."""
+    seconds = SECONDS / 10 if scale.short else SECONDS
+    found: list[list[float]] = [[] for _ in services]
+    for _ in range(scale.runs):
+        for service, values in zip(services, found, strict=True):
+            values.append(1e6 / taken_rate(service.address, datagrams, seconds))
+    return found
+
+
+def many_servers(scale: Scale) -> Iterator[Figure]:
+    """Measure duplicates with 1, 100 and 1,000 servers configured."""
+    datagram = push(preferred=NOWHERE)
+    with ExitStack() as stack:
+        services = []
+        for number in SERVER_COUNTS:
+            directory = stack.enter_context(scratch())
+            services.append(stack.enter_context(daemon(directory, servers=servers(number))))
+            services[-1].send(datagram)
+            services[-1].wait("accepted")
+        found = costs(scale, services, [datagram])
+        sizes = [memory(service.process.pid).rss / 1024 for service in services]
+    for number, values, size in list(zip(SERVER_COUNTS, found, sizes, strict=True))[1:]:
+        what = f"a duplicate with {number:,} servers (RSS {size:.1f} MB, with one {sizes[0]:.1f})"
+        yield Figure(what, values, "{:.2f} µs", "with one", found[0], at_most=1.1)
+
+
+def remember(state: Path, datagrams: Sequence[bytes], each: int) -> None:
+    """Write a journal that holds these packages, and so many ids of each of ten servers."""
+    state.mkdir(mode=0o700, exist_ok=True)
+    now = int(time.time())
+    with closing(connect(state / FILE_NAME)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        known = [row(SERVER_ID, number, octets, now) for number, octets in enumerate(datagrams)]
+        database.executemany(_ROW, known)
+        first = len(datagrams)
+        for at in range(REMEMBERING if each else 0):
+            name = SERVER_ID if not at else f"dm{at}.example"
+            rows = (row(name, number, b"%d" % number, now - number) for number in range(0 if at else first, each))
+            database.executemany(_ROW, rows)
+        database.execute("COMMIT")
+
+
+def row(server_id: str, number: int, octets: bytes, sent_at: int) -> tuple[object, ...]:
+    """Return what is remembered of one notification."""
+    content = fingerprint(octets)
+    return server_id, number, content, sent_at, float(sent_at), seal(server_id, number, content, sent_at), sent_at + 1.0
+
+
+def many_remembered(scale: Scale) -> Iterator[Figure]:
+    """Measure duplicates with no further and with all ids of ten servers remembered."""
+    all_ids = scale.of(MAX_NOTIFICATION_ID + 1)
+    packages = [package(number, preferred=NOWHERE) for number in range(DIFFERENT)]
+    datagrams = [b"\x01\x06\x03\xd8\xaf\x87" + octets for octets in packages]
+    with ExitStack() as stack:
+        services = []
+        for each in (0, all_ids):
+            directory = stack.enter_context(scratch())
+            remember(directory / "state", packages, each)
+            services.append(stack.enter_context(daemon(directory, servers=servers(REMEMBERING))))
+        without, values = costs(scale, services, datagrams)
+        small, large = (memory(service.process.pid).rss / 1024 for service in services)
+    what = (
+        f"a duplicate with {all_ids:,} ids remembered of each of ten servers (RSS {large:.1f} MB, without {small:.1f})"
+    )
+    yield Figure(what, values, "{:.2f} µs", "without", without, at_most=1.1)
+
+
+def by_trial(scale: Scale) -> Iterator[Figure]:
+    """Measure forgeries without SERVER-ID, whose digest is tried with every secret."""
+    most = SERVER_COUNTS[-1]
+    forgery = push(server_id=None, secret=b"of no server at all, this one")
+    narrowed = [servers(most)[0], *({**it, "sources": ["192.0.2.0/24"]} for it in servers(most)[1:])]
+    with ExitStack() as stack:
+        services = []
+        for those in (servers(1), servers(most), narrowed):
+            directory = stack.enter_context(scratch())
+            services.append(stack.enter_context(daemon(directory, servers=those)))
+        one, many, few = costs(scale, services, [forgery])
+    yield Figure(f"a forgery without SERVER-ID, {most:,} servers", many, "{:.1f} µs", "one server", one)
+    yield Figure("the same, `sources` leaving one of them", few, "{:.1f} µs", "one server", one)

@@ -1,0 +1,119 @@
+"""What one datagram costs: in the pure half, in the whole daemon, and in `dmnotid decode`."""
+
+import hashlib
+import hmac
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from benchmarks.figures import Figure, Scale
+from benchmarks.load import Sender
+from benchmarks.machine import daemon, program, scratch, taken_of
+from dmnotid.policy.authenticity import Clock, sign
+from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.wire.notification import ConnectionType, encode_notification
+from dmnotid.wire.wsp import encode_push
+from tests.processes import udp_socket
+from tests.service.support import NOWHERE, SECRET, SERVER_ID, push
+
+SECONDS: Final = 2
+"""How long a flood lasts."""
+
+COUNTER: Final = """
+import asyncio, uvloop
+
+class Counter(asyncio.DatagramProtocol):
+    count = 0
+
+    def datagram_received(self, data, addr):
+        self.count += 1
+
+async def main():
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(Counter, local_addr=("127.0.0.1", 0))
+    print(transport.get_extra_info("sockname")[1], flush=True)
+    await asyncio.Event().wait()
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main())
+"""
+"""A bare uvloop datagram endpoint that only counts."""
+
+
+def five_options(notification_id: int = 7) -> bytes:
+    """Build a signed package with each of the five standard Options."""
+    package = encode_notification(
+        notification_id,
+        server_id=SERVER_ID,
+        preferred_connections=[ConnectionType.MOBILE, ConnectionType.WIRELESS],
+        requested_mos=[1, 2, 3],
+        cached_mos=[(1, b"\x01\x02\x03\x04"), (2, b"\x05\x06\x07\x08")],
+        sent_at=int(time.time()),
+    )
+    return sign(package, SECRET)
+
+
+def timed(do: Callable[[], object], times: int) -> float:
+    """Return how long it takes (seconds)."""
+    began = time.perf_counter()
+    for _ in range(times):
+        do()
+    return (time.perf_counter() - began) / times
+
+
+def pure_half(scale: Scale) -> Iterator[Figure]:
+    """Measure decode and verify in process."""
+    package = five_options()
+    datagram = Datagram(encode_push(package), Source("192.0.2.1", 40_000), time.time())
+    rules = Rules(Servers([Server(SERVER_ID, SECRET)]))
+    clock = Clock(time.time())
+    octets, digest = SECRET + package, hashlib.sha256(SECRET + package).digest()
+    times, values, others = scale.of(50_000, 2_000), [], []
+    for _ in range(scale.runs):
+        values.append(1e6 * timed(lambda: receive_push(datagram, rules, clock), times))
+        others.append(1e6 * timed(lambda: hmac.compare_digest(hashlib.sha256(octets).digest(), digest), times))
+    what = "a signed package with five Options through the pure half"
+    yield Figure(what, values, "{:.2f} µs", "SHA-256 of the same octets, compared", others, at_most=12)
+
+
+def rate_of(address: tuple[str, int], datagram: bytes, seconds: float) -> float:
+    """Return how many datagrams a second a socket's owner takes when it could have far more."""
+    before = udp_socket(*address).drops
+    began = time.monotonic()
+    with Sender(address, [datagram]) as sender:
+        sent = sender.flood(seconds)
+    taken = taken_of(address, sent, before)
+    return taken / (time.monotonic() - began)
+
+
+def duplicates(scale: Scale) -> Iterator[Figure]:
+    """Measure signed duplicates through the whole daemon."""
+    seconds = SECONDS / 10 if scale.short else SECONDS
+    values, others = [], []
+    datagram = push(preferred=NOWHERE)
+    with scratch() as directory, program(COUNTER) as (_, port), daemon(directory) as service:
+        service.send(datagram)
+        service.wait("accepted")
+        for _ in range(scale.runs):
+            values.append(rate_of(service.address, datagram, seconds))
+            others.append(rate_of(("127.0.0.1", int(port)), datagram, seconds))
+    what = "signed duplicates through the whole daemon"
+    yield Figure(what, values, "{:,.0f}/s", "a uvloop endpoint that only counts", others, at_least=0.4)
+
+
+def decode_lines(scale: Scale) -> Iterator[Figure]:
+    """Measure `dmnotid decode` of lines in hex."""
+    lines = scale.of(100_000)
+    text = "\n".join(encode_push(five_options(number & 0xFFFF)).hex() for number in range(lines)).encode()
+    values: dict[str, list[float]] = {"text": [], "--json": []}
+    for _ in range(scale.runs):
+        for form, rates in values.items():
+            command = [sys.executable, "-m", "dmnotid", "decode", *(["--json"] if form == "--json" else [])]
+            began = time.monotonic()
+            subprocess.run(command, input=text, stdout=subprocess.DEVNULL, check=True)
+            rates.append(lines / (time.monotonic() - began))
+    for form, rates in values.items():
+        yield Figure(f"`dmnotid decode` of {lines:,} lines, {form}", rates, "{:,.0f} lines/s", at_least=30_000)
