@@ -40,6 +40,8 @@ FLOORS = {
     "dmnotid.service.processes": 6,
     "dmnotid.service.trust": 6,
     "dmnotid.config": 7,
+    "dmnotid.service.socketfilter": 7,
+    "dmnotid.service.drops": 7,
     "dmnotid.service.endpoint": 8,
     "dmnotid.service.journalfile": 8,
     "dmnotid.service.journal": 9,
