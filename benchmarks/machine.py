@@ -39,7 +39,7 @@ def scratch() -> Iterator[Path]:
 @contextmanager
 def daemon(directory: Path, prefix: Sequence[str] = (), **sections: Any) -> Iterator[Service]:  # noqa: ANN401
     """Run a daemon that is ready to receive; it is killed at the end."""
-    sections.setdefault("command", ["/bin/true"])
+    sections = {"command": ["/bin/true"], "log": {"junk": False}, **sections}
     service = Service(write_config(directory, **sections), directory / "log", prefix or pinned())
     try:
         service.wait("ready")

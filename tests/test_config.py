@@ -170,6 +170,7 @@ def test_defaults(place: Place) -> None:
         servers=(Server("a", b"a" * 16),),
         hook=HookConfig(("/bin/true",), {}, timeout=600, kill_after=10, stop_grace=20),
         listen=(ListenAddress("::", 2948),),
+        receive_buffer=2_097_152,
         state=Path("/var/lib/dmnotid"),
         max_header_octets=48,
         freshness=Freshness(86_400, 600),
@@ -207,7 +208,8 @@ def test_everything_given(place: Place) -> None:
           settle: 500ms
           mobile: {interfaces: [usb0, "wwan*"]}
           wireline: {interfaces: ["eth[0-9]"]}
-        log: {level: debug, format: json, discards: 1s}
+        receive_buffer: 4096
+        log: {level: debug, format: json, discards: 1s, junk: true}
     """
     config = place.load(text)
     assert config.servers == (
@@ -231,7 +233,8 @@ def test_everything_given(place: Place) -> None:
         ConnectionType.WIRELESS: (),
         ConnectionType.WIRELINE: ("eth[0-9]",),
     }
-    assert config.log == LogConfig("debug", "json", 1)
+    assert config.receive_buffer == 4_096
+    assert config.log == LogConfig("debug", "json", 1, junk=True)
 
 
 def test_rules(place: Place) -> None:
@@ -1184,6 +1187,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "state": PATH,
     "push": SECTION,
+    "receive_buffer": ([4_096, 425_984], [1, 4_095, "8192", 8_192.5, None, [], True]),
     "push.max_header_octets": WHOLE,
     "freshness": SECTION,
     "freshness.max_age": (DURATION[0][:-1], DURATION[1]),
@@ -1208,6 +1212,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "log.level": (["debug", "info", "warning", "error"], ["", "INFO", "trace", 1, None, [], True]),
     "log.format": (["auto", "json", "text"], ["", "JSON", "xml", 1, None, []]),
     "log.discards": DURATION,
+    "log.junk": ([True, False], ["true", 0, 1, None, []]),
 }
 
 

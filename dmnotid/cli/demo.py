@@ -48,7 +48,7 @@ connections:
   reach: any
   settle: 0
   mobile: {{interfaces: [lo]}}
-log: {{format: text}}
+log: {{format: text, junk: true}}
 """
 
 

@@ -19,7 +19,8 @@ from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.service.dispatcher import Dispatcher
-from dmnotid.service.endpoint import Endpoints
+from dmnotid.service.drops import Dropped
+from dmnotid.service.endpoint import Endpoints, Intake
 from dmnotid.service.hook import check_hook
 from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
@@ -43,7 +44,8 @@ PINGS: Final = 2
 class Daemon:
     """One receiver: sockets, journal, links and dispatcher of one configuration.
 
-    `counters` holds `received`, `accepted`, `not accepted`, `bugs`, and one count for each reason of a discard.
+    `counters` holds `received`, `accepted`, `not accepted`, `bugs`, and one count for each reason of a discard; `junk`
+    and `lost` are what the kernel dropped.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Daemon:
         self._manager = Manager({}) if manager is None else manager
         self._status = StatusLine(self._manager, self._describe)
         self._refused = ""
-        self.endpoints = Endpoints(self.deliver, self._manager)
+        self.endpoints = Endpoints(self.deliver, self._manager, self._note_dropped)
         self.ready = asyncio.Event()
         self._observe = observe
         self._on_reload = on_reload
@@ -171,6 +173,7 @@ class Daemon:
             logger.warning("configuration", problem=problem)
             config = replace(config, state=self.config.state)
         self.endpoints.bind(config.listen)
+        self.endpoints.configure(_intake(config))
         self._links.configure(config.connections)
         self.config, self._rules = config, config.rules
         self._discards.interval = config.log.discards
@@ -247,6 +250,15 @@ class Daemon:
         except JournalError as again:
             logger.error("rollback failed", problem=str(again))
 
+    def _note_dropped(self, listen: str, dropped: Dropped) -> None:
+        """Count what the kernel dropped, and say so: what nobody saw must at least be known to have been there."""
+        if dropped.junk:
+            self.counters["junk"] += dropped.junk
+            logger.info("junk refused", listen=listen, count=dropped.junk)
+        if dropped.lost:
+            self.counters["lost"] += dropped.lost
+            logger.warning("datagrams lost", listen=listen, count=dropped.lost, problem="the receive buffer was full")
+
     def _open(self, stack: ExitStack) -> None:
         config = self.config
         self._journal = Journal(
@@ -260,6 +272,7 @@ class Daemon:
         for sock, stored in self._manager.sockets:
             (self.endpoints.resume if stored else self.endpoints.take_over)(sock)
         self.endpoints.bind(config.listen)
+        self.endpoints.configure(_intake(config))
         stack.callback(self._close_endpoints)
 
     def _receive(self) -> None:
@@ -281,6 +294,10 @@ class Daemon:
             loop.add_signal_handler(number, handler)
         # Who ignores it hands that down, and the end of a hook could then not be asked for.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _intake(config: Config) -> Intake:
+    return Intake(config.receive_buffer, config.log.junk, config.log.discards)
 
 
 def _warn_of_distrust(hook: HookConfig) -> None:

@@ -17,6 +17,8 @@ from dmnotid.config import ListenAddress
 from dmnotid.errors import EndpointError
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.servers import Source
+from dmnotid.service import socketfilter
+from dmnotid.service.drops import NOTHING, Dropped, Drops
 from dmnotid.service.log import logger
 
 MAX_DATAGRAM_OCTETS: Final = 65_535
@@ -34,7 +36,27 @@ MAPPED: Final = "::ffff:"
 
 _IPV6_PARTS: Final = 4
 
+SO_RCVBUFFORCE: Final = 33
+"""asm-generic/socket.h."""
+
 Deliver = Callable[[Sequence[Datagram]], None]
+
+
+class Intake(NamedTuple):
+    """What the kernel does with what arrives before it is read.
+
+    `receive_buffer` is in octets, None for the kernel's own choice. Without `junk`, what can be no push is refused.
+    What was dropped is looked for every `look_every` seconds while datagrams come.
+    """
+
+    receive_buffer: int | None = None
+    junk: bool = True
+    look_every: float = 60
+
+
+UNTOUCHED: Final = Intake()
+Report = Callable[[str, Dropped], None]
+"""Gets the address of a socket, and what it dropped."""
 
 
 class Keeper(Protocol):
@@ -50,10 +72,14 @@ class Keeper(Protocol):
 class Endpoint:
     """One bound UDP socket; `deliver` gets what arrives and must not raise."""
 
-    def __init__(self, sock: socket.socket, deliver: Deliver) -> None:
-        """`sock` is bound; the endpoint owns it from here."""
+    def __init__(self, sock: socket.socket, deliver: Deliver, report: Report | None = None) -> None:
+        """`sock` is bound; the endpoint owns it from here. `report` gets what the kernel drops."""
         self.socket = sock
         self._deliver = deliver
+        self._report = report
+        self._intake = UNTOUCHED
+        self._drops = Drops(sock)
+        self._look: asyncio.TimerHandle | None = None
         self._buffer = bytearray(MAX_DATAGRAM_OCTETS)
         self._loop: asyncio.AbstractEventLoop | None = None
         sock.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
@@ -61,6 +87,28 @@ class Endpoint:
     def __str__(self) -> str:
         """`[::]:2948`, with the port that the kernel chose where 0 was asked for."""
         return str(source_of(self.socket.getsockname()))
+
+    def configure(self, intake: Intake) -> None:
+        """Let the kernel do with what arrives as `intake` says; what it can't do is logged."""
+        self._tell_drops()
+        self._intake = intake
+        try:
+            (socketfilter.detach if intake.junk else socketfilter.attach)(self.socket)
+        except OSError as error:  # all of it is still refused by the decoder
+            logger.warning("no socket filter", listen=str(self), problem=str(error))
+            self._intake = intake._replace(junk=True)
+        if intake.receive_buffer is not None:
+            self._set_receive_buffer(intake.receive_buffer)
+
+    def _set_receive_buffer(self, octets: int) -> None:
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, octets)
+        except PermissionError:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
+        granted = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # it shows what it takes for itself
+        if granted < octets:
+            problem = "the kernel grants no more: net.core.rmem_max"
+            logger.warning("receive buffer", listen=str(self), octets=granted, configured=octets, problem=problem)
 
     def open(self) -> None:
         """Begin to receive on the running loop."""
@@ -83,7 +131,23 @@ class Endpoint:
             self._rest()
         if batch:
             self._deliver(batch)
+            if self._look is None and self._loop is not None:
+                self._tell_drops()
+                self._look = self._loop.call_later(self._intake.look_every, self._look_again)
         return len(batch)
+
+    def _look_again(self) -> None:
+        """Tell what was dropped since datagrams began to come; the next one that comes brings the next look.
+
+        So nothing wakes a daemon to which nothing comes, or nothing but junk.
+        """
+        self._look = None
+        self._tell_drops()
+
+    def _tell_drops(self) -> None:
+        dropped = self._drops.take(filtered=not self._intake.junk)
+        if self._report is not None and dropped is not NOTHING:
+            self._report(str(self), dropped)
 
     def _rest(self) -> None:
         """Read on in a while: an error that stays must not keep the program busy."""
@@ -112,10 +176,13 @@ class Endpoint:
         if self._loop is not None:
             self._loop.remove_reader(self.socket.fileno())
             self._loop = None
+        if self._look is not None:
+            self._look.cancel()
         # The buffer holds at most as many datagrams as it has octets; a flood must not keep the daemon from stopping.
         room = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         while room > 0 and time.monotonic() < deadline and (taken := self.receive()):
             room -= taken
+        self._tell_drops()
         self.socket.close()
 
 
@@ -166,9 +233,11 @@ class Endpoints:
     Sockets that somebody else has bound for this program are used instead, as long as it runs.
     """
 
-    def __init__(self, deliver: Deliver, keeper: Keeper | None = None) -> None:
-        """Nothing is bound yet; what is bound here is handed to `keeper` as well."""
+    def __init__(self, deliver: Deliver, keeper: Keeper | None = None, report: Report | None = None) -> None:
+        """Nothing is bound yet; what is bound here is handed to `keeper` as well, and what is dropped to `report`."""
         self._deliver = deliver
+        self._report = report
+        self._intake = UNTOUCHED
         self._keeper = keeper
         self._open: dict[Binding, Endpoint] = {}
         self._fixed: list[Binding] = []
@@ -177,6 +246,16 @@ class Endpoints:
     def __iter__(self) -> Iterator[Endpoint]:
         """In the order of the configuration."""
         return iter(list(self._open.values()))
+
+    def configure(self, intake: Intake) -> None:
+        """Let all sockets, also those that come later, go by this; passed ones keep the receive buffer they have."""
+        if intake != self._intake:
+            self._intake = intake
+            for binding, endpoint in self._open.items():
+                endpoint.configure(self._intake_of(binding))
+
+    def _intake_of(self, binding: Binding) -> Intake:
+        return self._intake._replace(receive_buffer=None) if binding in self._fixed else self._intake
 
     def take_over(self, sock: socket.socket) -> None:
         """Use a socket that another process has bound for this one: no configuration exchanges it."""
@@ -190,7 +269,7 @@ class Endpoints:
         binding = _binding_of(sock)
         while binding in self._open:
             binding = binding._replace(copy=binding.copy + 1)
-        self._open[binding] = Endpoint(sock, self._deliver)
+        self._open[binding] = Endpoint(sock, self._deliver, self._report)
         return binding
 
     def bind(self, addresses: Sequence[ListenAddress]) -> None:
@@ -249,7 +328,11 @@ class Endpoints:
 
     def _bound(self, binding: Binding, gone: Iterable[Binding]) -> Endpoint:
         rivals = [self._open[it].socket for it in gone if it.address.port == binding.address.port]
-        return Endpoint(bind(binding.address, ipv6_only=binding.ipv6_only, rivals=rivals), self._deliver)
+        sock = bind(binding.address, ipv6_only=binding.ipv6_only, rivals=rivals)
+        endpoint = Endpoint(sock, self._deliver, self._report)
+        if self._intake != UNTOUCHED:
+            endpoint.configure(self._intake)
+        return endpoint
 
 
 def _binding_of(sock: socket.socket) -> Binding:

@@ -19,6 +19,7 @@ from dmnotid.policy.reception import Datagram
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.service import journalfile
 from dmnotid.service.daemon import Daemon
+from dmnotid.service.drops import read_lost
 from tests.service.support import (
     IS_ROOT,
     NOWHERE,
@@ -423,3 +424,32 @@ async def test_nothing_that_a_datagram_holds_raises(tmp_path: Path) -> None:
         assert daemon.counters["not accepted"] == 0
         assert daemon.counters["accepted"] == 1
         assert daemon.counters["duplicate"] == 7, "the TID is in no digest"
+
+
+async def test_junk_is_refused_in_the_kernel_and_counted(tmp_path: Path, logged: LogLines) -> None:
+    before = read_lost()
+    async with at_work(make_config(tmp_path, log={"junk": False})) as daemon:
+        send(daemon, *[b"junk"] * 20, push())
+        await eventually(lambda: daemon.counters["accepted"])
+    counts = counted(daemon)
+    assert counts.pop("junk", 0) + counts.pop("lost", 0) == 20
+    assert counts == {"received": 1, "accepted": 1}
+    assert not logged.of("discarded")
+    if read_lost() == before:  # nobody else on this machine lost anything meanwhile
+        assert [line["count"] for line in logged.of("junk refused")] == [20]
+        assert not logged.of("datagrams lost")
+
+
+async def test_what_finds_a_full_buffer_is_told_from_junk(tmp_path: Path, logged: LogLines) -> None:
+    config = make_config(tmp_path, log={"junk": False}, receive_buffer=4_096)
+    before = read_lost()
+    async with at_work(config) as daemon:
+        # The loop has no turn meanwhile, so nothing is read.
+        send(daemon, *[push(), b"junk"] * 100)
+        await eventually(lambda: daemon.counters["accepted"])
+    counts = counted(daemon)
+    assert counts["received"] + counts["lost"] + counts["junk"] == 200
+    assert counts["lost"] > 50
+    assert sum(line["count"] for line in logged.of("datagrams lost")) == counts["lost"]
+    if before is not None and read_lost() == before + counts["lost"]:
+        assert counts["junk"] == 100

@@ -8,16 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
-from dmnotid.config import ListenAddress
+from dmnotid.config import DEFAULT_RECEIVE_BUFFER, ListenAddress
 from dmnotid.errors import EndpointError
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.servers import Source
-from dmnotid.service.endpoint import BATCH, Endpoint, Endpoints, bind, source_of
+from dmnotid.service.drops import Dropped
+from dmnotid.service.endpoint import BATCH, Endpoint, Endpoints, Intake, bind, source_of
 from tests.service.netns import Namespace, needs_namespace
-from tests.service.support import DEADLINE, LogLines, descriptors, eventually
+from tests.service.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)
 LOOPBACK6 = ListenAddress("::1", 0)
@@ -598,3 +600,75 @@ async def test_nothing_is_received_before_it_is_opened() -> None:
     endpoints.open()
     await eventually(lambda: sorted(inbox.payloads) == [b"1", b"2"])
     endpoints.close()
+
+
+# What the kernel does
+
+
+def rmem_max() -> int:
+    return int(Path("/proc/sys/net/core/rmem_max").read_text())
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be somebody else")
+async def test_a_receive_buffer_that_is_not_granted_is_told(tmp_path: Path, logged: LogLines) -> None:
+    most = rmem_max()
+    with closing(bind(LOOPBACK)) as sock, without_privileges(tmp_path):
+        endpoint = Endpoint(sock, Inbox())
+        endpoint.configure(Intake(most))
+        assert not logged.of("receive buffer")
+        endpoint.configure(Intake(most + 4_096))
+    (line,) = logged.of("receive buffer")
+    assert (line["octets"], line["configured"]) == (most, most + 4_096)
+    assert "rmem_max" in line["problem"]
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="needs CAP_NET_ADMIN")
+async def test_a_receive_buffer_beyond_what_others_may_have(logged: LogLines) -> None:
+    most = rmem_max()
+    with closing(bind(LOOPBACK)) as sock:
+        Endpoint(sock, Inbox()).configure(Intake(2 * most))
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 4 * most
+    assert not logged.all()
+
+
+async def test_the_default_buffer_holds_a_thousand_notifications() -> None:
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox)
+    endpoint.configure(Intake(min(DEFAULT_RECEIVE_BUFFER, rmem_max())))
+    send(sock.getsockname(), *[bytes(150)] * 500)
+    each = taken_room(sock) / 500
+    close(endpoint)
+    assert len(inbox.datagrams) == 500
+    assert 1_000 * max(each, 4_096) < 2 * DEFAULT_RECEIVE_BUFFER
+
+
+async def test_what_is_dropped_is_told_while_datagrams_come() -> None:
+    told: list[Dropped] = []
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox, lambda _, dropped: told.append(dropped))
+    endpoint.configure(Intake(junk=False, look_every=0.05))
+    endpoint.open()
+    send(sock.getsockname(), b"junk")
+    await asyncio.sleep(0.15)
+    assert not told, "nothing wakes us for junk alone"
+    send(sock.getsockname(), b"\1\6\1\xd8")
+    await eventually(lambda: told)
+    assert sum(map(sum, told)) == 1
+    send(sock.getsockname(), b"junk", b"junk")
+    await eventually(lambda: len(told) == 2)
+    assert sum(told[1]) == 2
+    send(sock.getsockname(), b"junk")
+    close(endpoint)
+    assert sum(map(sum, told)) == 4
+
+
+async def test_an_endpoint_looks_once_more_and_then_rests() -> None:
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    endpoint = Endpoint(sock, inbox)
+    endpoint.configure(Intake(look_every=0.02))
+    endpoint.open()
+    send(sock.getsockname(), b"one")
+    await eventually(lambda: inbox.datagrams)
+    assert endpoint._look is not None
+    await eventually(lambda: endpoint._look is None)
+    close(endpoint)

@@ -277,3 +277,31 @@ async def test_a_stop_does_not_wait_for_a_file_that_hangs(
     assert logged.all()[-1]["event"] == "stopped"
     go.set()
     await eventually(lambda: not any(thread.name == "configuration" for thread in threading.enumerate()))
+
+
+async def test_junk_can_be_looked_at_after_a_reload(tmp_path: Path, logged: LogLines) -> None:
+    file = write_config(tmp_path, log={"junk": False})
+    async with at_work(file) as (daemon, _):
+        (endpoint,) = daemon.endpoints
+        send(endpoint, b"junk")
+        write_config(tmp_path, log={"junk": True})
+        await reloaded(daemon, logged)
+        assert daemon.counters["junk"] + daemon.counters["lost"] == 1
+        send(endpoint, b"junk")
+        await eventually(lambda: daemon.counters["not-a-push"])
+        write_config(tmp_path, log={"junk": False})
+        await reloaded(daemon, logged)
+        send(endpoint, b"junk", push())
+        await eventually(lambda: daemon.counters["accepted"])
+    assert daemon.counters["not-a-push"] == 1
+    assert daemon.counters["junk"] + daemon.counters["lost"] == 2
+
+
+async def test_the_receive_buffer_is_taken_up(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path, receive_buffer=8_192)) as (daemon, _):
+        (endpoint,) = daemon.endpoints
+        assert endpoint.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 8_192
+        write_config(tmp_path, receive_buffer=16_384)
+        await reloaded(daemon, logged)
+        assert endpoint.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 16_384
+    assert not logged.of("receive buffer")
