@@ -1,6 +1,7 @@
 """From a datagram to a verified notification: the pure stages in a row. Their order is a security property."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from dmnotid.errors import (
@@ -16,6 +17,8 @@ from dmnotid.wire.notification import Notification, decode_notification
 from dmnotid.wire.wsp import (
     APPLICATION_ID_DM,
     DEFAULT_MAX_HEADER_OCTETS,
+    REMEMBERED_BLOCKS,
+    PushHeader,
     PushMessage,
     application_id,
     decode_push,
@@ -55,7 +58,13 @@ def route(push: PushMessage) -> bytes:
 
     Raises ContentTypeMismatch, then ApplicationIdMissing, ApplicationIdConflict or ApplicationIdMismatch.
     """
-    content_type, values = push.header
+    _check_header(push.header)
+    return push.body
+
+
+@lru_cache(REMEMBERED_BLOCKS)
+def _check_header(header: PushHeader) -> None:
+    content_type, values = header
     if not is_dm_content_type(content_type):
         message = f"Content-Type {_shown(content_type, '#04x')} is no DM Notification"
         raise ContentTypeMismatch(message)
@@ -69,7 +78,6 @@ def route(push: PushMessage) -> bytes:
     if APPLICATION_ID_DM not in ids:
         message = f"X-Wap-Application-Id {_shown(ids.pop())}, only {APPLICATION_ID_DM} is taken"
         raise ApplicationIdMismatch(message)
-    return push.body
 
 
 def _shown(said: int | str | bytes, form: str = "d") -> str:

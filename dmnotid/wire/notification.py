@@ -10,7 +10,7 @@ All integers are big-endian. An Option Number is the sum of the Deltas up to it.
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from struct import Struct, unpack_from
+from struct import Struct, unpack
 from typing import Final, NamedTuple
 
 from dmnotid.errors import MalformedField, TrailingOctets, Truncated, UnsupportedVersion
@@ -52,6 +52,9 @@ ZERO_DIGEST: Final = bytes(DIGEST_OCTETS)
 """What stands in the place of the digest while it is computed (5.3.5)."""
 
 _HEADER: Final = Struct(">HH")
+REMEMBERED_VALUES: Final = 64
+"""How many values of an Option are remembered decoded: they repeat, and each is a function of its octets alone."""
+
 _OPTION_HEADER: Final = Struct(">H")
 _TIME: Final = Struct(">I")
 _CACHED_MO: Final = Struct(">H4s")
@@ -191,7 +194,7 @@ def options(octets: bytes, count: int) -> Iterator[tuple[int, int, int]]:
 
 def _server_id(octets: bytes, start: int, end: int) -> str:
     try:
-        return normal_server_id(octets[start:end].decode("utf-8"))
+        return _known_server_id(octets[start:end])
     except UnicodeDecodeError as error:
         problem = f"not UTF-8: {error.reason}"
         raise MalformedField(PACKAGE, "SERVER-ID", start + error.start, problem, octets) from None
@@ -199,7 +202,12 @@ def _server_id(octets: bytes, start: int, end: int) -> str:
         raise MalformedField(PACKAGE, "SERVER-ID", start, str(error), octets) from None
 
 
-@lru_cache(64)
+@lru_cache(REMEMBERED_VALUES)
+def _known_server_id(value: bytes) -> str:
+    return normal_server_id(value.decode("utf-8"))
+
+
+@lru_cache(REMEMBERED_VALUES)
 def _preferred_connections(value: bytes) -> tuple[tuple[ConnectionType, ...], tuple[int, ...]]:
     preferred: list[ConnectionType] = []
     skipped: list[int] = []
@@ -214,18 +222,27 @@ def _preferred_connections(value: bytes) -> tuple[tuple[ConnectionType, ...], tu
 
 
 def _requested_mos(octets: bytes, start: int, end: int) -> tuple[int, ...]:
-    count, odd = divmod(end - start, MO_INDEX_OCTETS)
-    if odd:
+    if (end - start) % MO_INDEX_OCTETS:
         problem = f"{end - start} octets, a multiple of {MO_INDEX_OCTETS} is needed"
         raise MalformedField(PACKAGE, "REQ-MO", start, problem, octets)
-    return unpack_from(f">{count}H", octets, start)
+    return _known_requested_mos(octets[start:end])
+
+
+@lru_cache(REMEMBERED_VALUES)
+def _known_requested_mos(value: bytes) -> tuple[int, ...]:
+    return unpack(f">{len(value) // MO_INDEX_OCTETS}H", value)
 
 
 def _cached_mos(octets: bytes, start: int, end: int) -> tuple[CachedMo, ...]:
     if (end - start) % CACHED_MO_OCTETS:
         problem = f"{end - start} octets, a multiple of {CACHED_MO_OCTETS} is needed"
         raise MalformedField(PACKAGE, "REQ-MO-CV", start, problem, octets)
-    return tuple(_CACHED_MO.iter_unpack(octets[start:end]))
+    return _known_cached_mos(octets[start:end])
+
+
+@lru_cache(REMEMBERED_VALUES)
+def _known_cached_mos(value: bytes) -> tuple[CachedMo, ...]:
+    return tuple(_CACHED_MO.iter_unpack(value))
 
 
 def _sha256_digest(octets: bytes, start: int, end: int) -> tuple[int, int, bytes]:
