@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures import Figure, Scale
-from benchmarks.load import Sender
-from benchmarks.machine import daemon, scratch, taken_of
+from benchmarks.machine import daemon, scratch
+from benchmarks.walk import DIFFERENT, rate_of
 from dmnotid.service.database import connect, fingerprint, seal
 from dmnotid.service.journalfile import FILE_NAME
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID
-from tests.processes import memory, udp_socket
+from tests.processes import memory
 from tests.service.support import NOWHERE, SECRET, SERVER_ID, package, push
 
 SERVER_COUNTS: Final = (1, 100, 1_000)
 REMEMBERING: Final = 10
-DIFFERENT: Final = 1_024
 SECONDS: Final = 2
 
 _ROW: Final = """
@@ -32,21 +31,13 @@ def servers(number: int) -> list[dict[str, Any]]:
     return [{"id": SERVER_ID, "secret": {"text": SECRET.decode()}}, *others]
 
 
-def taken_rate(address: tuple[str, int], datagrams: Sequence[bytes], seconds: float) -> float:
-    """Return how many datagrams a second the daemon takes when it could have far more."""
-    before, began = udp_socket(*address).drops, time.monotonic()
-    with Sender(address, datagrams) as sender:
-        sent = sender.flood(seconds)
-    return taken_of(address, sent, before) / (time.monotonic() - began)
-
-
 def costs(scale: Scale, services: Sequence[Any], datagrams: Sequence[bytes]) -> list[list[float]]:
     """Measure what a datagram costs each of these daemons (microseconds), in turn."""
     seconds = SECONDS / 10 if scale.short else SECONDS
     found: list[list[float]] = [[] for _ in services]
     for _ in range(scale.runs):
         for service, values in zip(services, found, strict=True):
-            values.append(1e6 / taken_rate(service.address, datagrams, seconds))
+            values.append(1e6 / rate_of(service.address, datagrams, seconds))
     return found
 
 

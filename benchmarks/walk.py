@@ -5,7 +5,7 @@ import hmac
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from benchmarks.figures import Figure, Scale
@@ -21,6 +21,8 @@ from tests.service.support import NOWHERE, SECRET, SERVER_ID, push
 
 SECONDS: Final = 2
 """How long a flood lasts."""
+
+DIFFERENT: Final = 1_024
 
 COUNTER: Final = """
 import asyncio, uvloop
@@ -79,11 +81,11 @@ def pure_half(scale: Scale) -> Iterator[Figure]:
     yield Figure(what, values, "{:.2f} µs", "SHA-256 of the same octets, compared", others, at_most=12)
 
 
-def rate_of(address: tuple[str, int], datagram: bytes, seconds: float) -> float:
+def rate_of(address: tuple[str, int], datagrams: Sequence[bytes], seconds: float) -> float:
     """Return how many datagrams a second a socket's owner takes when it could have far more."""
     before = udp_socket(*address).drops
     began = time.monotonic()
-    with Sender(address, [datagram]) as sender:
+    with Sender(address, datagrams) as sender:
         sent = sender.flood(seconds)
     taken = taken_of(address, sent, before)
     return taken / (time.monotonic() - began)
@@ -92,16 +94,21 @@ def rate_of(address: tuple[str, int], datagram: bytes, seconds: float) -> float:
 def duplicates(scale: Scale) -> Iterator[Figure]:
     """Measure signed duplicates through the whole daemon."""
     seconds = SECONDS / 10 if scale.short else SECONDS
-    values, others = [], []
-    datagram = push(preferred=NOWHERE)
-    with scratch() as directory, program(COUNTER) as (_, port), daemon(directory) as service:
-        service.send(datagram)
-        service.wait("accepted")
+    values: list[list[float]] = [[], []]
+    others = []
+    many = [push(number, preferred=NOWHERE) for number in range(DIFFERENT)]
+    sessions = {"max_pending": DIFFERENT}
+    with scratch() as directory, program(COUNTER) as (_, port), daemon(directory, sessions=sessions) as service:
+        service.send(*many)
+        service.wait("accepted", DIFFERENT)
         for _ in range(scale.runs):
-            values.append(rate_of(service.address, datagram, seconds))
-            others.append(rate_of(("127.0.0.1", int(port)), datagram, seconds))
-    what = "signed duplicates through the whole daemon"
-    yield Figure(what, values, "{:,.0f}/s", "a uvloop endpoint that only counts", others, at_least=0.4)
+            values[0].append(rate_of(service.address, many[:1], seconds))
+            values[1].append(rate_of(service.address, many, seconds))
+            others.append(rate_of(("127.0.0.1", int(port)), many, seconds))
+    beside = "a uvloop endpoint that only counts"
+    what = "signed duplicates of one notification through the whole daemon"
+    yield Figure(what, values[0], "{:,.0f}/s", beside, others, at_least=0.4)
+    yield Figure(f"the same of {DIFFERENT:,} different ones in turn", values[1], "{:,.0f}/s", beside, others)
 
 
 def decode_lines(scale: Scale) -> Iterator[Figure]:

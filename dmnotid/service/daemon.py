@@ -191,14 +191,18 @@ class Daemon:
         Nothing that a datagram holds raises here: it ends in a log line and a count.
         """
         admitted: list[tuple[Datagram, SessionRequest]] = []
+        # The same octets of the same sender at the same moment end alike, as long as nothing was admitted in between.
+        ends: dict[Datagram, Discard] = {}
+        self.counters["received"] += len(datagrams)
         for datagram in datagrams:
-            self.counters["received"] += 1
             try:
-                request = self._take(datagram)
+                request = self._take(datagram, ends)
             except JournalError as error:
+                ends.clear()
                 self._give_up([*(earlier for earlier, _ in admitted), datagram], error)
                 admitted.clear()
             except Exception:  # noqa: BLE001 - a bug in handling one datagram must not end the service of the next
+                ends.clear()
                 self.counters["bugs"] += 1
                 excerpt = datagram.payload[:EXCERPT_OCTETS].hex(" ")
                 logger.exception("bug", source=str(datagram.source), octets=len(datagram.payload), excerpt=excerpt)
@@ -208,15 +212,21 @@ class Daemon:
         self._commit(admitted)
         self._status.change()
 
-    def _take(self, datagram: Datagram) -> SessionRequest | None:
+    def _take(self, datagram: Datagram, ends: dict[Datagram, Discard]) -> SessionRequest | None:
         if self._observe is not None:
             self._observe(datagram)
-        try:
-            return self._admit(datagram)
-        except Discard as discard:
-            self.counters[discard.reason] += 1
-            self._discards.note(discard, datagram.source)
-            return None
+        discard = ends.get(datagram)
+        if discard is None:
+            try:
+                request = self._admit(datagram)
+            except Discard as error:
+                discard = ends[datagram] = error.with_traceback(None)
+            else:
+                ends.clear()
+                return request
+        self.counters[discard.reason] += 1
+        self._discards.note(discard, datagram.source)
+        return None
 
     def _admit(self, datagram: Datagram) -> SessionRequest:
         newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew

@@ -80,7 +80,6 @@ class Endpoint:
         self._intake = UNTOUCHED
         self._drops = Drops(sock)
         self._look: asyncio.TimerHandle | None = None
-        self._buffer = bytearray(MAX_DATAGRAM_OCTETS)
         self._loop: asyncio.AbstractEventLoop | None = None
         sock.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
 
@@ -118,12 +117,12 @@ class Endpoint:
     def receive(self) -> int:
         """Deliver at most one batch of what waits; how many datagrams that were."""
         batch: list[Datagram] = []
-        buffer, receive = self._buffer, self.socket.recvfrom_into
+        receive = self.socket.recvfrom
         now = time.time()
         try:
             while len(batch) < BATCH:
-                size, address = receive(buffer)
-                batch.append(Datagram(bytes(buffer[:size]), source_of(address), now))
+                payload, address = receive(MAX_DATAGRAM_OCTETS)
+                batch.append(Datagram(payload, source_of(address), now))
         except BlockingIOError:
             pass
         except OSError as error:

@@ -16,6 +16,7 @@ from dmnotid.config import Config
 from dmnotid.errors import EndpointError, JournalError
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.reception import Datagram
+from dmnotid.policy.servers import Source
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.service import journalfile
 from dmnotid.service.daemon import Daemon
@@ -25,6 +26,7 @@ from tests.service.support import (
     NOWHERE,
     OPEN_ID,
     OTHER_ID,
+    SECRET,
     SERVER_ID,
     SERVERS,
     SOURCE,
@@ -453,3 +455,23 @@ async def test_what_finds_a_full_buffer_is_told_from_junk(tmp_path: Path, logged
     assert sum(line["count"] for line in logged.of("datagrams lost")) == counts["lost"]
     if before is not None and read_lost() == before + counts["lost"]:
         assert counts["junk"] == 100
+
+
+async def test_what_comes_again_at_once_ends_alike_until_something_is_admitted(tmp_path: Path) -> None:
+    """Under a clock that is not believed a newer notification makes the older one stale: no longer a duplicate."""
+    async with at_work(make_config(tmp_path)) as daemon:
+        old, new = push(1, preferred=NOWHERE, sent_at=1_900_000_000), push(2, preferred=NOWHERE, sent_at=1_900_090_000)
+        at = 1_000.0
+        forged = push(3, secret=b"not the secret")
+        came = [Datagram(octets, SOURCE, at) for octets in (old, old, forged, old, forged, new, old, old, forged)]
+        daemon.deliver(came)
+    assert counted(daemon) == {"received": 9, "accepted": 2, "duplicate": 2, "digest-mismatch": 3, "stale": 2}
+
+
+async def test_the_same_octets_of_others_are_looked_at_anew(tmp_path: Path) -> None:
+    servers = [{"id": SERVER_ID, "secret": {"text": SECRET.decode()}, "sources": [SOURCE.address]}]
+    async with at_work(make_config(tmp_path, servers=servers)) as daemon:
+        octets, now = push(1, preferred=NOWHERE), time.time()
+        sources = [SOURCE, SOURCE, Source("192.0.2.8", 40_000), SOURCE]
+        daemon.deliver([Datagram(octets, source, now) for source in sources])
+    assert counted(daemon) == {"received": 4, "accepted": 1, "duplicate": 2, "source-not-allowed": 1}
