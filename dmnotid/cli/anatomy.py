@@ -5,6 +5,7 @@ What is right and wrong is the decoders' to say; this only walks along with thei
 
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple, TextIO
 
 from dmnotid.errors import DecodeError, Discard
@@ -39,6 +40,9 @@ from dmnotid.wire.wsp import (
     is_application_id,
 )
 
+REMEMBERED: Final = 256
+"""How many parts are remembered as they are shown: in a file of many datagrams most are like those of another."""
+
 PER_ROW: Final = 8
 """Octets of hex a row."""
 
@@ -67,14 +71,17 @@ def push_parts(datagram: bytes) -> list[Part]:
     return parts
 
 
-def _header_parts(block: bytes, base: int) -> Iterator[Part]:
+@lru_cache(REMEMBERED)
+def _header_parts(block: bytes, base: int) -> tuple[Part, ...]:
     content_type, at = decode_content_type(block)
-    yield Part(base, base + at, "Content-Type", _show_content_type(content_type))
+    parts = [Part(base, base + at, "Content-Type", _show_content_type(content_type))]
     try:
         for field in fields(block, at):
-            yield Part(base + field.start, base + field.end, _show_name(field), _show_field(field))
+            shown = Part(base + field.start, base + field.end, _show_name(field), _show_field(field))
+            parts.append(shown)
     except DecodeError:
-        return
+        return tuple(parts)
+    return tuple(parts)
 
 
 def _show_content_type(content_type: int | str) -> str:
@@ -115,10 +122,8 @@ def package_parts(package: bytes, base: int) -> list[Part]:
     end = HEADER_OCTETS
     try:
         for number, start, end in options(package, count):
-            header = start - OPTION_HEADER_OCTETS
-            says = f"Delta {package[header] >> 4}, Length {end - start}: Option Number {number}"
-            parts.append(Part(base + header, base + start, "Option", says))
-            parts += _option_parts(number, package[start:end], base + start)
+            delta = package[start - OPTION_HEADER_OCTETS] >> 4
+            parts += _option_parts(number, delta, package[start:end], base + start)
     except DecodeError:
         return parts
     if end < len(package):
@@ -126,14 +131,16 @@ def package_parts(package: bytes, base: int) -> list[Part]:
     return parts
 
 
-def _option_parts(number: int, value: bytes, at: int) -> Iterator[Part]:
+@lru_cache(REMEMBERED)
+def _option_parts(number: int, delta: int, value: bytes, at: int) -> tuple[Part, ...]:
     name = OPTION_NAMES.get(number, f"Option {number}")
+    says = f"Delta {delta}, Length {len(value)}: Option Number {number}"
+    header, end = Part(at - OPTION_HEADER_OCTETS, at, "Option", says), at + len(value)
     if number == OPTION_SHA256_DIGEST and len(value) == SHA256_DIGEST_OCTETS:
-        seconds = int.from_bytes(value[:TIME_OCTETS], "big")
-        yield Part(at, at + TIME_OCTETS, f"{name} time", f"{show_time(seconds)} ({seconds})")
-        yield Part(at + TIME_OCTETS, at + len(value), f"{name} digest", "SHA-256")
-        return
-    yield Part(at, at + len(value), name, _SHOW.get(number, _show_value)(value))
+        seconds, digest_at = int.from_bytes(value[:TIME_OCTETS], "big"), at + TIME_OCTETS
+        signed_at = Part(at, digest_at, f"{name} time", f"{show_time(seconds)} ({seconds})")
+        return header, signed_at, Part(digest_at, end, f"{name} digest", "SHA-256")
+    return header, Part(at, end, name, _SHOW.get(number, _show_value)(value))
 
 
 def _show_text(value: bytes) -> str:
@@ -184,12 +191,15 @@ def render(octets: bytes, parts: list[Part], palette: Palette = PLAIN) -> Iterat
     """Write parts as lines: the octets' range, the octets, the name, what they say."""
     width = max([len(part.name) for part in parts], default=0)
     for part in parts:
-        rows = [octets[at : min(at + PER_ROW, part.end)] for at in range(part.start, part.end, PER_ROW)] or [b""]
-        span = _show_span(part.start, part.end)
-        shown = f"{rows[0].hex(' '):<{PER_ROW * 3}}"
-        yield f"{span:>9}  {palette.dim}{shown}{palette.off}  {part.name:<{width}}  {part.value}".rstrip()
-        for row in rows[1:]:
-            yield f"{'':>9}  {palette.dim}{row.hex(' ')}{palette.off}"
+        yield from _lines(part, octets[part.start : part.end], width, palette)
+
+
+@lru_cache(REMEMBERED)
+def _lines(part: Part, octets: bytes, width: int, palette: Palette) -> tuple[str, ...]:
+    rows = [octets[at : at + PER_ROW].hex(" ") for at in range(0, len(octets), PER_ROW)] or [""]
+    span, shown = _show_span(part.start, part.end), f"{rows[0]:<{PER_ROW * 3}}"
+    first = f"{span:>9}  {palette.dim}{shown}{palette.off}  {part.name:<{width}}  {part.value}".rstrip()
+    return first, *(f"{'':>9}  {palette.dim}{row}{palette.off}" for row in rows[1:])
 
 
 def _show_span(start: int, end: int) -> str:

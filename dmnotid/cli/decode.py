@@ -216,9 +216,7 @@ def facts_of(notification: Notification) -> dict[str, object]:
 
 
 def _show_text(octets: bytes, verdict: Verdict, judge: Judge) -> None:
-    for line in describe(octets, verdict, judge, palette_for(sys.stdout)):
-        print(line)
-    print()
+    print("\n".join(describe(octets, verdict, judge, palette_for(sys.stdout))), end="\n\n")
 
 
 def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = PLAIN) -> Iterator[str]:
