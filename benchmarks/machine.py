@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
+from tests.processes import ENVIRONMENT as OUR_ENVIRONMENT
 from tests.processes import Service, processor, udp_socket
 from tests.service.support import wait_until, write_config
 
@@ -20,6 +21,9 @@ RECEIVER: Final = CPUS[-1]
 """The processor of what is measured."""
 SENDERS: Final = CPUS[:-1] or CPUS
 """Those of everything else."""
+
+ENVIRONMENT: Final = {name: value for name, value in OUR_ENVIRONMENT.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""An installed program is compiled; the first run sees to that here."""
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -40,7 +44,8 @@ def scratch() -> Iterator[Path]:
 def daemon(directory: Path, prefix: Sequence[str] = (), **sections: Any) -> Iterator[Service]:  # noqa: ANN401
     """Run a daemon that is ready to receive; it is killed at the end."""
     sections = {"command": ["/bin/true"], "log": {"junk": False}, **sections}
-    service = Service(write_config(directory, **sections), directory / "log", prefix or pinned())
+    config = write_config(directory, **sections)
+    service = Service(config, directory / "log", prefix or pinned(), environment=ENVIRONMENT)
     try:
         service.wait("ready")
         yield service
@@ -53,7 +58,7 @@ def daemon(directory: Path, prefix: Sequence[str] = (), **sections: Any) -> Iter
 def program(code: str, prefix: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run a Python program that prints one line once it is ready; that line."""
     command = [*(prefix or pinned()), sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         try:
             if process.stdout is None:
                 raise AssertionError

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from benchmarks.figures import Figure, Scale
-from benchmarks.machine import daemon, pinned, program, scratch, usage
-from tests.processes import DMNOTID, ENVIRONMENT, memory
+from benchmarks.machine import ENVIRONMENT, daemon, pinned, program, scratch, usage
+from tests.processes import DMNOTID, memory
 from tests.service.support import write_config
 
 IMPORTS: Final = "import asyncio, uvloop, yaml, structlog, sqlite3"

@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks.figures import Figure, Scale
 from benchmarks.load import Sender
-from benchmarks.machine import daemon, program, scratch, taken_of
+from benchmarks.machine import ENVIRONMENT, daemon, program, scratch, taken_of
 from dmnotid.policy.authenticity import Clock, sign
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.servers import Server, Servers, Source
@@ -120,7 +120,7 @@ def decode_lines(scale: Scale) -> Iterator[Figure]:
         for form, rates in values.items():
             command = [sys.executable, "-m", "dmnotid", "decode", *(["--json"] if form == "--json" else [])]
             began = time.monotonic()
-            subprocess.run(command, input=text, stdout=subprocess.DEVNULL, check=True)
+            subprocess.run(command, input=text, stdout=subprocess.DEVNULL, env=ENVIRONMENT, check=True)
             rates.append(lines / (time.monotonic() - began))
     for form, rates in values.items():
         yield Figure(f"`dmnotid decode` of {lines:,} lines, {form}", rates, "{:,.0f} lines/s", at_least=30_000)

@@ -4,7 +4,6 @@ Knows nothing of what the keys mean. No text that may be a misplaced secret gets
 secretive mapping, bare words, values of secrets.
 """
 
-import difflib
 import os
 import re
 import stat
@@ -399,6 +398,8 @@ class Section:
                 self.reader.wrong(key, f"unknown key: {self._suggest(key.node.text)}")
 
     def _suggest(self, name: str) -> str:
+        import difflib  # noqa: PLC0415 - only for who mistypes
+
         near = difflib.get_close_matches(name[:40].lower().replace("-", "_"), self._known, n=1)
         return f"did you mean {near[0]}?" if near else f"known here are {', '.join(self._known)}"
 

@@ -1,12 +1,13 @@
 """The command line: `dmnotid COMMAND`. Each command has a module of its own, imported when it is called."""
 
 import argparse
+import gc
 import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Final
 
 from dmnotid import __version__
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0 all is well, 1 a problem (told on standard error), 2 a wrong command line."""
     words = sys.argv[1:] if argv is None else argv
     _prepare_streams()
-    parser = build_parser(words)
+    with _no_rubbish() if argv is None else nullcontext():
+        parser = build_parser(words)
     try:
         try:
             status = _run(parser.parse_args(words))
@@ -52,6 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return status
+
+
+@contextmanager
+def _no_rubbish() -> Iterator[None]:
+    """Import without looking for rubbish, nor later in what was imported: it stays to the end, and it is a lot."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -93,7 +106,10 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dmnotid {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
+    # A parser for each takes its time, and is for help and mistakes alone.
+    called = words[:1] if words and words[0] in COMMANDS else COMMANDS
+    for name in called:
+        summary = COMMANDS[name]
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name in words:
             module = importlib.import_module(f"dmnotid.cli.{name.replace('-', '_')}")

@@ -1,7 +1,7 @@
 """From the queue to the hook: starts each session once its time and its connection have come, and settles its end."""
 
 import asyncio
-import random
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -329,7 +329,7 @@ class Dispatcher:
         return self._running.pop(start.request.session).tried(start.attempt)
 
     def _settle(self, start: SessionStart, request: SessionRequest, outcome: Outcome) -> None:
-        jitter = random.random()  # noqa: S311 - spreads load, guards nothing
+        jitter = os.urandom(1)[0] / 0xFF
         verdict = settle(outcome, start.attempt, self._config.retry, jitter)
         if isinstance(verdict, Closed):
             self._close([request], verdict, outcome.detail)

@@ -368,11 +368,8 @@ def bind(address: ListenAddress, *, ipv6_only: bool = False, rivals: Sequence[so
 
 
 def _bind(address: ListenAddress, *, ipv6_only: bool, rivals: Sequence[socket.socket]) -> socket.socket:
-    # Resolving gives a zone (fe80::1%eth0) its number; only literals get here.
-    family, kind, _, _, where = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
-    )[0]
-    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    family, where = _place_of(address)
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
@@ -381,6 +378,18 @@ def _bind(address: ListenAddress, *, ipv6_only: bool, rivals: Sequence[socket.so
         sock.close()
         raise
     return sock
+
+
+def _place_of(address: ListenAddress) -> tuple[int, tuple[Any, ...]]:
+    """Return the family and the kernel's form of an address; a zone (fe80::1%eth0) gets its number. Raises OSError.
+
+    Only literals get here: the resolver, which would be loaded for it, knows no more.
+    """
+    host, _, zone = address.host.partition("%")
+    if ":" not in host:
+        return socket.AF_INET, (host, address.port)
+    index = 0 if not zone else int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    return socket.AF_INET6, (host, address.port, 0, index)
 
 
 def _take(sock: socket.socket, where: tuple[Any, ...], rivals: Sequence[socket.socket]) -> None:
