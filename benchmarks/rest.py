@@ -8,11 +8,14 @@ from typing import Final
 
 from benchmarks.figures import Figure, Scale
 from benchmarks.machine import ENVIRONMENT, daemon, pinned, program, scratch, usage
-from tests.processes import DMNOTID, memory
+from tests.processes import memory
 from tests.service.support import write_config
 
 IMPORTS: Final = "import asyncio, uvloop, yaml, structlog, sqlite3"
 WAITS: Final = f"{IMPORTS}\nprint('ready', flush=True)\nimport sys; sys.stdin.read()"
+SCRIPT: Final = "import sys; from dmnotid.cli import main; sys.exit(main())"
+"""What the installed program is."""
+
 STARTS: Final = 4
 """How many starts are measured beside each other in one run; the fastest counts, for the others had company."""
 
@@ -35,7 +38,7 @@ def start(scale: Scale) -> Iterator[Figure]:
     """Measure the start to READY."""
     values, others = [], []
     with scratch() as directory:
-        command = [*DMNOTID, "run", "--config", str(write_config(directory))]
+        command = [sys.executable, "-c", SCRIPT, "run", "--config", str(write_config(directory))]
         start_time(command, b'"ready"')  # compiles what is not compiled yet, and makes the journal
         for _ in range(scale.runs):
             values.append(1_000 * min(start_time(command, b'"ready"') for _ in range(STARTS)))

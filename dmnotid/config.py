@@ -124,8 +124,7 @@ class ConnectionsConfig:
     settle: float = 2
 
 
-@dataclass(frozen=True, slots=True)
-class LogConfig:
+class LogConfig(NamedTuple):
     """What is logged and how; `discards` is the interval in seconds of the summary of discards.
 
     Without `junk`, what can be no push is refused in the kernel and counted alone.
@@ -545,9 +544,9 @@ def _read_log(top: Section) -> LogConfig:
 
 # --- hook --------------------------------------------------------------------------------------------------------
 
-# ${this} is the hook's own business.
-_PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]*)\}")
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Patterns are compiled where they are used first: most of them never are. ${this} is the hook's own business.
+_PLACEHOLDER: Final = r"(?<!\$)\{([a-z][a-z0-9_]*)\}"
+_VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 _OWN_VARIABLES: Final = "DMNOTID_"
 
 
@@ -609,14 +608,14 @@ def _program(value: Value) -> str:
     text = some_text(value, "an absolute path")
     if not text.startswith("/"):
         refuse(f"is {shown(text)}, an absolute path is expected")
-    if _PLACEHOLDER.search(text):
+    if re.search(_PLACEHOLDER, text):
         refuse("has a placeholder, and the program is always the same: placeholders are for its arguments")
     return text
 
 
 def _argument(value: Value) -> str:
     text = read_text(value, "an argument as text")
-    for name in _PLACEHOLDER.findall(text):
+    for name in re.findall(_PLACEHOLDER, text):
         if name not in PLACEHOLDERS:
             refuse(f"has the unknown placeholder {{{name[:40]}}}, known are {', '.join(PLACEHOLDERS)}")
     return text
@@ -626,7 +625,7 @@ def _read_environment(reader: Reader, value: Value) -> Mapping[str, str]:
     environment: dict[str, str] = {}
     for key, found in reader.entries(value):
         name = key.node.text
-        if not _VARIABLE.fullmatch(name):
+        if not re.fullmatch(_VARIABLE, name):
             reader.wrong(key, "is no name of a variable: letters, digits and _ are expected, no digit first")
         elif name.startswith(_OWN_VARIABLES):
             reader.wrong(key, f"begins with {_OWN_VARIABLES}, which dmnotid sets itself")
@@ -637,10 +636,10 @@ def _read_environment(reader: Reader, value: Value) -> Mapping[str, str]:
 
 # --- listen ------------------------------------------------------------------------------------------------------
 
-_LISTEN: Final = re.compile(r"(?:\[([^\[\]]*:[^\[\]]*)\]|([0-9.]+))(?::([0-9]{1,5}))?")
+_LISTEN: Final = r"(?:\[([^\[\]]*:[^\[\]]*)\]|([0-9.]+))(?::([0-9]{1,5}))?"
 _ANY_IPV4: Final = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 _LISTEN_EXPECTED: Final = 'an address such as "[::]:2948" or "127.0.0.1:2948"'
-_ZONE: Final = re.compile(rf"[^\s/:%]{{1,{MAX_INTERFACE_NAME}}}")
+_ZONE: Final = rf"[^\s/:%]{{1,{MAX_INTERFACE_NAME}}}"
 
 
 def _read_listen(reader: Reader, value: Value) -> tuple[ListenAddress, ...]:
@@ -658,7 +657,7 @@ def _read_listen(reader: Reader, value: Value) -> tuple[ListenAddress, ...]:
 
 def _listen_address(value: Value) -> ListenAddress:
     text = value.of("str", _LISTEN_EXPECTED).text
-    found = _LISTEN.fullmatch(text)
+    found = re.fullmatch(_LISTEN, text)
     if found is None:
         refuse(f"is {shown(text)}, {_LISTEN_EXPECTED} is expected (no names; IPv6 in brackets)")
     try:
@@ -676,7 +675,7 @@ def _listen_address(value: Value) -> ListenAddress:
 def _check_zone(host: IPv6Address) -> None:
     if host.scope_id is None and host.is_link_local:
         refuse(f"{host} is link-local: its zone is expected, such as [{host}%eth0]")
-    if host.scope_id is not None and not _ZONE.fullmatch(host.scope_id):
+    if host.scope_id is not None and not re.fullmatch(_ZONE, host.scope_id):
         refuse(f"has the zone {shown(host.scope_id)}, the name of an interface is expected")
 
 

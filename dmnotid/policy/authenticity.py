@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -12,8 +11,7 @@ from dmnotid.policy.servers import Server, Source
 from dmnotid.wire.notification import DIGEST_OCTETS, ZERO_DIGEST, Notification, decode_notification
 
 
-@dataclass(frozen=True, slots=True)
-class Freshness:
+class Freshness(NamedTuple):
     """How old (`max_age`) and how far ahead (`max_skew`) a signed notification may be, in seconds."""
 
     max_age: float = 86_400

@@ -4,7 +4,6 @@ Times are seconds on a clock that never jumps, unless a name says otherwise.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
 from operator import attrgetter
@@ -88,8 +87,7 @@ class Closed(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How many sessions run at once, wait per server, and how long (seconds) a request may wait for its end.
 
     `min_interval` is the time in seconds that must lie between two starts for one server, tries included.
@@ -101,8 +99,7 @@ class Limits:
     min_interval: float = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(NamedTuple):
     """Pauses between tries (seconds): `first`, doubled up to `longest`; `attempts` tries in all."""
 
     first: float = 30
