@@ -108,6 +108,9 @@ LAST_CHANCE: Final = 3_600
 """How long (seconds) a session whose time ran out while nobody could start it may still wait: a clock that is ahead by
 years when the device starts must not end them all."""
 
+_NO_FILE: Final = 0
+"""No file has this generation."""
+
 UNREADABLE: Final = "unreadable"
 """The state of a row that is set aside because it can't be read; a repeat of its notification takes its place."""
 
@@ -142,6 +145,7 @@ class Journal:
         self.left_over: tuple[str, ...] = ()
         self._open: dict[int, SessionRequest] = {}
         self._admitted: dict[int, SessionRequest] = {}
+        self._all_known = _NO_FILE
         self._undated = True
         self._latest = float("-inf")
         self._file = JournalFile(directory)
@@ -236,6 +240,7 @@ class Journal:
     def pending(self) -> list[SessionRequest]:
         """Return every request that is not closed, in the order of arrival; what can't be read is set aside alone."""
         rows = self._persist("read", self._read_pending)
+        generation = self.generation
         read = {row[0]: self._read_row(row) for row in rows}
         begun = [row for row in rows if row[6] and not row[7]]  # attempts, not_before
         self.left_over = tuple(row[-1] for row in begun if isinstance(row[-1], str) and is_text(row[-1]))
@@ -244,6 +249,7 @@ class Journal:
         for session, found in read.items():
             if isinstance(found, Exception):
                 self._set_row_aside(session, found)
+        self._all_known = generation
         return list(self._open.values())
 
     def last_starts(self, interval: float) -> dict[str, float]:
@@ -467,6 +473,9 @@ class Journal:
 
     def _refuse_overflow(self, verified: VerifiedNotification) -> None:
         server_id = verified.server_id
+        # Where all of this file's sessions together are fewer, none need be counted: a long queue makes that long.
+        if self._all_known == self.generation and len(self._open) + len(self._admitted) < self._limits.max_pending:
+            return
         (waiting,) = self._database.execute(
             "SELECT count(*) FROM session WHERE state = 'pending' AND server_id = ?", (server_id,)
         ).fetchone()
