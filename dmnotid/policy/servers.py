@@ -1,14 +1,17 @@
 """The DM servers this device knows, found by SERVER-ID or by what verifies. There is no default server."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dmnotid.errors import DigestMismatch, ServerUndiscovered, SourceNotAllowed, UnknownServer
 from dmnotid.wire.notification import Notification
 from dmnotid.wire.octets import normal_server_id
+
+REMEMBERED_ADDRESSES: Final = 64
+"""For how many senders it is remembered which secrets are tried; each is one of a list of all servers at most."""
 
 Network = IPv4Network | IPv6Network
 
@@ -65,6 +68,8 @@ class Servers:
                 message = f"SERVER-ID {identity!r} is configured twice"
                 raise ValueError(message)
             self._by_id[identity] = server
+        self._secretive = [server for server in self if server.secret is not None]
+        self._from_address: dict[str, Sequence[Server]] = {}
 
     def __iter__(self) -> Iterator[Server]:
         """In the order of the configuration."""
@@ -96,9 +101,8 @@ class Servers:
     ) -> Server:
         if not notification.signed:
             return self._only_unsigned(source)
-        secretive = [server for server in self if server.secret is not None]
-        allowed = [server for server in secretive if server.allows(source)]
-        if secretive and not allowed:
+        allowed = self._secretive_from(source.address)
+        if self._secretive and not allowed:
             message = f"no SERVER-ID, and {source.address} is not among the sources of any server with a secret"
             raise SourceNotAllowed(message)
         # Every secret is tried, so that the time taken doesn't tell which one fits.
@@ -110,6 +114,16 @@ class Servers:
             message = f"no SERVER-ID, and the digest fits the secrets of {len(found)} servers"
             raise ServerUndiscovered(message)
         return found[0]
+
+    def _secretive_from(self, address: str) -> Sequence[Server]:
+        """Return the servers with a secret that may send from there; remembered for the latest few addresses."""
+        known = self._from_address.get(address)
+        if known is None:
+            if len(self._from_address) >= REMEMBERED_ADDRESSES:
+                del self._from_address[next(iter(self._from_address))]
+            known = [server for server in self._secretive if server.allows(Source(address, 0))]
+            self._from_address[address] = known
+        return known
 
     def _only_unsigned(self, source: Source) -> Server:
         found = [server for server in self if not server.require_digest and server.allows(source)]
