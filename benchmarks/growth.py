@@ -102,13 +102,13 @@ def many_remembered(scale: Scale) -> Iterator[Figure]:
 def by_trial(scale: Scale) -> Iterator[Figure]:
     """Measure forgeries without SERVER-ID, whose digest is tried with every secret."""
     most = SERVER_COUNTS[-1]
-    forgery = push(server_id=None, secret=b"of no server at all, this one")
+    forgeries = [push(number, server_id=None, secret=b"of no server at all, this one") for number in range(DIFFERENT)]
     narrowed = [servers(most)[0], *({**it, "sources": ["192.0.2.0/24"]} for it in servers(most)[1:])]
     with ExitStack() as stack:
         services = []
         for those in (servers(1), servers(most), narrowed):
             directory = stack.enter_context(scratch())
             services.append(stack.enter_context(daemon(directory, servers=those)))
-        one, many, few = costs(scale, services, [forgery])
+        one, many, few = costs(scale, services, forgeries)
     yield Figure(f"a forgery without SERVER-ID, {most:,} servers", many, "{:.1f} µs", "one server", one)
     yield Figure("the same, `sources` leaving one of them", few, "{:.1f} µs", "one server", one)

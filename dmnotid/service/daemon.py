@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from enum import Enum
@@ -185,7 +185,7 @@ class Daemon:
         listen = [str(endpoint) for endpoint in self.endpoints]
         logger.info("reloaded", servers=len(self._rules.servers), listen=listen, pending=self.pending)
 
-    def deliver(self, datagrams: Sequence[Datagram]) -> None:
+    def deliver(self, datagrams: Iterable[Datagram]) -> None:
         """Take datagrams through every check; what is accepted is durable, all of it in one commit, when this returns.
 
         Nothing that a datagram holds raises here: it ends in a log line and a count.
@@ -193,8 +193,8 @@ class Daemon:
         admitted: list[tuple[Datagram, SessionRequest]] = []
         # The same octets of the same sender at the same moment end alike, as long as nothing was admitted in between.
         ends: dict[Datagram, Discard] = {}
-        self.counters["received"] += len(datagrams)
         for datagram in datagrams:
+            self.counters["received"] += 1
             try:
                 request = self._take(datagram, ends)
             except JournalError as error:

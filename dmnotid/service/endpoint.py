@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from math import inf
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -25,6 +26,9 @@ MAX_DATAGRAM_OCTETS: Final = 65_535
 BATCH: Final = 64
 """How many datagrams are taken at once at most, before hooks and timers get their turn."""
 
+LONGEST: Final = 0.01
+"""How long (seconds) datagrams are taken at once: fewer than a batch, where each takes its time to judge."""
+
 PAUSE: Final = 1.0
 """How long a socket rests after an error of the kernel's (seconds)."""
 
@@ -39,7 +43,8 @@ _IPV6_PARTS: Final = 4
 SO_RCVBUFFORCE: Final = 33
 """asm-generic/socket.h."""
 
-Deliver = Callable[[Sequence[Datagram]], None]
+Deliver = Callable[[Iterable[Datagram]], None]
+"""Gets datagrams that are taken out of the socket as they are asked for, to the last."""
 
 
 class Intake(NamedTuple):
@@ -79,6 +84,7 @@ class Endpoint:
         self._report = report
         self._intake = UNTOUCHED
         self._drops = Drops(sock)
+        self._taken = 0
         self._look: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         sock.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
@@ -116,24 +122,29 @@ class Endpoint:
 
     def receive(self) -> int:
         """Deliver at most one batch of what waits; how many datagrams that were."""
-        batch: list[Datagram] = []
-        receive = self.socket.recvfrom
-        now = time.time()
-        try:
-            while len(batch) < BATCH:
-                payload, address = receive(MAX_DATAGRAM_OCTETS)
-                batch.append(Datagram(payload, source_of(address), now))
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            logger.error("receive failed", listen=str(self), problem=str(error), again_in=PAUSE)
-            self._rest()
-        if batch:
-            self._deliver(batch)
+        self._taken = 0
+        waiting = self._waiting()
+        first = next(waiting, None)
+        if first is not None:
+            self._deliver(chain((first,), waiting))
             if self._look is None and self._loop is not None:
                 self._tell_drops()
                 self._look = self._loop.call_later(self._intake.look_every, self._look_again)
-        return len(batch)
+        return self._taken
+
+    def _waiting(self) -> Iterator[Datagram]:
+        """Take one datagram after the other out of the socket, as they are asked for; a batch at most."""
+        receive, now, until = self.socket.recvfrom, time.time(), time.monotonic() + LONGEST
+        try:
+            while self._taken < BATCH and (not self._taken or time.monotonic() < until):
+                payload, address = receive(MAX_DATAGRAM_OCTETS)
+                self._taken += 1
+                yield Datagram(payload, source_of(address), now)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            logger.error("receive failed", listen=str(self), problem=str(error), again_in=PAUSE)
+            self._rest()
 
     def _look_again(self) -> None:
         """Tell what was dropped since datagrams began to come; the next one that comes brings the next look.

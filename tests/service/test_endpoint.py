@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dmnotid.policy.reception import Datagram
 from dmnotid.policy.servers import Source
 from dmnotid.service.drops import Dropped
 from dmnotid.service.endpoint import BATCH, Endpoint, Endpoints, Intake, bind, source_of
+from dmnotid.service.endpoint import LONGEST as LONGEST_TURN
 from tests.service.netns import Namespace, needs_namespace
 from tests.service.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges
 
@@ -46,7 +47,7 @@ class Inbox:
     def __init__(self) -> None:
         self.batches: list[list[Datagram]] = []
 
-    def __call__(self, batch: Sequence[Datagram]) -> None:
+    def __call__(self, batch: Iterable[Datagram]) -> None:
         self.batches.append(list(batch))
 
     @property
@@ -131,6 +132,22 @@ async def test_others_get_their_turn_between_batches() -> None:
     assert endpoint.receive() == 0
     close(endpoint)
     assert len(inbox.batches) == 2, "no batch is delivered that is empty"
+
+
+async def test_others_get_their_turn_where_each_datagram_takes_long() -> None:
+    sizes: list[int] = []
+
+    def judge(batch: Iterable[Datagram]) -> None:
+        sizes.append(0)
+        for _ in batch:
+            sizes[-1] += 1
+            time.sleep(LONGEST_TURN / 4)
+
+    endpoint = Endpoint(bind(LOOPBACK), judge)
+    await fill(endpoint.socket, 20)
+    close(endpoint)
+    assert sum(sizes) == 20
+    assert max(sizes[:-1]) <= 5
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0", bytes(LONGEST)], ids=["none", "one", "longest"])
@@ -373,7 +390,7 @@ def at(host: str, port: int) -> ListenAddress:
 class SlowInbox(Inbox):
     """Takes its time, as a commit does."""
 
-    def __call__(self, datagrams: Sequence[Datagram]) -> None:
+    def __call__(self, datagrams: Iterable[Datagram]) -> None:
         super().__call__(datagrams)
         time.sleep(0.001)
 
