@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import pytest
 
 from dmnotid.errors import DigestMismatch, Discard, ServerUndiscovered, SourceNotAllowed, UnknownServer
-from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.policy.servers import REMEMBERED_ADDRESSES, Server, Servers, Source
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification
 
 NEAR = Source("192.0.2.7", 40000)
@@ -231,3 +231,23 @@ def test_neither_server_id_nor_digest_message() -> None:
         ServerUndiscovered, match=r"^neither SERVER-ID nor digest, and 2 servers take that from 192\.0\.2\.7$"
     ):
         Servers([OPEN, OPEN_NEAR]).find(notification(signed=False), NEAR, never)
+
+
+def test_the_secrets_tried_for_a_sender_are_remembered_for_some_senders() -> None:
+    """And always are those of its `sources`, however many senders there are."""
+    near, far = (Server(name, b"x", sources=(ip_network(net),)) for name, net in NETS.items())
+    servers = Servers([near, far])
+    tried: list[str] = []
+
+    def fits_none(_: Notification, server: Server) -> bool:
+        tried.append(server.id)
+        return False
+
+    for number in [*range(2 * REMEMBERED_ADDRESSES), *range(5)]:
+        assert found(servers, Source(f"192.0.2.{number}", number), notification(), fits_none) == "digest-mismatch"
+        assert found(servers, Source(f"198.51.100.{number}", 7), notification(), fits_none) == "digest-mismatch"
+        assert tried[-2:] == ["near", "far"]
+    assert len(servers._from_address) == REMEMBERED_ADDRESSES
+
+
+NETS = {"near": "192.0.2.0/24", "far": "198.51.100.0/24"}

@@ -396,6 +396,25 @@ def test_a_full_queue_leaves_no_transaction_open(tmp_path: Path) -> None:
         assert [request.session for request in journal.pending()] == [request.session for request in requests[1:]]
 
 
+def test_a_full_queue_is_full_whether_its_sessions_were_read_or_not(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        assert not journal.pending()
+        for number in range(LIMITS.max_pending - 1):
+            admit(journal, number)
+        journal.admit(verified(50))
+        assert refusal(journal, 100) is QueueFull
+        journal.commit()
+        assert refusal(journal, 100) is QueueFull
+    with opened(tmp_path) as journal:
+        assert refusal(journal, 100) is QueueFull, "nothing was read yet: the table knows"
+        journal.commit()
+        requests = journal.pending()
+        assert refusal(journal, 100) is QueueFull
+        journal.close_requests([(requests[0], Closed.DONE)])
+        assert refusal(journal, 100) is None
+        assert refusal(journal, 101) is QueueFull
+
+
 # Rollback
 
 
