@@ -43,15 +43,16 @@ def costs(scale: Scale, services: Sequence[Any], datagrams: Sequence[bytes]) -> 
 
 def many_servers(scale: Scale) -> Iterator[Figure]:
     """Measure duplicates with 1, 100 and 1,000 servers configured."""
-    datagram = push(preferred=NOWHERE)
+    datagrams = [push(number, preferred=NOWHERE) for number in range(DIFFERENT)]
+    sessions = {"max_pending": DIFFERENT}
     with ExitStack() as stack:
         services = []
         for number in SERVER_COUNTS:
             directory = stack.enter_context(scratch())
-            services.append(stack.enter_context(daemon(directory, servers=servers(number))))
-            services[-1].send(datagram)
-            services[-1].wait("accepted")
-        found = costs(scale, services, [datagram])
+            services.append(stack.enter_context(daemon(directory, servers=servers(number), sessions=sessions)))
+            services[-1].send(*datagrams)
+            services[-1].wait("accepted", DIFFERENT)
+        found = costs(scale, services, datagrams)
         sizes = [memory(service.process.pid).rss / 1024 for service in services]
     for number, values, size in list(zip(SERVER_COUNTS, found, sizes, strict=True))[1:]:
         what = f"a duplicate with {number:,} servers (RSS {size:.1f} MB, with one {sizes[0]:.1f})"

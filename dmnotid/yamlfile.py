@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 32
 MAX_DURATION: Final = 3_650 * 86_400.0
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"([0-9]{1,12})(ms|s|m|h|d)")
+_DURATION: Final = r"([0-9]{1,12})(ms|s|m|h|d)"
 _DURATION_EXPECTED: Final = "a whole number with its unit is expected: 500ms, 30s, 10m, 24h or 7d"
 
 
@@ -344,7 +344,7 @@ class Reader:
         """
         seen: dict[str, Value] = {}
         for key, node in value.of("map", expected).pairs:
-            nameless = secretive or node.kind == "null" or not _NAME.fullmatch(key.text)
+            nameless = secretive or node.kind == "null" or not re.fullmatch(_NAME, key.text)
             path = value.path if nameless else f"{value.path}.{key.text}".lstrip(".")
             placed = Value(key, path)
             if key.kind == "merge":
@@ -372,7 +372,7 @@ class Reader:
             self.warn(self.inline_secret, message)
 
 
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+_NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,39}"
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 OPEN_TO_OTHERS: Final = _READABLE_BY_OTHERS | stat.S_IWGRP | stat.S_IWOTH
 
@@ -532,7 +532,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of `500ms`, `30s`, `10m`, `24h` or `7d`; 0 needs no unit. ValueError for anything else."""
     if text == "0":
         return 0.0
-    found = _DURATION.fullmatch(text)
+    found = re.fullmatch(_DURATION, text)
     if found is None:
         message = f"{shown(text)} is no duration; {_DURATION_EXPECTED}"
         raise ValueError(message)

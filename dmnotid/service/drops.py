@@ -19,7 +19,7 @@ _WRAP: Final = 1 << 32
 
 _PROC: Final = Path("/proc/self/net")
 _LOST: Final = frozenset({"RcvbufErrors", "MemErrors"})
-_LOST6: Final = re.compile(r"^Udp6(?:RcvbufErrors|MemErrors)\s+(\d+)$", re.MULTILINE)
+_LOST6: Final = r"(?m)^Udp6(?:RcvbufErrors|MemErrors)\s+(\d+)$"
 
 
 class Dropped(NamedTuple):
@@ -79,7 +79,7 @@ def read_lost() -> int | None:
     except (OSError, ValueError):
         return None
     try:
-        lost += sum(int(number) for number in _LOST6.findall((_PROC / "snmp6").read_text()))
+        lost += sum(int(number) for number in re.findall(_LOST6, (_PROC / "snmp6").read_text()))
     except OSError:  # a kernel without IPv6
         return lost
     return lost

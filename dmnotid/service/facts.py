@@ -25,7 +25,7 @@ Facts = Mapping[str, Any]
 _ALL_TIME: Final = 10**12
 """More seconds than any clock has counted, and few enough to be written."""
 
-_PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}")
+_PLACEHOLDER: Final = r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}"
 
 
 def build_facts(start: SessionStart) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def build_input(facts: Facts) -> str:
 
 def build_arguments(command: Sequence[str], facts: Facts) -> list[str]:
     """Return the argument list with the placeholders inside its arguments replaced."""
-    return [_PLACEHOLDER.sub(lambda found: str(facts[found[1]]), argument) for argument in command]
+    return [re.sub(_PLACEHOLDER, lambda found: str(facts[found[1]]), argument) for argument in command]
 
 
 def build_environment(facts: Facts, more: Mapping[str, str], home: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ _PROC: Final = "/proc"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX_STAT_OCTETS: Final = 4_096
 _ENDED: Final = (b"Z", b"X")
-_IDENTITY: Final = re.compile(r"([0-9a-f-]{36}) ([1-9][0-9]{0,8}) ([0-9]{1,20})", re.ASCII)
+_IDENTITY: Final = r"([0-9a-f-]{36}) ([1-9][0-9]{0,8}) ([0-9]{1,20})"
 
 # Of what stands in /proc/PID/stat behind the name (proc(5) counts from 1, and the name is its second field).
 _STATE: Final = 3 - 3
@@ -40,7 +40,7 @@ class Identity(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """Read what `str` made of one; None where it is something else."""
-        found = _IDENTITY.fullmatch(text)
+        found = re.fullmatch(_IDENTITY, text)
         return None if found is None else cls(found[1], int(found[2]), int(found[3]))
 
 
