@@ -689,3 +689,20 @@ async def test_an_endpoint_looks_once_more_and_then_rests() -> None:
     assert endpoint._look is not None
     await eventually(lambda: endpoint._look is None)
     close(endpoint)
+
+
+async def test_a_socket_of_others_keeps_its_buffer_and_gets_the_filter_that_is_wanted() -> None:
+    inbox, sock = Inbox(), bind(LOOPBACK)
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    with closing(Endpoints(inbox)) as endpoints:
+        endpoints.take_over(sock)
+        endpoints.bind([LOOPBACK])
+        endpoints.configure(Intake(8_192, junk=False))
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
+        (endpoint,) = endpoints
+        send(sock.getsockname(), b"junk")
+        assert endpoint.receive() == 0
+        # As a former process left it, with a filter that is not wanted any more.
+        endpoints.configure(Intake(8_192, junk=True))
+        send(sock.getsockname(), b"junk")
+        assert endpoint.receive() == 1
