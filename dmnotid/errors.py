@@ -190,15 +190,21 @@ class FromTheFuture(Refusal):
 class Duplicate(Refusal):
     """A NOTIFICATION-ID of this server was accepted before (5.1.4).
 
-    `same_content` is False where the octets differ from those accepted first: the server lost its counter.
+    `session` is the number of the one that was accepted. `same_content` is False where the octets differ from its
+    own: the server lost its counter.
     """
 
     reason = "duplicate"
 
-    def __init__(self, message: str, *, same_content: bool) -> None:
-        """`message` as for any exception."""
-        super().__init__(message)
+    def __init__(self, session: int, *, same_content: bool) -> None:
+        """Remember which; the sentence is built when somebody reads it."""
+        super().__init__(session)
+        self.session = session
         self.same_content = same_content
+
+    def __str__(self) -> str:
+        """Write `accepted before as session 12`."""
+        return f"accepted before as session {self.session}{'' if self.same_content else ', with other content'}"
 
 
 class QueueFull(Refusal):

@@ -131,8 +131,9 @@ def test_config_error_has_a_line_for_each_problem() -> None:
 
 def test_duplicate_tells_whether_the_content_was_the_same() -> None:
     """5.1.4."""
-    assert [Duplicate("seen", same_content=same).same_content for same in (True, False)] == [True, False]
-    assert str(Duplicate("seen before", same_content=True)) == "seen before"
+    assert [Duplicate(3, same_content=same).same_content for same in (True, False)] == [True, False]
+    assert str(Duplicate(12, same_content=True)) == "accepted before as session 12"
+    assert str(Duplicate(12, same_content=False)) == "accepted before as session 12, with other content"
 
 
 def test_hook_error_names_the_component() -> None:

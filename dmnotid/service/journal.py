@@ -35,6 +35,12 @@ _Values = tuple[object, ...] | Mapping[str, object]
 PRUNE_EVERY: Final = 3_600
 """Closed rows are looked through for old ones at most this often (seconds)."""
 
+LOOKED_UP: Final = 1_024
+"""How many rows that tell duplicates are held in memory as well, until the table changes: a flood repeats itself."""
+
+SHORT: Final = 256
+"""How many octets a notification has at most that is held in memory beside its row."""
+
 PRUNE_ROWS: Final = 1_000
 """How many rows one transaction forgets at most: a backlog must not hold up reception."""
 
@@ -146,6 +152,10 @@ class Journal:
         self._open: dict[int, SessionRequest] = {}
         self._admitted: dict[int, SessionRequest] = {}
         self._all_known = _NO_FILE
+        # Rows as they were read since the table last changed, and octets that have been seen to have a fingerprint.
+        self._looked_up: dict[tuple[str, int], _Remembered] = {}
+        self._looked_up_at = _NO_FILE, 0
+        self._same_content: dict[bytes, bytes] = {}
         self._undated = True
         self._latest = float("-inf")
         self._file = JournalFile(directory)
@@ -218,6 +228,7 @@ class Journal:
         """Forget everything admitted since the last commit."""
         self._newest = self._durable_newest
         self._admitted.clear()
+        self._looked_up.clear()  # a change that is taken back counts as none
         self._undated = True
         self._pruned_at = float("-inf")
         try:
@@ -422,15 +433,39 @@ class Journal:
         """Return the row whose place the notification takes, if any. Raises Duplicate or QueueFull where it may not."""
         found = self._find(verified)
         if found is not None and not self._is_forgotten(found, verified):
-            same_content = found.fingerprint == fingerprint(verified.notification.octets)
-            raise _duplicate(verified, found.session, same_content=same_content)
+            raise _duplicate(verified, found.session, same_content=self._has_content(found, verified))
         self._refuse_overflow(verified)
         return found
 
     def _find(self, verified: VerifiedNotification) -> _Remembered | None:
         identity = verified.server_id, verified.notification.notification_id
-        row = self._database.execute(_REMEMBERED, identity).fetchone()
-        return None if row is None else _Remembered(*row)
+        changes = self.generation, self._database.total_changes
+        if changes != self._looked_up_at:
+            self._looked_up.clear()
+            self._looked_up_at = changes
+        found = self._looked_up.get(identity)
+        if found is None:
+            row = self._database.execute(_REMEMBERED, identity).fetchone()
+            if row is None:
+                return None
+            found = _Remembered(*row)
+            if len(self._looked_up) >= LOOKED_UP:
+                self._looked_up.clear()
+            self._looked_up[identity] = found
+        return found
+
+    def _has_content(self, found: _Remembered, verified: VerifiedNotification) -> bool:
+        """Tell whether a notification has the octets of the one that a row is of."""
+        octets = verified.notification.octets
+        if self._same_content.get(found.fingerprint) == octets:
+            return True
+        if found.fingerprint != fingerprint(octets):
+            return False
+        if len(self._same_content) >= LOOKED_UP:
+            self._same_content.clear()
+        if len(octets) <= SHORT:
+            self._same_content[found.fingerprint] = octets
+        return True
 
     def _is_forgotten(self, found: _Remembered, verified: VerifiedNotification) -> bool:
         """Tell whether the id is a new one by now (5.1.4); between signed notifications only their own times count."""
@@ -622,8 +657,7 @@ def _is_number(value: object) -> bool:
 
 
 def _duplicate(verified: VerifiedNotification, session: int, *, same_content: bool) -> Duplicate:
-    message = f"accepted before as session {session}{'' if same_content else ', with other content'}"
-    duplicate = Duplicate(message, same_content=same_content)
+    duplicate = Duplicate(session, same_content=same_content)
     duplicate.server_id = verified.server_id
     duplicate.notification_id = verified.notification.notification_id
     return duplicate

@@ -181,13 +181,13 @@ def options(octets: bytes, count: int) -> Iterator[tuple[int, int, int]]:
         start = at + OPTION_HEADER_OCTETS
         if start > size:
             raise Truncated(PACKAGE, "Option", at, f"needs {OPTION_HEADER_OCTETS}, {size - at} left", octets)
-        (first,) = _OPTION_HEADER.unpack_from(octets, at)
-        delta, length = first >> 12, first & MAX_OPTION_LENGTH
+        first = octets[at]
+        delta = first >> 4
         if not delta:
             raise MalformedField(PACKAGE, "Option Delta", at, "0, and Option Numbers rise", octets)
-        at = start + length
+        at = start + ((first & 0x0F) << 8 | octets[at + 1])
         if at > size:
-            raise Truncated(PACKAGE, "Option Value", start, f"needs {length}, {size - start} left", octets)
+            raise Truncated(PACKAGE, "Option Value", start, f"needs {at - start}, {size - start} left", octets)
         number += delta
         yield number, start, at
 

@@ -21,7 +21,7 @@ from dmnotid.errors import Duplicate, JournalDamaged, JournalError, QueueFull
 from dmnotid.policy.servers import Source
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from dmnotid.service.database import APPLICATION_ID, SCHEMA_VERSION
-from dmnotid.service.journal import PRUNE_EVERY, Journal
+from dmnotid.service.journal import LOOKED_UP, PRUNE_EVERY, Journal
 from dmnotid.service.journalfile import FILE_NAME
 from dmnotid.wire.notification import ConnectionType
 from tests.service.support import (
@@ -430,6 +430,45 @@ def test_a_rollback_forgets_what_was_admitted(tmp_path: Path) -> None:
 
 
 # Sessions
+
+
+def test_what_a_rollback_takes_back_is_no_duplicate_though_it_was_looked_up(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.admit(verified(7, received_at=NOW))
+        with pytest.raises(Duplicate):
+            journal.admit(verified(7, received_at=NOW))
+        journal.rollback()
+        assert admit(journal, 7).notification.notification_id == 7
+
+
+def test_a_flood_of_duplicates_reads_each_row_once(tmp_path: Path) -> None:
+    with opened(tmp_path, limits=Limits(max_pending=LOOKED_UP + 1)) as journal:
+        many = [verified(number, received_at=NOW) for number in range(LOOKED_UP + 1)]
+        for one in many:
+            journal.admit(one)
+        journal.commit()
+        read: list[str] = []
+        journal._database.set_trace_callback(read.append)
+        for one in many[:3] * 100:
+            with pytest.raises(Duplicate) as caught:
+                journal.admit(one)
+            assert caught.value.same_content
+        assert len(read) == 3
+        for one in many * 2:  # more than are held in memory
+            with pytest.raises(Duplicate):
+                journal.admit(one)
+        assert len(journal._looked_up) <= LOOKED_UP
+        journal._database.set_trace_callback(None)
+
+
+def test_other_content_is_told_however_often_it_comes(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        admit(journal, 7)
+        for _ in range(3):
+            for preferred, same in (None, True), ([ConnectionType.MOBILE], False):
+                with pytest.raises(Duplicate) as caught:
+                    admit(journal, 7, preferred=preferred)
+                assert caught.value.same_content is same
 
 
 def test_pending_is_in_the_order_of_arrival(tmp_path: Path) -> None:

@@ -349,8 +349,8 @@ async def test_flush_at_stop_leaves_no_timer_and_says_all_once(logged: LogLines)
     [
         (discard(NotAPush), "info"),
         (discard(UnknownServer), "info"),
-        (Duplicate("again", same_content=True), "info"),
-        (Duplicate("again", same_content=False), "warning"),
+        (Duplicate(3, same_content=True), "info"),
+        (Duplicate(3, same_content=False), "warning"),
         (discard(DigestMismatch), "warning"),
         (discard(QueueFull), "warning"),
         (TrailingOctets("DM Notification", "end", 4, "1 more"), "warning"),
