@@ -33,13 +33,14 @@ import functools, os, sys
 from dmnotid.cli import main, run
 
 def observe(datagram):
-    if datagram.payload == b"crash":
+    if datagram.payload.endswith(b"crash"):
         os.abort()
 
 run.Daemon = functools.partial(run.Daemon, observe=observe)
 sys.exit(main(["run"]))
 """
-CRASH: Final = b"crash"
+CRASH: Final = b"\0\x06\x05crash"
+"""A push, as far as the socket filter looks; another datagram would not wake the daemon."""
 
 
 class Run(NamedTuple):

@@ -30,7 +30,7 @@ def test_status_line_tells_servers_sessions_and_discards(device: Device) -> None
     device.send(notification(1), notification(2), push(3, server_id=OTHER_ID, secret=b"wrong"), b"\x01")
     wait_until(lambda: "sessions: 1 running, 1 pending; 2 accepted, 2 discarded" in text())
     assert "digest-mismatch 1" in text()
-    assert "truncated 1" in text()
+    assert "junk 1" in text()
 
 
 def test_nothing_runs_as_root(device: Device) -> None:
