@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,18 @@ def device_root(base_root: Path, package: Path) -> Iterator[Path]:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         yield root
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What dmnotid depends on, and what its wheel is built with, for Debian's Python; the machine has no network."""
+    directory = tmp_path_factory.mktemp("packages") / "wheels"
+    needed = ["PyYAML>=6.0", "structlog>=22.3", "uvloop>=0.17", "setuptools>=61", "wheel"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
+    done = subprocess.run([*command, f"--dest={directory}", *needed], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs packages of Python: {done.stderr.strip()[-300:]}")
+    return directory
 
 
 @pytest.fixture

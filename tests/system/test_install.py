@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,18 +133,6 @@ def test_the_package_from_installation_to_purge(debian: CleanDebian, tmp_path: P
     assert debian.find() == {"/etc/dmnotid"}
     assert list(secret.parent.iterdir()) == [secret]
     debian.run("getent", "passwd", *USERS)
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What dmnotid depends on, and what its wheel is built with, for Debian's Python."""
-    directory = tmp_path_factory.mktemp("packages") / "wheels"
-    needed = ["PyYAML>=6.0", "structlog>=22.3", "uvloop>=0.17", "setuptools>=61", "wheel"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
-    done = subprocess.run([*command, f"--dest={directory}", *needed], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"needs packages of Python: {done.stderr.strip()[-300:]}")
-    return directory
 
 
 def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian, wheels: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -102,18 +101,6 @@ def test_the_package_is_upgraded_under_a_stream(bare_machine: Machine, former: P
     assert not device.machine.path(CONFIG).exists()
     assert not device.machine.path(STATE).exists()
     assert users(device) == ["dmnotid", "dmnotid-session"]
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What dmnotid depends on, and what its wheel is built with, for Debian's Python; the machine has no network."""
-    directory = tmp_path_factory.mktemp("packages") / "wheels"
-    needed = ["PyYAML>=6.0", "structlog>=22.3", "uvloop>=0.17", "setuptools>=61", "wheel"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
-    done = subprocess.run([*command, f"--dest={directory}", *needed], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"needs packages of Python: {done.stderr.strip()[-300:]}")
-    return directory
 
 
 def test_the_virtual_environment_is_upgraded_under_a_stream(
