@@ -66,6 +66,16 @@ def hand_over(device: Device) -> None:
     device.run("systemctl", "daemon-reload")
 
 
+def test_a_burst_waits_in_the_passed_socket(device: Device) -> None:
+    """More than the kernel's own buffer holds, while the daemon takes none of it."""
+    device.start()
+    burst = range(1, 1_001)
+    device.run("systemctl", "kill", "--signal=STOP", "--kill-whom=main", "dmnotid.service")
+    device.send(*map(notification, burst))
+    device.run("systemctl", "kill", "--signal=CONT", "--kill-whom=main", "dmnotid.service")
+    device.wait_accepted(*burst)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_receives_by_the_passed_socket(device: Device, host: str) -> None:
     device.start("dmnotid.socket")
