@@ -276,8 +276,8 @@ class Dispatcher:
     def _look_and_choose(self) -> SessionStart | None:
         """Return the try to begin now, over a connection that is there at this moment; None where there is none."""
         start = self._next_start()
-        if start is None:
-            return None
+        if start is None or self._links.still_has(start.connection):
+            return start
         # What was known may be as old as the last notice. Where links can't be read, a read that succeeds wakes us.
         found = self._next_start() if self._links.read_now() else None
         if found is None:

@@ -37,6 +37,8 @@ from dmnotid.service.rtnetlink import (
     Route,
     State,
     drain,
+    has_news,
+    read_interface,
     read_state,
     subscribe,
 )
@@ -245,6 +247,22 @@ class Links:
         """Return what sessions may use, as far as it was known at the last read, the best route first."""
         return self._available
 
+    def still_has(self, connection: Connection) -> bool:
+        """Tell that this connection is there at this moment, by asking for its interface alone; False: read again.
+
+        That will do where no notice waits: of addresses and routes they come at once. Not so of a carrier, whose loss
+        the kernel holds back for up to a second, and of routes that expire.
+        """
+        if connection not in self._available or self._unreadable or self._watch is None or self._watch.has_news():
+            return False
+        link = next(link for link in self._links if link.name == connection.interface)
+        if not all(route.lasting for route in link.routes):
+            return False
+        try:
+            return _is_as_before(link, read_interface(link.index))
+        except OSError:
+            return False
+
     def read_now(self) -> bool:
         """Read again, and call `on_change` when anything is otherwise; whether that succeeded.
 
@@ -357,6 +375,10 @@ class _Watch:
             self._settling.cancel()
         self._settling = self._loop.call_later(max(pause, _SHORTEST), self._on_settled)
 
+    def has_news(self) -> bool:
+        """Tell whether there are news that `on_news` was not called for."""
+        return has_news(self._subscription)
+
     def rest(self, pause: float) -> None:
         """Let the next notice call `on_news` after `pause` seconds at the earliest."""
         self._not_before = time.monotonic() + pause
@@ -398,9 +420,7 @@ def _describe(
 ) -> Link:
     named = configured_type(interface.name, config)
     kind, why = named or detected_type(interface, sysfs)
-    up = bool(interface.flags & IFF_UP)
-    # What the kernel calls running: an interface of unknown state is one whose driver never tells.
-    carrier = bool(interface.flags & IFF_LOWER_UP) and interface.operstate in (IF_OPER_UP, IF_OPER_UNKNOWN)
+    up, carrier = _is_up(interface), _has_carrier(interface)
     loopback = bool(interface.flags & IFF_LOOPBACK)
     own = [address for address in addresses if _is_usable(address, loopback=loopback)]
     usable = tuple([_ip_address(address.octets) for address in own])
@@ -417,6 +437,21 @@ def _describe(
     life = Life(interface.carrier_changes, frozenset([(address.octets, address.created) for address in own]))
     ranked = tuple(sorted(counted, key=attrgetter("rank")))
     return Link(interface.name, interface.ifindex, kind, why, up, carrier, usable, ranked, missing, life)
+
+
+def _is_up(interface: Interface) -> bool:
+    return bool(interface.flags & IFF_UP)
+
+
+def _has_carrier(interface: Interface) -> bool:
+    """Tell what the kernel calls running: an interface of unknown state is one whose driver never tells."""
+    return bool(interface.flags & IFF_LOWER_UP) and interface.operstate in (IF_OPER_UP, IF_OPER_UNKNOWN)
+
+
+def _is_as_before(link: Link, interface: Interface) -> bool:
+    """Tell whether an interface says of itself what it said at the last read, and no carrier went in between."""
+    said = interface.name, _is_up(interface), _has_carrier(interface), interface.carrier_changes
+    return said == (link.name, link.up, link.carrier, link.life.carrier_changes)
 
 
 def _ip_address(octets: bytes) -> IpAddress:

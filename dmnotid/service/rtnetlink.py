@@ -14,8 +14,8 @@ OSError.
 
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from errno import EBADMSG, EINTR, EMSGSIZE
+from contextlib import contextmanager, suppress
+from errno import EBADMSG, EINTR, EMSGSIZE, ENODEV
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from os import strerror
@@ -48,6 +48,7 @@ _unpack_attribute: Final = _ATTRIBUTE.unpack_from
 # linux/netlink.h
 _NETLINK_ROUTE: Final = 0
 _NLM_F_REQUEST: Final = 0x01
+_NLM_F_ACK: Final = 0x04
 _NLM_F_DUMP_INTR: Final = 0x10
 _NLM_F_DUMP: Final = 0x300
 _NLMSG_ERROR: Final = 0x02
@@ -130,7 +131,8 @@ class Address(NamedTuple):
 class Route(NamedTuple):
     """A unicast route over the interface `ifindex`, in any table but `local`; one for each next hop.
 
-    `bits` is 32 for IPv4 and 128 for IPv6, `destination` the address as a number, `length` that of its prefix.
+    `bits` is 32 for IPv4 and 128 for IPv6, `destination` the address as a number, `length` that of its prefix. One that
+    is not `lasting` ends by itself some day, of which no notice tells in time.
     """
 
     ifindex: int
@@ -139,6 +141,7 @@ class Route(NamedTuple):
     length: int
     metric: int
     table: int
+    lasting: bool = True
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -169,12 +172,13 @@ class State(NamedTuple):
 
 
 class _Query(NamedTuple, Generic[T]):
-    """What a dump asks for, and what reads a message of its answer (octets, where the body begins and ends)."""
+    """What a request asks for, and what reads a message of its answer (octets, where the body begins and ends)."""
 
     request: int
     answer: int
     body: bytes
     parse: Callable[[bytes, int, int], Iterable[T]]
+    flags: int = _NLM_F_DUMP
 
 
 def read_state(longest: int = ANY_LENGTH) -> State:
@@ -186,13 +190,30 @@ def read_state(longest: int = ANY_LENGTH) -> State:
     when things never stood still for one dump, EBADMSG for octets that make no sense.
     """
     routes = _ROUTES._replace(parse=partial(parse_routes, longest=longest))
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as kernel:
-        kernel.settimeout(TIMEOUT)
+    with _ask() as kernel:
         with suppress(OSError):  # before Linux 4.20 it takes no heed of what a request asks to be left out
             kernel.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
-        kernel.bind((0, 0))
         # Interfaces first: what has gone by then has neither address nor route in the dumps that follow.
         return State(_dump(kernel, _INTERFACES), _dump(kernel, _ADDRESSES), _dump(kernel, routes))
+
+
+def read_interface(ifindex: int) -> Interface:
+    """Read one interface as it is at this moment. Raises OSError as `read_state` does: ENODEV where there is none."""
+    query = _INTERFACES._replace(body=_link_request(ifindex), flags=_NLM_F_ACK)
+    with _ask() as kernel:
+        found = _dump(kernel, query)
+    if not found:
+        raise OSError(ENODEV, f"rtnetlink: nothing was said of interface {ifindex}")
+    return found[0]
+
+
+@contextmanager
+def _ask() -> Iterator[socket.socket]:
+    """Open a socket to ask the kernel something. Raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as kernel:
+        kernel.settimeout(TIMEOUT)
+        kernel.bind((0, 0))
+        yield kernel
 
 
 def subscribe() -> socket.socket:
@@ -207,6 +228,17 @@ def subscribe() -> socket.socket:
         subscription.close()
         raise
     return subscription
+
+
+def has_news(subscription: socket.socket) -> bool:
+    """Tell whether a notice waits in the socket; also where one was lost."""
+    try:
+        subscription.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def drain(subscription: socket.socket) -> None:
@@ -235,7 +267,7 @@ def _dump(kernel: socket.socket, query: _Query[T]) -> list[T]:
 
 def _request(query: _Query[T], sequence: int) -> bytes:
     length = _MESSAGE_OCTETS + len(query.body)
-    return _MESSAGE.pack(length, query.request, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0) + query.body
+    return _MESSAGE.pack(length, query.request, _NLM_F_REQUEST | query.flags, sequence, 0) + query.body
 
 
 def _read_answer(kernel: socket.socket, query: _Query[T], sequence: int, found: list[T]) -> bool:
@@ -333,7 +365,11 @@ _LINKINFO_ATTRIBUTES: Final = frozenset({_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND}
 # The request asks the kernel to leave out the counters of IPv6, which it would have to add up over all processors.
 _IFLA_EXT_MASK: Final = 29
 _RTEXT_FILTER_SKIP_STATS: Final = 0x08
-_LINK_REQUEST: Final = bytes(_LINK.size) + _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS)
+_SKIP_STATS: Final = _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS)
+
+
+def _link_request(ifindex: int = 0) -> bytes:
+    return _LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0) + _SKIP_STATS
 
 
 def parse_interface(octets: bytes, at: int, end: int) -> tuple[Interface, ...]:
@@ -450,19 +486,21 @@ def parse_routes(octets: bytes, at: int, end: int, longest: int = ANY_LENGTH) ->
     address = found.get(_RTA_DST, b"")
     if length > bits or len(address) * 8 not in ((bits,) if length else (0, bits)):
         _refuse(f"destination of {len(address)} octets, prefix {length}, family {family}", at)
-    if _RTA_CACHEINFO in found and _has_expired(found[_RTA_CACHEINFO], at):
+    expires = _expires(found[_RTA_CACHEINFO], at) if _RTA_CACHEINFO in found else 0
+    if expires < 0:
         return ()
     destination, metric = int.from_bytes(address, "big"), _number(found, _RTA_PRIORITY, at)
     table = _number(found, _RTA_TABLE, at, octets[at + 4])
     hops = _next_hops(found[_RTA_MULTIPATH]) if _RTA_MULTIPATH in found else (_number(found, _RTA_OIF, at),)
-    return tuple([Route(hop, bits, destination, length, metric, table) for hop in hops if hop])
+    return tuple([Route(hop, bits, destination, length, metric, table, not expires) for hop in hops if hop])
 
 
-def _has_expired(cache_info: bytes, at: int) -> bool:
+def _expires(cache_info: bytes, at: int) -> int:
+    """Return in how many ticks a route expires: less than 0 where it has, 0 where it never does."""
     if len(cache_info) < _EXPIRES.size:
         _refuse(f"rta_cacheinfo of {len(cache_info)} octets", at)
-    (expires,) = _EXPIRES.unpack_from(cache_info)
-    return bool(expires < 0)
+    expires: int = _EXPIRES.unpack_from(cache_info)[0]
+    return expires
 
 
 def _next_hops(octets: bytes) -> Iterator[int]:
@@ -477,7 +515,7 @@ def _next_hops(octets: bytes) -> Iterator[int]:
 
 
 # One dump for all families: a kernel without IPv6 just has less to say.
-_INTERFACES: Final = _Query(_RTM_GETLINK, _RTM_NEWLINK, _LINK_REQUEST, parse_interface)
+_INTERFACES: Final = _Query(_RTM_GETLINK, _RTM_NEWLINK, _link_request(), parse_interface)
 _ADDRESSES: Final = _Query(_RTM_GETADDR, _RTM_NEWADDR, bytes(_ADDRESS.size), parse_address)
 _ROUTES: Final = _Query(_RTM_GETROUTE, _RTM_NEWROUTE, _UNICAST_ROUTES, parse_routes)
 

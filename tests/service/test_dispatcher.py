@@ -52,6 +52,9 @@ class MadeUpLinks(Links):
     def available(self) -> tuple[Connection, ...]:
         return tuple(self.connections)
 
+    def still_has(self, _: Connection) -> bool:
+        return False
+
     def read_now(self) -> bool:
         return True
 

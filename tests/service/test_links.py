@@ -44,7 +44,7 @@ from dmnotid.service.rtnetlink import (
 )
 from dmnotid.wire.notification import ConnectionType
 from tests.service.netns import Namespace, needs_namespace
-from tests.service.support import LogLines, wait_until
+from tests.service.support import LogLines, eventually, wait_until
 
 ANY, MOBILE, WIRELESS, WIRELINE = (
     ConnectionType.ANY,
@@ -762,6 +762,51 @@ def test_last_look_sees_what_no_notice_has_told_yet(namespace: Namespace, run: C
     """5.3.4: a connection is there when the session starts over it, not only when it was chosen."""
     add_uplink(namespace, "eth0")
     namespace.call(run, partial(look, namespace))
+
+
+async def look_at_one(namespace: Namespace) -> None:
+    connection = Connection(WIRELINE, "eth0")
+    reads = Reads()
+    with Watched(config(wireline="eth*")) as watched, pytest.MonkeyPatch.context() as patch:
+        await eventually(lambda: watched.links.still_has(connection))
+        patch.setattr(links_module, "read_links", reads)
+        assert watched.links.still_has(connection)
+        assert reads.count == 0
+        assert not watched.links.still_has(Connection(WIRELINE, "eth1"))
+        namespace.ip("route", "add", "2001:db8::/32", "dev", "eth0", "expires", "1000")
+        assert not watched.links.still_has(connection), "a notice waits"
+        await reads.next()
+        assert watched.links.still_has(connection)
+    assert not watched.links.still_has(connection), "nobody listens any more"
+
+
+@in_namespace
+@on_both_loops
+def test_last_look_asks_for_one_interface_where_nothing_else_can_have_changed(
+    namespace: Namespace, run: Callable[[Scenario], None]
+) -> None:
+    """5.3.4: any change asks for more."""
+    add_uplink(namespace, "eth0")
+    namespace.call(run, partial(look_at_one, namespace))
+
+
+async def expire() -> None:
+    with Watched(config(wireline="eth*")) as watched:
+        await eventually(watched.names)
+        await asyncio.sleep(0.2)
+        assert watched.links._watch is not None
+        assert not watched.links._watch.has_news()
+        assert not watched.links.still_has(Connection(WIRELINE, "eth0"))
+
+
+@in_namespace
+@on_both_loops
+def test_route_that_expires_needs_a_whole_last_look(namespace: Namespace, run: Callable[[Scenario], None]) -> None:
+    """Of its end the kernel tells up to half a minute later."""
+    namespace.add_veth("eth0")
+    namespace.ip("addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+    namespace.ip("route", "add", "::/0", "via", "fe80::1", "dev", "eth0", "expires", "1000")
+    namespace.call(run, expire)
 
 
 async def look_blindly() -> None:

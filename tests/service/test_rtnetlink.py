@@ -28,6 +28,7 @@ from dmnotid.service.rtnetlink import (
     drain,
     messages,
     parse_routes,
+    read_interface,
     read_state,
     subscribe,
     take_messages,
@@ -259,7 +260,7 @@ def test_created_is_not_updated() -> None:
 def test_route_that_has_expired_is_none(expires: int, there: bool) -> None:  # noqa: FBT001 - a table of results
     info = attribute(12, pack("=IIiIIII", 1, 2, expires, 0, 0, 0, 0))
     found = take("routes", message(24, route(OIF, info, family=socket.AF_INET6)))[0]
-    assert found == [Route(5, 128, 0, 0, 0, RT_TABLE_MAIN)] * there
+    assert found == [Route(5, 128, 0, 0, 0, RT_TABLE_MAIN, lasting=not expires)] * there
 
 
 def test_expiry_that_is_cut_off() -> None:
@@ -464,9 +465,20 @@ def test_real_loopback_is_read_without_privilege() -> None:
     assert "'lo'" in told.stdout
 
 
+def test_one_interface_is_what_a_dump_says_of_it() -> None:
+    assert [read_interface(link.ifindex) for link in read_state().interfaces] == read_state().interfaces
+
+
+def test_interface_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(OSError, match="No such device") as caught:
+        read_interface(2**30)
+    assert caught.value.errno == ENODEV
+
+
 def test_sockets_are_not_inherited_and_closed() -> None:
     before = descriptors()
     read_state()
+    read_interface(1)
     with closing(subscribe()) as subscription:
         assert not subscription.get_inheritable()
         assert subscription.gettimeout() == 0

@@ -155,9 +155,20 @@ async def find_nothing(namespace: Namespace, way: Break) -> None:
         assert links.available() == ()
 
 
+async def look_at_one(namespace: Namespace, way: Break) -> None:
+    """Without waiting for a notice either, and without a whole read."""
+    with closing(Links(CONFIG)) as links:
+        links.open(lambda: None)
+        await eventually(lambda: links.still_has(ETH0))
+        way.lose(namespace)
+        assert not links.still_has(ETH0)
+        way.restore(namespace)
+        assert not links.still_has(ETH0)
+
+
 @pytest.mark.parametrize("loop", loop_factories())
 @pytest.mark.parametrize("way", BREAKS)
-@pytest.mark.parametrize("scenario", [settle_anew, find_nothing])
+@pytest.mark.parametrize("scenario", [settle_anew, find_nothing, look_at_one])
 def test_what_was_gone_and_is_back_settles_anew(
     namespace: Namespace, loop: str, way: str, scenario: Callable[[Namespace, Break], Any]
 ) -> None:
