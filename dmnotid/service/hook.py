@@ -138,7 +138,7 @@ class Hook:
 
     def _spawn(self, arguments: list[str], facts: Facts) -> subprocess.Popen[bytes]:
         with as_file(build_input(facts)) as standard_input:
-            return subprocess.Popen(  # noqa: S603 - the list is the configuration's, its file was just checked
+            process = subprocess.Popen(  # noqa: S603 - the list is the configuration's, its file was just checked
                 arguments,
                 stdin=standard_input,
                 stdout=subprocess.PIPE,
@@ -147,6 +147,8 @@ class Hook:
                 env=build_environment(facts, self.config.environment, self._home),
                 process_group=0,
             )
+        os.sched_yield()  # it begins now, not once all that follows here is done: there may be one processor
+        return process
 
     async def _wait(self, run: "_Run") -> Outcome:
         try:
