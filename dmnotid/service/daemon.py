@@ -238,7 +238,10 @@ class Daemon:
         return self._journal.admit(receive_push(datagram, self._rules, clock))
 
     def _commit(self, admitted: list[tuple[Datagram, SessionRequest]]) -> None:
+        start = self._dispatcher.foresee(request for _, request in admitted) if admitted else None
         try:
+            if start is not None:
+                self._journal.begin_admitted(start.request)
             self._journal.commit()
         except JournalError as error:
             self._give_up([datagram for datagram, _ in admitted], error)
@@ -247,7 +250,7 @@ class Daemon:
             self.counters["accepted"] += 1
             _log_accepted(datagram, request)
         if admitted:
-            self._dispatcher.add(request for _, request in admitted)
+            self._dispatcher.add((request for _, request in admitted), start)
 
     def _give_up(self, lost: Sequence[Datagram], error: JournalError) -> None:
         """Take back what shares a transaction that failed: none of it is remembered, so each may come again."""

@@ -70,7 +70,8 @@ class Dispatcher:
         self.counters: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
-        self._stopping = False
+        self._at_work = self._stopping = False
+        self._begun: SessionStart | None = None
         self._generation = 0
         self._go_by(config)
         self._take_up_new()
@@ -171,8 +172,19 @@ class Dispatcher:
         """How many sessions have a hook that runs."""
         return len(self._running)
 
-    def add(self, requests: Iterable[SessionRequest]) -> None:
-        """Take up what was just made durable: the journal can be written then."""
+    def foresee(self, requests: Iterable[SessionRequest]) -> SessionStart | None:
+        """Return the try that will begin at once when these are added, as far as that is known now.
+
+        Its begin can be written together with them then: each commit that waits for the disk keeps a session waiting.
+        """
+        can_begin = self._at_work and not self._stopping and self._write_again_at <= time.monotonic()
+        if not can_begin or self._begun is not None or self._next_start(self._waiting) is not None:
+            return None
+        return self._next_start(Waiting(requests))
+
+    def add(self, requests: Iterable[SessionRequest], begun: SessionStart | None = None) -> None:
+        """Take up what was just made durable, `begun` with it: the journal can be written then."""
+        self._begun = begun or self._begun
         self._write_again_at = self._ends_again_at = float("-inf")
         for request in requests:
             self._take_up(request)
@@ -186,6 +198,7 @@ class Dispatcher:
         """Start and settle sessions until `stop`; a bug in it is raised here."""
         await self._end_left_over()
         self._give_up_interrupted()
+        self._at_work = True
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
                 self._woken.clear()
@@ -194,6 +207,7 @@ class Dispatcher:
                 self._write_again()
                 await self._expire()
                 await self._start_all(group)
+                self._withdraw()
                 self._tell_of_waiting()
                 await self._sleep(began)
 
@@ -221,6 +235,7 @@ class Dispatcher:
         self.abort()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._withdraw()
         self._write_ends(list(self._unwritten.values()))
 
     def abort(self) -> None:
@@ -275,26 +290,29 @@ class Dispatcher:
 
     def _look_and_choose(self) -> SessionStart | None:
         """Return the try to begin now, over a connection that is there at this moment; None where there is none."""
-        start = self._next_start()
+        start = self._next_start(self._waiting)
         if start is None or self._links.still_has(start.connection):
             return start
         # What was known may be as old as the last notice. Where links can't be read, a read that succeeds wakes us.
-        found = self._next_start() if self._links.read_now() else None
+        found = self._next_start(self._waiting) if self._links.read_now() else None
         if found is None:
             self._tell_of(start.request)
         return found
 
-    def _next_start(self) -> SessionStart | None:
+    def _next_start(self, waiting: Waiting) -> SessionStart | None:
         if len(self._running) >= self._config.sessions.concurrency:
             return None
         available = self._links.available()
-        return self._waiting.next_start(available, time.monotonic(), self._startable(), self._resting())
+        return waiting.next_start(available, time.monotonic(), self._startable(), self._resting())
 
     def _begin(self, start: SessionStart) -> bool:
         """Write down that a try begins; whether it may."""
-        request = start.request
+        request, begun = start.request, self._begun
         try:
-            self._journal.begin_attempt(request, start.attempt)
+            if begun is not None and (begun.request.session, begun.attempt) == (request.session, start.attempt):
+                self._begun = None
+            else:
+                self._journal.begin_attempt(request, start.attempt)
         except JournalError as error:
             facts = {"session": request.session, "again_in": WRITE_AGAIN_AFTER}
             logger.error("session not started", problem=str(error), **facts)
@@ -305,6 +323,16 @@ class Dispatcher:
         self.counters["tries"] += 1
         self._on_change()
         return True
+
+    def _withdraw(self) -> None:
+        """Write down that what was to begin at once did not: its connection was lost meanwhile."""
+        begun, self._begun = self._begun, None
+        if begun is None or begun.request.session not in self._waiting:
+            return
+        try:
+            self._journal.withdraw_attempt(begun.request)
+        except JournalError as error:
+            logger.error("try not withdrawn", session=begun.request.session, problem=str(error))
 
     async def _try(self, start: SessionStart) -> None:
         connection = start.connection

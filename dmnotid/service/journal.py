@@ -62,6 +62,7 @@ INSERT OR REPLACE INTO session
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending')
 """
 _BEGIN: Final = "UPDATE session SET attempts = ?, started_at = ?, not_before = 0, process = NULL WHERE session = ?"
+_WITHDRAW: Final = "UPDATE session SET attempts = ?, started_at = NULL WHERE session = ?"
 _CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL, process = NULL WHERE session = ?"
 _PENDING: Final = """
 SELECT session, server_id, package, source, received_at, clock_believed, attempts, not_before, fingerprint, state,
@@ -208,6 +209,17 @@ class Journal:
             self._newest = sent_at if self._newest is None else max(sent_at, self._newest)
         return request
 
+    def begin_admitted(self, request: SessionRequest) -> None:
+        """Write in the transaction that admits a request that its first try begins: `commit` makes both durable.
+
+        Raises JournalError as `admit` does.
+        """
+        try:
+            self._database.execute(_BEGIN, (1, time.time(), request.session))
+        except SQLITE_ERRORS as error:
+            raise self._mend(error, "write") from error
+        self._admitted[request.session] = request.tried(1)
+
     def commit(self) -> None:
         """Make everything admitted since the last commit durable, or nothing of it: then JournalError is raised."""
         if not self._in_transaction:
@@ -278,6 +290,11 @@ class Journal:
         values = attempt, time.time(), request.session
         self._write(_BEGIN, values)
         self._open[request.session] = request.tried(attempt)
+
+    def withdraw_attempt(self, request: SessionRequest) -> None:
+        """Write down that the try that was begun of this request was not made: the next one has its number."""
+        self._write(_WITHDRAW, (request.attempts, request.session))
+        self._open[request.session] = request
 
     def note_process(self, request: SessionRequest, process: str) -> None:
         """Write down which process runs the hook of a try that has begun, for whoever comes after a crash.

@@ -70,9 +70,16 @@ class Bench:
     def accept(self, notification_id: int, server_id: str = SERVER_ID, **more: Any) -> int:  # noqa: ANN401
         """Do what the daemon does with a verified notification; the session's number."""
         request = self.journal.admit(verified(notification_id, server_id=server_id, **more))
+        start = self.dispatcher.foresee([request])
+        if start is not None:
+            self.journal.begin_admitted(start.request)
         self.journal.commit()
-        self.dispatcher.add([request])
+        self.dispatcher.add([request], start)
         return request.session
+
+    def attempts(self) -> list[int]:
+        """The tries that the file has of each session."""
+        return [row[0] for row in self.journal._database.execute("SELECT attempts FROM session ORDER BY session")]
 
     def states(self) -> dict[int, str]:
         """The state of each session in the file, by its number."""
@@ -255,6 +262,107 @@ async def test_a_connection_lost_between_choice_and_hook_is_not_used(tmp_path: P
     assert interfaces(recorder) == [(1, "wwan0")]
     assert (recorder.names, bench.dispatcher.counters) == ([(1, 1)], {"tries": 1, "done": 1})
     assert logged.of("session waits") == []
+
+
+async def test_the_first_try_is_written_with_its_admission(tmp_path: Path) -> None:
+    """One commit that waits for the disk lies between a datagram and its hook."""
+    recorder = Recorder(tmp_path)
+    async with at_work(make_config(tmp_path, recorder.command), MadeUpLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._at_work)
+        statements: list[str] = []
+        bench.journal._database.set_trace_callback(statements.append)
+        session = bench.accept(1)
+        assert bench.attempts() == [1]
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        bench.journal._database.set_trace_callback(None)
+        assert bench.states() == {session: "done"}
+    together = statements[: statements.index("COMMIT")]
+    assert sum("INSERT" in statement for statement in together) == 1
+    assert [statement for statement in statements if "attempts =" in statement] == together[-1:]
+    assert recorder.names == [(1, 1)]
+
+
+async def test_a_try_that_was_written_and_lost_its_connection_is_withdrawn(tmp_path: Path) -> None:
+    """No try is spent, in the file either."""
+    recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, left=[])
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        await eventually(lambda: bench.dispatcher._at_work)
+        bench.accept(1)
+        assert bench.attempts() == [1]
+        await eventually(lambda: bench.attempts() == [0])
+        assert bench.journal.last_starts(60) == {}
+        links.connections = links.left = [WIRELINE]
+        bench.dispatcher.wake()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.attempts() == [1]
+    assert recorder.names == [(1, 1)]
+
+
+async def test_one_of_many_begins_at_once_and_the_others_in_their_turn(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    async with at_work(make_config(tmp_path, recorder.command), MadeUpLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._at_work)
+        for notification_id in (1, 2, 3):  # the dispatcher has no turn in between
+            bench.accept(notification_id)
+        assert bench.attempts() == [1, 0, 0]
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.attempts() == [1, 1, 1]
+    assert recorder.names == [(1, 1), (2, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("connections", [[], [MOBILE]])
+async def test_what_can_not_begin_at_once_is_not_written_as_begun(
+    tmp_path: Path, connections: list[Connection]
+) -> None:
+    async with at_work(make_config(tmp_path), MadeUpLinks(*connections)) as bench:
+        await eventually(lambda: bench.dispatcher._at_work)
+        bench.accept(1, preferred=[ConnectionType.WIRELINE])
+        assert bench.attempts() == [0]
+
+
+async def test_what_was_to_begin_when_the_stop_came_has_no_try_spent(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    config = make_config(tmp_path, recorder.command)
+    async with at_work(config, MadeUpLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._at_work)
+        bench.accept(1)
+        await bench.dispatcher.stop()
+        assert bench.attempts() == [0]
+    assert recorder.names == []
+
+
+async def test_nothing_is_to_begin_after_a_stop(tmp_path: Path) -> None:
+    async with at_work(make_config(tmp_path), MadeUpLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._at_work)
+        await bench.dispatcher.stop()
+        bench.accept(1)
+        assert bench.attempts() == [0]
+
+
+async def test_what_waits_and_can_start_by_now_comes_before_what_is_new(tmp_path: Path) -> None:
+    recorder, links = Recorder(tmp_path), MadeUpLinks()
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        await eventually(lambda: bench.dispatcher._at_work)
+        bench.accept(1)
+        links.connections = [WIRELINE]
+        bench.accept(2)
+        assert bench.attempts() == [0, 0]
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("next_one", [WIRELINE, MOBILE])
+async def test_what_was_to_begin_is_withdrawn_also_where_another_came_after_it(
+    tmp_path: Path, next_one: Connection
+) -> None:
+    links = MadeUpLinks(WIRELINE)
+    async with at_work(make_config(tmp_path), links) as bench:
+        await eventually(lambda: bench.dispatcher._at_work)
+        bench.accept(1, preferred=[ConnectionType.WIRELINE])
+        links.connections = [MOBILE]
+        bench.accept(2, preferred=[next_one.type])
+        assert bench.attempts() == [1, 0]
+        await eventually(lambda: bench.attempts()[0] == 0)
 
 
 async def test_what_is_about_to_start_and_loses_its_connection_says_again_that_it_waits(

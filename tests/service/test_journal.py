@@ -504,6 +504,26 @@ def test_attempts_survive(tmp_path: Path) -> None:
         assert [request.attempts for request in journal.pending()] == [2]
 
 
+def test_a_first_try_is_begun_with_the_admission_or_not_at_all(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        for number in (7, 8):
+            journal.begin_admitted(journal.admit(verified(number)))
+            (journal.commit if number == 7 else journal.rollback)()
+    with opened(tmp_path) as journal:
+        assert [request.attempts for request in journal.pending()] == [1]
+        assert list(journal.last_starts(1_000)) == ["dm.example"]
+
+
+def test_a_try_that_is_withdrawn_was_none(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        request = admit(journal)
+        journal.begin_attempt(request, 1)
+        journal.withdraw_attempt(request)
+    with opened(tmp_path) as journal:
+        assert [request.attempts for request in journal.pending()] == [0]
+        assert journal.last_starts(1_000) == {}
+
+
 @pytest.mark.parametrize("closed", Closed)
 def test_closed_is_for_good(tmp_path: Path, closed: Closed) -> None:
     with opened(tmp_path) as journal:
@@ -1110,7 +1130,9 @@ def test_every_method_tells_of_a_file_that_is_closed(tmp_path: Path) -> None:
     for call in (
         lambda: journal.admit(verified(8)),
         journal.pending,
+        lambda: journal.begin_admitted(request),
         lambda: journal.begin_attempt(request, 1),
+        lambda: journal.withdraw_attempt(request),
         lambda: journal.postpone(request, 1),
         lambda: journal.close_requests([(request, Closed.DONE)]),
     ):

@@ -401,6 +401,19 @@ def test_the_time_of_the_last_try_is_kept_where_the_file_is_made_anew(tmp_path: 
         assert list(journal.last_starts(1_000)) == ["dm.example"]
 
 
+def test_a_try_that_was_begun_with_its_admission_counts_where_the_file_has_lost_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        _, second = requests = [journal.admit(verified(number)) for number in (1, 2)]
+        for request in requests:
+            journal.begin_admitted(request)
+        journal.commit()
+        journal.withdraw_attempt(second)
+        journal._database.execute("DELETE FROM session")
+        journal._file.reopen()
+        journal.check()
+        assert [request.attempts for request in journal.pending()] == [1, 0]
+
+
 def test_what_was_begun_and_not_ended_is_told(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         _, runs, failed = (admit(journal, number) for number in range(3))
