@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,7 @@ def check_trusted(file: Path) -> None:
         raise HookError(message, component=str(file))
     if not os.access(target, os.X_OK):
         message = f"{target}: not executable"
-        raise HookError(message, component=str(target))
+        raise HookError(message, component=target)
 
 
 def check_trusted_socket(path: Path) -> None:
@@ -58,7 +57,7 @@ def check_trusted_if_there(path: Path) -> None:
             raise
 
 
-def _trusted_target(path: Path) -> tuple[Path, os.stat_result]:
+def _trusted_target(path: Path) -> tuple[str, os.stat_result]:
     """Check every component, and return the last with what it is."""
     if not path.is_absolute():
         message = f"{path}: not an absolute path"
@@ -68,53 +67,55 @@ def _trusted_target(path: Path) -> tuple[Path, os.stat_result]:
     return component, found
 
 
-def _components(file: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Walk a path from the root, link by link: each component as it stands in the file system, and what lstat says."""
-    parts, at, links = list(reversed(file.parts[1:])), Path("/"), 0
-    yield at, _lstat(at)
+def _components(file: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Walk a path from the root, link by link: each component as it stands in the file system, and what lstat says.
+
+    This is done before each session: text will do for what is only looked at.
+    """
+    parts, at, links = list(reversed(file.parts[1:])), "", 0
+    yield "/", _lstat("/")
     while parts:
         part = parts.pop()
         if part == "..":
-            at = at.parent
+            at = at.rpartition("/")[0]
             continue
-        found = _lstat(at / part)
-        yield at / part, found
+        component = f"{at}/{part}"
+        found = _lstat(component)
+        yield component, found
         if not stat.S_ISLNK(found.st_mode):
-            at = at / part
+            at = component
             continue
         links += 1
         if links > MAX_LINKS:
             message = f"{file}: more than {MAX_LINKS} symbolic links"
             raise HookError(message, component=str(file))
-        target = _readlink(at / part)
-        at = Path("/") if target.is_absolute() else at
+        target = _readlink(component)
+        at = "" if target.is_absolute() else at
         parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
-def _lstat(component: Path) -> os.stat_result:
-    with _said_of(component):
-        return component.lstat()
-
-
-def _readlink(component: Path) -> Path:
-    with _said_of(component):
-        return component.readlink()
-
-
-@contextmanager
-def _said_of(component: Path) -> Iterator[None]:
-    """Raise HookError for what the kernel says against a component."""
+def _lstat(component: str) -> os.stat_result:
     try:
-        yield
+        return os.lstat(component)
     except OSError as error:
-        message = f"{component}: {error.strerror}"
-        raise HookError(message, component=str(component)) from error
+        raise _refusal(component, error) from error
 
 
-def _check_owner(component: Path, found: os.stat_result) -> None:
+def _readlink(component: str) -> Path:
+    try:
+        return Path(component).readlink()
+    except OSError as error:
+        raise _refusal(component, error) from error
+
+
+def _refusal(component: str, error: OSError) -> HookError:
+    return HookError(f"{component}: {error.strerror}", component=component)
+
+
+def _check_owner(component: str, found: os.stat_result) -> None:
     if found.st_uid not in (0, os.geteuid()):
         message = f"{component}: belongs to user {found.st_uid}, only root and the daemon's own user are trusted"
-        raise HookError(message, component=str(component))
+        raise HookError(message, component=component)
     # The bits of a socket say who may connect to it.
     if stat.S_ISLNK(found.st_mode) or stat.S_ISSOCK(found.st_mode) or not found.st_mode & _WRITABLE_BY_OTHERS:
         return
@@ -122,4 +123,4 @@ def _check_owner(component: Path, found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and found.st_uid == 0:
         return
     message = f"{component}: writable by {'others' if found.st_mode & stat.S_IWOTH else 'its group'}"
-    raise HookError(message, component=str(component))
+    raise HookError(message, component=component)
