@@ -70,7 +70,8 @@ class Dispatcher:
         self.counters: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
-        self._at_work = self._stopping = False
+        self._group: asyncio.TaskGroup | None = None
+        self._stopping = False
         self._begun: SessionStart | None = None
         self._generation = 0
         self._go_by(config)
@@ -177,7 +178,7 @@ class Dispatcher:
 
         Its begin can be written together with them then: each commit that waits for the disk keeps a session waiting.
         """
-        can_begin = self._at_work and not self._stopping and self._write_again_at <= time.monotonic()
+        can_begin = self._group is not None and not self._stopping and self._write_again_at <= time.monotonic()
         if not can_begin or self._begun is not None or self._next_start(self._waiting) is not None:
             return None
         return self._next_start(Waiting(requests))
@@ -188,6 +189,9 @@ class Dispatcher:
         self._write_again_at = self._ends_again_at = float("-inf")
         for request in requests:
             self._take_up(request)
+        # What only asks for more than a moment's look is left to who is woken.
+        if begun is not None and self._links.still_has(begun.connection):
+            self._start(begun)
         self._woken.set()
 
     def wake(self) -> None:
@@ -198,15 +202,14 @@ class Dispatcher:
         """Start and settle sessions until `stop`; a bug in it is raised here."""
         await self._end_left_over()
         self._give_up_interrupted()
-        self._at_work = True
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as self._group:
             while not self._stopping:
                 self._woken.clear()
                 began = time.monotonic()
                 self._look_for_new()
                 self._write_again()
                 await self._expire()
-                await self._start_all(group)
+                await self._start_all()
                 self._withdraw()
                 self._tell_of_waiting()
                 await self._sleep(began)
@@ -251,18 +254,14 @@ class Dispatcher:
             self._close(over, Closed.EXPIRED, "its time to start is over")
             await asyncio.sleep(0)
 
-    async def _start_all(self, group: asyncio.TaskGroup) -> None:
+    async def _start_all(self) -> None:
         """Start all that can be, one after the other: each spawn holds up reception for a moment."""
         failed = 0
         while not self._stopping and self._write_again_at <= time.monotonic():
             start = self._look_and_choose()
             if start is None:
                 return
-            if self._begin(start):
-                task = group.create_task(self._try(start), name=f"session {start.request.session}")
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            else:
+            if not self._start(start):
                 # One row may be at fault alone; where a second one fails too, it is the journal.
                 failed += 1
                 again_at = time.monotonic() + WRITE_AGAIN_AFTER
@@ -270,6 +269,15 @@ class Dispatcher:
                 if failed > 1:
                     self._write_again_at = again_at
             await asyncio.sleep(0)
+
+    def _start(self, start: SessionStart) -> bool:
+        """Begin a try, if that can be written down."""
+        if self._group is None or not self._begin(start):
+            return False
+        task = self._group.create_task(self._try(start), name=f"session {start.request.session}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
 
     def _tell_of_waiting(self) -> None:
         """Say once of each session what connection it waits for, and again where it was about to have one."""

@@ -268,7 +268,7 @@ async def test_the_first_try_is_written_with_its_admission(tmp_path: Path) -> No
     """One commit that waits for the disk lies between a datagram and its hook."""
     recorder = Recorder(tmp_path)
     async with at_work(make_config(tmp_path, recorder.command), MadeUpLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._at_work)
+        await eventually(lambda: bench.dispatcher._group)
         statements: list[str] = []
         bench.journal._database.set_trace_callback(statements.append)
         session = bench.accept(1)
@@ -286,7 +286,7 @@ async def test_a_try_that_was_written_and_lost_its_connection_is_withdrawn(tmp_p
     """No try is spent, in the file either."""
     recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, left=[])
     async with at_work(make_config(tmp_path, recorder.command), links) as bench:
-        await eventually(lambda: bench.dispatcher._at_work)
+        await eventually(lambda: bench.dispatcher._group)
         bench.accept(1)
         assert bench.attempts() == [1]
         await eventually(lambda: bench.attempts() == [0])
@@ -301,7 +301,7 @@ async def test_a_try_that_was_written_and_lost_its_connection_is_withdrawn(tmp_p
 async def test_one_of_many_begins_at_once_and_the_others_in_their_turn(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     async with at_work(make_config(tmp_path, recorder.command), MadeUpLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._at_work)
+        await eventually(lambda: bench.dispatcher._group)
         for notification_id in (1, 2, 3):  # the dispatcher has no turn in between
             bench.accept(notification_id)
         assert bench.attempts() == [1, 0, 0]
@@ -315,7 +315,7 @@ async def test_what_can_not_begin_at_once_is_not_written_as_begun(
     tmp_path: Path, connections: list[Connection]
 ) -> None:
     async with at_work(make_config(tmp_path), MadeUpLinks(*connections)) as bench:
-        await eventually(lambda: bench.dispatcher._at_work)
+        await eventually(lambda: bench.dispatcher._group)
         bench.accept(1, preferred=[ConnectionType.WIRELINE])
         assert bench.attempts() == [0]
 
@@ -324,7 +324,7 @@ async def test_what_was_to_begin_when_the_stop_came_has_no_try_spent(tmp_path: P
     recorder = Recorder(tmp_path)
     config = make_config(tmp_path, recorder.command)
     async with at_work(config, MadeUpLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._at_work)
+        await eventually(lambda: bench.dispatcher._group)
         bench.accept(1)
         await bench.dispatcher.stop()
         assert bench.attempts() == [0]
@@ -333,7 +333,7 @@ async def test_what_was_to_begin_when_the_stop_came_has_no_try_spent(tmp_path: P
 
 async def test_nothing_is_to_begin_after_a_stop(tmp_path: Path) -> None:
     async with at_work(make_config(tmp_path), MadeUpLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._at_work)
+        await eventually(lambda: bench.dispatcher._group)
         await bench.dispatcher.stop()
         bench.accept(1)
         assert bench.attempts() == [0]
@@ -342,7 +342,7 @@ async def test_nothing_is_to_begin_after_a_stop(tmp_path: Path) -> None:
 async def test_what_waits_and_can_start_by_now_comes_before_what_is_new(tmp_path: Path) -> None:
     recorder, links = Recorder(tmp_path), MadeUpLinks()
     async with at_work(make_config(tmp_path, recorder.command), links) as bench:
-        await eventually(lambda: bench.dispatcher._at_work)
+        await eventually(lambda: bench.dispatcher._group)
         bench.accept(1)
         links.connections = [WIRELINE]
         bench.accept(2)
@@ -357,7 +357,7 @@ async def test_what_was_to_begin_is_withdrawn_also_where_another_came_after_it(
 ) -> None:
     links = MadeUpLinks(WIRELINE)
     async with at_work(make_config(tmp_path), links) as bench:
-        await eventually(lambda: bench.dispatcher._at_work)
+        await eventually(lambda: bench.dispatcher._group)
         bench.accept(1, preferred=[ConnectionType.WIRELINE])
         links.connections = [MOBILE]
         bench.accept(2, preferred=[next_one.type])
@@ -542,8 +542,8 @@ async def test_a_pause_survives_a_restart(tmp_path: Path, logged: LogLines) -> N
 class SlowDispatcher(Dispatcher):
     """A dispatcher on a machine where time passes between its look for work and its sleep."""
 
-    async def _start_all(self, group: asyncio.TaskGroup) -> None:
-        await super()._start_all(group)
+    async def _start_all(self) -> None:
+        await super()._start_all()
         time.sleep(0.05)  # noqa: ASYNC251 - what is slow here is the machine
 
 
