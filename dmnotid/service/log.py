@@ -69,6 +69,8 @@ _SUSPICIOUS: Final = (
 
 EventDict = MutableMapping[str, Any]
 
+_encode_json: Final = json.JSONEncoder(default=str).encode
+
 
 class Logger(Protocol):
     """What dmnotid uses of a structlog logger."""
@@ -227,7 +229,7 @@ def _tidy_exception(logger_: object, level: str, event: EventDict) -> EventDict:
 
 def _render_json(_logger: object, level: str, event: EventDict) -> str:
     priority = _JOURNAL_LEVELS.get(level, _JOURNAL_LEVELS["error"])
-    return f"<{priority}>{json.dumps(event, default=str)}"
+    return f"<{priority}>{_encode_json(event)}"
 
 
 def _render_fields(_logger: object, level: str, event: EventDict) -> str | tuple[tuple[str], dict[str, Any]]:
