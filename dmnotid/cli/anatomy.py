@@ -4,7 +4,7 @@ What is right and wrong is the decoders' to say; this only walks along with thei
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple, TextIO
 
@@ -46,25 +46,34 @@ REMEMBERED: Final = 256
 PER_ROW: Final = 8
 """Octets of hex a row."""
 
+ROW_WIDTH: Final = len("00 ") * PER_ROW
+SPAN_WIDTH: Final = 9
+NO_SPAN: Final = " " * SPAN_WIDTH
+
 
 class Part(NamedTuple):
-    """The octets from `start` to `end` (exclusive) of a datagram, the name of what they are, and what they say."""
+    """Octets of a datagram and where they begin, the name of what they are, and what they say."""
 
     start: int
-    end: int
+    octets: bytes
     name: str
     value: str
+
+    @property
+    def end(self) -> int:
+        """The offset behind it."""
+        return self.start + len(self.octets)
 
 
 def push_parts(datagram: bytes) -> list[Part]:
     """Lay out the push around a package, up to where its octets stop making sense."""
-    parts = [Part(0, 1, "TID", str(datagram[0]))] if datagram else []
+    parts = [Part(0, datagram[:1], "TID", str(datagram[0]))] if datagram else []
     if len(datagram) > 1:
         kind = "Push" if datagram[1] == TYPE_PUSH else "not Push"
-        parts.append(Part(1, 2, "Type", f"{kind} (0x{datagram[1]:02x})"))
+        parts.append(Part(1, datagram[1:2], "Type", f"{kind} (0x{datagram[1]:02x})"))
     try:
         start, body = header_border(datagram)
-        parts.append(Part(2, start, "HeadersLen", str(body - start)))
+        parts.append(Part(2, datagram[2:start], "HeadersLen", str(body - start)))
         parts += _header_parts(datagram[start:body], start)
     except Discard:
         return parts
@@ -74,11 +83,11 @@ def push_parts(datagram: bytes) -> list[Part]:
 @lru_cache(REMEMBERED)
 def _header_parts(block: bytes, base: int) -> tuple[Part, ...]:
     content_type, at = decode_content_type(block)
-    parts = [Part(base, base + at, "Content-Type", _show_content_type(content_type))]
+    parts = [Part(base, block[:at], "Content-Type", _show_content_type(content_type))]
     try:
         for field in fields(block, at):
-            shown = Part(base + field.start, base + field.end, _show_name(field), _show_field(field))
-            parts.append(shown)
+            octets = block[field.start : field.end]
+            parts.append(Part(base + field.start, octets, _show_name(field), _show_field(field)))
     except DecodeError:
         return tuple(parts)
     return tuple(parts)
@@ -110,37 +119,59 @@ def _show_value(value: FieldValue) -> str:
 
 def package_parts(package: bytes, base: int) -> list[Part]:
     """Lay out a package that begins at octet `base` of its datagram, up to where its octets stop making sense."""
-    parts = [Part(base, base + 1, "VER", str(package[0] >> 4))] if package else []
     if len(package) < HEADER_OCTETS:
-        return parts
-    count = int.from_bytes(package[:2], "big") >> 7 & MAX_OPTIONS
-    parts += [
-        Part(base, base + 2, "OC", f"{count} Option{'' if count == 1 else 's'}"),
-        Part(base + 1, base + 2, "RESERVED", str(package[1] & 0x7F)),
-        Part(base + 2, base + 4, "NOTIFICATION-ID", str(int.from_bytes(package[2:4], "big"))),
+        return [_version(package, base)] if package else []
+    id_octets = package[2:4]
+    parts = [
+        *_beginning(package[:2], base),
+        Part(base + 2, id_octets, "NOTIFICATION-ID", str(int.from_bytes(id_octets, "big"))),
     ]
     end = HEADER_OCTETS
     try:
-        for number, start, end in options(package, count):
-            delta = package[start - OPTION_HEADER_OCTETS] >> 4
-            parts += _option_parts(number, delta, package[start:end], base + start)
+        for number, start, end in options(package, _option_count(package)):
+            header = package[start - OPTION_HEADER_OCTETS : start]
+            parts += _option_parts(number, header, package[start:end], base + start)
     except DecodeError:
         return parts
     if end < len(package):
-        parts.append(Part(base + end, base + len(package), "trailing octets", "belong to no Option"))
+        parts.append(Part(base + end, package[end:], "trailing octets", "belong to no Option"))
     return parts
 
 
+def _version(package: bytes, base: int) -> Part:
+    return Part(base, package[:1], "VER", str(package[0] >> 4))
+
+
+def _option_count(package: bytes) -> int:
+    return int.from_bytes(package[:2], "big") >> 7 & MAX_OPTIONS
+
+
 @lru_cache(REMEMBERED)
-def _option_parts(number: int, delta: int, value: bytes, at: int) -> tuple[Part, ...]:
+def _beginning(octets: bytes, base: int) -> tuple[Part, ...]:
+    count = _option_count(octets)
+    return (
+        _version(octets, base),
+        Part(base, octets, "OC", f"{count} Option{'' if count == 1 else 's'}"),
+        Part(base + 1, octets[1:], "RESERVED", str(octets[1] & 0x7F)),
+    )
+
+
+@lru_cache(REMEMBERED)
+def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Part, ...]:
     name = OPTION_NAMES.get(number, f"Option {number}")
-    says = f"Delta {delta}, Length {len(value)}: Option Number {number}"
-    header, end = Part(at - OPTION_HEADER_OCTETS, at, "Option", says), at + len(value)
+    says = f"Delta {header[0] >> 4}, Length {len(value)}: Option Number {number}"
+    option = Part(at - OPTION_HEADER_OCTETS, header, "Option", says)
     if number == OPTION_SHA256_DIGEST and len(value) == SHA256_DIGEST_OCTETS:
-        seconds, digest_at = int.from_bytes(value[:TIME_OCTETS], "big"), at + TIME_OCTETS
-        signed_at = Part(at, digest_at, f"{name} time", f"{show_time(seconds)} ({seconds})")
-        return header, signed_at, Part(digest_at, end, f"{name} digest", "SHA-256")
-    return header, Part(at, end, name, _SHOW.get(number, _show_value)(value))
+        time, digest = value[:TIME_OCTETS], value[TIME_OCTETS:]
+        seconds = int.from_bytes(time, "big")
+        signed_at = Part(at, time, f"{name} time", _show_seconds(seconds))
+        return option, signed_at, Part(at + TIME_OCTETS, digest, f"{name} digest", "SHA-256")
+    return option, Part(at, value, name, _SHOW.get(number, _show_value)(value))
+
+
+@lru_cache(REMEMBERED)
+def _show_seconds(seconds: int) -> str:
+    return f"{show_time(seconds)} ({seconds})"
 
 
 def _show_text(value: bytes) -> str:
@@ -187,29 +218,35 @@ COLOURS: Final = Palette("\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m")
 PLAIN: Final = Palette()
 
 
-def render(octets: bytes, parts: list[Part], palette: Palette = PLAIN) -> Iterator[str]:
+def render(parts: list[Part], palette: Palette = PLAIN) -> list[str]:
     """Write parts as lines: the octets' range, the octets, the name, what they say."""
     width = max([len(part.name) for part in parts], default=0)
+    lines: list[str] = []
     for part in parts:
-        yield from _lines(part, octets[part.start : part.end], width, palette)
+        lines += _lines(part, width, palette)
+    return lines
 
 
 @lru_cache(REMEMBERED)
-def _lines(part: Part, octets: bytes, width: int, palette: Palette) -> tuple[str, ...]:
-    rows = [octets[at : at + PER_ROW].hex(" ") for at in range(0, len(octets), PER_ROW)] or [""]
-    span, shown = _show_span(part.start, part.end), f"{rows[0]:<{PER_ROW * 3}}"
-    first = f"{span:>9}  {palette.dim}{shown}{palette.off}  {part.name:<{width}}  {part.value}".rstrip()
-    return first, *(f"{'':>9}  {palette.dim}{row}{palette.off}" for row in rows[1:])
+def _lines(part: Part, width: int, palette: Palette) -> tuple[str, ...]:
+    digits = part.octets.hex(" ")
+    span, row = _show_span(part.start, len(part.octets)), digits[: ROW_WIDTH - 1].ljust(ROW_WIDTH)
+    said = f"{part.name.ljust(width)}  {part.value}"
+    first = f"{span.rjust(SPAN_WIDTH)}  {palette.dim}{row}{palette.off}  {said}".rstrip()
+    if len(digits) < ROW_WIDTH:
+        return (first,)
+    rows = [digits[at : at + ROW_WIDTH - 1] for at in range(ROW_WIDTH, len(digits), ROW_WIDTH)]
+    return first, *[f"{NO_SPAN}  {palette.dim}{row}{palette.off}" for row in rows]
 
 
-def _show_span(start: int, end: int) -> str:
-    return f"{start}-{end - 1}" if end - start > 1 else "" if end == start else str(start)
+def _show_span(start: int, size: int) -> str:
+    return f"{start}-{start + size - 1}" if size > 1 else str(start) if size else ""
 
 
 def unread_part(octets: bytes, parts: list[Part]) -> list[Part]:
     """Return what stands behind the last part, if anything does: octets that nobody could or would read."""
-    end = max((part.end for part in parts), default=0)
-    return [Part(end, len(octets), "not read", "")] if end < len(octets) else []
+    end = parts[-1].end if parts else 0
+    return [Part(end, octets[end:], "not read", "")] if end < len(octets) else []
 
 
 def place_of(discard: Discard, body_offset: int) -> int | None:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -77,7 +78,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Show every datagram; 0 when all were accepted, 1 when any was not."""
     _check_usage(arguments)
     judge = _judge(arguments)
-    show = _show_json if arguments.json else _show_text
+    show = _show_json if arguments.json else partial(_show_text, palette=palette_for(sys.stdout))
     all_accepted = True
     for given in _inputs(arguments):
         if given.problem is not None:
@@ -215,23 +216,26 @@ def facts_of(notification: Notification) -> dict[str, object]:
     }
 
 
-def _show_text(octets: bytes, verdict: Verdict, judge: Judge) -> None:
-    print("\n".join(describe(octets, verdict, judge, palette_for(sys.stdout))), end="\n\n")
+def _show_text(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette) -> None:
+    print("\n".join(describe(octets, verdict, judge, palette)), end="\n\n")
 
 
-def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = PLAIN) -> Iterator[str]:
+def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = PLAIN) -> list[str]:
     """Write a datagram and its verdict as lines for people."""
     body_offset = verdict.body_offset
     parts = [] if judge.bare else push_parts(octets)
     if body_offset is not None:
         parts += package_parts(octets[body_offset:], body_offset)
-    yield from render(octets, parts + unread_part(octets, parts), palette)
+    parts += unread_part(octets, parts)
+    return [*render(parts, palette), _show_verdict(octets, verdict, judge, palette)]
+
+
+def _show_verdict(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette) -> str:
     if verdict.discard is None:
-        yield f"{palette.good}accepted{palette.off}: {_so_far(verdict, judge)}"
-        return
-    place = place_of(verdict.discard, body_offset or 0)
+        return f"{palette.good}accepted{palette.off}: {_so_far(verdict, judge)}"
+    place = place_of(verdict.discard, verdict.body_offset or 0)
     where = "" if place is None else f" at octet {place} of {len(octets)}"
-    yield f"{palette.bad}discarded: {verdict.discard.reason}{where}{palette.off}: {verdict.discard}"
+    return f"{palette.bad}discarded: {verdict.discard.reason}{where}{palette.off}: {verdict.discard}"
 
 
 def _so_far(verdict: Verdict, judge: Judge) -> str:
