@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -41,11 +42,16 @@ def scratch() -> Iterator[Path]:
 
 
 @contextmanager
-def daemon(directory: Path, prefix: Sequence[str] = (), **sections: Any) -> Iterator[Service]:  # noqa: ANN401
+def daemon(
+    directory: Path,
+    prefix: Sequence[str] = (),
+    environment: dict[str, str] = ENVIRONMENT,
+    **sections: Any,  # noqa: ANN401
+) -> Iterator[Service]:
     """Run a daemon that is ready to receive; it is killed at the end."""
     sections = {"command": ["/bin/true"], "log": {"junk": False}, **sections}
     config = write_config(directory, **sections)
-    service = Service(config, directory / "log", prefix or pinned(), environment=ENVIRONMENT)
+    service = Service(config, directory / "log", prefix or pinned(), environment=environment)
     try:
         service.wait("ready")
         yield service
@@ -68,10 +74,10 @@ def program(code: str, prefix: Sequence[str] = ()) -> Iterator[tuple[subprocess.
 
 
 class Usage(NamedTuple):
-    """What a process has used so far: processor time (seconds), and how often it was woken and gave way."""
+    """What a process has used so far: processor time (seconds), and how often it slept and was woken."""
 
     seconds: float
-    switches: int
+    wake_ups: int
 
 
 def usage(pid: int) -> Usage:
@@ -79,10 +85,11 @@ def usage(pid: int) -> Usage:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     # Finer than the ticks of stat: nanoseconds on the processor.
     seconds = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-    switches = sum(
-        int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "ctxt" in line
-    )
-    return Usage(max(seconds, (int(fields[11]) + int(fields[12]) - 1) / _TICKS), switches)
+    # The involuntary ones are the doing of others, who wanted the processor while it was awake.
+    switches = re.search(r"(?m)^voluntary_ctxt_switches:\s+(\d+)$", Path(f"/proc/{pid}/status").read_text())
+    if switches is None:
+        raise AssertionError
+    return Usage(max(seconds, (int(fields[11]) + int(fields[12]) - 1) / _TICKS), int(switches[1]))
 
 
 def taken_of(address: tuple[str, int], sent: int, drops_before: int) -> int:

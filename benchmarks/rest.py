@@ -1,20 +1,26 @@
 """What the daemon costs while nothing happens: its start, its memory, its wake-ups."""
 
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Final
 
 from benchmarks.figures import Figure, Scale
 from benchmarks.machine import ENVIRONMENT, daemon, pinned, program, scratch, usage
-from tests.processes import memory
+from tests.processes import Service, memory
 from tests.service.support import write_config
 
 IMPORTS: Final = "import asyncio, uvloop, yaml, structlog, sqlite3"
 WAITS: Final = f"{IMPORTS}\nprint('ready', flush=True)\nimport sys; sys.stdin.read()"
 SCRIPT: Final = "import sys; from dmnotid.cli import main; sys.exit(main())"
 """What the installed program is."""
+
+WATCHDOG: Final = 20
+"""How long the watchdog waits for a sign of life (seconds); there are two in that time."""
 
 STARTS: Final = 4
 """How many starts are measured beside each other in one run; the fastest counts, for the others had company."""
@@ -65,13 +71,54 @@ IDLE: Final = f"{IMPORTS}\nprint(flush=True)\nimport time; time.sleep(3600)"
 
 
 def idle_minute(scale: Scale) -> Iterator[Figure]:
-    """Measure what is done in a minute in which nothing happens."""
-    with scratch() as directory, daemon(directory) as service:
-        time.sleep(1)
-        before = usage(service.process.pid)
-        time.sleep(scale.of(60, 3))
-        after = usage(service.process.pid)
-    yield Figure("idle minute: wake-ups", [after.switches - before.switches], "{:.0f}", "none", at_most=0)
+    """Measure what is done in a minute in which nothing happens, by one daemon alone and by one with a watchdog."""
+    with ExitStack() as stack:
+        service = stack.enter_context(daemon(stack.enter_context(scratch())))
+        manager = stack.enter_context(watching(stack.enter_context(scratch()), scale.of(WATCHDOG, 2)))
+        time.sleep(1.5)  # between two pings, at either end
+        manager.pings_for(0)
+        before = usage(service.process.pid), usage(manager.service.process.pid)
+        pings = manager.pings_for(scale.of(60, 3))
+        after = usage(service.process.pid), usage(manager.service.process.pid)
+    alone, watched = (there.wake_ups - then.wake_ups for then, there in zip(before, after, strict=True))
+    seconds, for_pings = (there.seconds - then.seconds for then, there in zip(before, after, strict=True))
+    yield Figure("idle minute: wake-ups", [alone], "{:.0f}", "none", at_most=0)
+    yield Figure("idle minute: processor time", [1_000 * seconds], "{:.3f} ms", "none", at_most=0)
     yield Figure(
-        "idle minute: processor time", [1_000 * (after.seconds - before.seconds)], "{:.3f} ms", "none", at_most=0
+        f"idle minute with a watchdog: wake-ups beyond its {pings} pings", [watched - pings], "{:.0f}", at_most=0
     )
+    yield Figure("the same: processor time for each ping", [1_000 * for_pings / pings], "{:.3f} ms")
+
+
+class Manager:
+    """Stands in for the service manager: the other end of NOTIFY_SOCKET, and the daemon that was started with it."""
+
+    def __init__(self, sock: socket.socket, service: Service) -> None:
+        """`sock` is bound to where the daemon tells."""
+        self._socket = sock
+        self.service = service
+
+    def pings_for(self, seconds: float) -> int:
+        """Read what comes for so long; how many signs of life that were."""
+        pings, until = 0, time.monotonic() + seconds
+        while True:
+            self._socket.settimeout(max(until - time.monotonic(), 0))
+            try:
+                pings += self._socket.recv(4_096) == b"WATCHDOG=1"
+            except (BlockingIOError, TimeoutError):
+                return pings
+
+
+@contextmanager
+def watching(directory: Path, watchdog: float) -> Iterator[Manager]:
+    """Run a daemon as a service manager does that waits for signs of life (seconds)."""
+    path = directory / "notify"
+    told = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": str(round(watchdog * 1_000_000))}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(path))
+        with daemon(directory, [*AS_ITSELF, *pinned()], environment={**ENVIRONMENT, **told}) as service:
+            yield Manager(sock, service)
+
+
+AS_ITSELF: Final = ["/bin/sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh"]
+"""What says in WATCHDOG_PID which process it becomes."""
