@@ -20,6 +20,7 @@ from dmnotid.policy.authenticity import (
     VerifiedNotification,
     compute_digest,
     digest_fits,
+    find_signers,
     sign,
     verify,
 )
@@ -280,7 +281,7 @@ def accepts(octets: bytes, servers: Servers = RULES.servers) -> VerifiedNotifica
     """Take a package as far as it goes, whatever the age: the digest alone decides."""
     try:
         notification = decode_notification(octets)
-        server = servers.find(notification, SOURCE, digest_fits)
+        server = servers.find(notification, SOURCE, find_signers)
         return verify(notification, server, SOURCE, Clock(0, believed=False), Freshness())
     except Discard:
         return None

@@ -11,8 +11,8 @@ from dmnotid.errors import (
     ContentTypeMismatch,
     Discard,
 )
-from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, digest_fits, verify
-from dmnotid.policy.servers import Servers, Source
+from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, find_signers, verify
+from dmnotid.policy.servers import FindSigners, Servers, Source
 from dmnotid.wire.notification import Notification, decode_notification
 from dmnotid.wire.wsp import (
     APPLICATION_ID_DM,
@@ -47,10 +47,12 @@ class Rules:
     max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS
 
 
-def receive_push(datagram: Datagram, rules: Rules, clock: Clock) -> VerifiedNotification:
-    """Take a Push PDU through every pure check. Raises the Discard of the first that fails."""
+def receive_push(
+    datagram: Datagram, rules: Rules, clock: Clock, signers: FindSigners = find_signers
+) -> VerifiedNotification:
+    """Take a Push PDU through every pure check. Raises the Discard of the first that fails, and what `signers` does."""
     push = decode_push(datagram.payload, max_header_octets=rules.max_header_octets)
-    return authenticate(decode_notification(route(push)), datagram.source, rules, clock)
+    return authenticate(decode_notification(route(push)), datagram.source, rules, clock, signers)
 
 
 def route(push: PushMessage) -> bytes:
@@ -88,10 +90,12 @@ def _shown(said: int | str | bytes, form: str = "d") -> str:
     return shown if len(shown) <= MAX_SHOWN_TEXT else f"{shown[:MAX_SHOWN_TEXT]}…"
 
 
-def authenticate(notification: Notification, source: Source, rules: Rules, clock: Clock) -> VerifiedNotification:
+def authenticate(
+    notification: Notification, source: Source, rules: Rules, clock: Clock, signers: FindSigners = find_signers
+) -> VerifiedNotification:
     """Find the server of a notification and verify that it made it. A Discard tells which ids were claimed."""
     try:
-        server = rules.servers.find(notification, source, digest_fits)
+        server = rules.servers.find(notification, source, signers)
         return verify(notification, server, source, clock, rules.freshness)
     except Discard as discard:
         discard.server_id = notification.server_id

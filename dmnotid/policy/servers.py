@@ -56,6 +56,10 @@ class Server:
         return address is not None and any(address in network for network in self.sources)
 
 
+FindSigners = Callable[[Notification, Sequence[Server]], Sequence[Server]]
+"""Tells with which of these servers' secrets a notification's digest was made."""
+
+
 class Servers:
     """All configured servers; SERVER-IDs are compared case-sensitively, after NFC."""
 
@@ -79,14 +83,14 @@ class Servers:
         """How many there are."""
         return len(self._by_id)
 
-    def find(self, notification: Notification, source: Source, fits: Callable[[Notification, Server], bool]) -> Server:
+    def find(self, notification: Notification, source: Source, find_signers: FindSigners) -> Server:
         """Find the server that a notification speaks for, and see that it may send from there.
 
-        `fits` tells whether the notification's digest was made with a server's secret; it is asked only where SERVER-ID
-        is absent. Raises UnknownServer, SourceNotAllowed, DigestMismatch or ServerUndiscovered.
+        `find_signers` is asked only where SERVER-ID is absent. Raises UnknownServer, SourceNotAllowed, DigestMismatch,
+        ServerUndiscovered, and what `find_signers` does.
         """
         if notification.server_id is None:
-            return self._discover(notification, source, fits)
+            return self._discover(notification, source, find_signers)
         server = self._by_id.get(notification.server_id)
         if server is None:
             message = f"no server {notification.server_id!r} is configured"
@@ -96,17 +100,14 @@ class Servers:
             raise SourceNotAllowed(message)
         return server
 
-    def _discover(
-        self, notification: Notification, source: Source, fits: Callable[[Notification, Server], bool]
-    ) -> Server:
+    def _discover(self, notification: Notification, source: Source, find_signers: FindSigners) -> Server:
         if not notification.signed:
             return self._only_unsigned(source)
         allowed = self._secretive_from(source.address)
         if self._secretive and not allowed:
             message = f"no SERVER-ID, and {source.address} is not among the sources of any server with a secret"
             raise SourceNotAllowed(message)
-        # Every secret is tried, so that the time taken doesn't tell which one fits.
-        found = [server for server in allowed if fits(notification, server)]
+        found = find_signers(notification, allowed)
         if not found:
             message = f"no SERVER-ID, and the digest fits none of {len(allowed)} secrets"
             raise DigestMismatch(message)

@@ -21,6 +21,7 @@ from dmnotid.policy.authenticity import (
     VerifiedNotification,
     compute_digest,
     digest_fits,
+    find_signers,
     judge_clock,
     show_time,
     sign,
@@ -83,6 +84,7 @@ def test_digest_is_over_the_secret_and_the_package_with_zeros(before: str, behin
     notification = decode_notification(package)
     assert compute_digest(notification, secret) == digest
     assert digest_fits(notification, Server("a", secret))
+    assert find_signers(notification, [Server("b", secret + b"!"), Server("a", secret)]) == [Server("a", secret)]
     assert sign(start + b"\xff" * 32 + end, secret) == package
 
 
@@ -95,6 +97,29 @@ def test_without_secret_no_digest_fits(server: Server) -> None:
 def test_without_digest_nothing_fits() -> None:
     """5.3.5."""
     assert not digest_fits(UNSIGNED, SERVER)
+    assert find_signers(UNSIGNED, [SERVER]) == []
+
+
+def test_signers_are_all_whose_secret_fits() -> None:
+    """5.3.5: a server without a secret is none, also not of a digest made with an empty one."""
+    servers = [Server("a", b"1"), Server("b", b"2"), Server("none"), Server("c", b"1"), Server("empty", b"")]
+    assert [server.id for server in find_signers(signed(secret=b"1"), servers)] == ["a", "c"]
+    assert [server.id for server in find_signers(signed(secret=b""), servers)] == ["empty"]
+    assert find_signers(signed(secret=b"3"), servers) == []
+
+
+def test_every_secret_is_tried_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5.3.5: also those behind the one that fits, so that the time taken tells nothing; by hmac.compare_digest."""
+    asked = []
+
+    def compare(left: bytes, right: bytes) -> bool:
+        asked.append(left)
+        return left == right
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    notification, servers = signed(secret=b"1"), [Server("a", b"1"), Server("b", b"2"), Server("c", b"3")]
+    assert find_signers(notification, servers) == servers[:1]
+    assert asked == [compute_digest(notification, secret) for secret in (b"1", b"2", b"3")]
 
 
 def test_digest_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
