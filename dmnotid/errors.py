@@ -15,6 +15,7 @@ DmnotidError
 │     ├─ SecretNotProvisioned, DigestMismatch, DigestMissing
 │     ├─ Stale, FromTheFuture
 │     └─ Duplicate, QueueFull
+├─ NotTried                   the datagram ends here unjudged: no `reason`, it is lost
 ├─ ConfigError                every problem of a configuration, each with its place
 ├─ UsageError                 a command line that asks for what can't be done
 ├─ EndpointError              a socket can't be opened
@@ -211,6 +212,10 @@ class QueueFull(Refusal):
     """The server has `sessions.max_pending` sessions waiting; nothing is remembered of this one."""
 
     reason = "queue-full"
+
+
+class NotTried(DmnotidError):
+    """Too much of the time went into digests by trial already: nobody judged this notification, so it is no Discard."""
 
 
 class ConfigProblem(NamedTuple):

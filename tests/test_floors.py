@@ -28,6 +28,7 @@ FLOORS = {
     "dmnotid.policy.sessions": 3,
     "dmnotid.policy.authenticity": 4,
     "dmnotid.policy.reception": 5,
+    "dmnotid.policy.trials": 5,
     "dmnotid.service.turn": 5,
     "dmnotid.yamlfile": 6,
     "dmnotid.service.rtnetlink": 6,

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -14,10 +15,11 @@ from typing import Final
 
 from dmnotid import RELEASED_AT, __version__
 from dmnotid.config import Config, HookConfig, load_config
-from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError
+from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError, NotTried
 from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push
 from dmnotid.policy.sessions import SessionRequest
+from dmnotid.policy.trials import Trials
 from dmnotid.service.dispatcher import Dispatcher
 from dmnotid.service.drops import Dropped
 from dmnotid.service.endpoint import Endpoints, Intake
@@ -29,6 +31,8 @@ from dmnotid.service.systemd import Manager, StatusLine
 
 _NO_REASONS: Final = frozenset({"received", "accepted"})
 """What is counted beside the reasons of discards."""
+
+_NOT_TRIED: Final = "too many came without SERVER-ID for all secrets to be tried"
 
 Observe = Callable[[Datagram], None]
 
@@ -44,8 +48,8 @@ PINGS: Final = 2
 class Daemon:
     """One receiver: sockets, journal, links and dispatcher of one configuration.
 
-    `counters` holds `received`, `accepted`, `not accepted`, `bugs`, and one count for each reason of a discard; `junk`
-    and `lost` are what the kernel dropped.
+    `counters` holds `received`, `accepted`, `not accepted`, `bugs`, and one count for each reason of a discard. What is
+    not among `received`: `junk` is what the kernel refused, `lost` what it had no room for, or the daemon no time.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Daemon:
         self._on_reload = on_reload
         self._rules = config.rules
         self._discards = DiscardLog(config.log.discards)
+        self._trials = Trials(time.monotonic)
         self._doubt = _Doubt.NONE
         self._hangup = asyncio.Event()
         self._stop = asyncio.Event()
@@ -194,9 +199,12 @@ class Daemon:
         # The same octets of the same sender at the same moment end alike, as long as nothing was admitted in between.
         ends: dict[Datagram, Discard] = {}
         for datagram in datagrams:
-            self.counters["received"] += 1
             try:
                 request = self._take(datagram, ends)
+            except NotTried:
+                self.counters["lost"] += 1
+                self._discards.lose(_NOT_TRIED)
+                continue
             except JournalError as error:
                 ends.clear()
                 self._give_up([*(earlier for earlier, _ in admitted), datagram], error)
@@ -209,6 +217,7 @@ class Daemon:
             else:
                 if request is not None:
                     admitted.append((datagram, request))
+            self.counters["received"] += 1
         self._commit(admitted)
         self._status.change()
 
@@ -235,7 +244,7 @@ class Daemon:
         if doubt is not self._doubt:
             self._doubt = doubt
             _tell_of_clock(clock, doubt)
-        return self._journal.admit(receive_push(datagram, self._rules, clock))
+        return self._journal.admit(receive_push(datagram, self._rules, clock, self._trials.find_signers))
 
     def _commit(self, admitted: list[tuple[Datagram, SessionRequest]]) -> None:
         start = self._dispatcher.foresee(request for _, request in admitted) if admitted else None

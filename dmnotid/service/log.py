@@ -263,13 +263,14 @@ def printable(text: str) -> str:
 class DiscardLog:
     """Tells the first few events of a kind in each interval (seconds), and counts the rest into one line at its end.
 
-    Bound: one counter for each kind (a reason word). The timer runs only while there is something to say.
+    Bound: one counter for each kind (a reason word, a problem). The timer runs only while there is something to say.
     """
 
     def __init__(self, interval: float) -> None:
         """Nothing is logged or scheduled before the first event."""
         self.interval = interval
         self._seen: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, discard: Discard, source: object) -> None:
@@ -287,9 +288,17 @@ class DiscardLog:
     def tells(self, reason: str) -> bool:
         """Count one event of a kind, and say whether it is to be told by itself; a running event loop is needed."""
         self._seen[reason] += 1
+        self._begin()
+        return self._seen[reason] <= FIRST_DISCARDS
+
+    def lose(self, problem: str) -> None:
+        """Count one datagram that nobody judged, told at the interval's end alone; a running event loop is needed."""
+        self._lost[problem] += 1
+        self._begin()
+
+    def _begin(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.interval, self.flush)
-        return self._seen[reason] <= FIRST_DISCARDS
 
     def flush(self) -> None:
         """End the interval: say how many were only counted, if any."""
@@ -299,7 +308,10 @@ class DiscardLog:
         for reason, count in sorted(self._seen.items()):
             if count > FIRST_DISCARDS:
                 logger.warning("discards", reason=reason, count=count - FIRST_DISCARDS, interval=self.interval)
+        for problem, count in self._lost.items():
+            logger.warning("datagrams lost", count=count, interval=self.interval, problem=problem)
         self._seen.clear()
+        self._lost.clear()
 
 
 def shortened(text: str, most: int = MAX_SHOWN) -> str:

@@ -372,3 +372,23 @@ async def test_the_octets_of_a_decode_error_are_hex(logged: LogLines) -> None:
     discards.flush()
     assert NASTY[:8].encode().hex(" ") in logged.all()[0]["problem"]
     assert logged.getvalue().replace("\n", "").isprintable()
+
+
+async def test_what_was_lost_is_told_once_an_interval(logged: LogLines) -> None:
+    discards = DiscardLog(0.02)
+    for counted in (1, 2):
+        for _ in range(FIRST_DISCARDS + 7):
+            discards.lose("no time")
+        assert len(logged.of("datagrams lost")) == counted - 1
+        await eventually(partial(ended, discards))
+    told = [(line["level"], line["count"], line["interval"], line["problem"]) for line in logged.all()]
+    assert told == [("warning", 12, 0.02, "no time")] * 2
+
+
+async def test_what_was_lost_is_told_at_a_stop(logged: LogLines) -> None:
+    discards = DiscardLog(3_600)
+    discards.lose("no time")
+    discards.flush()
+    discards.flush()
+    assert [line["count"] for line in logged.of("datagrams lost")] == [1]
+    assert ended(discards)
