@@ -25,6 +25,7 @@ ROWS: Final[dict[str, Measure]] = {
     "junk": floods.junk_cost,
     "beside-junk": floods.true_beside_junk,
     "beside-forgeries": floods.true_beside_forgeries,
+    "beside-trials": floods.true_beside_trials,
     "waking": waking.waking,
     "waking-busy": waking.waking_busy,
     "memory": rest.idle_memory,

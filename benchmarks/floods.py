@@ -9,13 +9,15 @@ from itertools import count
 from typing import Any, Final
 
 from benchmarks.figures import Figure, Scale
+from benchmarks.growth import SERVER_COUNTS, servers
 from benchmarks.load import flooding
 from benchmarks.machine import SENDERS, daemon, scratch, usage
 from tests.processes import Service, udp_socket
-from tests.service.support import NOWHERE, push
+from tests.service.support import NOWHERE, SECRET, SERVER_ID, push
 
 TRUE_RATE: Final = 100
 FORGERIES: Final = 50_000
+TRIALS: Final = 10_000
 SECONDS: Final = 5
 MANY: Final = {"max_pending": 65_536}
 
@@ -27,9 +29,10 @@ JUNK: Final = {
 """What can be no push, each kind in one size."""
 
 
-def forged(number: int = 64) -> list[bytes]:
+def forged(number: int = 64, server_id: str | None = SERVER_ID) -> list[bytes]:
     """Build well-formed datagrams whose digest doesn't fit."""
-    return [push(at, secret=b"not the secret of this server", preferred=NOWHERE) for at in range(number)]
+    secret = b"not the secret of any server"
+    return [push(at, server_id=server_id, secret=secret, preferred=NOWHERE) for at in range(number)]
 
 
 def junk_cost(scale: Scale) -> Iterator[Figure]:
@@ -60,10 +63,10 @@ def cost(service: Service, seconds: float) -> float:
     return 1_000 * (usage(service.process.pid).seconds - before)
 
 
-def true_share(service: Service, address: tuple[str, int], numbers: Iterator[int], seconds: float) -> float:
+def true_share(service: Service, numbers: Iterator[int], seconds: float, server_id: str | None = SERVER_ID) -> float:
     """Send true notifications at a steady rate; how many of a hundred are accepted."""
-    total, before = int(TRUE_RATE * seconds), len(service.of("accepted"))
-    made = [push(next(numbers), preferred=NOWHERE) for _ in range(total)]
+    address, total, before = service.address, int(TRUE_RATE * seconds), len(service.of("accepted"))
+    made = [push(next(numbers), server_id=server_id, secret=SECRET, preferred=NOWHERE) for _ in range(total)]
     began = time.monotonic()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for at, datagram in enumerate(made):
@@ -73,7 +76,13 @@ def true_share(service: Service, address: tuple[str, int], numbers: Iterator[int
     return 100 * (len(service.of("accepted")) - before) / total
 
 
-def beside(scale: Scale, datagrams: Sequence[bytes] | None, rate: float, **sections: Any) -> list[float]:  # noqa: ANN401
+def beside(
+    scale: Scale,
+    datagrams: Sequence[bytes] | None,
+    rate: float,
+    server_id: str | None = SERVER_ID,
+    **sections: Any,  # noqa: ANN401
+) -> list[float]:
     """Measure the share of true notifications that is accepted beside a flood (percent)."""
     seconds = SECONDS / 5 if scale.short else SECONDS
     values, numbers = [], count()
@@ -82,7 +91,7 @@ def beside(scale: Scale, datagrams: Sequence[bytes] | None, rate: float, **secti
         for _ in range(scale.runs):
             flood = nullcontext() if datagrams is None else flooding(address, datagrams, rate, SENDERS)
             with flood:
-                values.append(true_share(service, address, numbers, seconds))
+                values.append(true_share(service, numbers, seconds, server_id))
     return values
 
 
@@ -101,3 +110,15 @@ def true_beside_forgeries(scale: Scale) -> Iterator[Figure]:
     yield Figure(
         "the same beside forgeries at the sender's full speed", beside(scale, forged(), float("inf")), "{:.1f} %"
     )
+
+
+def true_beside_trials(scale: Scale) -> Iterator[Figure]:
+    """Measure true notifications, with SERVER-ID and without, beside more forgeries without it than can be tried."""
+    most = SERVER_COUNTS[-1]
+    with_id, without = (
+        beside(scale, forged(1_024, server_id=None), TRIALS, server_id, servers=servers(most))
+        for server_id in (SERVER_ID, None)
+    )
+    flood = f"{TRIALS:,} forgeries/s without SERVER-ID, {most:,} servers"
+    yield Figure(f"true notifications accepted, {TRUE_RATE}/s, beside {flood}", with_id, "{:.1f} %", at_least=99)
+    yield Figure("the same of true ones without SERVER-ID", without, "{:.1f} %")

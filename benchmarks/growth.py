@@ -2,13 +2,18 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures import Figure, Scale
 from benchmarks.machine import daemon, scratch
-from benchmarks.walk import DIFFERENT, rate_of
+from benchmarks.walk import DIFFERENT, rate_of, timed
+from dmnotid.errors import DigestMismatch
+from dmnotid.policy.authenticity import Clock
+from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.servers import Server, Servers, Source
 from dmnotid.service.database import connect, fingerprint, seal
 from dmnotid.service.journalfile import FILE_NAME
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID
@@ -101,15 +106,38 @@ def many_remembered(scale: Scale) -> Iterator[Figure]:
 
 
 def by_trial(scale: Scale) -> Iterator[Figure]:
-    """Measure forgeries without SERVER-ID, whose digest is tried with every secret."""
+    """Measure forgeries without SERVER-ID, whose digest is tried with every secret.
+
+    All that come are tried in process alone: in the daemon, no more than there is time for.
+    """
     most = SERVER_COUNTS[-1]
     forgeries = [push(number, server_id=None, secret=b"of no server at all, this one") for number in range(DIFFERENT)]
     narrowed = [servers(most)[0], *({**it, "sources": ["192.0.2.0/24"]} for it in servers(most)[1:])]
+    yield trial_times(scale, forgeries[0], most)
     with ExitStack() as stack:
         services = []
-        for those in (servers(1), servers(most), narrowed):
+        for those in (servers(1), narrowed):
             directory = stack.enter_context(scratch())
             services.append(stack.enter_context(daemon(directory, servers=those)))
-        one, many, few = costs(scale, services, forgeries)
-    yield Figure(f"a forgery without SERVER-ID, {most:,} servers", many, "{:.1f} µs", "one server", one)
-    yield Figure("the same, `sources` leaving one of them", few, "{:.1f} µs", "one server", one)
+        one, few = costs(scale, services, forgeries)
+    what = f"a forgery without SERVER-ID through the whole daemon, `sources` leaving one of {most:,} servers"
+    yield Figure(what, few, "{:.1f} µs", "one server", one)
+
+
+def trial_times(scale: Scale, forgery: bytes, most: int) -> Figure:
+    """Measure a forgery through the pure half, with so many servers and with one."""
+    datagram, clock, found = Datagram(forgery, Source("192.0.2.1", 40_000), time.time()), Clock(time.time()), []
+    for number in (most, 1):
+        rules = Rules(Servers(Server(it["id"], it["secret"]["text"].encode()) for it in servers(number)))
+        times = scale.of(100_000 // number)
+        refuse = partial(refused, datagram, rules, clock)
+        found.append([1e6 * timed(refuse, times) for _ in range(scale.runs)])
+    many, one = found
+    what = f"a forgery without SERVER-ID through the pure half, {most:,} servers"
+    return Figure(what, many, "{:.1f} µs", "one server", one)
+
+
+def refused(datagram: Datagram, rules: Rules, clock: Clock) -> None:
+    """Take a forgery as far as it goes."""
+    with suppress(DigestMismatch):
+        receive_push(datagram, rules, clock)
