@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import floods, growth, keeping, rest, waking, walk
+from benchmarks import bursts, floods, growth, keeping, rest, waking, walk
 from benchmarks.figures import RUNS, Figure, Measure, Scale, table
 from benchmarks.machine import about
 
@@ -26,6 +26,7 @@ ROWS: Final[dict[str, Measure]] = {
     "beside-junk": floods.true_beside_junk,
     "beside-forgeries": floods.true_beside_forgeries,
     "beside-trials": floods.true_beside_trials,
+    "burst": bursts.burst,
     "waking": waking.waking,
     "waking-busy": waking.waking_busy,
     "memory": rest.idle_memory,

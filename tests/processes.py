@@ -195,11 +195,11 @@ class UdpSocket(NamedTuple):
     drops: int
 
 
-def udp_socket(host: str, port: int) -> UdpSocket:
-    """Find a bound IPv4 socket in /proc/net/udp by its local address. Raises LookupError where there is none."""
+def udp_socket(host: str, port: int, pid: int | str = "self") -> UdpSocket:
+    """Find a bound IPv4 socket by its local address, in the network namespace of a process. Raises LookupError."""
     # The address stands there as the machine's own 32-bit number, in hex.
     local = f"{int.from_bytes(bytes(map(int, host.split('.'))), 'little'):08X}:{port:04X}"
-    for line in Path("/proc/net/udp").read_text().splitlines()[1:]:
+    for line in Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]:
         fields = line.split()
         if fields[1] == local:
             return UdpSocket(int(fields[4].partition(":")[2], 16), int(fields[-1]))

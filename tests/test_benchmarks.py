@@ -4,13 +4,18 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import DOCUMENT, MARK, ROWS
+from benchmarks.bursts import send_all, send_in_pages
 from benchmarks.figures import HEADINGS, Figure, Scale, quantile, table
 from benchmarks.load import SEGMENTS, Sender, flooding
+from benchmarks.machine import usage
+from benchmarks.rest import watching
 from tests.processes import ROOT, udp_socket
+from tests.service.support import wait_until
 
 
 def test_a_figure_is_judged_by_its_ratios() -> None:
@@ -70,6 +75,25 @@ def test_a_flood_counts_what_it_sends() -> None:
             while receiver.recv(9):
                 taken += 1
         assert taken + udp_socket(*receiver.getsockname()).drops == flood.sent
+
+
+def test_datagrams_in_pages_take_a_page_each() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(5)
+        datagrams = [bytes([number]) * 79 for number in range(9)]
+        for send, least, most in [(send_all, 79, 2_048), (send_in_pages, 4_096, 8_192)]:
+            send(receiver.getsockname(), datagrams)
+            assert least < udp_socket(*receiver.getsockname()).queued / len(datagrams) < most
+            assert [receiver.recv(99) for _ in datagrams] == datagrams
+
+
+def test_a_daemon_under_a_watchdog_gives_signs_of_life(tmp_path: Path) -> None:
+    with watching(tmp_path, 0.1) as manager:
+        wait_until(lambda: manager.pings_for(0.05))
+        before = usage(manager.service.process.pid)
+        wait_until(lambda: manager.pings_for(0.05))
+        assert usage(manager.service.process.pid).wake_ups > before.wake_ups
 
 
 def test_every_row_has_a_name_and_the_document_a_place_for_it() -> None:
