@@ -13,6 +13,7 @@ from dmnotid.policy.authenticity import show_time
 from dmnotid.wire.notification import (
     CONNECTION_TYPES,
     HEADER_OCTETS,
+    MAX_OPTION_LENGTH,
     MAX_OPTIONS,
     OPTION_HEADER_OCTETS,
     OPTION_NAMES,
@@ -23,7 +24,6 @@ from dmnotid.wire.notification import (
     OPTION_SHA256_DIGEST,
     SHA256_DIGEST_OCTETS,
     TIME_OCTETS,
-    options,
 )
 from dmnotid.wire.octets import PACKAGE, FieldValue
 from dmnotid.wire.wsp import (
@@ -126,15 +126,17 @@ def package_parts(package: bytes, base: int) -> list[Part]:
         *_beginning(package[:2], base),
         Part(base + 2, id_octets, "NOTIFICATION-ID", str(int.from_bytes(id_octets, "big"))),
     ]
-    end = HEADER_OCTETS
-    try:
-        for number, start, end in options(package, _option_count(package)):
-            header = package[start - OPTION_HEADER_OCTETS : start]
-            parts += _option_parts(number, header, package[start:end], base + start)
-    except DecodeError:
-        return parts
-    if end < len(package):
-        parts.append(Part(base + end, package[end:], "trailing octets", "belong to no Option"))
+    number, at = 0, HEADER_OCTETS
+    for _ in range(_option_count(package)):
+        start = at + OPTION_HEADER_OCTETS
+        header = package[at:start]
+        at = start + (int.from_bytes(header, "big") & MAX_OPTION_LENGTH)
+        if len(header) < OPTION_HEADER_OCTETS or not header[0] >> 4 or at > len(package):
+            return parts
+        number += header[0] >> 4
+        parts += _option_parts(number, header, package[start:at], base + start)
+    if at < len(package):
+        parts.append(Part(base + at, package[at:], "trailing octets", "belong to no Option"))
     return parts
 
 

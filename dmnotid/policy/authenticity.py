@@ -1,9 +1,9 @@
 """Is it really that server, and is it of now: SHA256-DIGEST (5.3.5) and age."""
 
-import hashlib
-import hmac
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from hashlib import sha256
+from hmac import compare_digest
 from typing import NamedTuple
 
 from dmnotid import RELEASED_AT
@@ -61,14 +61,7 @@ def show_time(seconds: float) -> str:
 def compute_digest(notification: Notification, secret: bytes) -> bytes:
     """SHA-256 over the secret and the package with zeros in the place of the digest (5.3.5)."""
     octets, at = notification.octets, notification.digest_at
-    return hashlib.sha256(b"".join((secret, octets[:at], ZERO_DIGEST, octets[at + DIGEST_OCTETS :]))).digest()
-
-
-def digest_fits(notification: Notification, server: Server) -> bool:
-    """Tell in constant time whether the digest was made with the server's secret; without either, it was not."""
-    if server.secret is None or notification.digest is None:
-        return False
-    return hmac.compare_digest(compute_digest(notification, server.secret), notification.digest)
+    return sha256(secret + octets[:at] + ZERO_DIGEST + octets[at + DIGEST_OCTETS :]).digest()
 
 
 def find_signers(notification: Notification, servers: Iterable[Server]) -> list[Server]:
@@ -81,7 +74,7 @@ def find_signers(notification: Notification, servers: Iterable[Server]) -> list[
     return [
         server
         for server in servers
-        if server.secret is not None and hmac.compare_digest(hashlib.sha256(server.secret + zeroed).digest(), digest)
+        if server.secret is not None and compare_digest(sha256(server.secret + zeroed).digest(), digest)
     ]
 
 
@@ -101,34 +94,34 @@ def sign(package: bytes, secret: bytes) -> bytes:
 def verify(
     notification: Notification, server: Server, source: Source, clock: Clock, freshness: Freshness
 ) -> VerifiedNotification:
-    """See that a notification was made by `server` and is of now.
+    """See that a notification was made by `server` and is of now. The digest is compared in constant time.
 
     Raises SecretNotProvisioned, DigestMismatch or DigestMissing, then Stale or FromTheFuture.
     """
-    if notification.sent_at is not None:
-        _check_digest(notification, server)
-        _check_age(notification.sent_at, clock, freshness)
+    digest, sent_at = notification.digest, notification.sent_at
+    if digest is not None and sent_at is not None:
+        if server.secret is None:
+            message = f"signed, and no secret is provisioned for {server.id!r}"
+            raise SecretNotProvisioned(message)
+        if not compare_digest(compute_digest(notification, server.secret), digest):
+            message = f"the digest was not made with the secret of {server.id!r} over these octets"
+            raise DigestMismatch(message)
+        _check_age(sent_at, clock, freshness)
     elif server.require_digest:
         message = f"{server.id!r} must sign, and SHA256-DIGEST is absent"
         raise DigestMissing(message)
     return VerifiedNotification(notification, server.id, source, clock.now, clock.believed)
 
 
-def _check_digest(notification: Notification, server: Server) -> None:
-    if server.secret is None:
-        message = f"signed, and no secret is provisioned for {server.id!r}"
-        raise SecretNotProvisioned(message)
-    if not digest_fits(notification, server):
-        message = f"the digest was not made with the secret of {server.id!r} over these octets"
-        raise DigestMismatch(message)
-
-
 def _check_age(sent_at: int, clock: Clock, freshness: Freshness) -> None:
     reference = clock.now if clock.believed else clock.newest
-    if reference is not None and reference - sent_at > freshness.max_age:
+    if reference is None:
+        return
+    age = reference - sent_at
+    if age > freshness.max_age:
         by = "the clock" if clock.believed else f"the newest authenticated time ({show_time(reference)})"
-        message = f"sent {reference - sent_at:.0f} s before {by}, at most {freshness.max_age:.0f} are taken"
+        message = f"sent {age:.0f} s before {by}, at most {freshness.max_age:.0f} are taken"
         raise Stale(message)
-    if clock.believed and sent_at - clock.now > freshness.max_skew:
-        message = f"sent {sent_at - clock.now:.0f} s ahead of the clock, at most {freshness.max_skew:.0f} are taken"
+    if -age > freshness.max_skew and clock.believed:
+        message = f"sent {-age:.0f} s ahead of the clock, at most {freshness.max_skew:.0f} are taken"
         raise FromTheFuture(message)

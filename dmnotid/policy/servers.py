@@ -95,7 +95,7 @@ class Servers:
         if server is None:
             message = f"no server {notification.server_id!r} is configured"
             raise UnknownServer(message)
-        if not server.allows(source):
+        if server.sources and not server.allows(source):
             message = f"{source.address} is not among the sources of {server.id!r}"
             raise SourceNotAllowed(message)
         return server

@@ -7,9 +7,9 @@
 All integers are big-endian. An Option Number is the sum of the Deltas up to it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from struct import Struct, unpack
 from typing import Final, NamedTuple
 
@@ -56,7 +56,7 @@ REMEMBERED_VALUES: Final = 64
 """How many values of an Option are remembered decoded: they repeat, and each is a function of its octets alone."""
 
 _OPTION_HEADER: Final = Struct(">H")
-_TIME: Final = Struct(">I")
+_SHA256_DIGEST: Final = Struct(f">I{DIGEST_OCTETS}s")
 _CACHED_MO: Final = Struct(">H4s")
 
 
@@ -108,10 +108,15 @@ class Notification(NamedTuple):
         return self.digest is not None
 
 
-def decode_notification(octets: bytes) -> Notification:
+_new_notification: Final = partial(tuple.__new__, Notification)
+"""Notification of all its values at once, without a detour through Python: this is done for whatever anyone sends."""
+
+
+def decode_notification(octets: bytes) -> Notification:  # noqa: C901 - in one piece: each call less is felt in a flood
     """Decode one package, all of its octets.
 
-    Raises UnsupportedVersion, Truncated, MalformedField or TrailingOctets, with the offset in the package.
+    Raises UnsupportedVersion, Truncated, MalformedField (also for an Option Delta of 0: every standard Option comes
+    once at most, in rising order) or TrailingOctets, with the offset in the package.
     """
     option_count, notification_id = decode_header(octets)
     server_id: str | None = None
@@ -123,37 +128,53 @@ def decode_notification(octets: bytes) -> Notification:
     digest: bytes | None = None
     digest_at = 0
     unknown: tuple[tuple[int, bytes], ...] = ()
-    end = HEADER_OCTETS
-    for number, start, end in options(octets, option_count):
-        if number == OPTION_SERVER_ID:
-            server_id = _server_id(octets, start, end)
-        elif number == OPTION_SHA256_DIGEST:
-            sent_at, digest_at, digest = _sha256_digest(octets, start, end)
-        elif number == OPTION_PREFERRED_CON_TYPE:
-            preferred, skipped = _preferred_connections(octets[start:end])
-        elif number == OPTION_REQ_MO:
-            requested = _requested_mos(octets, start, end)
-        elif number == OPTION_REQ_MO_CV:
-            cached = _cached_mos(octets, start, end)
-        else:
-            unknown += ((number, octets[start:end]),)
-    if end != len(octets):
+    number, at, size = 0, HEADER_OCTETS, len(octets)
+    for _ in range(option_count):
+        start = at + OPTION_HEADER_OCTETS
+        if start > size:
+            raise Truncated(PACKAGE, "Option", at, f"needs {OPTION_HEADER_OCTETS}, {size - at} left", octets)
+        first = octets[at]
+        if not first >> 4:
+            raise MalformedField(PACKAGE, "Option Delta", at, "0, and Option Numbers rise", octets)
+        number += first >> 4
+        at = start + ((first & 0x0F) << 8 | octets[at + 1])
+        if at > size:
+            raise Truncated(PACKAGE, "Option Value", start, f"needs {at - start}, {size - start} left", octets)
+        value = octets[start:at]
+        try:
+            if number == OPTION_SERVER_ID:
+                server_id = _server_id(value)
+            elif number == OPTION_SHA256_DIGEST:
+                sent_at, digest = _sha256_digest(value)
+                digest_at = start + TIME_OCTETS
+            elif number == OPTION_PREFERRED_CON_TYPE:
+                preferred, skipped = _preferred_connections(value)
+            elif number == OPTION_REQ_MO:
+                requested = _requested_mos(value)
+            elif number == OPTION_REQ_MO_CV:
+                cached = _cached_mos(value)
+            else:
+                unknown += ((number, value),)
+        except ValueError as error:
+            raise _malformed(number, start, error, octets) from None
+    if at != size:
         # SHA-256(secret || message) can be extended by whoever holds one signed package; the forgery always leaves
         # octets behind the last Option.
-        problem = f"{len(octets) - end} more behind the last of {option_count} Options"
-        raise TrailingOctets(PACKAGE, "end", end, problem, octets)
-    return Notification(
-        notification_id,
-        server_id,
-        preferred,
-        skipped,
-        requested,
-        cached,
-        sent_at,
-        digest,
-        digest_at,
-        unknown,
-        octets,
+        raise TrailingOctets(PACKAGE, "end", at, f"{size - at} more behind the last of {option_count} Options", octets)
+    return _new_notification(
+        (
+            notification_id,
+            server_id,
+            preferred,
+            skipped,
+            requested,
+            cached,
+            sent_at,
+            digest,
+            digest_at,
+            unknown,
+            octets,
+        )
     )
 
 
@@ -170,40 +191,19 @@ def decode_header(octets: bytes) -> tuple[int, int]:
     return first >> 7 & MAX_OPTIONS, notification_id
 
 
-def options(octets: bytes, count: int) -> Iterator[tuple[int, int, int]]:
-    """Step over `count` Options (5.2): Option Number, and the offsets at which the value begins and ends.
-
-    Raises MalformedField for an Option Delta of 0 (every standard Option comes once at most, in rising order),
-    Truncated where octets are missing.
-    """
-    number, at, size = 0, HEADER_OCTETS, len(octets)
-    for _ in range(count):
-        start = at + OPTION_HEADER_OCTETS
-        if start > size:
-            raise Truncated(PACKAGE, "Option", at, f"needs {OPTION_HEADER_OCTETS}, {size - at} left", octets)
-        first = octets[at]
-        delta = first >> 4
-        if not delta:
-            raise MalformedField(PACKAGE, "Option Delta", at, "0, and Option Numbers rise", octets)
-        at = start + ((first & 0x0F) << 8 | octets[at + 1])
-        if at > size:
-            raise Truncated(PACKAGE, "Option Value", start, f"needs {at - start}, {size - start} left", octets)
-        number += delta
-        yield number, start, at
+# The value of each Option is read from its octets alone, so that what repeats may be remembered. ValueError says what
+# is wrong with it, and UnicodeDecodeError where.
 
 
-def _server_id(octets: bytes, start: int, end: int) -> str:
-    try:
-        return _known_server_id(octets[start:end])
-    except UnicodeDecodeError as error:
-        problem = f"not UTF-8: {error.reason}"
-        raise MalformedField(PACKAGE, "SERVER-ID", start + error.start, problem, octets) from None
-    except ValueError as error:
-        raise MalformedField(PACKAGE, "SERVER-ID", start, str(error), octets) from None
+def _malformed(number: int, at: int, error: ValueError, octets: bytes) -> MalformedField:
+    """Tell what is wrong with the value of an Option that begins at octet `at` of the package."""
+    if isinstance(error, UnicodeDecodeError):
+        return MalformedField(PACKAGE, OPTION_NAMES[number], at + error.start, f"not UTF-8: {error.reason}", octets)
+    return MalformedField(PACKAGE, OPTION_NAMES[number], at, str(error), octets)
 
 
 @lru_cache(REMEMBERED_VALUES)
-def _known_server_id(value: bytes) -> str:
+def _server_id(value: bytes) -> str:
     return normal_server_id(value.decode("utf-8"))
 
 
@@ -221,37 +221,31 @@ def _preferred_connections(value: bytes) -> tuple[tuple[ConnectionType, ...], tu
     return tuple(preferred), tuple(skipped)
 
 
-def _requested_mos(octets: bytes, start: int, end: int) -> tuple[int, ...]:
-    if (end - start) % MO_INDEX_OCTETS:
-        problem = f"{end - start} octets, a multiple of {MO_INDEX_OCTETS} is needed"
-        raise MalformedField(PACKAGE, "REQ-MO", start, problem, octets)
-    return _known_requested_mos(octets[start:end])
+@lru_cache(REMEMBERED_VALUES)
+def _requested_mos(value: bytes) -> tuple[int, ...]:
+    return unpack(f">{_entries(value, MO_INDEX_OCTETS)}H", value)
 
 
 @lru_cache(REMEMBERED_VALUES)
-def _known_requested_mos(value: bytes) -> tuple[int, ...]:
-    return unpack(f">{len(value) // MO_INDEX_OCTETS}H", value)
-
-
-def _cached_mos(octets: bytes, start: int, end: int) -> tuple[CachedMo, ...]:
-    if (end - start) % CACHED_MO_OCTETS:
-        problem = f"{end - start} octets, a multiple of {CACHED_MO_OCTETS} is needed"
-        raise MalformedField(PACKAGE, "REQ-MO-CV", start, problem, octets)
-    return _known_cached_mos(octets[start:end])
-
-
-@lru_cache(REMEMBERED_VALUES)
-def _known_cached_mos(value: bytes) -> tuple[CachedMo, ...]:
+def _cached_mos(value: bytes) -> tuple[CachedMo, ...]:
+    _entries(value, CACHED_MO_OCTETS)
     return tuple(_CACHED_MO.iter_unpack(value))
 
 
-def _sha256_digest(octets: bytes, start: int, end: int) -> tuple[int, int, bytes]:
-    if end - start != SHA256_DIGEST_OCTETS:
-        problem = f"{end - start} octets, exactly {SHA256_DIGEST_OCTETS} are needed"
-        raise MalformedField(PACKAGE, "SHA256-DIGEST", start, problem, octets)
-    (sent_at,) = _TIME.unpack_from(octets, start)
-    digest_at = start + TIME_OCTETS
-    return sent_at, digest_at, octets[digest_at:end]
+def _entries(value: bytes, size: int) -> int:
+    """Return how many entries of a size there are."""
+    if len(value) % size:
+        message = f"{len(value)} octets, a multiple of {size} is needed"
+        raise ValueError(message)
+    return len(value) // size
+
+
+def _sha256_digest(value: bytes) -> tuple[int, bytes]:
+    if len(value) != SHA256_DIGEST_OCTETS:
+        message = f"{len(value)} octets, exactly {SHA256_DIGEST_OCTETS} are needed"
+        raise ValueError(message)
+    sent_at, digest = _SHA256_DIGEST.unpack(value)
+    return sent_at, digest
 
 
 def encode_notification(

@@ -7,7 +7,7 @@ Nothing in it has a fixed place: gateways put fields before and after the ones t
 """
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from dmnotid.errors import DecodeError, MalformedField, NotAPush, PushHeaderTooLong, Truncated
@@ -101,6 +101,10 @@ class PushMessage(NamedTuple):
     body: bytes
 
 
+_new_message: Final = partial(tuple.__new__, PushMessage)
+"""PushMessage of all its values at once, without a detour through Python: this is done for whatever anyone sends."""
+
+
 def decode_push(datagram: bytes, *, max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS) -> PushMessage:
     """Decode a Push PDU.
 
@@ -115,7 +119,7 @@ def decode_push(datagram: bytes, *, max_header_octets: int = DEFAULT_MAX_HEADER_
         header = decode_header_block(datagram[start:body_offset])
     except DecodeError as error:
         raise error.moved(start) from None
-    return PushMessage(datagram[0], header, body_offset, datagram[body_offset:])
+    return _new_message((datagram[0], header, body_offset, datagram[body_offset:]))
 
 
 def header_border(datagram: bytes) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import pytest
 
 from dmnotid.cli import main
 from dmnotid.config import ConnectionsConfig
-from dmnotid.policy.authenticity import digest_fits
+from dmnotid.policy.authenticity import find_signers
 from dmnotid.policy.servers import Server
 from dmnotid.service.links import Link, read_links
 from dmnotid.wire.notification import decode_notification
@@ -161,7 +161,7 @@ def test_the_notification_is_one_that_the_daemon_would_take(
     monkeypatch.setattr("dmnotid.cli.test_hook.decode_notification", note)
     assert shown(place, capsys, *WISHES)["facts"]["signed"] is True
     (octets,) = packages
-    assert digest_fits(decode_notification(octets), Server("dm.example.com", SECRET))
+    assert find_signers(decode_notification(octets), [Server("dm.example.com", SECRET)])
 
 
 @pytest.mark.parametrize(("server", "dropped"), [("dm.example.com", True), ("open", False)])
