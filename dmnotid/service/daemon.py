@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from enum import Enum
@@ -18,6 +18,7 @@ from dmnotid.config import Config, HookConfig, load_config
 from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError, NotTried
 from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push
+from dmnotid.policy.servers import Source
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.policy.trials import Trials
 from dmnotid.service.dispatcher import Dispatcher
@@ -196,9 +197,10 @@ class Daemon:
         Nothing that a datagram holds raises here: it ends in a log line and a count.
         """
         admitted: list[tuple[Datagram, SessionRequest]] = []
-        # The same octets of the same sender at the same moment end alike, as long as nothing was admitted in between.
-        ends: dict[Datagram, Discard] = {}
+        ends = _Ends()
         for datagram in datagrams:
+            if ends.repeat(datagram):
+                continue
             try:
                 request = self._take(datagram, ends)
             except NotTried:
@@ -206,36 +208,41 @@ class Daemon:
                 self._discards.lose(_NOT_TRIED)
                 continue
             except JournalError as error:
-                ends.clear()
+                self._count_repeats(ends)
                 self._give_up([*(earlier for earlier, _ in admitted), datagram], error)
                 admitted.clear()
             except Exception:  # noqa: BLE001 - a bug in handling one datagram must not end the service of the next
-                ends.clear()
+                self._count_repeats(ends)
                 self.counters["bugs"] += 1
                 excerpt = datagram.payload[:EXCERPT_OCTETS].hex(" ")
                 logger.exception("bug", source=str(datagram.source), octets=len(datagram.payload), excerpt=excerpt)
             else:
                 if request is not None:
+                    self._count_repeats(ends)
                     admitted.append((datagram, request))
             self.counters["received"] += 1
+        self._count_repeats(ends)
         self._commit(admitted)
         self._status.change()
 
-    def _take(self, datagram: Datagram, ends: dict[Datagram, Discard]) -> SessionRequest | None:
+    def _take(self, datagram: Datagram, ends: "_Ends") -> SessionRequest | None:
         if self._observe is not None:
             self._observe(datagram)
-        discard = ends.get(datagram)
-        if discard is None:
-            try:
-                request = self._admit(datagram)
-            except Discard as error:
-                discard = ends[datagram] = error.with_traceback(None)
-            else:
-                ends.clear()
-                return request
-        self.counters[discard.reason] += 1
-        self._discards.note(discard, datagram.source)
-        return None
+        try:
+            return self._admit(datagram)
+        except Discard as discard:
+            self.counters[discard.reason] += 1
+            self._discards.note(discard, datagram.source)
+            if self._observe is None:
+                ends.note(datagram, discard)
+            return None
+
+    def _count_repeats(self, ends: "_Ends") -> None:
+        """Let what repeated itself end as it did the first time; what comes from here on is judged anew."""
+        for source, discard, times in ends.take_repeats():
+            self.counters["received"] += times
+            self.counters[discard.reason] += times
+            self._discards.note(discard, source, times)
 
     def _admit(self, datagram: Datagram) -> SessionRequest:
         newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
@@ -328,6 +335,38 @@ def _warn_of_distrust(hook: HookConfig) -> None:
         check_hook(hook)
     except HookError as error:
         logger.warning("hook not trusted", problem=str(error), consequence="no session can be started")
+
+
+class _Ends:
+    """How datagrams ended that were discarded, and how often each came again since.
+
+    The same octets of the same sender at the same moment end alike, as long as nothing was admitted in between.
+    """
+
+    def __init__(self) -> None:
+        self._discards: dict[Datagram, Discard] = {}
+        self._repeats: dict[Datagram, int] = {}
+
+    def note(self, datagram: Datagram, discard: Discard) -> None:
+        """Remember how a datagram ended."""
+        self._discards[datagram] = discard.with_traceback(None)
+        self._repeats[datagram] = 0
+
+    def repeat(self, datagram: Datagram) -> bool:
+        """Tell whether it is known how this one ends, and count it then."""
+        repeats = self._repeats.get(datagram)
+        if repeats is None:
+            return False
+        self._repeats[datagram] = repeats + 1
+        return True
+
+    def take_repeats(self) -> Iterator[tuple[Source, Discard, int]]:
+        """Give whatever came again: its sender, how it ended, and how often; nothing is known afterwards."""
+        ends = self._discards, self._repeats
+        self._discards, self._repeats = {}, {}
+        for (datagram, discard), times in zip(ends[0].items(), ends[1].values(), strict=True):
+            if times:
+                yield datagram.source, discard, times
 
 
 class _Doubt(Enum):

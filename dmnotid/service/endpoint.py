@@ -43,6 +43,8 @@ _IPV6_PARTS: Final = 4
 SO_RCVBUFFORCE: Final = 33
 """asm-generic/socket.h."""
 
+_NOBODY: Final = Source("", 0)
+
 Deliver = Callable[[Iterable[Datagram]], None]
 """Gets datagrams that are taken out of the socket as they are asked for, to the last."""
 
@@ -135,11 +137,14 @@ class Endpoint:
     def _waiting(self) -> Iterator[Datagram]:
         """Take one datagram after the other out of the socket, as they are asked for; a batch at most."""
         receive, now, until = self.socket.recvfrom, time.time(), time.monotonic() + LONGEST
+        address, source = None, _NOBODY
         try:
             while self._taken < BATCH and (not self._taken or time.monotonic() < until):
-                payload, address = receive(MAX_DATAGRAM_OCTETS)
+                payload, sender = receive(MAX_DATAGRAM_OCTETS)
                 self._taken += 1
-                yield Datagram(payload, source_of(address), now)
+                if sender != address:
+                    address, source = sender, source_of(sender)
+                yield Datagram(payload, source, now)
         except BlockingIOError:
             return
         except OSError as error:

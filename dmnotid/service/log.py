@@ -273,9 +273,9 @@ class DiscardLog:
         self._lost: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
-    def note(self, discard: Discard, source: object) -> None:
-        """Log or count one discard; a running event loop is needed."""
-        if self.tells(discard.reason):
+    def note(self, discard: Discard, source: object, times: int = 1) -> None:
+        """Log or count a discard, or so many alike; a running event loop is needed."""
+        for _ in range(self.tells(discard.reason, times)):
             _level_of(discard)(
                 "discarded",
                 reason=discard.reason,
@@ -285,11 +285,12 @@ class DiscardLog:
                 problem=shortened(str(discard)),
             )
 
-    def tells(self, reason: str) -> bool:
-        """Count one event of a kind, and say whether it is to be told by itself; a running event loop is needed."""
-        self._seen[reason] += 1
+    def tells(self, reason: str, times: int = 1) -> int:
+        """Count events of a kind, and say how many are to be told one by one; a running event loop is needed."""
+        before = self._seen[reason]
+        self._seen[reason] = before + times
         self._begin()
-        return self._seen[reason] <= FIRST_DISCARDS
+        return max(min(times, FIRST_DISCARDS - before), 0)
 
     def lose(self, problem: str) -> None:
         """Count one datagram that nobody judged, told at the interval's end alone; a running event loop is needed."""

@@ -518,7 +518,9 @@ def told(logged: LogLines) -> bool:
     return any("SERVER-ID" in line["problem"] for line in logged.of("datagrams lost"))
 
 
-async def test_what_comes_again_at_once_ends_alike_until_something_is_admitted(tmp_path: Path) -> None:
+async def test_what_comes_again_at_once_ends_alike_until_something_is_admitted(
+    tmp_path: Path, logged: LogLines
+) -> None:
     """Under a clock that is not believed a newer notification makes the older one stale: no longer a duplicate."""
     async with at_work(make_config(tmp_path)) as daemon:
         old, new = push(1, preferred=NOWHERE, sent_at=1_900_000_000), push(2, preferred=NOWHERE, sent_at=1_900_090_000)
@@ -527,6 +529,40 @@ async def test_what_comes_again_at_once_ends_alike_until_something_is_admitted(t
         came = [Datagram(octets, SOURCE, at) for octets in (old, old, forged, old, forged, new, old, old, forged)]
         daemon.deliver(came)
     assert counted(daemon) == {"received": 9, "accepted": 2, "duplicate": 2, "digest-mismatch": 3, "stale": 2}
+    told = [line["reason"] for line in logged.of("discarded")]
+    assert sorted(told) == ["digest-mismatch"] * 3 + ["duplicate"] * 2 + ["stale"] * 2
+
+
+async def test_an_observer_sees_also_what_comes_again_at_once(tmp_path: Path) -> None:
+    seen: list[Datagram] = []
+    config = make_config(tmp_path)
+    daemon = Daemon(config, observe=seen.append)
+    task = asyncio.create_task(daemon.run())
+    await daemon.ready.wait()
+    came = [Datagram(push(1, secret=b"not the secret"), SOURCE, 1_000.0)] * 3
+    daemon.deliver(came)
+    daemon.stop()
+    await task
+    assert seen == came
+    assert daemon.counters["digest-mismatch"] == 3
+
+
+async def test_repeats_are_counted_also_where_the_journal_fails_or_a_bug_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(make_config(tmp_path)) as daemon:
+        forged, now = push(3, secret=b"not the secret"), time.time()
+        take = daemon._admit
+
+        def fail(datagram: Datagram) -> SessionRequest:
+            if datagram.payload in (b"journal", b"bug"):
+                raise JournalError if datagram.payload == b"journal" else ZeroDivisionError
+            return take(datagram)
+
+        monkeypatch.setattr(daemon, "_admit", fail)
+        came = (forged, forged, b"journal", forged, forged, b"bug", forged, forged, forged)
+        daemon.deliver([Datagram(octets, SOURCE, now) for octets in came])
+    assert counted(daemon) == {"received": 9, "digest-mismatch": 7, "bugs": 1, "not accepted": 1}
 
 
 async def test_the_same_octets_of_others_are_looked_at_anew(tmp_path: Path) -> None:

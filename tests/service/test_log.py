@@ -304,6 +304,15 @@ async def test_the_first_discards_of_a_reason_are_told_one_by_one(logged: LogLin
     assert summary["level"] == "warning"
 
 
+async def test_many_discards_alike_are_told_as_if_each_had_come_alone(logged: LogLines) -> None:
+    discards = DiscardLog(3_600)
+    for times in (1, FIRST_DISCARDS - 2, 4, 3):
+        discards.note(discard(), SOURCE, times)
+    assert len(logged.of("discarded")) == FIRST_DISCARDS
+    discards.flush()
+    assert [line["count"] for line in logged.of("discards")] == [1 + FIRST_DISCARDS - 2 + 4 + 3 - FIRST_DISCARDS]
+
+
 def ended(discards: DiscardLog) -> bool:
     return discards._timer is None
 
