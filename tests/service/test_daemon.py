@@ -562,7 +562,11 @@ async def test_repeats_are_counted_also_where_the_journal_fails_or_a_bug_shows(
         monkeypatch.setattr(daemon, "_admit", fail)
         came = (forged, forged, b"journal", forged, forged, b"bug", forged, forged, forged)
         daemon.deliver([Datagram(octets, SOURCE, now) for octets in came])
-    assert counted(daemon) == {"received": 9, "digest-mismatch": 7, "bugs": 1, "not accepted": 1}
+        assert counted(daemon) == {"received": 9, "digest-mismatch": 7, "bugs": 1, "not accepted": 1}
+        # Stale is the older one only as long as the newer one is there.
+        old, new = push(1, preferred=NOWHERE, sent_at=1_900_000_000), push(2, preferred=NOWHERE, sent_at=1_900_090_000)
+        daemon.deliver([Datagram(octets, SOURCE, 1_000.0) for octets in (new, old, b"journal", old)])
+    assert (daemon.counters["stale"], daemon.counters["accepted"]) == (1, 1)
 
 
 async def test_the_same_octets_of_others_are_looked_at_anew(tmp_path: Path) -> None:
