@@ -10,7 +10,7 @@ import pytest
 
 from dmnotid.errors import Discard, Duplicate, QueueFull
 from dmnotid.policy.authenticity import Clock, Freshness
-from dmnotid.policy.reception import Datagram, Rules, receive_push, route
+from dmnotid.policy.reception import Datagram, Rules, check_route, receive_push
 from dmnotid.policy.servers import Server, Servers, Source
 from dmnotid.wire.notification import decode_notification
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
@@ -51,7 +51,8 @@ def decoded(datagram: bytes) -> Row:
     found: Row = {}
     try:
         push = decode_push(datagram)
-        body = route(push)
+        check_route(push.header)
+        body = push.body
         found["body_offset"] = push.body_offset
         notification = decode_notification(body)
     except Discard as discard:

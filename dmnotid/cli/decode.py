@@ -18,7 +18,7 @@ from dmnotid.cli.words import parse_hex, parse_time
 from dmnotid.config import load_config
 from dmnotid.errors import Discard, DmnotidError, UsageError
 from dmnotid.policy.authenticity import Clock, VerifiedNotification, judge_clock, show_time
-from dmnotid.policy.reception import Rules, authenticate, route
+from dmnotid.policy.reception import Rules, authenticate, check_route
 from dmnotid.policy.servers import Servers, Source
 from dmnotid.wire.notification import Notification, decode_notification
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
@@ -158,7 +158,8 @@ def decide(octets: bytes, judge: Judge) -> Verdict:
         if not judge.bare:
             limit = judge.rules.max_header_octets if judge.rules else DEFAULT_MAX_HEADER_OCTETS
             push = decode_push(octets, max_header_octets=limit)
-            package = route(push)
+            check_route(push.header)
+            package = push.body
             body_offset = push.body_offset
         notification = decode_notification(package)
         if judge.rules is not None:

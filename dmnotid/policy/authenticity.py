@@ -114,14 +114,15 @@ def verify(
 
 
 def _check_age(sent_at: int, clock: Clock, freshness: Freshness) -> None:
-    reference = clock.now if clock.believed else clock.newest
+    believed = clock.believed
+    reference = clock.now if believed else clock.newest
     if reference is None:
         return
     age = reference - sent_at
     if age > freshness.max_age:
-        by = "the clock" if clock.believed else f"the newest authenticated time ({show_time(reference)})"
+        by = "the clock" if believed else f"the newest authenticated time ({show_time(reference)})"
         message = f"sent {age:.0f} s before {by}, at most {freshness.max_age:.0f} are taken"
         raise Stale(message)
-    if -age > freshness.max_skew and clock.believed:
+    if -age > freshness.max_skew and believed:
         message = f"sent {-age:.0f} s ahead of the clock, at most {freshness.max_skew:.0f} are taken"
         raise FromTheFuture(message)

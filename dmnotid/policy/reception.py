@@ -19,7 +19,6 @@ from dmnotid.wire.wsp import (
     DEFAULT_MAX_HEADER_OCTETS,
     REMEMBERED_BLOCKS,
     PushHeader,
-    PushMessage,
     application_id,
     decode_push,
     is_dm_content_type,
@@ -52,20 +51,16 @@ def receive_push(
 ) -> VerifiedNotification:
     """Take a Push PDU through every pure check. Raises the Discard of the first that fails, and what `signers` does."""
     push = decode_push(datagram.payload, max_header_octets=rules.max_header_octets)
-    return authenticate(decode_notification(route(push)), datagram.source, rules, clock, signers)
-
-
-def route(push: PushMessage) -> bytes:
-    """Return the package of a push that is for the DM client (section 6).
-
-    Raises ContentTypeMismatch, then ApplicationIdMissing, ApplicationIdConflict or ApplicationIdMismatch.
-    """
-    _check_header(push.header)
-    return push.body
+    check_route(push.header)
+    return authenticate(decode_notification(push.body), datagram.source, rules, clock, signers)
 
 
 @lru_cache(REMEMBERED_BLOCKS)
-def _check_header(header: PushHeader) -> None:
+def check_route(header: PushHeader) -> None:
+    """See that a push is for the DM client (section 6); its body is a package then.
+
+    Raises ContentTypeMismatch, then ApplicationIdMissing, ApplicationIdConflict or ApplicationIdMismatch.
+    """
     content_type, values = header
     if not is_dm_content_type(content_type):
         message = f"Content-Type {_shown(content_type, '#04x')} is no DM Notification"

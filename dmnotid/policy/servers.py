@@ -89,11 +89,12 @@ class Servers:
         `find_signers` is asked only where SERVER-ID is absent. Raises UnknownServer, SourceNotAllowed, DigestMismatch,
         ServerUndiscovered, and what `find_signers` does.
         """
-        if notification.server_id is None:
+        server_id = notification.server_id
+        if server_id is None:
             return self._discover(notification, source, find_signers)
-        server = self._by_id.get(notification.server_id)
+        server = self._by_id.get(server_id)
         if server is None:
-            message = f"no server {notification.server_id!r} is configured"
+            message = f"no server {server_id!r} is configured"
             raise UnknownServer(message)
         if server.sources and not server.allows(source):
             message = f"{source.address} is not among the sources of {server.id!r}"

@@ -10,10 +10,10 @@ All integers are big-endian. An Option Number is the sum of the Deltas up to it.
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import lru_cache, partial
-from struct import Struct, unpack
+from struct import Struct, error, unpack
 from typing import Final, NamedTuple
 
-from dmnotid.errors import MalformedField, TrailingOctets, Truncated, UnsupportedVersion
+from dmnotid.errors import DecodeError, MalformedField, TrailingOctets, Truncated, UnsupportedVersion
 from dmnotid.wire.octets import PACKAGE, normal_server_id
 
 VERSION: Final = 2
@@ -112,13 +112,19 @@ _new_notification: Final = partial(tuple.__new__, Notification)
 """Notification of all its values at once, without a detour through Python: this is done for whatever anyone sends."""
 
 
-def decode_notification(octets: bytes) -> Notification:  # noqa: C901 - in one piece: each call less is felt in a flood
+def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 - a call less is felt in a flood
     """Decode one package, all of its octets.
 
     Raises UnsupportedVersion, Truncated, MalformedField (also for an Option Delta of 0: every standard Option comes
-    once at most, in rising order) or TrailingOctets, with the offset in the package.
+    once at most, in rising order) or TrailingOctets, with the offset in the package. RESERVED may hold anything.
     """
-    option_count, notification_id = decode_header(octets)
+    size = len(octets)
+    if size < HEADER_OCTETS:
+        raise _short_of_header(octets)
+    first, notification_id = _HEADER.unpack_from(octets)
+    if first >> 12 != VERSION:
+        raise _unsupported_version(octets)
+    option_count = first >> 7 & MAX_OPTIONS
     server_id: str | None = None
     preferred: tuple[ConnectionType, ...] = ()
     skipped: tuple[int, ...] = ()
@@ -128,7 +134,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901 - in one p
     digest: bytes | None = None
     digest_at = 0
     unknown: tuple[tuple[int, bytes], ...] = ()
-    number, at, size = 0, HEADER_OCTETS, len(octets)
+    number, at = 0, HEADER_OCTETS
     for _ in range(option_count):
         start = at + OPTION_HEADER_OCTETS
         if start > size:
@@ -145,7 +151,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901 - in one p
             if number == OPTION_SERVER_ID:
                 server_id = _server_id(value)
             elif number == OPTION_SHA256_DIGEST:
-                sent_at, digest = _sha256_digest(value)
+                sent_at, digest = _SHA256_DIGEST.unpack(value)
                 digest_at = start + TIME_OCTETS
             elif number == OPTION_PREFERRED_CON_TYPE:
                 preferred, skipped = _preferred_connections(value)
@@ -155,8 +161,8 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901 - in one p
                 cached = _cached_mos(value)
             else:
                 unknown += ((number, value),)
-        except ValueError as error:
-            raise _malformed(number, start, error, octets) from None
+        except (ValueError, error) as problem:
+            raise _malformed(number, start, at, problem, octets) from None
     if at != size:
         # SHA-256(secret || message) can be extended by whoever holds one signed package; the forgery always leaves
         # octets behind the last Option.
@@ -178,28 +184,29 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901 - in one p
     )
 
 
-def decode_header(octets: bytes) -> tuple[int, int]:
-    """Read the fixed header (5.1); OC and the NOTIFICATION-ID. RESERVED may hold anything.
-
-    Raises Truncated, and UnsupportedVersion before all else that needs more than the first octet.
-    """
+def _short_of_header(octets: bytes) -> DecodeError:
+    """Tell what is wrong with less octets than the header has: VER comes before all that needs more than the first."""
     if octets and octets[0] >> 4 != VERSION:
-        raise UnsupportedVersion(PACKAGE, "VER", 0, f"{octets[0] >> 4}, only {VERSION} is known", octets)
-    if len(octets) < HEADER_OCTETS:
-        raise Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS}, {len(octets)} left", octets)
-    first, notification_id = _HEADER.unpack_from(octets)
-    return first >> 7 & MAX_OPTIONS, notification_id
+        return _unsupported_version(octets)
+    return Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS}, {len(octets)} left", octets)
+
+
+def _unsupported_version(octets: bytes) -> UnsupportedVersion:
+    return UnsupportedVersion(PACKAGE, "VER", 0, f"{octets[0] >> 4}, only {VERSION} is known", octets)
 
 
 # The value of each Option is read from its octets alone, so that what repeats may be remembered. ValueError says what
 # is wrong with it, and UnicodeDecodeError where.
 
 
-def _malformed(number: int, at: int, error: ValueError, octets: bytes) -> MalformedField:
-    """Tell what is wrong with the value of an Option that begins at octet `at` of the package."""
-    if isinstance(error, UnicodeDecodeError):
-        return MalformedField(PACKAGE, OPTION_NAMES[number], at + error.start, f"not UTF-8: {error.reason}", octets)
-    return MalformedField(PACKAGE, OPTION_NAMES[number], at, str(error), octets)
+def _malformed(number: int, start: int, end: int, caught: Exception, octets: bytes) -> MalformedField:
+    """Tell what is wrong with the value of an Option that stands in the package from `start` to `end`."""
+    at, problem = start, str(caught)
+    if isinstance(caught, UnicodeDecodeError):
+        at, problem = start + caught.start, f"not UTF-8: {caught.reason}"
+    elif isinstance(caught, error):
+        problem = f"{end - start} octets, exactly {SHA256_DIGEST_OCTETS} are needed"
+    return MalformedField(PACKAGE, OPTION_NAMES[number], at, problem, octets)
 
 
 @lru_cache(REMEMBERED_VALUES)
@@ -238,14 +245,6 @@ def _entries(value: bytes, size: int) -> int:
         message = f"{len(value)} octets, a multiple of {size} is needed"
         raise ValueError(message)
     return len(value) // size
-
-
-def _sha256_digest(value: bytes) -> tuple[int, bytes]:
-    if len(value) != SHA256_DIGEST_OCTETS:
-        message = f"{len(value)} octets, exactly {SHA256_DIGEST_OCTETS} are needed"
-        raise ValueError(message)
-    sent_at, digest = _SHA256_DIGEST.unpack(value)
-    return sent_at, digest
 
 
 def encode_notification(

@@ -14,7 +14,7 @@ import pytest
 
 from dmnotid.cli import main
 from dmnotid.policy.authenticity import find_signers
-from dmnotid.policy.reception import route
+from dmnotid.policy.reception import check_route
 from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
 from dmnotid.wire.octets import FieldValue
@@ -50,7 +50,8 @@ def decoded(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[PushM
     """Return the one datagram of `--print` as the receiver reads it."""
     (datagram,) = printed(words, capsys)
     push = decode_push(datagram, max_header_octets=5000)
-    return push, decode_notification(route(push))
+    check_route(push.header)
+    return push, decode_notification(push.body)
 
 
 def ids(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[int]:

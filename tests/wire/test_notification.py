@@ -12,7 +12,6 @@ from dmnotid.wire.notification import (
     CachedMo,
     ConnectionType,
     Notification,
-    decode_header,
     decode_notification,
     encode_notification,
 )
@@ -261,7 +260,8 @@ def test_reserved_is_any_value(reserved: int) -> None:
 @pytest.mark.parametrize("count", range(32))
 def test_option_count(count: int) -> None:
     """5.1: OC is 5 bits, 4 of them in the first octet."""
-    assert decode_header(bytes([0x20 | count >> 1, (count & 1) << 7 | 0x7F, 0, 9])) == (count, 9)
+    package = bytes([0x20 | count >> 1, (count & 1) << 7 | 0x7F, 0, 9]) + octets("F0 00") * count
+    assert decode_notification(package).unknown_options == tuple((15 * at, b"") for at in range(1, count + 1))
 
 
 def test_option_numbers_are_sums() -> None:
