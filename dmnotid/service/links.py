@@ -33,12 +33,12 @@ from dmnotid.service.rtnetlink import (
     IFF_LOWER_UP,
     IFF_UP,
     Address,
+    Inquiry,
     Interface,
     Route,
     State,
     drain,
     has_news,
-    read_interface,
     read_state,
     subscribe,
 )
@@ -218,7 +218,7 @@ def tell_missing(links: Iterable[Link], wanted: Sequence[ConnectionType]) -> str
 class Links:
     """The connections of this machine, kept up to date without polling.
 
-    A connection counts once it has been available for `connections.settle` without a break. Owns one socket while
+    A connection counts once it has been available for `connections.settle` without a break. Owns two sockets while
     open, and never wakes up while the kernel has no news and nothing settles.
     """
 
@@ -259,7 +259,7 @@ class Links:
         if not all(route.lasting for route in link.routes):
             return False
         try:
-            return _is_as_before(link, read_interface(link.index))
+            return _is_as_before(link, self._watch.inquiry.read_interface(link.index))
         except OSError:
             return False
 
@@ -361,7 +361,12 @@ class _Watch:
         self._not_before = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
-        self._subscription = subscribe()
+        self.inquiry = Inquiry()
+        try:
+            self._subscription = subscribe()
+        except BaseException:
+            self.inquiry.close()
+            raise
         self._loop.add_reader(self._subscription, self._wake)
 
     def retry(self) -> None:
@@ -384,12 +389,13 @@ class _Watch:
         self._not_before = time.monotonic() + pause
 
     def close(self) -> None:
-        """Close the socket; nothing is called any more."""
+        """Close the sockets; nothing is called any more."""
         self._loop.remove_reader(self._subscription)
         for timer in (self._timer, self._settling):
             if timer is not None:
                 timer.cancel()
         self._subscription.close()
+        self.inquiry.close()
 
     def _call_in(self, pause: float) -> None:
         """Call `on_news` in `pause` seconds.

@@ -14,7 +14,7 @@ OSError.
 
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from errno import EBADMSG, EINTR, EMSGSIZE, ENODEV
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
@@ -39,6 +39,7 @@ MAX_DRAINED: Final = 4_096
 _MESSAGE: Final = Struct("=IHHII")
 _ATTRIBUTE: Final = Struct("=HH")
 _NUMBER: Final = Struct("=I")
+_MAX_SEQUENCE: Final = 0xFFFF_FFFF
 _CODE: Final = Struct("=i")
 
 _MESSAGE_OCTETS: Final = _MESSAGE.size
@@ -190,30 +191,47 @@ def read_state(longest: int = ANY_LENGTH) -> State:
     when things never stood still for one dump, EBADMSG for octets that make no sense.
     """
     routes = _ROUTES._replace(parse=partial(parse_routes, longest=longest))
-    with _ask() as kernel:
+    with _open() as kernel:
         with suppress(OSError):  # before Linux 4.20 it takes no heed of what a request asks to be left out
             kernel.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         # Interfaces first: what has gone by then has neither address nor route in the dumps that follow.
         return State(_dump(kernel, _INTERFACES), _dump(kernel, _ADDRESSES), _dump(kernel, routes))
 
 
-def read_interface(ifindex: int) -> Interface:
-    """Read one interface as it is at this moment. Raises OSError as `read_state` does: ENODEV where there is none."""
-    query = _INTERFACES._replace(body=_link_request(ifindex), flags=_NLM_F_ACK)
-    with _ask() as kernel:
-        found = _dump(kernel, query)
-    if not found:
-        raise OSError(ENODEV, f"rtnetlink: nothing was said of interface {ifindex}")
-    return found[0]
+class Inquiry:
+    """Asks for one interface at a time, over a socket that stays open: a look before each session is to be short."""
+
+    def __init__(self) -> None:
+        """Open it. Raises OSError."""
+        self._kernel = _open()
+        self._sequence = 0
+
+    def read_interface(self, ifindex: int) -> Interface:
+        """Read an interface as it is now. Raises OSError as `read_state` does: ENODEV where there is none."""
+        # What comes late, of a request that was given up, has another number.
+        self._sequence = self._sequence + 1 & _MAX_SEQUENCE
+        query, found = _INTERFACES._replace(body=_link_request(ifindex), flags=_NLM_F_ACK), list[Interface]()
+        self._kernel.send(_request(query, self._sequence))
+        _read_answer(self._kernel, query, self._sequence, found)
+        if not found:
+            raise OSError(ENODEV, f"rtnetlink: nothing was said of interface {ifindex}")
+        return found[0]
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._kernel.close()
 
 
-@contextmanager
-def _ask() -> Iterator[socket.socket]:
+def _open() -> socket.socket:
     """Open a socket to ask the kernel something. Raises OSError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as kernel:
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+    try:
         kernel.settimeout(TIMEOUT)
         kernel.bind((0, 0))
-        yield kernel
+    except BaseException:
+        kernel.close()
+        raise
+    return kernel
 
 
 def subscribe() -> socket.socket:

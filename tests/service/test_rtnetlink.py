@@ -23,12 +23,12 @@ from dmnotid.service.rtnetlink import (
     IFF_UP,
     RT_TABLE_MAIN,
     Address,
+    Inquiry,
     Interface,
     Route,
     drain,
     messages,
     parse_routes,
-    read_interface,
     read_state,
     subscribe,
     take_messages,
@@ -435,6 +435,17 @@ def test_kernel_that_does_not_answer_is_a_time_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(rtnetlink, "_request", lambda _query, sequence: pack("=IHHII", 16, 1, 0, sequence, 0))
     with pytest.raises(TimeoutError):
         read_state()
+    with closing(Inquiry()) as inquiry, pytest.raises(TimeoutError):
+        inquiry.read_interface(1)
+
+
+def test_answer_that_comes_late_is_passed_over() -> None:
+    with closing(Inquiry()) as inquiry:
+        inquiry._kernel.send(rtnetlink._request(rtnetlink._INTERFACES, 1))  # one that was given up
+        inquiry._sequence = 1
+        assert inquiry.read_interface(1).name == "lo"
+        inquiry._sequence = 2**32 - 1
+        assert inquiry.read_interface(1).name == "lo"
 
 
 @pytest.mark.parametrize(
@@ -466,19 +477,23 @@ def test_real_loopback_is_read_without_privilege() -> None:
 
 
 def test_one_interface_is_what_a_dump_says_of_it() -> None:
-    assert [read_interface(link.ifindex) for link in read_state().interfaces] == read_state().interfaces
+    with closing(Inquiry()) as inquiry:
+        assert [inquiry.read_interface(link.ifindex) for link in read_state().interfaces] == read_state().interfaces
 
 
 def test_interface_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(OSError, match="No such device") as caught:
-        read_interface(2**30)
-    assert caught.value.errno == ENODEV
+    with closing(Inquiry()) as inquiry:
+        with pytest.raises(OSError, match="No such device") as caught:
+            inquiry.read_interface(2**30)
+        assert caught.value.errno == ENODEV
+        assert inquiry.read_interface(1).name == "lo"
 
 
 def test_sockets_are_not_inherited_and_closed() -> None:
     before = descriptors()
     read_state()
-    read_interface(1)
+    with closing(Inquiry()) as inquiry:
+        inquiry.read_interface(1)
     with closing(subscribe()) as subscription:
         assert not subscription.get_inheritable()
         assert subscription.gettimeout() == 0
