@@ -52,7 +52,7 @@ from dmnotid.yamlfile import (
 DEFAULT_PORT: Final = 2948
 """The registered UDP port of connectionless WAP Push."""
 
-DEFAULT_RECEIVE_BUFFER: Final = 2 * 1024 * 1024
+DEFAULT_RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 """Room (octets) for a burst of 1,000 notifications: the kernel takes it twice, and counts 832 octets for one of 150
 over loopback, perhaps a page of 4 KiB where a network driver gives each datagram a buffer of its own."""
 

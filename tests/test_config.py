@@ -170,7 +170,7 @@ def test_defaults(place: Place) -> None:
         servers=(Server("a", b"a" * 16),),
         hook=HookConfig(("/bin/true",), {}, timeout=600, kill_after=10, stop_grace=20),
         listen=(ListenAddress("::", 2948),),
-        receive_buffer=2_097_152,
+        receive_buffer=4_194_304,
         state=Path("/var/lib/dmnotid"),
         max_header_octets=48,
         freshness=Freshness(86_400, 600),
