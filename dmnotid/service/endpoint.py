@@ -32,6 +32,9 @@ LONGEST: Final = 0.01
 PAUSE: Final = 1.0
 """How long a socket rests after an error of the kernel's (seconds)."""
 
+SOON: Final = 0.05
+"""How long after a datagram it is looked what was dropped (seconds): the session that it starts goes first."""
+
 DRAIN: Final = 1.0
 """How long what waits in the socket buffers is taken at the end (seconds): a flood must not keep the daemon from it."""
 
@@ -130,8 +133,7 @@ class Endpoint:
         if first is not None:
             self._deliver(chain((first,), waiting))
             if self._look is None and self._loop is not None:
-                self._tell_drops()
-                self._look = self._loop.call_later(self._intake.look_every, self._look_again)
+                self._look = self._loop.call_later(SOON, self._look_first)
         return self._taken
 
     def _waiting(self) -> Iterator[Datagram]:
@@ -150,6 +152,12 @@ class Endpoint:
         except OSError as error:
             logger.error("receive failed", listen=str(self), problem=str(error), again_in=PAUSE)
             self._rest()
+
+    def _look_first(self) -> None:
+        """Tell what was dropped before the first datagram in a long time, or beside it."""
+        self._tell_drops()
+        if self._loop is not None:
+            self._look = self._loop.call_later(self._intake.look_every, self._look_again)
 
     def _look_again(self) -> None:
         """Tell what was dropped since datagrams began to come; the next one that comes brings the next look.

@@ -648,6 +648,10 @@ async def test_a_receive_buffer_beyond_what_others_may_have(logged: LogLines) ->
     assert not logged.all()
 
 
+PAGE_EACH = 4_928
+"""What the kernel counts for a datagram whose driver gives it a page of its own."""
+
+
 async def test_the_default_buffer_holds_a_thousand_notifications() -> None:
     inbox, sock = Inbox(), bind(LOOPBACK)
     endpoint = Endpoint(sock, inbox)
@@ -656,7 +660,7 @@ async def test_the_default_buffer_holds_a_thousand_notifications() -> None:
     each = taken_room(sock) / 500
     close(endpoint)
     assert len(inbox.datagrams) == 500
-    assert 1_000 * max(each, 4_096) < 2 * DEFAULT_RECEIVE_BUFFER
+    assert 1_000 * max(each, PAGE_EACH) < 2 * DEFAULT_RECEIVE_BUFFER
 
 
 async def test_what_is_dropped_is_told_while_datagrams_come() -> None:
@@ -669,6 +673,8 @@ async def test_what_is_dropped_is_told_while_datagrams_come() -> None:
     await asyncio.sleep(0.15)
     assert not told, "nothing wakes us for junk alone"
     send(sock.getsockname(), b"\1\6\1\xd8")
+    assert endpoint.receive() == 1
+    assert not told, "what came may start a session, which goes first"
     await eventually(lambda: told)
     assert sum(map(sum, told)) == 1
     send(sock.getsockname(), b"junk", b"junk")
