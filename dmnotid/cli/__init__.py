@@ -101,6 +101,7 @@ def _give_up_output() -> None:
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Build the parser; only the command that `words` call is imported, so that the others cost nothing."""
     parser = argparse.ArgumentParser(
+        formatter_class=_Formatter,
         prog="dmnotid",
         description="Receives OMA DM 2.0 notifications (WAP Push on UDP 2948) and starts the DM sessions they ask for.",
     )
@@ -110,9 +111,28 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     called = words[:1] if words and words[0] in COMMANDS else COMMANDS
     for name in called:
         summary = COMMANDS[name]
-        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        description = summary[0].upper() + summary[1:] + "."
+        command = commands.add_parser(name, help=summary, description=description, formatter_class=_Formatter)
         if name in words:
             module = importlib.import_module(f"dmnotid.cli.{name.replace('-', '_')}")
             module.add_arguments(command)
             command.set_defaults(main=module.main, parser=command)
     return parser
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Knows the terminal's width without shutil, which it would import for each argument: that brings bz2 and lzma."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """Return what `shutil.get_terminal_size` says of the columns."""
+    columns = 0
+    with suppress(KeyError, ValueError):
+        columns = int(os.environ["COLUMNS"])
+    if columns <= 0 and sys.__stdout__ is not None:
+        with suppress(ValueError, OSError):
+            columns = os.get_terminal_size(sys.__stdout__.fileno()).columns
+    return columns if columns > 0 else 80
