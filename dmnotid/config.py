@@ -10,7 +10,6 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import combinations
 from pathlib import Path
@@ -83,19 +82,23 @@ Reach = Literal["internet", "any"] | tuple[Network, ...]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class HookConfig:
+class HookConfig(NamedTuple):
     """The session starter: its argument list, what it finds in its environment, and its times in seconds.
 
     Where another process starts sessions, `socket` is where it listens, and `command` is ().
     """
 
     command: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str] = MappingProxyType({})
     timeout: float = 600
     kill_after: float = 10
     stop_grace: float = 20
     socket: Path | None = None
+
+    def __repr__(self) -> str:
+        """Leave out the environment: what a session needs to know may be for it alone."""
+        shown = (f"{name}={value!r}" for name, value in self._asdict().items() if name != "environment")
+        return f"HookConfig({', '.join(shown)})"
 
 
 class ListenAddress(NamedTuple):
@@ -109,8 +112,7 @@ class ListenAddress(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionsConfig:
+class ConnectionsConfig(NamedTuple):
     """When a connection is available, and which interfaces are of a type because the configuration says so.
 
     `interfaces` has fnmatch patterns for MOBILE, WIRELESS and WIRELINE each; none where a type was not named. `settle`
@@ -118,9 +120,7 @@ class ConnectionsConfig:
     """
 
     reach: Reach = "internet"
-    interfaces: Mapping[ConnectionType, tuple[str, ...]] = field(
-        default_factory=lambda: MappingProxyType(dict.fromkeys(NAMED_TYPES, ()))
-    )
+    interfaces: Mapping[ConnectionType, tuple[str, ...]] = MappingProxyType(dict.fromkeys(NAMED_TYPES, ()))
     settle: float = 2
 
 
@@ -136,8 +136,7 @@ class LogConfig(NamedTuple):
     junk: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """A whole configuration, checked. Times are in seconds; `warnings` are what is allowed and still worth a look."""
 
     file: Path

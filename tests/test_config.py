@@ -12,7 +12,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from ipaddress import ip_network
 from itertools import product
@@ -1281,8 +1280,8 @@ def test_example(place: Place) -> None:
     assert not config.warnings
     assert [server.id for server in config.servers] == ["dm.example.com"]
     minimal = place.load(MINIMAL)
-    assert replace(config, servers=minimal.servers, hook=minimal.hook) == minimal
-    assert replace(config.hook, command=("/bin/true",)) == minimal.hook
+    assert config._replace(servers=minimal.servers, hook=minimal.hook) == minimal
+    assert config.hook._replace(command=("/bin/true",)) == minimal.hook
 
 
 def test_example_with_all_that_is_commented_out(place: Place) -> None:
@@ -1295,9 +1294,9 @@ def test_example_with_all_that_is_commented_out(place: Place) -> None:
     assert all(config.connections.interfaces.values())
     # What it shows as defaults are the defaults.
     minimal = place.load(MINIMAL)
-    assert replace(config, servers=minimal.servers, hook=minimal.hook, connections=minimal.connections) == minimal
-    assert replace(config.hook, command=("/bin/true",), environment={}) == minimal.hook
-    assert replace(config.connections, interfaces=minimal.connections.interfaces) == minimal.connections
+    assert config._replace(servers=minimal.servers, hook=minimal.hook, connections=minimal.connections) == minimal
+    assert config.hook._replace(command=("/bin/true",), environment={}) == minimal.hook
+    assert config.connections._replace(interfaces=minimal.connections.interfaces) == minimal.connections
     shown = set(paths_of(document))
     others = {f"servers[].secret.{it}" for it in ("text", "hex", "base64", "credential")}
     assert shown == KEYS.keys() - others - {"hook.socket"}
@@ -1362,6 +1361,4 @@ def test_interface() -> None:
     load: Load = load_config
     assert load is load_config
     assert ListenAddress._fields == ("host", "port")
-    assert list(HookConfig.__dataclass_fields__) == [
-        *("command", "environment", "timeout", "kill_after", "stop_grace", "socket"),
-    ]
+    assert HookConfig._fields == ("command", "environment", "timeout", "kill_after", "stop_grace", "socket")

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -177,7 +176,7 @@ class Daemon:
         if config.state != self.config.state:
             problem = f"state: {config.state} is taken up by a restart only, {self.config.state} stays in use"
             logger.warning("configuration", problem=problem)
-            config = replace(config, state=self.config.state)
+            config = config._replace(state=self.config.state)
         self.endpoints.bind(config.listen)
         self.endpoints.configure(_intake(config))
         self._links.configure(config.connections)

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -391,7 +390,7 @@ async def test_what_is_held_back_waits_for_no_connection(tmp_path: Path, logged:
     """It does once its server is configured again."""
     config = make_config(tmp_path)
     async with at_work(config, MadeUpLinks(WIRELINE)) as bench:
-        bench.dispatcher.configure(replace(config, servers=config.servers[1:]))
+        bench.dispatcher.configure(config._replace(servers=config.servers[1:]))
         session = bench.accept(1, preferred=[ConnectionType.MOBILE])
         await asyncio.sleep(0.05)
         assert logged.of("session waits") == []
