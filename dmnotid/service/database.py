@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sqlite3
-import zlib
+from binascii import crc32
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,7 +101,7 @@ _HELD: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 def seal(server_id: str, notification_id: int, fingerprint: bytes, sent_at: int | None) -> int:
     """Return the checksum of what identifies a row: of a damaged file only what was once written is believed."""
-    return zlib.crc32(repr((server_id, notification_id, fingerprint, sent_at)).encode("utf-8", "surrogateescape"))
+    return crc32(repr((server_id, notification_id, fingerprint, sent_at)).encode("utf-8", "surrogateescape"))
 
 
 def fingerprint(package: bytes) -> bytes:
