@@ -7,6 +7,7 @@ secretive mapping, bare words, values of secrets.
 import os
 import re
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Self, TypeVar
@@ -92,10 +93,11 @@ _NOT_IN_YAML: Final = re.compile(
 
 def decode(octets: bytes) -> str:
     """Return the text of the file without a byte order mark."""
+    octets = octets.removeprefix(BOM_UTF8)
     try:
-        text = octets.decode("utf-8-sig")
+        text = octets.decode()
     except UnicodeDecodeError as error:
-        before = octets[: error.start].decode("utf-8-sig")
+        before = octets[: error.start].decode()
         refuse(f"not UTF-8: {error.reason}", _place(before, len(before)))
     unfit = _NOT_IN_YAML.search(text)
     if unfit is not None:

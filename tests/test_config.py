@@ -792,6 +792,7 @@ def test_connections_that_cannot_be_read(place: Place) -> None:
         (b"a: b\nc: \xff\n", "2:4: not UTF-8: invalid start byte"),
         ("a: b".encode("utf-16"), "1:1: not UTF-8: invalid start byte"),
         (b"a: \xc3", "1:4: not UTF-8: unexpected end of data"),
+        (b"\xef\xbb\xbfa: b\nc: \xff\n", "2:4: not UTF-8: invalid start byte"),
         ("\ufeffä: \x1b".encode(), "1:4: holds U+001B, which can't stand in YAML"),
         (b"a:\n  b\0\n", "2:4: holds U+0000, which can't stand in YAML"),
         (b"a: *b\n", "1:4: an alias to nothing; text that begins with * needs quotes"),
