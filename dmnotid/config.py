@@ -750,7 +750,11 @@ def _tokens(pattern: str) -> list[str]:
 @functools.lru_cache(1024)
 def _characters(cut: str, alphabet: frozenset[str]) -> frozenset[str] | None:
     """Return what a part of a pattern stands for, None for a star."""
-    return None if cut == "*" else frozenset(it for it in alphabet if fnmatch.fnmatchcase(it, cut))
+    if cut == "*":
+        return None
+    if len(cut) == 1 and cut != "?":
+        return frozenset(cut)  # a pattern for each letter of a name would take its time
+    return frozenset(it for it in alphabet if fnmatch.fnmatchcase(it, cut))
 
 
 def _share_a_name(one: str, other: str, alphabet: frozenset[str]) -> bool:
