@@ -104,6 +104,7 @@ class Daemon:
                 logger.info("stopping", pending=self.pending)
                 self._manager.stopping()
                 reloads.cancel()
+                self._dispatcher.start_no_more()
                 self._close_endpoints()
                 await self._dispatcher.stop()
                 life.cancel()

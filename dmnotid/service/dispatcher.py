@@ -229,10 +229,14 @@ class Dispatcher:
         if not task.cancelled() and task.exception() is not None:
             logger.error("hooks left over not ended", problem=repr(task.exception()))
 
-    async def stop(self) -> None:
-        """Start nothing more; give hooks `hook.stop_grace` to end. One that doesn't is run again at the next start."""
+    def start_no_more(self) -> None:
+        """Let what runs be the last of this process: what comes now is for the next one."""
         self._stopping = True
         self._woken.set()
+
+    async def stop(self) -> None:
+        """Start nothing more; give hooks `hook.stop_grace` to end. One that doesn't is run again at the next start."""
+        self.start_no_more()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._config.hook.stop_grace)
         self.abort()
