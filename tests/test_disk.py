@@ -239,9 +239,9 @@ def test_a_state_directory_that_another_takes_the_place_of(tmp_path: Path, run: 
     assert journal_states(state) == {1: "pending", 2: "pending", 3: "pending", 50: "pending", 51: "done"}
 
 
-@pytest.mark.parametrize(("spare", "event"), [(0, "links not readable"), (1, "hook not started")])
-def test_no_descriptor_left(tmp_path: Path, run: Run, spare: int, event: str) -> None:
-    """No hook can be started for want of descriptors, or no last look be had: reception goes on, later all are run."""
+@pytest.mark.parametrize("spare", [0, 1, 4])
+def test_no_descriptor_left(tmp_path: Path, run: Run, spare: int) -> None:
+    """No hook can be started for want of descriptors: reception goes on, later all are run."""
     case = Case(tmp_path, run, [], retry={"attempts": 1_000}, sessions={"max_pending": 100})
     service, pid = case.service, case.service.process.pid
     case.open()
@@ -252,7 +252,7 @@ def test_no_descriptor_left(tmp_path: Path, run: Run, spare: int, event: str) ->
     numbers = range(3, 13)
     service.send(*(push(number, preferred=WIRELINE) for number in numbers))
     service.wait("accepted", 12)
-    assert "Too many open files" in service.wait(event)["problem"]
+    assert "Too many open files" in service.wait("hook not started")["problem"]
     case.receives()
     assert len(case.ran()) == 2
 
