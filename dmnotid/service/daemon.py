@@ -78,6 +78,7 @@ class Daemon:
         self._discards = DiscardLog(config.log.discards)
         self._trials = Trials(time.monotonic)
         self._doubt = _Doubt.NONE
+        self._begins = True
         self._hangup = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -178,7 +179,12 @@ class Daemon:
             problem = f"state: {config.state} is taken up by a restart only, {self.config.state} stays in use"
             logger.warning("configuration", problem=problem)
             config = config._replace(state=self.config.state)
-        self.endpoints.bind(config.listen)
+        # What waits in a socket that is closed here is judged by the former rules, and starts by these or not at all.
+        self._begins = False
+        try:
+            self.endpoints.bind(config.listen)
+        finally:
+            self._begins = True
         self.endpoints.configure(_intake(config))
         self._links.configure(config.connections)
         self.config, self._rules = config, config.rules
@@ -254,7 +260,8 @@ class Daemon:
         return self._journal.admit(receive_push(datagram, self._rules, clock, self._trials.find_signers))
 
     def _commit(self, admitted: list[tuple[Datagram, SessionRequest]]) -> None:
-        start = self._dispatcher.foresee(request for _, request in admitted) if admitted else None
+        begins = admitted and self._begins and not self._stop.is_set()
+        start = self._dispatcher.foresee(request for _, request in admitted) if begins else None
         try:
             if start is not None:
                 self._journal.begin_admitted(start.request)

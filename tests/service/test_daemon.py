@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.load import flooding
-from dmnotid.config import Config
+from dmnotid.config import Config, ListenAddress
 from dmnotid.errors import EndpointError, JournalError
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.reception import Datagram
@@ -120,6 +120,40 @@ async def test_every_discard_is_counted_under_its_reason(tmp_path: Path, logged:
     (stopped,) = logged.of("stopped")
     assert stopped["received"] == len(cases)
     assert stopped["stale"] == 1
+
+
+async def test_what_is_taken_at_the_stop_starts_in_the_next_process(tmp_path: Path, logged: LogLines) -> None:
+    """Else a stop would wait for a hook that it begins itself."""
+    recorder = Recorder(tmp_path)
+    async with at_work(make_config(tmp_path, recorder.command)) as daemon:
+        await asyncio.sleep(0.1)
+        send(daemon, push(1, preferred=WIRELINE))
+        daemon.stop()
+    assert counted(daemon) == {"received": 1, "accepted": 1}
+    assert logged.of("session starts") == []
+    assert recorder.names == []
+    async with at_work(make_config(tmp_path, recorder.command)) as daemon:
+        await eventually(lambda: recorder.names and not daemon.pending)
+        (told,) = logged.of("session starts")
+    assert told["attempt"] == 1
+
+
+async def test_what_a_reload_takes_out_of_a_socket_starts_by_the_new_rules_or_not_at_all(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    """Its server goes with the socket: the session is held back."""
+    recorder = Recorder(tmp_path)
+    config = make_config(tmp_path, recorder.command)
+    async with at_work(config) as daemon:
+        await asyncio.sleep(0.1)
+        send(daemon, push(1, preferred=WIRELINE))
+        others = make_config(tmp_path, recorder.command, servers=[{"id": OPEN_ID, "require_digest": False}])
+        daemon._take_over(others._replace(listen=(ListenAddress("127.0.0.2", 0),)))
+        assert counted(daemon) == {"received": 1, "accepted": 1}
+        await asyncio.sleep(0.1)
+        assert daemon.pending == 1
+        assert [line["server_id"] for line in logged.of("sessions held back")] == [SERVER_ID]
+    assert recorder.names == []
 
 
 async def test_a_full_queue_is_not_remembered(tmp_path: Path) -> None:
