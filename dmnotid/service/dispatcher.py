@@ -189,10 +189,10 @@ class Dispatcher:
         self._write_again_at = self._ends_again_at = float("-inf")
         for request in requests:
             self._take_up(request)
-        # What only asks for more than a moment's look is left to who is woken.
+        self._woken.set()
+        # What asks for more than a moment's look is left to who is woken.
         if begun is not None and self._links.still_has(begun.connection):
             self._start(begun)
-        self._woken.set()
 
     def wake(self) -> None:
         """Look again for something to start: connections changed."""

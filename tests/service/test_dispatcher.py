@@ -263,6 +263,56 @@ async def test_a_connection_lost_between_choice_and_hook_is_not_used(tmp_path: P
     assert logged.of("session waits") == []
 
 
+class LastingLinks(MadeUpLinks):
+    """Connections that a moment's look finds as they are."""
+
+    def still_has(self, connection: Connection) -> bool:
+        return connection in self.connections
+
+
+async def test_what_can_begin_at_once_does_not_wait_for_the_loop(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    async with at_work(make_config(tmp_path, recorder.command), LastingLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._group)
+        bench.accept(1)
+        assert bench.dispatcher.running == 1
+        bench.accept(2)
+        assert bench.dispatcher.running == 1
+        await eventually(lambda: bench.dispatcher.pending == 0)
+        assert bench.attempts() == [1, 1]
+    assert recorder.names == [(1, 1), (2, 1)]
+
+
+async def test_what_was_to_begin_and_expired_is_closed_and_not_withdrawn(tmp_path: Path) -> None:
+    async with at_work(make_config(tmp_path, sessions={"expire_after": "1s"}), MadeUpLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._group)
+        bench.accept(1)
+        time.sleep(1.01)  # noqa: ASYNC251 - the loop stands still
+        await eventually(lambda: bench.dispatcher.counters["expired"])
+        await asyncio.sleep(0.05)
+        assert bench.journal._open == {}
+        assert bench.states() == {1: "expired"}
+
+
+async def test_a_bug_in_the_first_look_leaves_the_session_to_the_loop(tmp_path: Path) -> None:
+    class OddLinks(MadeUpLinks):
+        looks = 0
+
+        def still_has(self, _: Connection) -> bool:
+            self.looks += 1
+            if self.looks == 1:
+                raise ZeroDivisionError
+            return True
+
+    recorder = Recorder(tmp_path)
+    async with at_work(make_config(tmp_path, recorder.command), OddLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._group)
+        with pytest.raises(ZeroDivisionError):
+            bench.accept(1)
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1)]
+
+
 async def test_the_first_try_is_written_with_its_admission(tmp_path: Path) -> None:
     """One commit that waits for the disk lies between a datagram and its hook."""
     recorder = Recorder(tmp_path)

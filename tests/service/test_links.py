@@ -777,6 +777,13 @@ async def look_at_one(namespace: Namespace) -> None:
         assert not watched.links.still_has(connection), "a notice waits"
         await reads.next()
         assert watched.links.still_has(connection)
+        watched.links._unreadable = True
+        assert not watched.links.still_has(connection), "what is known may be old"
+        watched.links._unreadable = False
+        assert watched.links.still_has(connection)
+        assert watched.links._watch is not None
+        watched.links._watch.inquiry.close()
+        assert not watched.links.still_has(connection), "the kernel can't be asked"
     assert not watched.links.still_has(connection), "nobody listens any more"
 
 

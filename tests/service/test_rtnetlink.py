@@ -27,6 +27,7 @@ from dmnotid.service.rtnetlink import (
     Interface,
     Route,
     drain,
+    has_news,
     messages,
     parse_routes,
     read_state,
@@ -514,6 +515,21 @@ def test_socket_is_closed_when_it_cannot_subscribe(monkeypatch: pytest.MonkeyPat
     with pytest.raises(TypeError):
         subscribe()
     assert descriptors() == before
+
+
+def overrun_and_look(namespace: Namespace) -> bool:
+    with closing(subscribe()) as subscription:
+        assert not has_news(subscription)
+        subscription.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        namespace.ip_batch([f"addr add 192.0.2.{number}/32 dev lo" for number in range(1, 200)])
+        return has_news(subscription)
+
+
+@pytest.mark.root
+@needs_namespace
+def test_an_overrun_is_news() -> None:
+    with Namespace() as namespace:
+        assert namespace.call(overrun_and_look, namespace)
 
 
 @pytest.mark.root
