@@ -344,6 +344,7 @@ class Dispatcher:
         try:
             self._journal.withdraw_attempt(begun.request)
         except JournalError as error:
+            self._begun = begun  # at the next turn again: its first try is not to be number 2
             logger.error("try not withdrawn", session=begun.request.session, problem=str(error))
 
     async def _try(self, start: SessionStart) -> None:

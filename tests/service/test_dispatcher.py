@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from dmnotid.config import Config, ConnectionsConfig
-from dmnotid.policy.sessions import Connection
+from dmnotid.errors import JournalError
+from dmnotid.policy.sessions import Connection, SessionRequest
 from dmnotid.service import dispatcher as dispatcher_module
 from dmnotid.service.dispatcher import ENDS_AT_ONCE, Dispatcher
 from dmnotid.service.journal import Journal
@@ -292,6 +293,31 @@ async def test_what_was_to_begin_and_expired_is_closed_and_not_withdrawn(tmp_pat
         await asyncio.sleep(0.05)
         assert bench.journal._open == {}
         assert bench.states() == {1: "expired"}
+
+
+async def test_what_can_not_be_withdrawn_is_tried_again(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, left=[])
+    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
+        await eventually(lambda: bench.dispatcher._group)
+
+        def refuse(_: SessionRequest) -> None:
+            raise JournalError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.journal, "withdraw_attempt", refuse)
+            bench.accept(1)
+            await eventually(lambda: logged.of("try not withdrawn"))
+        assert bench.attempts() == [1]
+        bench.dispatcher.wake()
+        await eventually(lambda: bench.attempts() == [0])
+        assert bench.journal.last_starts(60) == {}
+        links.connections = links.left = [WIRELINE]
+        bench.dispatcher.wake()
+        await eventually(lambda: bench.dispatcher.pending == 0)
+    assert recorder.names == [(1, 1)]
+    assert logged.of("session starts")[0]["attempt"] == 1
 
 
 async def test_a_bug_in_the_first_look_leaves_the_session_to_the_loop(tmp_path: Path) -> None:
