@@ -11,7 +11,7 @@ from errno import ENODEV
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import pytest
 
@@ -762,6 +762,14 @@ def test_last_look_sees_what_no_notice_has_told_yet(namespace: Namespace, run: C
     """5.3.4: a connection is there when the session starts over it, not only when it was chosen."""
     add_uplink(namespace, "eth0")
     namespace.call(run, partial(look, namespace))
+
+
+@pytest.mark.parametrize("said", [{"name": "eth1"}, {"flags": 0}, {"operstate": 2}, {"carrier_changes": 2}])
+def test_an_interface_that_says_anything_else_is_not_as_before(said: dict[str, Any]) -> None:
+    before = interface()
+    (link,) = describe(State([before], [], []), config())
+    assert links_module._is_as_before(link, before)
+    assert not links_module._is_as_before(link, interface(**said))
 
 
 async def look_at_one(namespace: Namespace) -> None:
