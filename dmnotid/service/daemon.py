@@ -294,6 +294,7 @@ class Daemon:
         if dropped.lost:
             self.counters["lost"] += dropped.lost
             logger.warning("datagrams lost", listen=listen, count=dropped.lost, problem="the receive buffer was full")
+        self._status.change()
 
     def _open(self, stack: ExitStack) -> None:
         config = self.config

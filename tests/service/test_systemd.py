@@ -356,6 +356,13 @@ def test_a_session_that_runs_shows(tmp_path: Path, run: Run, end: ManagersEnd) -
     end.until_status("sessions: 0 running, 0 pending; 2 accepted, 0 discarded")
 
 
+def test_what_the_kernel_dropped_shows_though_nothing_else_comes(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    """It is looked for after the datagram that it came beside, whose status may have been told by then."""
+    service = run(write_config(tmp_path, log={"junk": False}), environment=told(end))
+    service.send(b"junk", push(1, preferred=NOWHERE))
+    end.until_status("1 accepted, 1 discarded (")
+
+
 def test_a_refused_reload_shows_however_much_was_discarded(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
     config = write_config(tmp_path)
     service = run(config, environment=told(end))
