@@ -6,8 +6,9 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,6 @@ from dmnotid.config import Config, HookConfig, load_config
 from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError, NotTried
 from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push
-from dmnotid.policy.servers import Source
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.policy.trials import Trials
 from dmnotid.service.dispatcher import Dispatcher
@@ -203,9 +203,12 @@ class Daemon:
         Nothing that a datagram holds raises here: it ends in a log line and a count.
         """
         admitted: list[tuple[Datagram, SessionRequest]] = []
-        ends = _Ends()
+        # The same octets of the same sender at the same moment end alike, as long as nothing was admitted in between.
+        ends: dict[Datagram, _End] = {}
         for datagram in datagrams:
-            if ends.repeat(datagram):
+            known = ends.get(datagram)
+            if known is not None:
+                known.repeats += 1
                 continue
             try:
                 request = self._take(datagram, ends)
@@ -231,7 +234,7 @@ class Daemon:
         self._commit(admitted)
         self._status.change()
 
-    def _take(self, datagram: Datagram, ends: "_Ends") -> SessionRequest | None:
+    def _take(self, datagram: Datagram, ends: "dict[Datagram, _End]") -> SessionRequest | None:
         if self._observe is not None:
             self._observe(datagram)
         try:
@@ -240,15 +243,17 @@ class Daemon:
             self.counters[discard.reason] += 1
             self._discards.note(discard, datagram.source)
             if self._observe is None:
-                ends.note(datagram, discard)
+                ends[datagram] = _End(discard.with_traceback(None))
             return None
 
-    def _count_repeats(self, ends: "_Ends") -> None:
+    def _count_repeats(self, ends: "dict[Datagram, _End]") -> None:
         """Let what repeated itself end as it did the first time; what comes from here on is judged anew."""
-        for source, discard, times in ends.take_repeats():
-            self.counters["received"] += times
-            self.counters[discard.reason] += times
-            self._discards.note(discard, source, times)
+        for datagram, end in ends.items():
+            if end.repeats:
+                self.counters["received"] += end.repeats
+                self.counters[end.discard.reason] += end.repeats
+                self._discards.note(end.discard, datagram.source, end.repeats)
+        ends.clear()
 
     def _admit(self, datagram: Datagram) -> SessionRequest:
         newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
@@ -345,36 +350,12 @@ def _warn_of_distrust(hook: HookConfig) -> None:
         logger.warning("hook not trusted", problem=str(error), consequence="no session can be started")
 
 
-class _Ends:
-    """How datagrams ended that were discarded, and how often each came again since.
+@dataclass(slots=True)
+class _End:
+    """How a datagram ended, and how often it came again since."""
 
-    The same octets of the same sender at the same moment end alike, as long as nothing was admitted in between.
-    """
-
-    def __init__(self) -> None:
-        self._discards: dict[Datagram, Discard] = {}
-        self._repeats: dict[Datagram, int] = {}
-
-    def note(self, datagram: Datagram, discard: Discard) -> None:
-        """Remember how a datagram ended."""
-        self._discards[datagram] = discard.with_traceback(None)
-        self._repeats[datagram] = 0
-
-    def repeat(self, datagram: Datagram) -> bool:
-        """Tell whether it is known how this one ends, and count it then."""
-        repeats = self._repeats.get(datagram)
-        if repeats is None:
-            return False
-        self._repeats[datagram] = repeats + 1
-        return True
-
-    def take_repeats(self) -> Iterator[tuple[Source, Discard, int]]:
-        """Give whatever came again: its sender, how it ended, and how often; nothing is known afterwards."""
-        ends = self._discards, self._repeats
-        self._discards, self._repeats = {}, {}
-        for (datagram, discard), times in zip(ends[0].items(), ends[1].values(), strict=True):
-            if times:
-                yield datagram.source, discard, times
+    discard: Discard
+    repeats: int = 0
 
 
 class _Doubt(Enum):
