@@ -53,7 +53,7 @@ DEFAULT_PORT: Final = 2948
 
 DEFAULT_RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 """Room (octets) for a burst of 1,000 notifications: the kernel takes it twice, and counts 832 octets for one of 150
-over loopback, perhaps a page of 4 KiB where a network driver gives each datagram a buffer of its own."""
+over loopback, 4,928 where a network driver gives each datagram a page of its own."""
 
 MAX_RECEIVE_BUFFER: Final = 256 * 1024 * 1024
 DEFAULT_STATE: Final = Path("/var/lib/dmnotid")

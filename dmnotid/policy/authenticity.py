@@ -60,17 +60,20 @@ def show_time(seconds: float) -> str:
 
 def compute_digest(notification: Notification, secret: bytes) -> bytes:
     """SHA-256 over the secret and the package with zeros in the place of the digest (5.3.5)."""
+    return sha256(secret + _zeroed(notification)).digest()
+
+
+def _zeroed(notification: Notification) -> bytes:
     octets, at = notification.octets, notification.digest_at
-    return sha256(secret + octets[:at] + ZERO_DIGEST + octets[at + DIGEST_OCTETS :]).digest()
+    return octets[:at] + ZERO_DIGEST + octets[at + DIGEST_OCTETS :]
 
 
 def find_signers(notification: Notification, servers: Iterable[Server]) -> list[Server]:
     """Return those whose secret made the digest: each is tried, so that the time taken doesn't tell which one fits."""
-    if notification.digest is None:
+    digest = notification.digest
+    if digest is None:
         return []
-    octets, at, digest = notification.octets, notification.digest_at, notification.digest
-    # As in compute_digest, but built once: there may be a thousand secrets.
-    zeroed = octets[:at] + ZERO_DIGEST + octets[at + DIGEST_OCTETS :]
+    zeroed = _zeroed(notification)  # as for compute_digest, but once: there may be a thousand secrets
     return [
         server
         for server in servers
