@@ -1,4 +1,4 @@
-"""The reader of YAML files by itself: places, all problems at once, bounds; test_config.py has what the keys mean."""
+"""The reader of YAML files by itself: places, all problems at once, bounds; what keys mean is in test_configfile.py."""
 
 import os
 from pathlib import Path

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.config import Config, HookConfig, load_config
+from dmnotid.config import Config, HookConfig
+from dmnotid.configfile import load_config
 from dmnotid.errors import HookError
 from dmnotid.policy.servers import Server
 from dmnotid.service.hook import check_hook

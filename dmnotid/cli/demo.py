@@ -19,7 +19,8 @@ from dmnotid.cli.anatomy import palette_for
 from dmnotid.cli.decode import Judge, decide, describe
 from dmnotid.cli.run import run_daemon
 from dmnotid.cli.send import Order
-from dmnotid.config import Config, load_config
+from dmnotid.config import Config
+from dmnotid.configfile import load_config
 from dmnotid.errors import DmnotidError
 from dmnotid.policy.authenticity import Clock
 from dmnotid.policy.reception import Datagram

@@ -14,7 +14,8 @@ from typing import Final, NoReturn
 from dmnotid.cli import EXIT_OK
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.cli.words import parse_connection_types
-from dmnotid.config import ConnectionsConfig, load_connections
+from dmnotid.config import ConnectionsConfig
+from dmnotid.configfile import load_connections
 from dmnotid.errors import DmnotidError
 from dmnotid.policy.sessions import Connection, choose_connection
 from dmnotid.service import log

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.signals import reset_signals
-from dmnotid.config import Config, load_config
+from dmnotid.config import Config
+from dmnotid.configfile import load_config
 from dmnotid.errors import DmnotidError
 from dmnotid.service import log
 from dmnotid.service.daemon import Daemon

@@ -19,7 +19,8 @@ from dmnotid.cli.run import DEFAULT_CONFIG, loop_factory
 from dmnotid.cli.send import Order, add_wishes, find_server, read_server_id
 from dmnotid.cli.signals import reset_signals
 from dmnotid.cli.words import parse_positive
-from dmnotid.config import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig, load_config
+from dmnotid.config import Config, ConnectionsConfig, HookConfig
+from dmnotid.configfile import MAX_INTERFACE_NAME, load_config
 from dmnotid.errors import Discard, DmnotidError, HookError
 from dmnotid.policy.authenticity import Clock, verify
 from dmnotid.policy.servers import Server, Source

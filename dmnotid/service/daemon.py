@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid import RELEASED_AT, __version__
-from dmnotid.config import Config, HookConfig, load_config
+from dmnotid.config import Config, HookConfig
+from dmnotid.configfile import load_config
 from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError, NotTried
 from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dmnotid.cli.demo import _story
-from dmnotid.config import load_config
+from dmnotid.configfile import load_config
 from dmnotid.errors import Discard
 from dmnotid.wire.wsp import decode_push
 from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Terminal, dmnotid, write_config

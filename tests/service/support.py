@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from dmnotid.config import Config, load_config
+from dmnotid.config import Config
+from dmnotid.configfile import load_config
 from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, sign, verify
 from dmnotid.policy.servers import Server, Source
 from dmnotid.wire.notification import ConnectionType, decode_notification, encode_notification

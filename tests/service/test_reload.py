@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from dmnotid.config import Config, load_config
+from dmnotid.config import Config
+from dmnotid.configfile import load_config
 from dmnotid.service import daemon as daemon_module
 from dmnotid.service.daemon import Daemon
 from dmnotid.service.endpoint import Endpoint

@@ -25,19 +25,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmnotid import config
+from dmnotid import configfile
 from dmnotid import yamlfile as module
-from dmnotid.config import (
-    MAX_FILE_OCTETS,
-    NAMED_TYPES,
-    Config,
-    ConnectionsConfig,
-    HookConfig,
-    ListenAddress,
-    LogConfig,
-    load_config,
-    load_connections,
-)
+from dmnotid.config import NAMED_TYPES, Config, ConnectionsConfig, HookConfig, ListenAddress, LogConfig
+from dmnotid.configfile import MAX_FILE_OCTETS, load_config, load_connections
 from dmnotid.errors import ConfigError
 from dmnotid.policy.authenticity import Freshness
 from dmnotid.policy.servers import Server
@@ -1053,8 +1044,8 @@ PATTERNS = st.lists(
 @given(PATTERNS, PATTERNS)
 def test_patterns_share_a_name(one: str, other: str) -> None:
     matching = [name for name in NAMES if fnmatch.fnmatchcase(name, one)]
-    alphabet = config._SAMPLE.union(one, other)
-    assert config._share_a_name(one, other, alphabet) == any(fnmatch.fnmatchcase(name, other) for name in matching)
+    alphabet = configfile._SAMPLE.union(one, other)
+    assert configfile._share_a_name(one, other, alphabet) == any(fnmatch.fnmatchcase(name, other) for name in matching)
 
 
 def test_many_patterns_are_soon_compared(place: Place) -> None:
