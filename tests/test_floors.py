@@ -50,6 +50,7 @@ FLOORS = {
     "dmnotid.service.links": 8,
     "dmnotid.service.hook": 8,
     "dmnotid.service.systemd": 8,
+    "dmnotid.service.reading": 8,
     "dmnotid.service.dispatcher": 10,
     "dmnotid.service.daemon": 11,
     "dmnotid.cli": 12,

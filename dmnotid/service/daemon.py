@@ -1,21 +1,17 @@
 """The daemon: builds all, takes every datagram on its one way, and stops in order."""
 
 import asyncio
-import os
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from dmnotid import RELEASED_AT, __version__
 from dmnotid.config import Config, HookConfig
-from dmnotid.configfile import load_config
 from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError, NotTried
 from dmnotid.policy.authenticity import Clock, judge_clock, show_time
 from dmnotid.policy.reception import Datagram, receive_push
@@ -28,6 +24,7 @@ from dmnotid.service.hook import check_hook
 from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
 from dmnotid.service.log import DiscardLog, logger, shortened
+from dmnotid.service.reading import Reading
 from dmnotid.service.systemd import Manager, StatusLine
 
 _NO_REASONS: Final = frozenset({"received", "accepted"})
@@ -135,7 +132,7 @@ class Daemon:
     async def _reload(self) -> str:
         """Go by what the file says now; else change nothing, and say why in a word or two."""
         try:
-            self._take_over(await _load_again(self.config.file))
+            self._take_over(await _read_again(self.config.file))
         except ConfigError as error:
             for problem in error.problems:
                 logger.error("configuration", problem=str(problem))
@@ -351,12 +348,15 @@ def _warn_of_distrust(hook: HookConfig) -> None:
         logger.warning("hook not trusted", problem=str(error), consequence="no session can be started")
 
 
-@dataclass(slots=True)
 class _End:
     """How a datagram ended, and how often it came again since."""
 
-    discard: Discard
-    repeats: int = 0
+    __slots__ = ("discard", "repeats")
+
+    def __init__(self, discard: Discard) -> None:
+        """Once so far."""
+        self.discard = discard
+        self.repeats = 0
 
 
 class _Doubt(Enum):
@@ -388,33 +388,24 @@ def _tell_of_clock(clock: Clock, doubt: _Doubt) -> None:
     logger.warning("clock not believed", problem=f"the clock says {show_time(clock.now)}, which is {reason}")
 
 
-async def _load_again(file: Path) -> Config:
-    """Read a configuration in a thread that ends with it: a long file, or a slow disk, holds up no datagram.
-
-    Nobody waits for it at a stop: a disk that hangs may never answer.
-    """
+async def _read_again(file: Path) -> Config:
+    """Read a configuration while everything else goes on. Raises ConfigError."""
     loop = asyncio.get_running_loop()
-    loaded: asyncio.Future[Config | Exception] = loop.create_future()
+    reading, ended = Reading(file), loop.create_future()
 
-    def load() -> None:
-        outcome: Config | Exception
-        try:
-            outcome = load_config(file, os.environ)
-        except ConfigError as error:
-            outcome = ConfigError(error.problems)  # without its traceback, which holds all that was read
-        except Exception as error:  # noqa: BLE001 - goes to who waits
-            outcome = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(lambda: None if loaded.cancelled() else loaded.set_result(outcome))
+    def receive() -> None:
+        if reading.receive():
+            loop.remove_reader(reading)
+            ended.set_result(None)
 
-    threading.Thread(target=load, name="configuration", daemon=True).start()
-    outcome = await loaded
-    if isinstance(outcome, Config):
-        return outcome
+    loop.add_reader(reading, receive)
     try:
-        raise outcome
-    finally:
-        del outcome  # the error's traceback holds this frame
+        await ended
+    except asyncio.CancelledError:
+        loop.remove_reader(reading)
+        reading.give_up()
+        raise
+    return reading.outcome()
 
 
 def _open_links(links: Links, on_change: Callable[[], None]) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from dmnotid import configfile
 from dmnotid.config import Config
 from dmnotid.configfile import load_config
-from dmnotid.service import daemon as daemon_module
 from dmnotid.service.daemon import Daemon
 from dmnotid.service.endpoint import Endpoint
+from tests.processes import has_not_ended
 from tests.service.support import (
+    DEADLINE,
     NOWHERE,
     OPEN_ID,
     OTHER_ID,
@@ -262,22 +264,46 @@ async def test_a_stop_does_not_wait_for_a_file_that_hangs(
     tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a disk of the network that doesn't answer; reception goes on meanwhile."""
-    reading, go = threading.Event(), threading.Event()
+    told = tmp_path / "reading"
 
-    def hang(file: Path, environ: object) -> Config:
-        reading.set()
-        go.wait(60)
-        return load_config(file, environ)  # type: ignore[arg-type]
+    def hang(_: Path, __: object) -> None:
+        told.write_text(str(os.getpid()))
+        time.sleep(DEADLINE)
 
     async with at_work(write_config(tmp_path)) as (daemon, _):
-        monkeypatch.setattr(daemon_module, "load_config", hang)
+        monkeypatch.setattr(configfile, "load_config", hang)
         daemon.reload()
-        await eventually(reading.is_set)
+        await eventually(lambda: told.exists() and told.read_text())
         send(only(daemon), push(1, preferred=WIRELINE))
         await eventually(lambda: logged.of("session done"))
+        open_before = descriptors()
+        assert has_not_ended(int(told.read_text()))
     assert logged.all()[-1]["event"] == "stopped"
-    go.set()
-    await eventually(lambda: not any(thread.name == "configuration" for thread in threading.enumerate()))
+    assert len(descriptors()) < len(open_before)
+    await eventually(lambda: not has_not_ended(int(told.read_text())))
+
+
+async def test_a_reader_that_is_killed_refuses_the_reload(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, taken):
+        with monkeypatch.context() as patched:
+            patched.setattr(configfile, "load_config", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            assert (await reloaded(daemon, logged))["event"] == "reload refused"
+        assert logged.of("configuration")[0]["problem"].endswith(": the process that read it was ended by signal 9")
+        assert "reload refused: " in daemon._describe()
+        assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        assert len(taken) == 1
+
+
+async def test_a_bug_in_reading_refuses_the_reload(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        monkeypatch.setattr(configfile, "load_config", lambda *_: 1 / 0)
+        line = await reloaded(daemon, logged)
+    assert (line["event"], line["instead"]) == ("reload refused", "the configuration that is in force stays")
+    assert "ZeroDivisionError: division by zero" in line["exception"]
 
 
 async def test_junk_can_be_looked_at_after_a_reload(tmp_path: Path, logged: LogLines) -> None:

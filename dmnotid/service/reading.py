@@ -1,0 +1,128 @@
+"""A configuration read in a process of its own, which ends with it.
+
+What reading takes, the YAML library above all, is memory that the daemon would never need again; in another process it
+never has it. Nor does a long file or a slow disk hold up a datagram, and what a file might do to its reader ends there.
+"""
+
+import contextlib
+import gc
+import os
+import pickle
+import signal
+from pathlib import Path
+from typing import Final, NoReturn
+
+from dmnotid.config import Config
+from dmnotid.errors import ConfigError, ConfigProblem
+
+_CHUNK: Final = 65_536
+"""Octets that are taken at once: as many as the pipe holds."""
+
+_STREAMS: Final = 3
+
+
+class Reading:
+    """A configuration on its way: a process reads the file, and what it found comes through a pipe.
+
+    `wait` gets the outcome; where nothing may wait, `receive` does until that was all, and then `outcome`.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Begin. Raises ConfigError where there can be no process."""
+        self._file = file
+        self._octets = bytearray()
+        try:
+            self._pipe, there = os.pipe()
+            try:
+                self._process = os.fork()
+            except OSError:
+                os.close(self._pipe)
+                os.close(there)
+                raise
+        except OSError as error:
+            message = f"no process can be had to read it: {error.strerror}"
+            raise self._problem(message) from error
+        if self._process == 0:
+            _read_and_exit(file, there)
+        os.close(there)
+
+    def fileno(self) -> int:
+        """Return what becomes readable when there is something to `receive`."""
+        return self._pipe
+
+    def receive(self) -> bool:
+        """Take what has come, or wait for it; whether that was the end."""
+        octets = os.read(self._pipe, _CHUNK)
+        self._octets += octets
+        return not octets
+
+    def outcome(self) -> Config:
+        """Return what was read, once the end was received. Raises ConfigError with all that is wrong."""
+        os.close(self._pipe)
+        _, status = os.waitpid(self._process, 0)
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            end = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+            message = f"the process that read it {end}"
+            raise self._problem(message)
+        found = pickle.loads(self._octets)  # noqa: S301 - by this program, of which the other process was a copy
+        if isinstance(found, Config):
+            return found
+        if isinstance(found, ConfigError):
+            raise found
+        raise RuntimeError(found)
+
+    def wait(self) -> Config:
+        """Wait for the end, and return the outcome. Raises ConfigError with all that is wrong."""
+        while not self.receive():
+            pass
+        return self.outcome()
+
+    def give_up(self) -> None:
+        """End it without an outcome. Nobody waits for the process: it may hang on a disk that never answers."""
+        os.close(self._pipe)
+        os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, os.WNOHANG)
+
+    def _problem(self, message: str) -> ConfigError:
+        return ConfigError((ConfigProblem(str(self._file), 0, 0, "", message),))
+
+
+def _read_and_exit(file: Path, pipe: int) -> NoReturn:
+    """Be the process that reads. What it has of its parent is not its own: none of it is used or ended in order."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        gc.freeze()
+        _close_all_but(pipe)
+        octets = pickle.dumps(_find(file), pickle.HIGHEST_PROTOCOL)
+        with open(pipe, "wb") as stream:
+            stream.write(octets)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _find(file: Path) -> Config | ConfigError | str:
+    """Return the configuration, or what is wrong with it, or the traceback of a bug."""
+    from dmnotid.configfile import load_config  # noqa: PLC0415 - in this process alone
+
+    try:
+        return load_config(file, os.environ)
+    except ConfigError as error:
+        return error
+    except Exception:  # noqa: BLE001 - goes to who waits
+        import traceback  # noqa: PLC0415
+
+        return traceback.format_exc()
+
+
+def _close_all_but(pipe: int) -> None:
+    """Let go of the parent's sockets and files: a process that hangs must not keep them from the next daemon."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is slower by what the start is measured in
+            if (number := int(name)) >= _STREAMS and number != pipe:
+                with contextlib.suppress(OSError):
+                    os.close(number)

@@ -1,0 +1,173 @@
+"""A configuration read in a process of its own: the same outcome as in this one, and nothing of either in the other."""
+
+import errno
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmnotid import configfile
+from dmnotid.configfile import load_config
+from dmnotid.errors import ConfigError
+from dmnotid.service.reading import Reading
+from tests.processes import has_not_ended
+from tests.service.support import DEADLINE, SERVER_ID, descriptors, wait_until, write_config
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
+    """A reading that would take long; it has begun."""
+    told = tmp_path / "told"
+
+    def hang(*_: object) -> None:
+        told.touch()
+        time.sleep(DEADLINE)
+
+    monkeypatch.setattr(configfile, "load_config", hang)
+    reading = Reading(write_config(tmp_path))
+    wait_until(told.exists)
+    yield reading
+    if reading._pipe in {int(found.split()[0]) for found in descriptors()}:
+        reading.give_up()
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
+    monkeypatch.setattr(configfile, "load_config", load)
+
+
+def test_a_configuration(tmp_path: Path) -> None:
+    everything: dict[str, Any] = {
+        "environment": {"LANG": "C"},
+        "connections": {"mobile": {"interfaces": ["wwan*"]}, "reach": ["192.0.2.0/24"]},
+        "listen": ["127.0.0.1:2948", "[::1]:2948"],
+    }
+    command = everything.pop("environment")
+    file = write_config(tmp_path, hook={"command": ["/bin/true", "{server_id}"], "environment": command}, **everything)
+    before = descriptors()
+    read = Reading(file).wait()
+    assert read == load_config(file, os.environ)
+    assert read.hook.environment == {"LANG": "C"}
+    assert next(iter(read.rules.servers)).id == SERVER_ID
+    assert descriptors() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_long_one(tmp_path: Path) -> None:
+    """Far longer than what a pipe holds."""
+    servers = [{"id": f"server-{number}", "secret": {"text": f"{number:04}" * 500}} for number in range(200)]
+    file = write_config(tmp_path, servers=servers)
+    assert Reading(file).wait() == load_config(file, os.environ)
+
+
+def test_the_environment_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("a secret of systemd's")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    file = write_config(tmp_path, servers=[{"id": SERVER_ID, "secret": {"credential": "token"}}])
+    assert Reading(file).wait().servers[0].secret == b"a secret of systemd's"
+
+
+@pytest.mark.parametrize("text", ["", "servers: 1\nhook: {}\nbogus: 2\n", "a: [", "\xff"])
+def test_problems(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "dmnotid.yaml"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError) as wanted:
+        load_config(file, os.environ)
+    with pytest.raises(ConfigError) as found:
+        Reading(file).wait()
+    assert found.value.problems == wanted.value.problems
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        Reading(tmp_path / "none").wait()
+
+
+def test_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, lambda *_: dict[str, str]()["a bug"])
+    with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*\nKeyError: 'a bug'\n$"):
+        Reading(write_config(tmp_path)).wait()
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "was ended by signal 9"),
+        (lambda: os._exit(3), "ended with status 3"),
+        (lambda: (_ for _ in ()).throw(SystemExit), "ended with status 1"),
+    ],
+)
+def test_a_reader_that_does_not_come_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[], object], said: str
+) -> None:
+    replaced(monkeypatch, lambda *_: end())
+    file = write_config(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        Reading(file).wait()
+    assert str(raised.value) == f"{file}: the process that read it {said}"
+
+
+@pytest.mark.parametrize("call", ["pipe", "fork"])
+def test_no_process_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def fail() -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    file, before = write_config(tmp_path), descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        with pytest.raises(ConfigError) as raised:
+            Reading(file)
+    said = "no process can be had to read it: Resource temporarily unavailable"
+    assert str(raised.value) == f"{file}: {said}"
+    assert descriptors() == before
+
+
+def test_a_process_that_reads_holds_nothing_of_its_parent(hanging: Reading) -> None:
+    """Its sockets above all: a daemon that begins after this one must get them."""
+    assert len(descriptors()) > 4
+    held = sorted(int(entry.name) for entry in Path(f"/proc/{hanging._process}/fd").iterdir())
+    assert held[:3] == [0, 1, 2]
+    assert len(held) == 4
+    assert Path(f"/proc/{hanging._process}/fd/{held[3]}").readlink().name.startswith("pipe:")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_process_that_reads(hanging: Reading, number: signal.Signals) -> None:
+    os.kill(hanging._process, number)
+    with pytest.raises(ConfigError, match=f"ended by signal {number.value}$"):
+        hanging.wait()
+
+
+def test_given_up(hanging: Reading) -> None:
+    before = descriptors()
+    hanging.give_up()
+    assert len(descriptors()) == len(before) - 1
+    wait_until(lambda: not has_not_ended(hanging._process))
+
+
+def test_what_is_rubbish_here_is_left_alone_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its descriptors may have other files' numbers by then."""
+
+    class Closing:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            (tmp_path / f"collected by {os.getpid() == parent}").touch()
+
+    parent = os.getpid()
+    gc.collect()
+    Closing()
+
+    def collect(*_: object) -> Any:  # noqa: ANN401
+        gc.collect()
+        return load_config(*_)  # type: ignore[arg-type]
+
+    replaced(monkeypatch, collect)
+    Reading(write_config(tmp_path)).wait()
+    assert not (tmp_path / "collected by False").exists()
