@@ -299,7 +299,11 @@ def _damaged_names(file: Path) -> list[Path]:
 
 def _is_taken(name: Path) -> bool:
     """Tell whether anything is there, were it a link that leads nowhere. Raises OSError where that can't be told."""
-    return name.is_symlink() or name.exists()
+    try:
+        name.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _numbered(file: Path, number: int) -> Path:

@@ -4,7 +4,6 @@ Every reader takes octets that it may read to their end and no further; a block 
 be read past. Offsets in errors count from the first of the octets given.
 """
 
-import re
 import unicodedata
 
 from dmnotid.errors import MalformedField, Truncated
@@ -34,7 +33,7 @@ SHORT_INTEGER = 0x80
 FieldValue = int | str | bytes
 """A field value: a short-integer, text, or the octets behind a length."""
 
-_UNFIT_FOR_SERVER_ID = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+_UNFIT_FOR_SERVER_ID = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF)))
 
 
 def read_uintvar(octets: bytes, at: int, field: str) -> tuple[int, int]:
@@ -162,9 +161,9 @@ def normal_server_id(text: str) -> str:
     if not text:
         message = "is empty"
         raise ValueError(message)
-    unfit = _UNFIT_FOR_SERVER_ID.search(text)
-    if unfit is not None:
-        message = f"holds U+{ord(unfit[0]):04X}, which no SERVER-ID may hold"
+    if not _UNFIT_FOR_SERVER_ID.isdisjoint(text):
+        unfit = next(it for it in text if it in _UNFIT_FOR_SERVER_ID)
+        message = f"holds U+{ord(unfit):04X}, which no SERVER-ID may hold"
         raise ValueError(message)
     if text.isascii():
         return text
