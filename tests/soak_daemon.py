@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 
-from dmnotid.cli import main, run
+from dmnotid.cli import main, serving
 from dmnotid.service.daemon import Daemon
 from dmnotid.service.log import logger
 
@@ -23,5 +23,5 @@ def _tell() -> None:
 
 
 if __name__ == "__main__":
-    vars(run)["Daemon"] = Watched
+    vars(serving)["Daemon"] = Watched
     sys.exit(main())

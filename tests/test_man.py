@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.cli import COMMANDS, build_parser
+from dmnotid.cli.parser import COMMANDS, build_parser
 from dmnotid.service.log import JOURNAL_FIELDS
 
 PROJECT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.config import Config, HookConfig
 from dmnotid.configfile import load_config

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, place_of, push_parts, render, unread_part
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.words import parse_hex, parse_time
 from dmnotid.configfile import load_config
 from dmnotid.errors import Discard, DmnotidError, UsageError

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.anatomy import palette_for
 from dmnotid.cli.decode import Judge, decide, describe
-from dmnotid.cli.run import run_daemon
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.send import Order
+from dmnotid.cli.serving import run_daemon
 from dmnotid.config import Config
 from dmnotid.configfile import load_config
 from dmnotid.errors import DmnotidError

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
-from dmnotid.cli import EXIT_OK
+from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.cli.words import parse_connection_types
 from dmnotid.config import ConnectionsConfig

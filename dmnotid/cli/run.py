@@ -1,71 +1,48 @@
 """`dmnotid run`: the daemon."""
 
-import argparse
-import asyncio
-import os
 import signal
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.process import no_rubbish
 from dmnotid.cli.signals import reset_signals
-from dmnotid.config import Config
-from dmnotid.configfile import load_config
-from dmnotid.errors import DmnotidError
-from dmnotid.service import log
-from dmnotid.service.daemon import Daemon
-from dmnotid.service.systemd import Manager
+from dmnotid.service.reading import Reading
+
+if TYPE_CHECKING:
+    import argparse
 
 DEFAULT_CONFIG = Path("/etc/dmnotid/dmnotid.yaml")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def named(words: Sequence[str]) -> Path | None:
+    """Return the file that plain words behind `dmnotid run` name; None leaves them to the parser and its messages."""
+    match words:
+        case []:
+            return DEFAULT_CONFIG
+        case ["--config", file] if not file.startswith("-"):
+            return Path(file)
+    return None
+
+
+def add_arguments(parser: "argparse.ArgumentParser") -> None:
     """Declare what follows `dmnotid run`."""
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run until SIGTERM or SIGINT; 0 after an orderly stop, 1 where the daemon can't begin or go on."""
+def main(arguments: "argparse.Namespace") -> int:
+    """Run as `run` does."""
+    return run(arguments.config)
+
+
+def run(file: Path) -> int:
+    """Run until SIGTERM or SIGINT; 0 after an orderly stop, 1 where the daemon can't begin or go on.
+
+    Raises ConfigError.
+    """
     reset_signals()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that is asked for too early is no end
-    manager = Manager(os.environ)
-    config = load_config(arguments.config, os.environ)
-    configure_log(config)
-    for warning in config.warnings:
-        log.logger.warning("configuration", problem=str(warning))
-    try:
-        run_daemon(Daemon(config, manager=manager, on_reload=configure_log))
-    except DmnotidError as error:
-        log.logger.error("not started", problem=str(error))
-        return EXIT_PROBLEM
-    except ExceptionGroup:
-        log.logger.exception("ended by a bug")
-        return EXIT_PROBLEM
-    return EXIT_OK
-
-
-def configure_log(config: Config) -> None:
-    """Log as the configuration says."""
-    log.configure(config.log.level, config.log.format)
-
-
-def run_daemon(daemon: Daemon) -> None:
-    """Run a daemon to its end on the best event loop there is. Raises what `Daemon.run` raises."""
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_run_to_the_end(daemon))
-
-
-async def _run_to_the_end(daemon: Daemon) -> None:
-    await daemon.run()
-    # All is closed, and the loop's handlers go with the loop: what is asked for again must not make another end of it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return uvloop's loop; where that can't be imported (armv7, musl without a wheel), say so and return asyncio's."""
-    try:
-        import uvloop  # noqa: PLC0415 - may be missing
-    except ImportError as error:
-        log.logger.warning("no uvloop", problem=str(error), instead="asyncio, which takes fewer datagrams a second")
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
+    reading = Reading(file)
+    with no_rubbish():
+        from dmnotid.cli import serving  # noqa: PLC0415 - while the file is read; and the reader needs none of it
+    return serving.serve(reading.wait())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn, TextIO
 
-from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.words import (
     parse_cached_mos,
     parse_connection_types,

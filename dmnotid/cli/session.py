@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from dmnotid.cli import EXIT_PROBLEM
+from dmnotid.cli.process import EXIT_PROBLEM
 from dmnotid.cli.signals import reset_signals
 from dmnotid.errors import HookError
 from dmnotid.service.facts import (

@@ -13,10 +13,11 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-from dmnotid.cli import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.check import complain_of_distrust, describe_trust, find_distrust, section
-from dmnotid.cli.run import DEFAULT_CONFIG, loop_factory
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.cli.send import Order, add_wishes, find_server, read_server_id
+from dmnotid.cli.serving import loop_factory
 from dmnotid.cli.signals import reset_signals
 from dmnotid.cli.words import parse_positive
 from dmnotid.config import Config, ConnectionsConfig, HookConfig

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from dmnotid.cli.run import loop_factory
+from dmnotid.cli.parser import build_parser
+from dmnotid.cli.run import named
+from dmnotid.cli.serving import loop_factory
 from tests.cli.program import PATIENCE, PROGRAM, Done, Terminal, dmnotid, shows_secret, write_config
+from tests.processes import children, running
 
 
 @pytest.fixture
@@ -39,6 +42,47 @@ def events(out: str) -> list[dict[str, object]]:
     lines = out.splitlines()
     assert all(line[:3] in {"<3>", "<4>", "<6>"} for line in lines), out
     return [json.loads(line[3:]) for line in lines]
+
+
+@pytest.mark.parametrize("words", [[], ["--config", "here"], ["--config", ""], ["--config", "a b/ü"]])
+def test_plain_words_mean_what_the_parser_makes_of_them(words: list[str]) -> None:
+    assert named(words) == build_parser(["run"]).parse_args(["run", *words]).config
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config"],
+        ["--config=here"],
+        ["--conf", "here"],
+        ["--help"],
+        ["here"],
+        ["--config", "-x"],
+        ["--config", "a", "b"],
+    ],
+)
+def test_all_other_words_are_left_to_the_parser(words: list[str]) -> None:
+    assert named(words) is None
+
+
+@pytest.mark.parametrize("words", [["--config=FILE"], ["--conf", "FILE"], ["--config", "none", "--config", "FILE"]])
+def test_words_that_the_parser_takes_too(config: Path, words: list[str]) -> None:
+    config.write_text("servers: 1")
+    done = dmnotid("run", *(word.replace("FILE", str(config)) for word in words))
+    assert (done.status, done.err.count(str(config))) == (1, 2), done
+
+
+def test_a_daemon_has_nothing_of_what_read_its_configuration(config: Path, tmp_path: Path) -> None:
+    with running(tmp_path) as start:
+        service = start(config)
+        service.wait("ready")
+        loaded = Path(f"/proc/{service.process.pid}/maps")
+        assert "_sqlite3" in loaded.read_text()
+        assert "_yaml" not in loaded.read_text()
+        service.process.send_signal(signal.SIGHUP)
+        service.wait("reloaded")
+        assert "_yaml" not in loaded.read_text()
+        assert children(service.process.pid) == []
 
 
 def test_port_that_is_taken(tmp_path: Path) -> None:

@@ -30,13 +30,13 @@ echo "$DMNOTID_NOTIFICATION_ID $DMNOTID_ATTEMPT" >>{runs}
 # What a device would fail with once in a blue moon, here at once: os.abort() is a crash with no way round.
 CRASHING: Final = """
 import functools, os, sys
-from dmnotid.cli import main, run
+from dmnotid.cli import main, serving
 
 def observe(datagram):
     if datagram.payload.endswith(b"crash"):
         os.abort()
 
-run.Daemon = functools.partial(run.Daemon, observe=observe)
+serving.Daemon = functools.partial(serving.Daemon, observe=observe)
 sys.exit(main(["run"]))
 """
 CRASH: Final = b"\0\x06\x05crash"
