@@ -27,9 +27,13 @@ STARTS: Final = 4
 
 
 def start_time(command: list[str], word: bytes) -> float:
-    """Return how long it takes (seconds) until a program says a word."""
+    """Return how long it takes (milliseconds) until a program says a word, at best."""
+    return 1_000 * min(_start_time(command, word) for _ in range(STARTS))
+
+
+def _start_time(command: list[str], word: bytes) -> float:
     began = time.perf_counter()
-    with subprocess.Popen([*pinned(), *command], stdout=subprocess.PIPE, stdin=subprocess.PIPE, env=ENVIRONMENT) as it:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, env=ENVIRONMENT) as it:
         if it.stdout is None:
             raise AssertionError
         for line in it.stdout:
@@ -41,15 +45,17 @@ def start_time(command: list[str], word: bytes) -> float:
 
 
 def start(scale: Scale) -> Iterator[Figure]:
-    """Measure the start to READY."""
-    values, others = [], []
+    """Measure the start to READY, on what processors there are and on one."""
     with scratch() as directory:
         command = [sys.executable, "-c", SCRIPT, "run", "--config", str(write_config(directory))]
+        other = [sys.executable, "-c", WAITS]
         start_time(command, b'"ready"')  # compiles what is not compiled yet, and makes the journal
-        for _ in range(scale.runs):
-            values.append(1_000 * min(start_time(command, b'"ready"') for _ in range(STARTS)))
-            others.append(1_000 * min(start_time([sys.executable, "-c", WAITS], b"ready") for _ in range(STARTS)))
-    yield Figure("start to READY", values, "{:.0f} ms", "the interpreter with its imports", others, at_most=1.3)
+        for what, prefix in ("start to READY", []), ("the same on one processor", pinned()):
+            values, others = [], []
+            for _ in range(scale.runs):
+                values.append(start_time([*prefix, *command], b'"ready"'))
+                others.append(start_time([*prefix, *other], b"ready"))
+            yield Figure(what, values, "{:.0f} ms", "the interpreter with its imports", others, at_most=1.3)
 
 
 def idle_memory(scale: Scale) -> Iterator[Figure]:
