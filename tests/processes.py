@@ -176,15 +176,6 @@ def children(pid: int) -> list[str]:
     return found
 
 
-def has_not_ended(pid: int) -> bool:
-    """Tell whether a process is there that is no zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
 def with_environment(line: str) -> list[int]:
     """Find the processes that were started with `NAME=value` in their environment, as far as they may be looked at."""
     found, wanted = [], line.encode()

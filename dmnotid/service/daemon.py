@@ -272,11 +272,13 @@ class Daemon:
         except JournalError as error:
             self._give_up([datagram for datagram, _ in admitted], error)
             return
-        for datagram, request in admitted:
-            self.counters["accepted"] += 1
-            _log_accepted(datagram, request)
-        if admitted:
-            self._dispatcher.add((request for _, request in admitted), start)
+        self.counters["accepted"] += len(admitted)
+        try:
+            if admitted:
+                self._dispatcher.add((request for _, request in admitted), start)
+        finally:  # what has begun goes on while it is told of
+            for datagram, request in admitted:
+                _log_accepted(datagram, request)
 
     def _give_up(self, lost: Sequence[Datagram], error: JournalError) -> None:
         """Take back what shares a transaction that failed: none of it is remembered, so each may come again."""

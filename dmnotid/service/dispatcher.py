@@ -23,7 +23,7 @@ from dmnotid.policy.sessions import (
     choose_connection,
     settle,
 )
-from dmnotid.service.hook import Hook
+from dmnotid.service.hook import Begun, Hook, Run
 from dmnotid.service.journal import LAST_CHANCE, Journal
 from dmnotid.service.links import Links, tell_missing
 from dmnotid.service.log import logger
@@ -247,6 +247,10 @@ class Dispatcher:
 
     def abort(self) -> None:
         """End running hooks now: TERM, and KILL after `hook.kill_after`."""
+        # Not before the first step of a task that was made just now: it does nothing at all else.
+        asyncio.get_running_loop().call_soon(self._cancel_all)
+
+    def _cancel_all(self) -> None:
         for task in self._tasks:
             if not task.cancelling():  # a second one would take the hook's time after TERM away
                 task.cancel()
@@ -278,9 +282,17 @@ class Dispatcher:
         """Begin a try, if that can be written down."""
         if self._group is None or not self._begin(start):
             return False
-        task = self._group.create_task(self._try(start), name=f"session {start.request.session}")
+        begun = self._hook.begin(start)
+        trying = self._try(start, self._hook, begun)
+        try:
+            task = self._group.create_task(trying, name=f"session {start.request.session}")
+        except BaseException:  # the group has ended, by a bug
+            trying.close()
+            _close(begun)
+            raise
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: _close(begun))  # one that is cancelled with its group may not have begun
         return True
 
     def _tell_of_waiting(self) -> None:
@@ -347,11 +359,11 @@ class Dispatcher:
             self._begun = begun  # at the next turn again: its first try is not to be number 2
             logger.error("try not withdrawn", session=begun.request.session, problem=str(error))
 
-    async def _try(self, start: SessionStart) -> None:
+    async def _try(self, start: SessionStart, hook: Hook, begun: Begun) -> None:
         connection = start.connection
         logger.info("session starts", **_facts(start), connection=str(connection.type), interface=connection.interface)
         try:
-            outcome = await self._hook.run(start, partial(self._journal.note_process, start.request))
+            outcome = await hook.follow(start, begun, partial(self._journal.note_process, start.request))
         except asyncio.CancelledError:
             self.counters["interrupted"] += 1
             logger.warning("session interrupted", **_facts(start), next="at the next start of the daemon")
@@ -442,6 +454,11 @@ class Dispatcher:
         with suppress(TimeoutError):
             async with asyncio.timeout(None if wake is None else max(wake - time.monotonic(), 0)):
                 await self._woken.wait()
+
+
+def _close(begun: Begun) -> None:
+    if isinstance(begun, Run):
+        begun.close()
 
 
 def _facts(start: SessionStart) -> dict[str, object]:

@@ -65,22 +65,38 @@ class Hook:
         self._home = find_home()
 
     async def run(self, start: SessionStart, on_started: Callable[[str], None] | None = None) -> Outcome:
-        """Run the hook for one try and say how it ended; a command is killed when it outlives `hook.timeout`.
+        """Run the hook for one try, as `begin` and `follow` do."""
+        return await self.follow(start, self.begin(start), on_started)
 
-        `on_started` gets what `end_left_over` knows a command by, as soon as it is started; should it raise, that is
-        logged. Whatever keeps the hook from being started is an Outcome too. Cancelling ends the process group (or
-        closes the connection), then raises.
+    def begin(self, start: SessionStart) -> "Begun":
+        """Start the command for one try, now: whatever else there is to do can be done while it begins.
+
+        Whatever keeps it from being started is returned, for `follow` to tell.
         """
-        session = start.request.session
         try:
             check_hook(self.config)
-            if self.config.socket is not None:
-                return await self._hand_over(self.config.socket, start)
-            run = self._start(start)
+            return self.config.socket or self._start(start)
+        except Exception as error:  # noqa: BLE001 - one session's bug is no other's end
+            return error
+
+    async def follow(
+        self, start: SessionStart, begun: "Begun", on_started: Callable[[str], None] | None = None
+    ) -> Outcome:
+        """Say how a try ended that has begun; a command is killed when it outlives `hook.timeout`.
+
+        `on_started` gets what `end_left_over` knows a command by; should it raise, that is logged. Whatever keeps the
+        hook from being started is an Outcome too. Cancelling ends the process group (or closes the connection), then
+        raises.
+        """
+        try:
+            if isinstance(begun, Exception):
+                raise begun
+            if isinstance(begun, Path):
+                return await self._hand_over(begun, start)
         except HookError as error:
-            logger.error("hook not started", session=session, problem=str(error))
+            logger.error("hook not started", session=start.request.session, problem=str(error))
             return Outcome(Result.FAILED, f"not started: {error}")
-        with run:
+        with begun as run:
             if on_started is not None:
                 run.note(on_started)
             return await self._wait(run)
@@ -127,11 +143,11 @@ class Hook:
         code = handoff.answer.exit_code
         return Outcome(Result.FAILED, handoff.answer.problem) if code is None else judge(code)
 
-    def _start(self, start: SessionStart) -> "_Run":
+    def _start(self, start: SessionStart) -> "Run":
         facts = build_facts(start)
         arguments = build_arguments(self.config.command, facts)
         try:
-            return _Run(self._spawn(arguments, facts), start.request.session)
+            return Run(self._spawn(arguments, facts), start.request.session)
         except (OSError, ValueError, MemoryError, subprocess.SubprocessError) as error:
             message = f"{arguments[0]}: {_why_not_started(Path(arguments[0]), error)}"
             raise HookError(message, component=arguments[0]) from error
@@ -150,7 +166,7 @@ class Hook:
         os.sched_yield()  # it begins now, not once all that follows here is done: there may be one processor
         return process
 
-    async def _wait(self, run: "_Run") -> Outcome:
+    async def _wait(self, run: "Run") -> Outcome:
         try:
             async with asyncio.timeout(self.config.timeout):
                 await run.ended.wait()
@@ -163,7 +179,7 @@ class Hook:
             raise
         return judge(run.exit_code)
 
-    async def _end_in_any_case(self, run: "_Run") -> None:
+    async def _end_in_any_case(self, run: "Run") -> None:
         """End it with all the time that it is given, also when the daemon is stopped meanwhile."""
         ending = asyncio.ensure_future(self._end(run))
         try:
@@ -172,7 +188,7 @@ class Hook:
             await ending
             raise
 
-    async def _end(self, run: "_Run") -> None:
+    async def _end(self, run: "Run") -> None:
         """TERM to the whole process group, KILL to what of it is left after `hook.kill_after`."""
         run.signal(signal.SIGTERM)
         try:
@@ -193,10 +209,11 @@ def _why_not_started(file: Path, error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
 
 
-class _Run:
-    """A started hook: a pidfd tells its end, its output is logged as it comes. Leaving the context lets go of it."""
+class Run:
+    """A started hook: a pidfd tells its end, its output is logged as it comes. Leaving the context closes it."""
 
     def __init__(self, process: subprocess.Popen[bytes], session: int) -> None:
+        """Watch it on the loop that runs now; it is ended where it can't be watched."""
         self.ended = asyncio.Event()
         self.exit_code = 0
         self._session = session
@@ -204,6 +221,7 @@ class _Run:
         self._loop = asyncio.get_running_loop()
         self._output = _output_log(session)
         self._killed_at = inf
+        self._closed = False
         pipes = {"stdout": process.stdout, "stderr": process.stderr}
         self._pipes: dict[str, IO[bytes]] = {stream: pipe for stream, pipe in pipes.items() if pipe is not None}
         for _ in self._pipes:
@@ -236,9 +254,18 @@ class _Run:
             self._process.wait(1)
 
     def __enter__(self) -> Self:
+        """Go on: it runs."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """End it where that is still to be done, and let go of it; a second time is no harm."""
+        if self._closed:
+            return
+        self._closed = True
         for stream in list(self._pipes):
             self._let_go(stream)
         self._output.flush()
@@ -319,6 +346,10 @@ class _Run:
         LOGGED.close()
         with self._pipes.pop(stream) as pipe:
             self._loop.remove_reader(pipe.fileno())
+
+
+Begun = Run | Path | Exception
+"""A try that has begun: its process, the socket that it is to be handed to, or why there is neither."""
 
 
 def _find_left_over(processes: Iterable[str]) -> Iterator[LeftOver]:

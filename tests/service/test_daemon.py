@@ -24,6 +24,7 @@ from dmnotid.policy.trials import FEW, Allowance, Trials
 from dmnotid.service import journalfile
 from dmnotid.service.daemon import Daemon
 from dmnotid.service.drops import read_lost
+from tests.processes import children
 from tests.service.support import (
     IS_ROOT,
     NOWHERE,
@@ -41,6 +42,7 @@ from tests.service.support import (
     make_config,
     package,
     push,
+    write_script,
 )
 
 BIG = [(9, bytes(4_000)), (10, bytes(4_000))]
@@ -95,6 +97,33 @@ async def test_a_notification_is_accepted_and_run_once(tmp_path: Path, logged: L
     assert accepted["source"].startswith("127.0.0.1:")
     assert accepted["signed"] is True
     assert [line["reason"] for line in logged.of("discarded")] == ["duplicate"] * 2
+
+
+async def test_a_session_begins_before_anything_is_told_of_it(tmp_path: Path, logged: LogLines) -> None:
+    """And what is told is told in its order."""
+    recorder = Recorder(tmp_path)
+    async with at_work(make_config(tmp_path, recorder.command)) as daemon:
+        await eventually(lambda: not children(os.getpid()))
+        daemon.deliver(batch(push(1, preferred=WIRELINE)))
+        assert len(children(os.getpid())) == 1
+        assert not logged.of("session starts")
+        await eventually(lambda: logged.of("session done"))
+    told = [line["event"] for line in logged.all()]
+    assert told[-5:] == ["accepted", "session starts", "session done", "stopping", "stopped"]
+
+
+async def test_a_session_that_begins_at_the_last_moment_is_ended_as_any_other(tmp_path: Path, logged: LogLines) -> None:
+    """A second stop ends what runs: also what has begun in the same turn of the loop."""
+    config = make_config(tmp_path, [str(write_script(tmp_path / "hook", "exec sleep 60"))])
+    async with at_work(config) as daemon:
+        before = descriptors()
+        daemon.deliver(batch(push(1, preferred=WIRELINE)))
+        daemon.stop()
+        daemon.stop()
+        await eventually(lambda: logged.of("stopped"))
+        assert [line["event"] for line in logged.all()[-4:-1]] == ["session starts", "stopping", "session interrupted"]
+        assert children(os.getpid()) == []
+        assert len(descriptors()) < len(before)
 
 
 async def test_every_discard_is_counted_under_its_reason(tmp_path: Path, logged: LogLines) -> None:

@@ -1,6 +1,7 @@
 """From the queue to the hook: a real journal, real hooks; only the connections are made up."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import subprocess
@@ -23,6 +24,7 @@ from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
 from dmnotid.service.processes import identify
 from dmnotid.wire.notification import ConnectionType
+from tests.processes import children
 from tests.service.support import (
     OPEN_ID,
     OTHER_ID,
@@ -30,10 +32,12 @@ from tests.service.support import (
     SERVERS,
     LogLines,
     Recorder,
+    descriptors,
     eventually,
     is_alive,
     make_config,
     verified,
+    write_script,
 )
 
 MOBILE = Connection(ConnectionType.MOBILE, "wwan0")
@@ -56,6 +60,13 @@ class MadeUpLinks(Links):
         return False
 
     def read_now(self) -> bool:
+        return True
+
+
+class SureLinks(MadeUpLinks):
+    """Connections that are there at a look, too."""
+
+    def still_has(self, _: Connection) -> bool:
         return True
 
 
@@ -1171,6 +1182,35 @@ async def test_a_pause_that_cannot_be_written_is_kept_in_memory(tmp_path: Path, 
         writable()
         await eventually(lambda: bench.dispatcher.pending == 0)
     assert recorder.names == [(1, 1), (1, 2)]
+
+
+async def test_a_session_whose_task_never_ran_leaves_no_process(tmp_path: Path) -> None:
+    """As where all tasks are cancelled because of a bug in another one."""
+    pids = tmp_path / "pids"
+    hook = write_script(tmp_path / "hook", f"echo $$ > {pids}.new; mv {pids}.new {pids}; exec sleep 60")
+    async with at_work(make_config(tmp_path, [str(hook)]), SureLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._group)
+        before = descriptors()
+        bench.accept(1)
+        (task,) = bench.dispatcher._tasks
+        task.cancel()
+        await asyncio.wait([task])
+        assert children(os.getpid()) in ([], ["Z"])
+        await eventually(lambda: descriptors() == before and not children(os.getpid()))
+
+
+async def test_a_session_that_has_no_task_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    async with at_work(make_config(tmp_path, ["/bin/sleep", "60"]), SureLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._group)
+        before = descriptors()
+        with monkeypatch.context() as patched:
+            patched.setattr(bench.dispatcher._group, "create_task", refuse)
+            with pytest.raises(RuntimeError):
+                bench.accept(1)
+        await eventually(lambda: descriptors() == before and not children(os.getpid()))
 
 
 async def test_a_bug_in_one_session_is_not_the_end_of_others(tmp_path: Path, logged: LogLines) -> None:

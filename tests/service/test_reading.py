@@ -15,8 +15,7 @@ from dmnotid import configfile
 from dmnotid.configfile import load_config
 from dmnotid.errors import ConfigError
 from dmnotid.service.reading import Reading
-from tests.processes import has_not_ended
-from tests.service.support import DEADLINE, SERVER_ID, descriptors, wait_until, write_config
+from tests.service.support import DEADLINE, SERVER_ID, descriptors, is_alive, wait_until, write_config
 
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def test_given_up(hanging: Reading) -> None:
     before = descriptors()
     hanging.give_up()
     assert len(descriptors()) == len(before) - 1
-    wait_until(lambda: not has_not_ended(hanging._process))
+    wait_until(lambda: not is_alive(hanging._process))
 
 
 def test_what_is_rubbish_here_is_left_alone_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from dmnotid.config import Config
 from dmnotid.configfile import load_config
 from dmnotid.service.daemon import Daemon
 from dmnotid.service.endpoint import Endpoint
-from tests.processes import has_not_ended
 from tests.service.support import (
     DEADLINE,
     NOWHERE,
@@ -31,6 +30,7 @@ from tests.service.support import (
     Recorder,
     descriptors,
     eventually,
+    is_alive,
     push,
     write_config,
 )
@@ -277,10 +277,10 @@ async def test_a_stop_does_not_wait_for_a_file_that_hangs(
         send(only(daemon), push(1, preferred=WIRELINE))
         await eventually(lambda: logged.of("session done"))
         open_before = descriptors()
-        assert has_not_ended(int(told.read_text()))
+        assert is_alive(int(told.read_text()))
     assert logged.all()[-1]["event"] == "stopped"
     assert len(descriptors()) < len(open_before)
-    await eventually(lambda: not has_not_ended(int(told.read_text())))
+    await eventually(lambda: not is_alive(int(told.read_text())))
 
 
 async def test_a_reader_that_is_killed_refuses_the_reload(
