@@ -92,7 +92,6 @@ def _read_and_exit(file: Path, pipe: int) -> NoReturn:
     """Be the process that reads. What it has of its parent is not its own: none of it is used or ended in order."""
     status = 1
     try:
-        signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         gc.freeze()

@@ -25,7 +25,7 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading
 
     def hang(*_: object) -> None:
         told.touch()
-        time.sleep(DEADLINE)
+        time.sleep(10 * DEADLINE)
 
     monkeypatch.setattr(configfile, "load_config", hang)
     reading = Reading(write_config(tmp_path))

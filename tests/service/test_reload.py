@@ -268,7 +268,7 @@ async def test_a_stop_does_not_wait_for_a_file_that_hangs(
 
     def hang(_: Path, __: object) -> None:
         told.write_text(str(os.getpid()))
-        time.sleep(DEADLINE)
+        time.sleep(10 * DEADLINE)
 
     async with at_work(write_config(tmp_path)) as (daemon, _):
         monkeypatch.setattr(configfile, "load_config", hang)
