@@ -1,6 +1,6 @@
 """The command line: `dmnotid COMMAND`. Each command has a module of its own, imported when it is called.
 
-`dmnotid run` stays for months: as it is started by systemd, it does without argparse, which takes 400 KB.
+`dmnotid run` stays for months, and argparse would with it (400 KB): plain words of it are read without.
 """
 
 import io
@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             status = _run(words, nullcontext if argv is not None else no_rubbish)
+        except DmnotidError as error:
+            print(error, file=sys.stderr)
+            status = EXIT_PROBLEM
         finally:
             sys.stdout.flush()  # --help and --version leave by SystemExit
     except BrokenPipeError:
@@ -32,9 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _give_up_output()
         print(f"dmnotid: {error}", file=sys.stderr)
-        return EXIT_PROBLEM
-    except DmnotidError as error:
-        print(error, file=sys.stderr)
         return EXIT_PROBLEM
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -46,7 +46,7 @@ def _run(words: Sequence[str], importing: Callable[[], AbstractContextManager[No
         with importing():
             from dmnotid.cli import run  # noqa: PLC0415 - of all commands this one
 
-        file = run.named(words[1:])
+        file = run.plain_file(words[1:])
         if file is not None:
             return run.run(file)
     with importing():

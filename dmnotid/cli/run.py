@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path("/etc/dmnotid/dmnotid.yaml")
 
 
-def named(words: Sequence[str]) -> Path | None:
+def plain_file(words: Sequence[str]) -> Path | None:
     """Return the file that plain words behind `dmnotid run` name; None leaves them to the parser and its messages."""
     match words:
         case []:
@@ -43,6 +43,10 @@ def run(file: Path) -> int:
     reset_signals()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that is asked for too early is no end
     reading = Reading(file)
-    with no_rubbish():
-        from dmnotid.cli import serving  # noqa: PLC0415 - while the file is read; and the reader needs none of it
+    try:
+        with no_rubbish():
+            from dmnotid.cli import serving  # noqa: PLC0415 - while the file is read; and the reader needs none of it
+    except BaseException:
+        reading.give_up()
+        raise
     return serving.serve(reading.wait())

@@ -398,7 +398,8 @@ async def _read_again(file: Path) -> Config:
     def receive() -> None:
         if reading.receive():
             loop.remove_reader(reading)
-            ended.set_result(None)
+            if not ended.done():  # a stop came first
+                ended.set_result(None)
 
     loop.add_reader(reading, receive)
     try:

@@ -8,17 +8,26 @@ import contextlib
 import gc
 import os
 import pickle
+import select
 import signal
+import sys
 from pathlib import Path
 from typing import Final, NoReturn
 
 from dmnotid.config import Config
 from dmnotid.errors import ConfigError, ConfigProblem
 
+PATIENCE: Final = 60
+"""How long (seconds) reading may take: a disk that hangs must not keep a reload from ever being tried again."""
+
 _CHUNK: Final = 65_536
 """Octets that are taken at once: as many as the pipe holds."""
 
+_MOMENT: Final = 100
+"""How long (milliseconds) the end of a process is waited for after SIGKILL."""
+
 _STREAMS: Final = 3
+"""Descriptors below are the standard streams'."""
 
 
 class Reading:
@@ -35,7 +44,7 @@ class Reading:
             self._pipe, there = os.pipe()
             try:
                 self._process = os.fork()
-            except OSError:
+            except BaseException:
                 os.close(self._pipe)
                 os.close(there)
                 raise
@@ -43,6 +52,7 @@ class Reading:
             message = f"no process can be had to read it: {error.strerror}"
             raise self._problem(message) from error
         if self._process == 0:
+            os.close(self._pipe)
             _read_and_exit(file, there)
         os.close(there)
 
@@ -62,8 +72,11 @@ class Reading:
         _, status = os.waitpid(self._process, 0)
         if status:
             code = os.waitstatus_to_exitcode(status)
-            end = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-            message = f"the process that read it {end}"
+            if code == -signal.SIGALRM:
+                message = f"not read within {PATIENCE} s"
+            else:
+                end = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+                message = f"the process that read it {end}"
             raise self._problem(message)
         found = pickle.loads(self._octets)  # noqa: S301 - by this program, of which the other process was a copy
         if isinstance(found, Config):
@@ -74,32 +87,48 @@ class Reading:
 
     def wait(self) -> Config:
         """Wait for the end, and return the outcome. Raises ConfigError with all that is wrong."""
-        while not self.receive():
-            pass
+        try:
+            while not self.receive():
+                pass
+        except BaseException:
+            self.give_up()
+            raise
         return self.outcome()
 
     def give_up(self) -> None:
-        """End it without an outcome. Nobody waits for the process: it may hang on a disk that never answers."""
-        os.close(self._pipe)
+        """End it without an outcome. It is waited for a moment only: it may hang on a disk that never answers."""
         os.kill(self._process, signal.SIGKILL)
-        os.waitpid(self._process, os.WNOHANG)
+        poll, ended = select.poll(), False
+        poll.register(self._pipe, select.POLLIN)
+        while poll.poll(_MOMENT) and not (ended := self.receive()):
+            pass
+        os.close(self._pipe)
+        if ended:
+            os.waitpid(self._process, 0)
 
     def _problem(self, message: str) -> ConfigError:
         return ConfigError((ConfigProblem(str(self._file), 0, 0, "", message),))
 
 
 def _read_and_exit(file: Path, pipe: int) -> NoReturn:
-    """Be the process that reads. What it has of its parent is not its own: none of it is used or ended in order."""
+    """Be the process that reads. What it has of its parent is not its own: none of it is used or ended in order.
+
+    The pipe's end is for the kernel to close, behind all else of the process: who sees it needn't wait any more.
+    """
     status = 1
     try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.alarm(PATIENCE)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what asks for a reload may ask all that look like the daemon
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         gc.freeze()
         _close_all_but(pipe)
         octets = pickle.dumps(_find(file), pickle.HIGHEST_PROTOCOL)
-        with open(pipe, "wb") as stream:
+        with open(pipe, "wb", closefd=False) as stream:
             stream.write(octets)
         status = 0
+    except Exception:  # noqa: BLE001 - nobody is there to take it
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
 
@@ -115,12 +144,12 @@ def _find(file: Path) -> Config | ConfigError | str:
     except Exception:  # noqa: BLE001 - goes to who waits
         import traceback  # noqa: PLC0415
 
-        return traceback.format_exc()
+        return traceback.format_exc().rstrip()
 
 
 def _close_all_but(pipe: int) -> None:
     """Let go of the parent's sockets and files: a process that hangs must not keep them from the next daemon."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is slower by what the start is measured in
             if (number := int(name)) >= _STREAMS and number != pipe:
                 with contextlib.suppress(OSError):

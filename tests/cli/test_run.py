@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from dmnotid.cli.parser import build_parser
-from dmnotid.cli.run import named
+from dmnotid.cli.run import plain_file
 from dmnotid.cli.serving import loop_factory
 from tests.cli.program import PATIENCE, PROGRAM, Done, Terminal, dmnotid, shows_secret, write_config
 from tests.processes import children, running
@@ -46,7 +46,7 @@ def events(out: str) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("words", [[], ["--config", "here"], ["--config", ""], ["--config", "a b/ü"]])
 def test_plain_words_mean_what_the_parser_makes_of_them(words: list[str]) -> None:
-    assert named(words) == build_parser(["run"]).parse_args(["run", *words]).config
+    assert plain_file(words) == build_parser(["run"]).parse_args(["run", *words]).config
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_plain_words_mean_what_the_parser_makes_of_them(words: list[str]) -> Non
     ],
 )
 def test_all_other_words_are_left_to_the_parser(words: list[str]) -> None:
-    assert named(words) is None
+    assert plain_file(words) is None
 
 
 @pytest.mark.parametrize("words", [["--config=FILE"], ["--conf", "FILE"], ["--config", "none", "--config", "FILE"]])

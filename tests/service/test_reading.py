@@ -3,9 +3,12 @@
 import errno
 import gc
 import os
+import resource
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from dmnotid import configfile
 from dmnotid.configfile import load_config
 from dmnotid.errors import ConfigError
 from dmnotid.service.reading import Reading
-from tests.service.support import DEADLINE, SERVER_ID, descriptors, is_alive, wait_until, write_config
+from tests.service.support import DEADLINE, SERVER_ID, descriptors, wait_until, write_config
 
 
 @pytest.fixture
@@ -33,6 +36,24 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading
     yield reading
     if reading._pipe in {int(found.split()[0]) for found in descriptors()}:
         reading.give_up()
+
+
+@contextmanager
+def few_descriptors(left: int) -> Iterator[None]:
+    """Let no more than so many be opened."""
+    lowest = os.dup(0)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def assert_reaped(reading: Reading) -> None:
+    with pytest.raises(ChildProcessError):
+        os.waitpid(reading._process, os.WNOHANG)
 
 
 def replaced(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
@@ -89,7 +110,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced(monkeypatch, lambda *_: dict[str, str]()["a bug"])
-    with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*\nKeyError: 'a bug'\n$"):
+    with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*\nKeyError: 'a bug'$"):
         Reading(write_config(tmp_path)).wait()
 
 
@@ -135,18 +156,81 @@ def test_a_process_that_reads_holds_nothing_of_its_parent(hanging: Reading) -> N
     assert Path(f"/proc/{hanging._process}/fd/{held[3]}").readlink().name.startswith("pipe:")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGPIPE])
 def test_a_signal_ends_the_process_that_reads(hanging: Reading, number: signal.Signals) -> None:
     os.kill(hanging._process, number)
     with pytest.raises(ConfigError, match=f"ended by signal {number.value}$"):
         hanging.wait()
 
 
+def test_asked_to_reload_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by who asks all processes of that name, or all of a control group."""
+
+    def load(file: Path, environ: Any) -> Any:  # noqa: ANN401
+        os.kill(os.getpid(), signal.SIGHUP)
+        return load_config(file, environ)
+
+    replaced(monkeypatch, load)
+    assert Reading(write_config(tmp_path)).wait().servers
+
+
+def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmnotid.service.reading.PATIENCE", 1)
+    replaced(monkeypatch, lambda *_: time.sleep(10 * DEADLINE))
+    file = write_config(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        Reading(file).wait()
+    assert str(raised.value) == f"{file}: not read within 1 s"
+
+
+def test_the_end_of_the_pipe_is_that_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nobody waits for it who may not wait."""
+    monkeypatch.setattr(os, "_exit", lambda _: time.sleep(10 * DEADLINE))
+    reading = Reading(write_config(tmp_path))
+    assert not reading.receive()
+    assert select.select([reading], [], [], 0.3) == ([], [], [])
+    os.kill(reading._process, signal.SIGKILL)
+    with pytest.raises(ConfigError, match=r"ended by signal 9$"):
+        reading.wait()
+
+
+def test_an_interrupt_while_it_is_waited_for(hanging: Reading) -> None:
+    """Ctrl-C at the start."""
+    before = descriptors()
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    former = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hanging.wait()
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    assert len(descriptors()) == len(before) - 1
+    assert_reaped(hanging)
+
+
+def test_what_goes_wrong_behind_the_reading_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    replaced(monkeypatch, lambda *_: lambda: None)
+    with pytest.raises(ConfigError, match=r"ended with status 1$"):
+        Reading(write_config(tmp_path)).wait()
+    assert "Can't pickle" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("left", [2, 3])
+def test_hardly_a_descriptor_is_left(tmp_path: Path, left: int) -> None:
+    file = write_config(tmp_path)
+    load_config(file, os.environ)  # what is imported there must be there
+    with few_descriptors(left):
+        read = Reading(file).wait()
+    assert read.servers
+
+
 def test_given_up(hanging: Reading) -> None:
     before = descriptors()
     hanging.give_up()
     assert len(descriptors()) == len(before) - 1
-    wait_until(lambda: not is_alive(hanging._process))
+    assert_reaped(hanging)
 
 
 def test_what_is_rubbish_here_is_left_alone_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from dmnotid.config import Config
 from dmnotid.configfile import load_config
 from dmnotid.service.daemon import Daemon
 from dmnotid.service.endpoint import Endpoint
+from dmnotid.service.reading import Reading
+from tests.processes import children
 from tests.service.support import (
     DEADLINE,
     NOWHERE,
@@ -280,7 +282,7 @@ async def test_a_stop_does_not_wait_for_a_file_that_hangs(
         assert is_alive(int(told.read_text()))
     assert logged.all()[-1]["event"] == "stopped"
     assert len(descriptors()) < len(open_before)
-    await eventually(lambda: not is_alive(int(told.read_text())))
+    assert children(os.getpid()) == []
 
 
 async def test_a_reader_that_is_killed_refuses_the_reload(
@@ -294,6 +296,32 @@ async def test_a_reader_that_is_killed_refuses_the_reload(
         assert "reload refused: " in daemon._describe()
         assert (await reloaded(daemon, logged))["event"] == "reloaded"
         assert len(taken) == 1
+
+
+async def test_a_stop_at_the_moment_at_which_all_is_read(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the pipe is seen in the turn of the loop in which the reload is cancelled."""
+    problems: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
+    receive = Reading.receive
+
+    def stop_at_the_end(self: Reading) -> bool:
+        ended = receive(self)
+        if ended:
+            (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "reloads")
+            task.cancel()
+        return ended
+
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        monkeypatch.setattr(Reading, "receive", stop_at_the_end)
+        before = descriptors()
+        daemon.reload()
+        await eventually(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "reloads"])
+        assert descriptors() == before
+        assert not logged.of("reloaded")
+        assert children(os.getpid()) == []
+    assert problems == []
 
 
 async def test_a_bug_in_reading_refuses_the_reload(
