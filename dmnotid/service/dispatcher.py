@@ -282,7 +282,7 @@ class Dispatcher:
         """Begin a try, if that can be written down."""
         if self._group is None or not self._begin(start):
             return False
-        begun = self._hook.begin(start)
+        begun = self._hook.begin(start, partial(self._journal.note_process, start.request))
         trying = self._try(start, self._hook, begun)
         try:
             task = self._group.create_task(trying, name=f"session {start.request.session}")
@@ -363,7 +363,7 @@ class Dispatcher:
         connection = start.connection
         logger.info("session starts", **_facts(start), connection=str(connection.type), interface=connection.interface)
         try:
-            outcome = await hook.follow(start, begun, partial(self._journal.note_process, start.request))
+            outcome = await hook.follow(start, begun)
         except asyncio.CancelledError:
             self.counters["interrupted"] += 1
             logger.warning("session interrupted", **_facts(start), next="at the next start of the daemon")

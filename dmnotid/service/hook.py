@@ -66,27 +66,30 @@ class Hook:
 
     async def run(self, start: SessionStart, on_started: Callable[[str], None] | None = None) -> Outcome:
         """Run the hook for one try, as `begin` and `follow` do."""
-        return await self.follow(start, self.begin(start), on_started)
+        return await self.follow(start, self.begin(start, on_started))
 
-    def begin(self, start: SessionStart) -> "Begun":
+    def begin(self, start: SessionStart, on_started: Callable[[str], None] | None = None) -> "Begun":
         """Start the command for one try, now: whatever else there is to do can be done while it begins.
 
-        Whatever keeps it from being started is returned, for `follow` to tell.
+        `on_started` gets what `end_left_over` knows it by, as soon as it is started; should it raise, that is logged.
+        Whatever keeps the command from being started is returned, for `follow` to tell.
         """
         try:
             check_hook(self.config)
-            return self.config.socket or self._start(start)
+            if self.config.socket is not None:
+                return self.config.socket
+            run = self._start(start)
         except Exception as error:  # noqa: BLE001 - one session's bug is no other's end
             return error
+        if on_started is not None:
+            run.note(on_started)
+        return run
 
-    async def follow(
-        self, start: SessionStart, begun: "Begun", on_started: Callable[[str], None] | None = None
-    ) -> Outcome:
+    async def follow(self, start: SessionStart, begun: "Begun") -> Outcome:
         """Say how a try ended that has begun; a command is killed when it outlives `hook.timeout`.
 
-        `on_started` gets what `end_left_over` knows a command by; should it raise, that is logged. Whatever keeps the
-        hook from being started is an Outcome too. Cancelling ends the process group (or closes the connection), then
-        raises.
+        Whatever keeps the hook from being started is an Outcome too. Cancelling ends the process group (or closes the
+        connection), then raises.
         """
         try:
             if isinstance(begun, Exception):
@@ -97,8 +100,6 @@ class Hook:
             logger.error("hook not started", session=start.request.session, problem=str(error))
             return Outcome(Result.FAILED, f"not started: {error}")
         with begun as run:
-            if on_started is not None:
-                run.note(on_started)
             return await self._wait(run)
 
     async def end_left_over(self, processes: Iterable[str]) -> None:
@@ -254,11 +255,11 @@ class Run:
             self._process.wait(1)
 
     def __enter__(self) -> Self:
-        """Go on: it runs."""
+        """Return it; it runs since it was made."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """End it where the wait for it was broken off."""
         self.close()
 
     def close(self) -> None:

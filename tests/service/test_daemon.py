@@ -245,9 +245,10 @@ async def test_one_batch_is_one_transaction(tmp_path: Path) -> None:
     commits: list[str] = []
     async with at_work(make_config(tmp_path)) as daemon:
         daemon._journal._database.set_trace_callback(commits.append)
-        daemon.deliver(batch(push(1), b"junk", push(1), push(2), push(3, server_id=OTHER_ID)))
+        one, two, three = (push(number, server_id=OTHER_ID, preferred=NOWHERE) for number in (1, 2, 3))
+        daemon.deliver(batch(one, b"junk", one, two, three))
         assert commits.count("COMMIT") == 1
-        daemon.deliver(batch(push(1), b"junk"))
+        daemon.deliver(batch(one, b"junk"))
         assert commits.count("COMMIT") == 1
         assert counted(daemon)["accepted"] == 3
 

@@ -22,7 +22,7 @@ from dmnotid.service import dispatcher as dispatcher_module
 from dmnotid.service.dispatcher import ENDS_AT_ONCE, Dispatcher
 from dmnotid.service.journal import Journal
 from dmnotid.service.links import Links
-from dmnotid.service.processes import identify
+from dmnotid.service.processes import Identity, identify
 from dmnotid.wire.notification import ConnectionType
 from tests.processes import children
 from tests.service.support import (
@@ -1197,6 +1197,19 @@ async def test_a_session_whose_task_never_ran_leaves_no_process(tmp_path: Path) 
         await asyncio.wait([task])
         assert children(os.getpid()) in ([], ["Z"])
         await eventually(lambda: descriptors() == before and not children(os.getpid()))
+
+
+async def test_a_process_is_noted_before_anything_else_begins(tmp_path: Path) -> None:
+    """Else a daemon that is killed leaves one behind that the next one doesn't know of."""
+    hook = write_script(tmp_path / "hook", "exec sleep 60")
+    async with at_work(make_config(tmp_path, [str(hook)]), SureLinks(WIRELINE)) as bench:
+        await eventually(lambda: bench.dispatcher._group)
+        bench.accept(1)
+        (noted,) = bench.journal._database.execute("SELECT process FROM session").fetchone()
+        identity = Identity.parse(noted)
+        assert identity is not None
+        assert is_alive(identity.pid)
+        bench.dispatcher.abort()
 
 
 async def test_a_session_that_has_no_task_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
