@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from benchmarks import alone
 from benchmarks.figures import Figure, Scale
-from benchmarks.machine import ENVIRONMENT, daemon, pinned, program, scratch, usage
-from tests.processes import Service, memory
+from benchmarks.machine import ENVIRONMENT, daemon, pinned, scratch, usage
+from tests.processes import Service
 from tests.service.support import write_config
 
 IMPORTS: Final = "import asyncio, uvloop, yaml, structlog, sqlite3"
@@ -59,21 +60,23 @@ def start(scale: Scale) -> Iterator[Figure]:
 
 
 def idle_memory(scale: Scale) -> Iterator[Figure]:
-    """Measure memory at rest."""
-    values: list[list[float]] = [[], []]
-    others: list[list[float]] = [[], []]
-    for _ in range(scale.runs):
-        with scratch() as directory, program(IDLE) as (other, _), daemon(directory) as service:
-            time.sleep(0.5)
-            for kind in (0, 1):
-                values[kind].append(memory(service.process.pid)[kind] / 1024)
-                others[kind].append(memory(other.pid)[kind] / 1024)
-    for kind, name in enumerate(("RSS", "PSS")):
+    """Measure memory at rest, of each alone. Before all other rows: this program ends for that, and begins anew."""
+    alone.measure(_idle, scale.runs, ENVIRONMENT)
+    for kind in ("Rss", "Pss"):
+        values, others = (alone.found(name, kind) for name in (DAEMON, YARDSTICK))
         beside = "the interpreter with its imports"
-        yield Figure(f"idle memory, {name}", values[kind], "{:.1f} MB", beside, others[kind], at_most=1.15)
+        yield Figure(f"idle memory, {kind.upper()}", values, "{:.1f} MB", beside, others, at_most=1.15)
+    alone.forget()
 
 
-IDLE: Final = f"{IMPORTS}\nprint(flush=True)\nimport time; time.sleep(3600)"
+def _idle(directory: Path) -> dict[str, list[str]]:
+    command = [sys.executable, "-c", SCRIPT, "run", "--config", str(write_config(directory))]
+    return {DAEMON: command, YARDSTICK: [sys.executable, "-c", IDLE]}
+
+
+DAEMON: Final = "daemon"
+YARDSTICK: Final = "yardstick"
+IDLE: Final = f"{IMPORTS}\nprint('ready', flush=True)\nimport time; time.sleep(3600)"
 
 
 def idle_minute(scale: Scale) -> Iterator[Figure]:
