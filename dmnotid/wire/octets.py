@@ -4,7 +4,7 @@ Every reader takes octets that it may read to their end and no further; a block 
 be read past. Offsets in errors count from the first of the octets given.
 """
 
-import unicodedata
+from collections.abc import Iterable
 
 from dmnotid.errors import MalformedField, Truncated
 
@@ -170,15 +170,18 @@ def normal_server_id(text: str) -> str:
     if len(text) > MAX_UNICODE:
         message = f"has more than {MAX_UNICODE} characters, and not all of them are ASCII"
         raise ValueError(message)
-    if _longest_run(text) > MAX_COMBINING:
+    import unicodedata  # noqa: PLC0415 - a hundred KB for the few that are not ASCII
+
+    if _longest_run(map(unicodedata.combining, text)) > MAX_COMBINING:
         message = f"has more than {MAX_COMBINING} combining characters in a row"
         raise ValueError(message)
     return unicodedata.normalize("NFC", text)
 
 
-def _longest_run(text: str) -> int:
+def _longest_run(marks: Iterable[int]) -> int:
+    """Return how many in a row are not 0 at most."""
     run = longest = 0
-    for character in text:
-        run = run + 1 if unicodedata.combining(character) else 0
+    for mark in marks:
+        run = run + 1 if mark else 0
         longest = max(longest, run)
     return longest
