@@ -43,6 +43,9 @@ class Reading:
         try:
             self._pipe, there = os.pipe()
             try:
+                # libuv opens two in the new process before anything else, and aborts it where it can't.
+                for spare in os.pipe():
+                    os.close(spare)
                 self._process = os.fork()
             except BaseException:
                 os.close(self._pipe)

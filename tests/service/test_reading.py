@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from dmnotid import configfile
 from dmnotid.configfile import load_config
@@ -41,14 +42,18 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading
 @contextmanager
 def few_descriptors(left: int) -> Iterator[None]:
     """Let no more than so many be opened."""
-    lowest = os.dup(0)
-    os.close(lowest)
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    taken: list[int] = []
+    while not taken or taken[-1] < highest:
+        taken.append(os.dup(0))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + left, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in taken:
+            os.close(number)
 
 
 def assert_reaped(reading: Reading) -> None:
@@ -217,13 +222,19 @@ def test_what_goes_wrong_behind_the_reading_is_told(
     assert "Can't pickle" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("left", [2, 3])
+@pytest.mark.parametrize("left", range(6))
 def test_hardly_a_descriptor_is_left(tmp_path: Path, left: int) -> None:
     file = write_config(tmp_path)
     load_config(file, os.environ)  # what is imported there must be there
+    uvloop.new_event_loop().close()  # and libuv, which has a pipe of its own
+    before = descriptors()
     with few_descriptors(left):
-        read = Reading(file).wait()
-    assert read.servers
+        if left < 4:
+            with pytest.raises(ConfigError, match=r": no process can be had to read it: Too many open files$"):
+                Reading(file)
+        else:
+            assert Reading(file).wait().servers
+    assert descriptors() == before
 
 
 def test_given_up(hanging: Reading) -> None:
