@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from errno import ENODEV
 from functools import partial
 from ipaddress import ip_network
@@ -324,6 +325,22 @@ def test_breaks_in_what_must_be_reached() -> None:
     assert lasted(seen(routes=[ten, other], reach=reach), seen(routes=[other], reach=reach), reach)
     assert not lasted(seen(routes=[ten], reach=reach), seen(routes=[other], reach=reach), reach)
     assert lasted(seen(routes=[ten], reach="any"), seen(routes=[], reach="any"), "any")
+
+
+def test_a_new_life_alone_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that was made anew, where nothing need settle."""
+    found = [Link("eth0", 5, WIRELINE, "", up=True, carrier=True, addresses=(), routes=(), missing=None, life=NEVER)]
+    monkeypatch.setattr(links_module, "read_links", lambda _: found)
+    links, told = Links(ConnectionsConfig(settle=0)), list[int]()
+    links._on_change = lambda: told.append(len(told))
+    links.read_now()
+    assert told == [0]
+    found[0] = replace(found[0], life=Life(2, frozenset()))
+    links.read_now()
+    assert (told, links.links[0].life) == ([0], Life(2, frozenset()))
+    found[0] = replace(found[0], why="its name")
+    links.read_now()
+    assert told == [0, 1]
 
 
 # What a session that waits is told of
