@@ -17,8 +17,11 @@ from typing import Final, NoReturn
 from dmnotid.config import Config
 from dmnotid.errors import ConfigError, ConfigProblem
 
-PATIENCE: Final = 60
-"""How long (seconds) reading may take: a disk that hangs must not keep a reload from ever being tried again."""
+PATIENCE: Final = 600
+"""How long (seconds) reading may take: a disk that hangs must not keep a reload from ever being tried again.
+
+Tens of thousands of servers take a slow device minutes, above all without libyaml.
+"""
 
 _CHUNK: Final = 65_536
 """Octets that are taken at once: as many as the pipe holds."""
