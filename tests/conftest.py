@@ -1,6 +1,7 @@
 """What all tests share: both event loops for whatever is async, and the log as values."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -8,6 +9,10 @@ import structlog
 
 from dmnotid.service import log
 from tests.service.support import LogLines
+
+# What begins in the background of a script ignores SIGINT, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
