@@ -22,12 +22,13 @@ directory=$1 runs=$2
 shift 2
 for file in "$directory"/*.sh; do
     for run in $(seq "$runs"); do
-        sh "$file" > "$directory/said" 2>&1 &
+        : > "$directory/said"  # now: what the run before has said must not be taken for this one's
+        sh "$file" >> "$directory/said" 2>&1 &
         tries=0
         until grep -q ready "$directory/said"; do
             sleep 0.1
             tries=$((tries + 1))
-            [ $tries -lt 300 ] || { cat "$directory/said"; exit 1; }
+            [ $tries -lt 300 ] || { cat "$directory/said"; kill -KILL $!; exit 1; }
         done
         sleep 0.5
         cat "/proc/$!/smaps_rollup" >> "${file%.sh}.told"
