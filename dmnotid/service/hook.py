@@ -48,10 +48,10 @@ KILLED_AFTER: Final = 5
 """How long the end of a process is waited for after SIGKILL (seconds)."""
 
 _CHUNK_UNLOGGED: Final = 65_536
+"""How much output is read at once that is not logged any more."""
+
 _CHUNK_LOOKED_AT: Final = 4_096
 """The same from a socket, where each line is still looked at: the last one is the answer."""
-
-"""How much output is read at once that is not logged any more."""
 
 _NONE: Final = -1
 
