@@ -31,9 +31,11 @@ class Source(NamedTuple):
 def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
     """Parse a sender's address without its zone; None for what is no IP address. One datagram asks once a server."""
     try:
-        return ip_address(text.partition("%")[0])
+        address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
+    # A true IPv4 sender has lost this prefix. One that still has it may be the forged source of an IPv6 packet.
+    return None if isinstance(address, IPv6Address) and address.ipv4_mapped else address
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ class Servers:
     def __iter__(self) -> Iterator[Server]:
         """In the order of the configuration."""
         return iter(self._by_id.values())
+
+    @property
+    def ipv4_sources(self) -> bool:
+        """Whether any server's `sources` have an IPv4 network."""
+        return any(isinstance(network, IPv4Network) for server in self for network in server.sources)
 
     def __len__(self) -> int:
         """How many there are."""

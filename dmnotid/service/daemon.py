@@ -180,7 +180,7 @@ class Daemon:
         # What waits in a socket that is closed here is judged by the former rules, and starts by these or not at all.
         self._begins = False
         try:
-            self.endpoints.bind(config.listen)
+            self.endpoints.bind(config.listen, ipv4_sources=config.rules.servers.ipv4_sources)
         finally:
             self._begins = True
         self.endpoints.configure(_intake(config))
@@ -313,7 +313,7 @@ class Daemon:
         _open_links(self._links, self._dispatcher.wake)
         for sock, stored in self._manager.sockets:
             (self.endpoints.resume if stored else self.endpoints.take_over)(sock)
-        self.endpoints.bind(config.listen)
+        self.endpoints.bind(config.listen, ipv4_sources=config.rules.servers.ipv4_sources)
         self.endpoints.configure(_intake(config))
         stack.callback(self._close_endpoints)
 

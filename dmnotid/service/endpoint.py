@@ -2,6 +2,12 @@
 
 The kernel's socket buffer is the only queue. Sockets are read by the loop's reader callback instead of a transport: all
 that waits is then taken at once, so that one commit can serve many datagrams, and what waits at a stop is still taken.
+
+A dual-stack socket shows an IPv4 sender as ::ffff:a.b.c.d, and a real IPv6 packet can carry the same source address.
+The socket filter refuses such packets, but a socket that the service manager passes may have queued one before the
+filter was attached. So the prefix is removed only if the kernel proves that the packet is IPv4: with IP_RECVTOS it adds
+a record of level IPPROTO_IP to each IPv4 packet as it is read, and to no IPv6 packet. Without that record, and always
+on an IPv6-only socket, the source stays ::ffff:a.b.c.d, which no `sources` admit.
 """
 
 import asyncio
@@ -40,6 +46,9 @@ DRAIN: Final = 1.0
 
 DISCARD_PORT: Final = 9
 MAPPED: Final = "::ffff:"
+
+ANCILLARY_OCTETS: Final = 512
+"""Room for the records of one datagram, those included that a socket unit asks for (PassPacketInfo=, Timestamping=)."""
 
 _IPV6_PARTS: Final = 4
 
@@ -92,18 +101,38 @@ class Endpoint:
         self._taken = 0
         self._look: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Whether IPv4 packets arrive here as well, with senders in ::ffff:0:0/96. The kernel sets IPV6_V6ONLY itself on
+        # a socket that is bound to one IPv6 address.
+        v6 = sock.family == socket.AF_INET6
+        self._dual = v6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        # Whether the kernel refuses IPv6 packets with such a sender. Every later filter does so too.
+        self._guarded = v6 and self._guard()
         sock.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
 
     def __str__(self) -> str:
         """`[::]:2948`, with the port that the kernel chose where 0 was asked for."""
         return str(source_of(self.socket.getsockname()))
 
+    @property
+    def can_be_deceived(self) -> bool:
+        """Whether no filter keeps IPv6 packets from passing for IPv4."""
+        return self._dual and not self._guarded
+
+    def _guard(self) -> bool:
+        try:
+            if self._dual:
+                self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+            socketfilter.attach(self.socket, junk=True)
+        except OSError:  # `configure` tries it again, and logs it
+            return False
+        return True
+
     def configure(self, intake: Intake) -> None:
         """Let the kernel do with what arrives as `intake` says; what it can't do is logged."""
         self._tell_drops()
         self._intake = intake
         try:
-            (socketfilter.detach if intake.junk else socketfilter.attach)(self.socket)
+            socketfilter.attach(self.socket, junk=intake.junk)
         except OSError as error:  # all of it is still refused by the decoder
             logger.warning("no socket filter", listen=str(self), problem=str(error))
             self._intake = intake._replace(junk=True)
@@ -138,7 +167,8 @@ class Endpoint:
 
     def _waiting(self) -> Iterator[Datagram]:
         """Take one datagram after the other out of the socket, as they are asked for; a batch at most."""
-        receive, now, until = self.socket.recvfrom, time.time(), time.monotonic() + LONGEST
+        receive = self._receive_proven if self._dual else self.socket.recvfrom
+        now, until = time.time(), time.monotonic() + LONGEST
         address, source = None, _NOBODY
         try:
             while self._taken < BATCH and (not self._taken or time.monotonic() < until):
@@ -152,6 +182,13 @@ class Endpoint:
         except OSError as error:
             logger.error("receive failed", listen=str(self), problem=str(error), again_in=PAUSE)
             self._rest()
+
+    def _receive_proven(self, octets: int) -> tuple[bytes, tuple[Any, ...]]:
+        """Receive as recvfrom does, with the sender of a proven IPv4 packet as an IPv4 socket shows it."""
+        payload, records, _, sender = self.socket.recvmsg(octets, ANCILLARY_OCTETS)
+        if any(level == socket.IPPROTO_IP for level, _, _ in records):
+            return payload, (sender[0].removeprefix(MAPPED), sender[1])
+        return payload, sender
 
     def _look_first(self) -> None:
         """Tell what was dropped before the first datagram in a long time, or beside it."""
@@ -168,7 +205,7 @@ class Endpoint:
         self._tell_drops()
 
     def _tell_drops(self) -> None:
-        dropped = self._drops.take(filtered=not self._intake.junk)
+        dropped = self._drops.take(filtered=self._guarded or not self._intake.junk)
         if self._report is not None and dropped is not NOTHING:
             self._report(str(self), dropped)
 
@@ -210,16 +247,10 @@ class Endpoint:
 
 
 def source_of(address: tuple[Any, ...]) -> Source:
-    """Return a sender's address as people write it.
-
-    An IPv4 one that came over an IPv6 socket loses its prefix, a link-local one gets its zone.
-    """
+    """Return an address of the kernel's as people write it: a link-local one gets its zone."""
     host, port = address[0], address[1]
-    if len(address) == _IPV6_PARTS:
-        if host.startswith(MAPPED) and "." in host:
-            return Source(host[len(MAPPED) :], port)
-        if address[3] and "%" not in host:
-            return Source(f"{host}%{_zone(address[3])}", port)
+    if len(address) == _IPV6_PARTS and address[3] and "%" not in host:
+        return Source(f"{host}%{_zone(address[3])}", port)
     return Source(host, port)
 
 
@@ -295,12 +326,13 @@ class Endpoints:
         self._open[binding] = Endpoint(sock, self._deliver, self._report)
         return binding
 
-    def bind(self, addresses: Sequence[ListenAddress]) -> None:
+    def bind(self, addresses: Sequence[ListenAddress], *, ipv4_sources: bool = False) -> None:
         """Bind a socket for each of these addresses, and close those that are for others.
 
         What stands in both stays open, and where sockets were taken over, these addresses don't count. All or nothing:
         EndpointError leaves everything as it was. Where an old address is in the way of a new one (`[::]` of one of the
-        same port in IPv4), no datagram is lost between the two.
+        same port in IPv4), no datagram is lost between the two. With `ipv4_sources` (IPv4 networks in `sources`),
+        EndpointError for a dual-stack socket that takes no socket filter.
         """
         wanted = self._fixed or bindings(addresses)
         if self._fixed and not _same_places(addresses, self._fixed):
@@ -312,6 +344,8 @@ class Endpoints:
             for binding in wanted:
                 if binding not in self._open:
                     new[binding] = self._bound(binding, gone)
+                if ipv4_sources:
+                    _refuse_deceivable(new.get(binding) or self._open[binding])
         except EndpointError:
             for endpoint in new.values():
                 endpoint.close()
@@ -358,6 +392,18 @@ class Endpoints:
         return endpoint
 
 
+def _refuse_deceivable(endpoint: Endpoint) -> None:
+    """Raise EndpointError for an endpoint on which no filter keeps IPv6 packets from passing for IPv4."""
+    if endpoint.can_be_deceived:
+        port = endpoint.socket.getsockname()[1]
+        message = (
+            f"listen: {endpoint}: the kernel takes no socket filter here, so an IPv6 packet could pass for one from the"
+            f" IPv4 networks in `sources`: list both 0.0.0.0:{port} and [::]:{port}, or in a socket unit set"
+            f" BindIPv6Only=ipv6-only and add ListenDatagram=0.0.0.0:{port}"
+        )
+        raise EndpointError(message)
+
+
 def _binding_of(sock: socket.socket) -> Binding:
     """Say how a socket is bound that is bound already."""
     host, port = source_of(sock.getsockname())
@@ -397,6 +443,9 @@ def _bind(address: ListenAddress, *, ipv6_only: bool, rivals: Sequence[socket.so
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
+            # Before the first datagram can arrive. Endpoint attaches it to passed sockets too, and handles a failure.
+            with suppress(OSError):
+                socketfilter.attach(sock, junk=True)
         _take(sock, where, rivals)
     except OSError:
         sock.close()

@@ -1,4 +1,13 @@
-"""What can be no push is refused in the kernel, before it wakes the daemon: a classic BPF program on the socket.
+"""A classic BPF program on the socket refuses datagrams in the kernel, before they wake the daemon.
+
+Its first part refuses forged IPv4 senders. A socket shows an IPv4 sender as ::ffff:a.b.c.d, and Linux (5.12 and later)
+also delivers IPv6 packets that carry such an address as their source, past its checks of martian addresses and of the
+reverse path. This part is on every IPv6 socket:
+
+    octets of the IPv6 header                                  refused if
+    8-23    source address                                     in ::ffff:0:0/96
+
+Its second part refuses what can be no push:
 
     octets of the UDP datagram, as the program sees them       refused where
     0-7     UDP header
@@ -29,9 +38,22 @@ _BODY: Final = UDP_HEADER_OCTETS + 3
 
 # asm-generic/socket.h
 SO_ATTACH_FILTER: Final = 26
-SO_DETACH_FILTER: Final = 27
+
+# linux/if_ether.h
+ETH_P_IPV6: Final = 0x86DD
+
+# linux/filter.h: places outside the datagram, which begin at negative offsets.
+AD_PROTOCOL: Final = -0x1000 & 0xFFFF_FFFF
+"""SKF_AD_OFF + SKF_AD_PROTOCOL: the EtherType of the packet."""
+NETWORK_HEADER: Final = -0x10_0000 & 0xFFFF_FFFF
+"""SKF_NET_OFF: the first octet of the IP header."""
+
+_SOURCE: Final = NETWORK_HEADER + 8
+"""The source address in an IPv6 header."""
 
 # linux/bpf_common.h
+LOAD_WORD: Final = 0x20
+"""A = the four octets at k, in network order."""
 LOAD_OCTET: Final = 0x30
 """A = the octet at k."""
 LOAD_LENGTH: Final = 0x80
@@ -60,7 +82,21 @@ class Instruction(NamedTuple):
     k: int
 
 
-PROGRAM: Final = (
+NO_FORGED_IPV4: Final = (
+    Instruction(LOAD_WORD, 0, 0, AD_PROTOCOL),
+    # A true IPv4 packet, which a dual-stack socket receives too, has no IPv6 header to look at.
+    Instruction(IF_EQUAL, 0, 7, ETH_P_IPV6),  # else: go on after this part
+    Instruction(LOAD_WORD, 0, 0, _SOURCE),
+    Instruction(IF_EQUAL, 0, 5, 0),
+    Instruction(LOAD_WORD, 0, 0, _SOURCE + 4),
+    Instruction(IF_EQUAL, 0, 3, 0),
+    Instruction(LOAD_WORD, 0, 0, _SOURCE + 8),
+    Instruction(IF_EQUAL, 0, 1, 0xFFFF),
+    Instruction(RETURN, 0, 0, 0),
+)
+"""The first part; the instructions of another part follow it."""
+
+NO_JUNK: Final = (
     Instruction(LOAD_LENGTH, 0, 0, 0),
     Instruction(IF_AT_LEAST, 0, 9, _BODY),  # else: refuse
     Instruction(LOAD_OCTET, 0, 0, _TYPE),
@@ -75,22 +111,22 @@ PROGRAM: Final = (
     Instruction(RETURN, 0, 0, 0),
     Instruction(RETURN, 0, 0, WHOLE),
 )
+"""The second part."""
+
+ALL_ELSE: Final = (Instruction(RETURN, 0, 0, WHOLE),)
+"""The second part if junk is wanted."""
 
 _INSTRUCTION: Final = Struct("=HBBI")
 _PROGRAM: Final = Struct("@HP")
 """struct sock_fprog: how many instructions, and where they stand."""
 
 
-def attach(sock: socket.socket) -> None:
-    """Let the kernel refuse what can be no push; its drop counter counts it. Raises OSError."""
-    octets = array("B", b"".join(_INSTRUCTION.pack(*it) for it in PROGRAM))
+def attach(sock: socket.socket, *, junk: bool = False) -> None:
+    """Let the kernel refuse forged IPv4 senders and, without `junk`, what can be no push; its drop counter counts both.
+
+    The program replaces an earlier one in one step. Raises OSError; an earlier program then stays.
+    """
+    program = NO_FORGED_IPV4 + (ALL_ELSE if junk else NO_JUNK)
+    octets = array("B", b"".join(_INSTRUCTION.pack(*it) for it in program))
     address, _ = octets.buffer_info()
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _PROGRAM.pack(len(PROGRAM), address))
-
-
-def detach(sock: socket.socket) -> None:
-    """Let everything through again; no matter whether a program was there. Raises OSError."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-    except FileNotFoundError:
-        return
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _PROGRAM.pack(len(program), address))

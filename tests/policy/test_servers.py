@@ -72,12 +72,24 @@ def test_server_defaults() -> None:
         (["0.0.0.0/0"], "::1", False),
         (["0.0.0.0/0", "::/0"], "no address", False),
         (["0.0.0.0/0", "::/0"], "", False),
+        (["0.0.0.0/0", "::/0"], "::ffff:192.0.2.1", False),
     ],
 )
 def test_sources(sources: list[str], address: str, *, allowed: bool) -> None:
     """5.3.5: the networks a server may send from; an address that is none is in no network."""
     server = Server("a", sources=tuple(map(ip_network, sources)))
     assert server.allows(Source(address, 1)) is allowed
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [([[]], False), ([[], ["::/0"]], False), ([["::/0", "192.0.2.0/24"]], True), ([[], ["192.0.2.0/24"]], True)],
+)
+def test_ipv4_sources_are_found_among_all_servers(sources: list[list[str]], *, found: bool) -> None:
+    servers = Servers(
+        Server(f"server {number}", sources=tuple(map(ip_network, networks))) for number, networks in enumerate(sources)
+    )
+    assert servers.ipv4_sources is found
 
 
 def test_servers_in_the_order_of_the_configuration() -> None:

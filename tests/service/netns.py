@@ -119,6 +119,10 @@ class Namespace:
         """Call a function in a thread that has entered the namespace (/sys stays that of the caller)."""
         return call_inside(Path("/run/netns", self.name), function, *args, **kwargs)
 
+    def far_call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in a thread that has entered the namespace at the far end."""
+        return call_inside(Path("/run/netns", self.far_name), function, *args, **kwargs)
+
     def _inside(self, argv: tuple[str, ...]) -> list[str]:
         return ["ip", "netns", "exec", self.name, *argv]
 

@@ -193,7 +193,7 @@ async def test_ipv4_over_an_ipv6_socket_reads_as_ipv4() -> None:
     ("address", "source"),
     [
         (("192.0.2.1", 5), Source("192.0.2.1", 5)),
-        (("::ffff:192.0.2.1", 5, 0, 0), Source("192.0.2.1", 5)),
+        (("::ffff:192.0.2.1", 5, 0, 0), Source("::ffff:192.0.2.1", 5)),
         (("2001:db8::1", 5, 0, 0), Source("2001:db8::1", 5)),
         (("fe80::1", 5, 0, 1), Source("fe80::1%lo", 5)),
         (("fe80::1", 5, 0, 999_999), Source("fe80::1%999999", 5)),

@@ -4,15 +4,24 @@ import json
 import random
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
 
 from dmnotid.errors import Discard, NotAPush, Truncated
 from dmnotid.service import socketfilter
-from dmnotid.service.socketfilter import PROGRAM, UDP_HEADER_OCTETS, attach, detach
+from dmnotid.service.socketfilter import (
+    ALL_ELSE,
+    ETH_P_IPV6,
+    NO_FORGED_IPV4,
+    NO_JUNK,
+    UDP_HEADER_OCTETS,
+    Instruction,
+    attach,
+)
 from dmnotid.wire.wsp import decode_push
 from tests.service.support import push
 
@@ -20,6 +29,8 @@ VECTORS = Path(__file__).parent.parent / "vectors"
 CORPUS = Path(__file__).parent.parent / "fuzz" / "corpus"
 MUTANTS = 1_000_000
 IN_THE_KERNEL = 20_000
+ETH_P_IP = 0x0800
+PROGRAM = NO_FORGED_IPV4 + NO_JUNK
 MOST = 65_507
 """Of push headers: nothing is refused for their length here."""
 
@@ -32,17 +43,32 @@ def vectors() -> list[bytes]:
 SEEDS = [*vectors(), *(file.read_bytes() for file in sorted(CORPUS.iterdir())), push(), b"", b"\0", b"\1\6", b"\1\6\1"]
 
 
-def takes(datagram: bytes) -> bool:
-    """Run the program as the kernel does."""
+def load_word(place: int, protocol: int, network_header: bytes) -> int:
+    """Load from a place outside the datagram, as the kernel does."""
+    if place == socketfilter.AD_PROTOCOL:
+        return protocol
+    start = place - socketfilter.NETWORK_HEADER
+    return int.from_bytes(network_header[start : start + 4], "big")
+
+
+def takes(
+    datagram: bytes,
+    program: Sequence[Instruction] = PROGRAM,
+    protocol: int = ETH_P_IP,
+    network_header: bytes = b"",
+) -> bool:
+    """Run a program as the kernel does."""
     octets = bytes(UDP_HEADER_OCTETS) + datagram
     a = x = at = 0
     while True:
-        code, yes, no, k = PROGRAM[at]
+        code, yes, no, k = program[at]
         at += 1
         if code == socketfilter.RETURN:
             return bool(k)
         if code == socketfilter.LOAD_LENGTH:
             a = len(octets)
+        elif code == socketfilter.LOAD_WORD:
+            a = load_word(k, protocol, network_header)
         elif code == socketfilter.LOAD_OCTET:
             if k >= len(octets):
                 return False  # so does the kernel
@@ -51,13 +77,13 @@ def takes(datagram: bytes) -> bool:
             a += k
         elif code == socketfilter.COPY:
             x = a
-        elif code == socketfilter.IF_EQUAL:
-            at += yes if a == k else no
-        elif code == socketfilter.IF_AT_LEAST:
-            at += yes if a >= k else no
         else:
-            assert code == socketfilter.IF_AT_LEAST_X
-            at += yes if a >= x else no
+            holds = {
+                socketfilter.IF_EQUAL: a == k,
+                socketfilter.IF_AT_LEAST: a >= k,
+                socketfilter.IF_AT_LEAST_X: a >= x,
+            }
+            at += yes if holds[code] else no
 
 
 def end_of(datagram: bytes) -> Discard | None:
@@ -171,10 +197,38 @@ def test_what_is_refused_is_counted() -> None:
         assert drops == 100
 
 
-def test_detached_it_lets_everything_through() -> None:
+def test_junk_is_taken_when_wanted() -> None:
     with filtered() as (sender, receiver):
-        detach(receiver)
+        attach(receiver, junk=True)
         assert kernel_takes(sender, receiver, b"junk")
-        detach(receiver)
         attach(receiver)
         assert not kernel_takes(sender, receiver, b"junk")
+
+
+@pytest.mark.parametrize(
+    ("source", "taken"),
+    [
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:0.0.0.0", False),
+        ("::ffff:255.255.255.255", False),
+        ("::fffe:127.0.0.1", True),
+        ("::1:ffff:127.0.0.1", True),
+        ("::ffff:0:127.0.0.1", True),
+        ("0:1::ffff:127.0.0.1", True),
+        ("0:0:1::ffff:127.0.0.1", True),
+        ("64:ff9b::127.0.0.1", True),
+        ("::127.0.0.1", True),
+        ("::1", True),
+        ("fd00::1", True),
+    ],
+)
+@pytest.mark.parametrize("rest", [NO_JUNK, ALL_ELSE], ids=["no-junk", "junk"])
+def test_forged_ipv4_sender_is_refused_in_an_ipv6_packet_only(
+    source: str, rest: tuple[Instruction, ...], *, taken: bool
+) -> None:
+    header = bytes(8) + IPv6Address(source).packed + IPv6Address("fd00::2").packed
+    program = NO_FORGED_IPV4 + rest
+    assert takes(push(), program, ETH_P_IPV6, header) is taken
+    # In an IPv4 packet the same octets mean something else.
+    assert takes(push(), program, ETH_P_IP, header)
+    assert takes(b"junk", program) is (rest is ALL_ELSE)
