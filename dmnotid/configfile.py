@@ -35,6 +35,7 @@ from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS
 from dmnotid.yamlfile import (
     KINDS,
     OPEN_TO_OTHERS,
+    CheckPath,
     Node,
     Reader,
     Section,
@@ -80,14 +81,17 @@ MAX_PATTERN: Final = 64
 T = TypeVar("T")
 
 
-def load_config(file: Path, environ: Mapping[str, str], *, credentials: bool = True) -> Config:
+def load_config(
+    file: Path, environ: Mapping[str, str], check_path: CheckPath | None = None, *, credentials: bool = True
+) -> Config:
     """Read a configuration and the secrets it names; `environ` is asked for STATE_DIRECTORY and CREDENTIALS_DIRECTORY.
 
-    Without `credentials` those are not read, and random octets stand for each. Raises ConfigError with all that is
-    wrong.
+    `check_path` is called with the absolute path of the file, and of each secret file, before that is read: the daemon
+    and commands that run the hook pass `check_trusted_path`. Without `credentials` those are not read, and random
+    octets stand for each. Raises ConfigError with all that is wrong.
     """
-    root, mode = _read_file(file)
-    reader = Reader(file, environ, credentials=credentials)
+    root, mode = _read_file(file, check_path)
+    reader = Reader(file, environ, check_path, credentials=credentials)
     with reader.section(Value(root, "")) as top:
         read = _read_config(top)
     reader.check_mode(mode)
@@ -110,10 +114,10 @@ def load_connections(file: Path) -> ConnectionsConfig:
     return connections
 
 
-def _read_file(file: Path) -> tuple[Node, int]:
+def _read_file(file: Path, check_path: CheckPath | None = None) -> tuple[Node, int]:
     """Return the mapping that a file holds, and the file's mode. Raises ConfigError."""
     try:
-        octets, mode = read_regular(file, MAX_FILE_OCTETS)
+        octets, mode = read_regular(file, MAX_FILE_OCTETS, check_path)
         root = compose(decode(octets))
         if root.kind != "map":
             expected = "a mapping with servers and hook is expected"
@@ -297,7 +301,7 @@ def _secret_base64(_: Reader, value: Value) -> bytes:
 
 def _secret_file(reader: Reader, value: Value) -> bytes:
     path = read_path(value, reader.file)
-    octets, mode = read_regular(path, MAX_SECRET_OCTETS + 2)
+    octets, mode = read_regular(path, MAX_SECRET_OCTETS + 2, reader.check_path)
     if mode & OPEN_TO_OTHERS:
         refuse(f"group or others can read or write {path} (mode {mode:04o}), mode 0600 or 0400 is expected")
     return _without_line_break(octets)

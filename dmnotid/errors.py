@@ -17,11 +17,12 @@ DmnotidError
 │     └─ Duplicate, QueueFull
 ├─ NotTried                   the datagram ends here unjudged: no `reason`, it is lost
 ├─ ConfigError                every problem of a configuration, each with its place
+├─ UntrustedPath              a file that another user can change, or a path that can't be followed
 ├─ UsageError                 a command line that asks for what can't be done
 ├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
 │  └─ JournalDamaged          … because its file is damaged: it is set aside for a new one
-└─ HookError                  a hook can't be started, or why its file is not trusted
+└─ HookError                  a hook can't be started
 """
 
 from typing import ClassVar, NamedTuple, Self
@@ -244,6 +245,23 @@ class ConfigError(DmnotidError):
     def __str__(self) -> str:
         """One problem a line."""
         return "\n".join(map(str, self.problems))
+
+
+class UntrustedPath(DmnotidError):
+    """A path that another user can change, or that leads to no usable file.
+
+    `component` is the file, directory or link that is at fault; `problem` says what is wrong with it, and the way out.
+    """
+
+    def __init__(self, component: str, problem: str) -> None:
+        """Keep both; the sentence is built in `__str__`."""
+        super().__init__(component, problem)
+        self.component = component
+        self.problem = problem
+
+    def __str__(self) -> str:
+        """`/srv/hook: writable by others: chmod go-w /srv/hook`."""
+        return f"{self.component}: {self.problem}"
 
 
 class UsageError(DmnotidError):

@@ -14,10 +14,12 @@ from typing import Any, Final, NamedTuple, NoReturn, Self, TypeVar
 
 import yaml
 
-from dmnotid.errors import ConfigProblem
+from dmnotid.errors import ConfigProblem, UntrustedPath
 
 T = TypeVar("T")
 D = TypeVar("D")
+CheckPath = Callable[[Path], None]
+"""Raises UntrustedPath if another user can change what an absolute path leads to."""
 
 MAX_DEPTH: Final = 32
 """How deep the YAML may nest: far more than any key needs, far less than what would hurt."""
@@ -56,12 +58,15 @@ def shown(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:60]!r} …"  # noqa: PLR2004 - what fits into a line
 
 
-def read_regular(path: Path, limit: int) -> tuple[bytes, int]:
-    """Return a regular file's octets and permission bits.
+def read_regular(path: Path, limit: int, check_path: CheckPath | None = None) -> tuple[bytes, int]:
+    """Return a regular file's octets and permission bits; with `check_path` only if the path passes it.
 
     What else could stand there (a FIFO, a device) is never opened, and what takes its place meanwhile can't block.
     """
     try:
+        # Before the file is opened: nobody else can exchange it on a path that has passed.
+        if check_path is not None:
+            check_path(path.absolute())
         if not stat.S_ISREG(path.stat().st_mode):
             refuse(f"{path} is no regular file")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -70,6 +75,11 @@ def read_regular(path: Path, limit: int) -> tuple[bytes, int]:
             if not stat.S_ISREG(found):
                 refuse(f"{path} is no regular file")
             octets = _read_up_to(stream.read, limit + 1)
+    except UntrustedPath as error:
+        # The check follows the path first, so it is the first to find that a component is missing.
+        if isinstance(error.__cause__, OSError):
+            refuse(f"{path} can't be read: {error.__cause__.strerror}")
+        refuse(str(error))
     except OSError as error:
         refuse(f"{path} can't be read: {error.strerror}")
     except ValueError:
@@ -291,10 +301,18 @@ class Value(NamedTuple):
 class Reader:
     """Collects what is wrong with one file, and hands out what is not."""
 
-    def __init__(self, file: Path, environ: Mapping[str, str], *, credentials: bool = True) -> None:
-        """`environ` is kept for those who read what a key names, and whether credentials are there to be read."""
+    def __init__(
+        self,
+        file: Path,
+        environ: Mapping[str, str],
+        check_path: CheckPath | None = None,
+        *,
+        credentials: bool = True,
+    ) -> None:
+        """All but `file` is kept for the functions that read the files that a key names."""
         self.file = file
         self.environ = environ
+        self.check_path = check_path
         self.credentials = credentials
         self.problems: list[ConfigProblem] = []
         self.warnings: list[ConfigProblem] = []

@@ -1,6 +1,7 @@
 """What all tests share: both event loops for whatever is async, and the log as values."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,6 +14,9 @@ from tests.service.support import LogLines
 # What begins in the background of a script ignores SIGINT, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The daemon refuses paths that a group can write, and with umask 002 that would be every file that a test makes.
+os.umask(0o022)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

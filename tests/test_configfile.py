@@ -33,6 +33,7 @@ from dmnotid.errors import ConfigError
 from dmnotid.policy.authenticity import Freshness
 from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Limits, Retry
+from dmnotid.service.trust import check_trusted_path
 from dmnotid.wire.notification import ConnectionType
 from dmnotid.yamlfile import MAX_DEPTH, parse_duration
 
@@ -682,6 +683,139 @@ log: {level: high, level: low}
         ["16:14:", "log.level:"],
         ["16:20:", "log.level:"],
     ]
+
+
+# --- Who can change the files ------------------------------------------------------------------------------------
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+WITH_SECRET_FILE = "servers: [{id: a, secret: {file: secrets/key}}]\n" + HOOK
+
+
+@pytest.fixture
+def trusted(place: Place) -> Place:
+    """A configuration with a secret file in a directory below its own, all of which only their owner can write."""
+    place.directory.chmod(0o755)
+    place.put("dmnotid.yaml", WITH_SECRET_FILE, 0o644)
+    (place.directory / "secrets").mkdir(mode=0o755)
+    place.put("secrets/key", "s" * 20)
+    return place
+
+
+def refusal(place: Place, file: Path | None = None) -> str:
+    """Return the problems that the check of paths finds, without the file's name; nothing if there are none."""
+    try:
+        load_config(file or place.file, {}, check_trusted_path)
+    except ConfigError as error:
+        return str(error).removeprefix(f"{file or place.file}:").lstrip()
+    return ""
+
+
+@pytest.mark.parametrize(("mode", "whose"), [(0o666, "others"), (0o602, "others"), (0o664, "its group")])
+def test_configuration_is_refused_if_others_can_write_it(trusted: Place, mode: int, whose: str) -> None:
+    trusted.file.chmod(mode)
+    assert refusal(trusted) == f"{trusted.file}: writable by {whose}: chmod go-w {trusted.file}"
+    trusted.file.chmod(mode & ~0o022)
+    assert refusal(trusted) == ""
+
+
+@pytest.mark.parametrize(("mode", "whose"), [(0o777, "others"), (0o775, "its group")])
+def test_configuration_is_refused_if_others_can_write_its_directory(trusted: Place, mode: int, whose: str) -> None:
+    trusted.directory.chmod(mode)
+    assert refusal(trusted) == f"{trusted.directory}: writable by {whose}: chmod go-w {trusted.directory}"
+
+
+def test_directory_with_a_space_is_quoted_in_the_command_to_run(trusted: Place) -> None:
+    directory = trusted.directory / "in here"
+    directory.mkdir()
+    directory.chmod(0o777)
+    file = trusted.put("in here/dmnotid.yaml", MINIMAL)
+    assert refusal(trusted, file) == f"{directory}: writable by others: chmod go-w '{directory}'"
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("name", ["dmnotid.yaml", "."])
+def test_configuration_is_refused_if_it_or_its_directory_belongs_to_another_user(trusted: Place, name: str) -> None:
+    component = trusted.directory / name
+    os.chown(component, NOBODY, -1)
+    assert refusal(trusted) == (
+        f"{component}: belongs to user {NOBODY}, only root and the daemon's own user are trusted: "
+        f"chown root {component}, or run dmnotid as user {NOBODY}"
+    )
+
+
+def test_configuration_is_refused_if_a_link_leads_through_a_directory_that_others_can_write(trusted: Place) -> None:
+    shared = trusted.directory / "shared"
+    shared.mkdir()
+    trusted.put("shared/dmnotid.yaml", MINIMAL)
+    link = trusted.directory / "link.yaml"
+    link.symlink_to("shared/dmnotid.yaml")
+    assert refusal(trusted, link) == ""
+    shared.chmod(0o777)
+    assert refusal(trusted, link) == f"{shared}: writable by others: chmod go-w {shared}"
+
+
+@pytest.mark.root
+@needs_root
+def test_configuration_and_secret_are_accepted_in_a_sticky_directory_of_root(trusted: Place) -> None:
+    trusted.directory.chmod(0o1777)
+    (trusted.directory / "secrets").chmod(0o1777)
+    assert refusal(trusted) == ""
+
+
+def test_relative_path_is_checked_from_the_root_directory(trusted: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trusted.directory)
+    assert refusal(trusted, Path("dmnotid.yaml")) == ""
+    monkeypatch.chdir("secrets")
+    assert refusal(trusted, Path("../dmnotid.yaml")) == ""
+    trusted.directory.chmod(0o777)
+    expected = f"{trusted.directory}: writable by others: chmod go-w {trusted.directory}"
+    assert refusal(trusted, Path("../dmnotid.yaml")) == expected
+
+
+def test_relative_path_is_a_problem_if_the_working_directory_was_deleted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = place.directory / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert refusal(place, Path("dmnotid.yaml")) == "dmnotid.yaml can't be read: No such file or directory"
+
+
+@pytest.mark.parametrize(("mode", "whose"), [(0o777, "others"), (0o770, "its group")])
+def test_secret_file_is_refused_if_others_can_write_its_directory(trusted: Place, mode: int, whose: str) -> None:
+    directory = trusted.directory / "secrets"
+    directory.chmod(mode)
+    assert refusal(trusted) == (
+        f"1:34: servers[0].secret.file: {directory}: writable by {whose}: chmod go-w {directory}"
+    )
+
+
+@pytest.mark.root
+@needs_root
+def test_secret_file_is_refused_if_it_belongs_to_another_user(trusted: Place) -> None:
+    file = trusted.directory / "secrets/key"
+    os.chown(file, NOBODY, -1)
+    assert refusal(trusted).startswith(f"1:34: servers[0].secret.file: {file}: belongs to user {NOBODY}, only root")
+
+
+@pytest.mark.parametrize("name", ["none", "dmnotid.yaml/none", "loop"])
+def test_missing_file_is_the_same_problem_with_the_check_of_paths(trusted: Place, name: str) -> None:
+    (trusted.directory / "loop").symlink_to("none")
+    file = trusted.directory / name
+    with pytest.raises(ConfigError) as unchecked:
+        load_config(file, {})
+    with pytest.raises(ConfigError) as checked:
+        load_config(file, {}, check_trusted_path)
+    assert checked.value.problems == unchecked.value.problems
+
+
+def test_files_that_others_can_write_are_read_without_the_check_of_paths(trusted: Place) -> None:
+    for path in (trusted.file, trusted.directory, trusted.directory / "secrets"):
+        path.chmod(0o777)
+    assert load_config(trusted.file, {}).servers[0].secret == b"s" * 20
 
 
 # --- The section connections alone --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from dmnotid.errors import (
     TrailingOctets,
     Truncated,
     UnsupportedVersion,
+    UntrustedPath,
 )
 
 DECODE_REASONS = {
@@ -113,6 +114,12 @@ def test_decode_error_moves() -> None:
     error = Truncated("Push PDU", "Date", 1, "is odd", b"\x01\x02\x03")
     assert error.moved(3) is error
     assert str(error) == "Push PDU: Date at octet 4: is odd [02 03]"
+
+
+def test_untrusted_path_names_the_component_first() -> None:
+    error = UntrustedPath("/srv/hook", "writable by others: chmod go-w /srv/hook")
+    assert (error.component, error.problem) == ("/srv/hook", "writable by others: chmod go-w /srv/hook")
+    assert str(error) == "/srv/hook: writable by others: chmod go-w /srv/hook"
 
 
 def test_config_problem_reads_as_a_place() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -171,6 +172,54 @@ def test_permissions_that_are_taken_away_while_it_runs(tmp_path: Path, run: Run,
 # Who else may write
 
 
+@pytest.mark.parametrize(("name", "permissions"), [("dmnotid.yaml", 0o666), (".", 0o777)])
+def test_start_is_refused_if_others_can_write_the_configuration(
+    tmp_path: Path, run: Run, name: str, permissions: int
+) -> None:
+    config = write_config(tmp_path)
+    with mode(tmp_path / name, permissions):
+        problem = f"{config}: {tmp_path / name}: writable by others: chmod go-w {tmp_path / name}\n"
+        assert run(config).problem() == problem
+    works(run(config), 1)
+
+
+def test_start_is_refused_if_others_can_write_the_directory_of_a_relative_configuration(
+    tmp_path: Path, run: Run
+) -> None:
+    """The daemon runs in the root directory here."""
+    config = write_config(tmp_path).relative_to("/")
+    with mode(tmp_path, 0o777):
+        assert run(config).problem() == f"{config}: {tmp_path}: writable by others: chmod go-w {tmp_path}\n"
+    works(run(config), 1)
+
+
+@pytest.mark.parametrize("which", ["configuration", "secret"])
+def test_reload_is_refused_if_others_can_write_the_files(tmp_path: Path, run: Run, which: str) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "key").touch(mode=0o600)
+    (secrets / "key").write_bytes(SECRET)
+    servers = [{"id": SERVER_ID, "secret": {"file": "secrets/key"}}]
+    config = write_config(tmp_path, servers=servers)
+    service = run(config)
+    works(service, 1)
+    component, permissions = (config, 0o666) if which == "configuration" else (secrets, 0o777)
+    # A daemon that took this file over would discard what `works` sends.
+    write_config(tmp_path, servers=[{**servers[0], "sources": ["192.0.2.1"]}])
+    with mode(component, permissions):
+        service.process.send_signal(signal.SIGHUP)
+        service.wait("reload refused")
+    (line,) = service.of("configuration")
+    assert line["problem"].endswith(f": {component}: writable by others: chmod go-w {component}")
+    assert line["problem"].startswith(f"{config}:")
+    works(service, 2)
+    write_config(tmp_path, servers=servers)
+    service.process.send_signal(signal.SIGHUP)
+    service.wait("reloaded")
+    works(service, 3)
+    stops_clean(service)
+
+
 @pytest.mark.parametrize(("permissions", "whose"), [(0o777, "others"), (0o770, "its group")])
 @pytest.mark.parametrize("above", [False, True])
 def test_a_state_directory_that_others_can_write_to(
@@ -185,7 +234,10 @@ def test_a_state_directory_that_others_can_write_to(
     (parent / "state").mkdir(parents=True, mode=0o700)
     config = write_config(tmp_path, state=str(parent / "state"))
     at_fault = parent if above else parent / "state"
-    expected = f"state: {at_fault}: writable by {whose}; a directory that nobody else may write to is expected"
+    expected = (
+        f"state: {at_fault}: writable by {whose}: chmod go-w {at_fault}; "
+        "a directory that nobody else may write to is expected"
+    )
     with mode(at_fault, permissions):
         assert run(config).problem() == expected
         checked = subprocess.run(
@@ -291,14 +343,14 @@ def refused(tmp_path: Path, run: Run) -> Refused:
     [
         (0o644, "not executable"),
         (0o000, "not executable"),
-        (0o775, "writable by its group"),
-        (0o757, "writable by others"),
+        (0o775, "writable by its group: chmod go-w {file}"),
+        (0o757, "writable by others: chmod go-w {file}"),
     ],
 )
 def test_a_hook_file(refused: Refused, permissions: int, problem: str) -> None:
     file = refused.recorder.file
     with mode(file, permissions):
-        refused.while_it_is(f"{file}: {problem}")
+        refused.while_it_is(f"{file}: {problem.format(file=file)}")
     refused.and_again()
 
 
@@ -306,8 +358,8 @@ def test_a_hook_file(refused: Refused, permissions: int, problem: str) -> None:
     ("permissions", "problem"),
     [
         (0o600, "{home}/recorder: Permission denied"),
-        (0o775, "{home}: writable by its group"),
-        (0o757, "{home}: writable by others"),
+        (0o775, "{home}: writable by its group: chmod go-w {home}"),
+        (0o757, "{home}: writable by others: chmod go-w {home}"),
     ],
 )
 def test_a_hook_directory(refused: Refused, permissions: int, problem: str) -> None:
@@ -321,7 +373,7 @@ def test_a_hook_file_that_is_replaced(refused: Refused) -> None:
     file, own = refused.recorder.file, refused.home / "own"
     file.rename(own)
     write_script(file, "exit 0", 0o777)
-    refused.while_it_is(f"{file}: writable by others")
+    refused.while_it_is(f"{file}: writable by others: chmod go-w {file}")
     own.rename(file)
     refused.and_again()
 

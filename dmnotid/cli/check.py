@@ -15,6 +15,7 @@ from dmnotid.policy.servers import Server
 from dmnotid.service.hook import check_hook
 from dmnotid.service.journalfile import see_who_may_write
 from dmnotid.service.links import read_links
+from dmnotid.service.trust import check_trusted_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print a summary and return 0, or print all problems and return 1. No secret is ever shown."""
-    config = load_config(arguments.config, os.environ, credentials=not arguments.skip_credentials)
+    config = load_config(arguments.config, os.environ, check_trusted_path, credentials=not arguments.skip_credentials)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     distrust = find_distrust(config.hook)

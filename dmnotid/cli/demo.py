@@ -83,6 +83,8 @@ def _prepare(directory: Path) -> Config:
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(16) + "\n")
     file = directory / "dmnotid.yaml"
+    # A reload refuses a file that its group can write, as the umask may allow.
+    file.touch(mode=0o600)
     state = directory / "state"
     file.write_text(_CONFIG.format(server_id=SERVER_ID, hook=_quoted(_HOOK), state=_quoted(str(state))))
     return load_config(file, os.environ)

@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from dmnotid.cli.process import EXIT_PROBLEM
 from dmnotid.cli.signals import reset_signals
-from dmnotid.errors import HookError
+from dmnotid.errors import HookError, UntrustedPath
 from dmnotid.service.facts import (
     MAX_INPUT_OCTETS,
     Facts,
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         with open(CONNECTION, "rb", closefd=False) as connection:
             code = serve(arguments.command, read_facts(connection.read(MAX_INPUT_OCTETS + 1)))
-    except HookError as error:
+    except (HookError, UntrustedPath) as error:
         code = EXIT_PROBLEM
         # The first is this unit's own log; who handed the session over logs what comes before the answer.
         print(error, file=sys.stderr)
@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def serve(command: Sequence[str], facts: Facts) -> int:
-    """Run the command to its end; its exit status. Raises HookError where it can't be started."""
+    """Run the command to its end; its exit status. Raises HookError or UntrustedPath if it can't be started."""
     program = Path(command[0])
     if not program.is_absolute():
         message = f"{program}: an absolute path is expected"

@@ -40,6 +40,7 @@ from dmnotid.service import log
 from dmnotid.service.facts import build_arguments, build_environment, build_facts, build_input, find_home
 from dmnotid.service.hook import Hook
 from dmnotid.service.links import Link, available_connections, read_links
+from dmnotid.service.trust import check_trusted_path
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
 from dmnotid.yamlfile import spell
 
@@ -86,7 +87,8 @@ def _interface(text: str) -> str:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print what the hook would be told; 1 where its path is not trusted. With --run 0 only where it says done."""
-    config = load_config(arguments.config, os.environ)
+    # Only with --run is a program started that the file names.
+    config = load_config(arguments.config, os.environ, check_trusted_path if arguments.run else None)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     server_id = config.servers[0].id if arguments.server is None else read_server_id(arguments.server)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from dmnotid.config import HookConfig
-from dmnotid.errors import DmnotidError, HookError
+from dmnotid.errors import DmnotidError, HookError, UntrustedPath
 from dmnotid.policy.sessions import Outcome, Result, SessionStart
 from dmnotid.service.facts import (
     Facts,
@@ -489,8 +489,11 @@ def describe(exit_code: int) -> str:
 
 
 def check_hook(config: HookConfig) -> None:
-    """See that the configured hook, a file or a socket, is trusted. Raises HookError as the two below do."""
-    if config.socket is not None:
-        check_trusted_socket(config.socket)
-    else:
-        check_trusted(Path(config.command[0]))
+    """Ensure that the configured hook, a file or a socket, is trusted. Raises HookError with the component."""
+    try:
+        if config.socket is not None:
+            check_trusted_socket(config.socket)
+        else:
+            check_trusted(Path(config.command[0]))
+    except UntrustedPath as error:
+        raise HookError(str(error), component=error.component) from error

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dmnotid.errors import HookError, JournalDamaged, JournalError
+from dmnotid.errors import JournalDamaged, JournalError, UntrustedPath
 from dmnotid.service.database import connect, told
 from dmnotid.service.log import logger
 from dmnotid.service.rescue import Copied, merge, rescue
@@ -276,7 +276,7 @@ def see_who_may_write(state: Path) -> None:
         for name in (file, *_damaged_names(file)):
             for side in _SIDE_FILES:
                 check_trusted_if_there(Path(f"{name}{side}"))
-    except HookError as error:
+    except UntrustedPath as error:
         message = f"state: {error}; a directory that nobody else may write to is expected"
         raise JournalError(message) from error
 

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 
 from dmnotid.config import Config
 from dmnotid.errors import ConfigError, ConfigProblem
+from dmnotid.service.trust import check_trusted_path
 
 PATIENCE: Final = 600
 """How long (seconds) reading may take: a disk that hangs must not keep a reload from ever being tried again.
@@ -144,7 +145,7 @@ def _find(file: Path) -> Config | ConfigError | str:
     from dmnotid.configfile import load_config  # noqa: PLC0415 - in this process alone
 
     try:
-        return load_config(file, os.environ)
+        return load_config(file, os.environ, check_trusted_path)
     except ConfigError as error:
         return error
     except Exception:  # noqa: BLE001 - goes to who waits

@@ -1,12 +1,13 @@
-"""Whether nobody but root and the daemon's own user can change what a path leads to: hook, socket, or journal."""
+"""Whether nobody but root and the daemon's own user can change what a path leads to: configuration, hook, journal."""
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dmnotid.errors import HookError
+from dmnotid.errors import UntrustedPath
 
 MAX_LINKS: Final = 40
 """How many symbolic links a hook's path may lead through: as many as the kernel follows."""
@@ -17,31 +18,35 @@ _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 def check_trusted(file: Path) -> None:
     """See that nobody but root and the daemon's user can change what is run: the file, and every directory on its path.
 
-    Links are followed, and each target is checked in its turn. Raises HookError with the component and what is wrong.
+    Links are followed, and each target is checked in its turn. Raises UntrustedPath.
     """
     target, found = _trusted_target(file)
     if not stat.S_ISREG(found.st_mode):
-        message = f"{file}: not a regular file"
-        raise HookError(message, component=str(file))
+        raise UntrustedPath(str(file), "not a regular file")
     if not os.access(target, os.X_OK):
-        message = f"{target}: not executable"
-        raise HookError(message, component=target)
+        raise UntrustedPath(target, "not executable")
+
+
+def check_trusted_path(path: Path) -> None:
+    """Ensure that only root and the daemon's user can change what an absolute path leads to; else as `check_trusted`.
+
+    The kind of the file is not checked.
+    """
+    _trusted_target(path)
 
 
 def check_trusted_socket(path: Path) -> None:
     """See that nobody but root and the daemon's user can put another socket in its place; else as `check_trusted`."""
     _, found = _trusted_target(path)
     if not stat.S_ISSOCK(found.st_mode):
-        message = f"{path}: not a socket"
-        raise HookError(message, component=str(path))
+        raise UntrustedPath(str(path), "not a socket")
 
 
 def check_trusted_directory(path: Path) -> None:
     """See that nobody but root and the daemon's user can put anything into it; else as `check_trusted`."""
     _, found = _trusted_target(path)
     if not stat.S_ISDIR(found.st_mode):
-        message = f"{path}: not a directory"
-        raise HookError(message, component=str(path))
+        raise UntrustedPath(str(path), "not a directory")
 
 
 def check_trusted_if_there(path: Path) -> None:
@@ -52,7 +57,7 @@ def check_trusted_if_there(path: Path) -> None:
         return
     try:
         _trusted_target(path)
-    except HookError as error:
+    except UntrustedPath as error:
         if not isinstance(error.__cause__, FileNotFoundError):  # a link that leads nowhere yet
             raise
 
@@ -60,8 +65,7 @@ def check_trusted_if_there(path: Path) -> None:
 def _trusted_target(path: Path) -> tuple[str, os.stat_result]:
     """Check every component, and return the last with what it is."""
     if not path.is_absolute():
-        message = f"{path}: not an absolute path"
-        raise HookError(message, component=str(path))
+        raise UntrustedPath(str(path), "not an absolute path")
     for component, found in _components(path):
         _check_owner(component, found)
     return component, found
@@ -87,8 +91,7 @@ def _components(file: Path) -> Iterator[tuple[str, os.stat_result]]:
             continue
         links += 1
         if links > MAX_LINKS:
-            message = f"{file}: more than {MAX_LINKS} symbolic links"
-            raise HookError(message, component=str(file))
+            raise UntrustedPath(str(file), f"more than {MAX_LINKS} symbolic links")
         target = _readlink(component)
         at = "" if target.is_absolute() else at
         parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
@@ -108,19 +111,21 @@ def _readlink(component: str) -> Path:
         raise _refusal(component, error) from error
 
 
-def _refusal(component: str, error: OSError) -> HookError:
-    return HookError(f"{component}: {error.strerror}", component=component)
+def _refusal(component: str, error: OSError) -> UntrustedPath:
+    return UntrustedPath(component, str(error.strerror))
 
 
 def _check_owner(component: str, found: os.stat_result) -> None:
     if found.st_uid not in (0, os.geteuid()):
-        message = f"{component}: belongs to user {found.st_uid}, only root and the daemon's own user are trusted"
-        raise HookError(message, component=component)
+        problem = f"belongs to user {found.st_uid}, only root and the daemon's own user are trusted"
+        # Root may be checking files of the user that the daemon will have.
+        otherwise = "" if os.geteuid() else f", or run dmnotid as user {found.st_uid}"
+        raise UntrustedPath(component, f"{problem}: chown root {shlex.quote(component)}{otherwise}")
     # The bits of a socket say who may connect to it.
     if stat.S_ISLNK(found.st_mode) or stat.S_ISSOCK(found.st_mode) or not found.st_mode & _WRITABLE_BY_OTHERS:
         return
     # In a sticky directory of root's (a shared temporary one) nobody can replace another's file.
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and found.st_uid == 0:
         return
-    message = f"{component}: writable by {'others' if found.st_mode & stat.S_IWOTH else 'its group'}"
-    raise HookError(message, component=component)
+    whose = "others" if found.st_mode & stat.S_IWOTH else "its group"
+    raise UntrustedPath(component, f"writable by {whose}: chmod go-w {shlex.quote(component)}")

@@ -133,6 +133,42 @@ def test_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert done == Done(1, "", f"{tmp_path}/none: {tmp_path}/none can't be read: No such file or directory\n")
 
 
+def test_configuration_is_a_problem_if_others_can_write_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path)
+    config.chmod(0o666)
+    assert checked(config, capsys) == Done(1, "", f"{config}: {config}: writable by others: chmod go-w {config}\n")
+
+
+def test_secret_file_is_a_problem_if_others_can_write_its_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    secret = secrets / "key"
+    secret.touch(mode=0o600)
+    secret.write_bytes(SECRET)
+    config = write_config(tmp_path, "- {id: a, secret: {file: secrets/key}}")
+    secrets.chmod(0o777)
+    problem = f"servers[0].secret.file: {secrets}: writable by others: chmod go-w {secrets}"
+    assert checked(config, capsys) == Done(1, "", f"{config}:2:28: {problem}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["send", "--to", "127.0.0.1:9"], ["decode", "00"], ["links"], ["test-hook"]],
+    ids=["send", "decode", "links", "test-hook"],
+)
+def test_command_that_starts_no_program_reads_a_configuration_that_others_can_write(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the directories of developers whose umask is 002."""
+    config = write_config(tmp_path)
+    tmp_path.chmod(0o777)
+    assert "chmod go-w" in checked(config, capsys).err
+    main([words[0], "--config", str(config), *words[1:]])
+    assert "chmod go-w" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("mode", "problem"),
     [

@@ -236,7 +236,7 @@ def test_hook_that_is_not_trusted(place: Place, words: list[str], capsys: pytest
     file = place.script("exit 0")
     file.chmod(0o775)
     done = told(place, capsys, *words)
-    why = f"{file}: writable by its group"
+    why = f"{file}: writable by its group: chmod go-w {file}"
     assert done.status == 1
     assert done.err.endswith(f"hook.command: not trusted, so no session would start: {why}\n")
     if words:
@@ -332,12 +332,21 @@ def test_run_begins_with_signals_as_the_daemon_does(place: Place) -> None:
     assert done.stdout.count("0" * 16) == 2
 
 
+def test_run_is_refused_if_others_can_write_the_configuration(place: Place) -> None:
+    ran = place.directory / "ran"
+    place.script(f"touch '{ran}'")
+    place.file.chmod(0o666)
+    problem = f"{place.file}: {place.file}: writable by others: chmod go-w {place.file}\n"
+    assert dmnotid(*place.words, "--run") == Done(1, "", problem)
+    assert not ran.exists()
+
+
 def test_run_of_a_hook_that_is_not_trusted(place: Place) -> None:
     file = place.script("exit 0")
     file.chmod(0o757)
     done = dmnotid(*place.words, "--run")
     assert done.status == 1
-    assert f"outcome      failed: not started: {file}: writable by others\n" in done.out
+    assert f"outcome      failed: not started: {file}: writable by others: chmod go-w {file}\n" in done.out
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmnotid.config import HookConfig
-from dmnotid.errors import HookError
+from dmnotid.errors import UntrustedPath
 from dmnotid.policy.sessions import Outcome, Result, SessionStart
 from dmnotid.service.facts import build_facts, build_input
 from dmnotid.service.handoff import MAX_ANSWER_OCTETS, Answer, Handoff
@@ -674,7 +674,7 @@ def refusal(path: Path) -> tuple[str | None, str]:
     """Return the component and the sentence of a refusal; nothing of either where the socket is trusted."""
     try:
         check_trusted_socket(path)
-    except HookError as error:
+    except UntrustedPath as error:
         return error.component, str(error)
     return None, ""
 
@@ -694,7 +694,9 @@ async def test_a_directory_where_others_could_put_another_socket(tmp_path: Path,
     path = directory / "session"
     with served(path, answering(b'{"exit": 0}')):
         directory.chmod(mode)
-        assert await run(path) == Outcome(Result.FAILED, f"not started: {directory}: writable by {by}")
+        assert await run(path) == Outcome(
+            Result.FAILED, f"not started: {directory}: writable by {by}: chmod go-w {directory}"
+        )
         directory.chmod(0o755)
         assert await run(path) == DONE, "it is looked at before each run"
 
@@ -705,6 +707,7 @@ async def test_a_socket_of_somebody_else(path: Path) -> None:
     with served(path, answering(b'{"exit": 0}')):
         os.chown(path, 65_534, -1)
         text = f"{path}: belongs to user 65534, only root and the daemon's own user are trusted"
+        text += f": chown root {path}, or run dmnotid as user 65534"
         assert await run(path) == Outcome(Result.FAILED, f"not started: {text}")
 
 

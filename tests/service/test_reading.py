@@ -170,9 +170,9 @@ def test_a_signal_ends_the_process_that_reads(hanging: Reading, number: signal.S
 def test_asked_to_reload_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by who asks all processes of that name, or all of a control group."""
 
-    def load(file: Path, environ: Any) -> Any:  # noqa: ANN401
+    def load(*arguments: Any) -> Any:  # noqa: ANN401
         os.kill(os.getpid(), signal.SIGHUP)
-        return load_config(file, environ)
+        return load_config(*arguments)
 
     replaced(monkeypatch, load)
     assert Reading(write_config(tmp_path)).wait().servers

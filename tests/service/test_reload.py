@@ -268,7 +268,7 @@ async def test_a_stop_does_not_wait_for_a_file_that_hangs(
     """As on a disk of the network that doesn't answer; reception goes on meanwhile."""
     told = tmp_path / "reading"
 
-    def hang(_: Path, __: object) -> None:
+    def hang(*_: object) -> None:
         told.write_text(str(os.getpid()))
         time.sleep(10 * DEADLINE)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.errors import HookError
+from dmnotid.errors import UntrustedPath
 from dmnotid.policy.sessions import Outcome, Result
 from dmnotid.service.trust import MAX_LINKS, check_trusted
 from tests.service.support import IS_ROOT, write_script
@@ -18,7 +18,7 @@ def refusal(file: Path) -> tuple[str | None, str]:
     """Return the component and the sentence of a refusal; nothing of either where the file is trusted."""
     try:
         check_trusted(file)
-    except HookError as error:
+    except UntrustedPath as error:
         return error.component, str(error)
     return None, ""
 
@@ -46,8 +46,9 @@ async def test_what_others_can_write_is_not_run(tree: Path, mode: int, by: str, 
     if up and mode & 0o1000 and IS_ROOT:
         assert refusal(tree) == (None, ""), "a sticky directory of root's passes"
         return
-    assert refusal(tree) == (str(component), f"{component}: writable by {by}")
-    assert await run(tree) == Outcome(Result.FAILED, f"not started: {component}: writable by {by}")
+    text = f"{component}: writable by {by}: chmod go-w {component}"
+    assert refusal(tree) == (str(component), text)
+    assert await run(tree) == Outcome(Result.FAILED, f"not started: {text}")
     component.chmod(0o755)
     assert (await run(tree)).result is Result.DONE, "it is looked at before each run"
 
@@ -79,7 +80,10 @@ def test_a_sticky_directory_of_the_daemons_own_user_does_not_pass_either(tree: P
     os.chown(tree.parent, 65_534, -1)
     os.seteuid(65_534)
     try:
-        assert refusal(tree) == (str(tree.parent), f"{tree.parent}: writable by others")
+        assert refusal(tree) == (
+            str(tree.parent),
+            f"{tree.parent}: writable by others: chmod go-w {tree.parent}",
+        )
     finally:
         os.seteuid(0)
         for above, mode in modes.items():
@@ -88,7 +92,7 @@ def test_a_sticky_directory_of_the_daemons_own_user_does_not_pass_either(tree: P
 
 def test_a_sticky_file_is_no_directory(tree: Path) -> None:
     tree.chmod(0o1777)
-    assert refusal(tree) == (str(tree), f"{tree}: writable by others")
+    assert refusal(tree) == (str(tree), f"{tree}: writable by others: chmod go-w {tree}")
 
 
 @pytest.mark.root
@@ -98,6 +102,7 @@ async def test_what_belongs_to_somebody_else_is_not_run(tree: Path, up: int) -> 
     component = [tree, *tree.parents][up]
     os.chown(component, 65_534, -1)
     text = f"{component}: belongs to user 65534, only root and the daemon's own user are trusted"
+    text += f": chown root {component}, or run dmnotid as user 65534"
     assert refusal(tree) == (str(component), text)
     assert await run(tree) == Outcome(Result.FAILED, f"not started: {text}")
 
@@ -135,10 +140,10 @@ def test_links_are_followed_and_each_target_is_checked(tree: Path, tmp_path: Pat
     file = first / "hook"
     assert refusal(file) == (None, "")
     tree.parent.chmod(0o777)
-    assert refusal(file) == (str(tree.parent), f"{tree.parent}: writable by others")
+    assert refusal(file) == (str(tree.parent), f"{tree.parent}: writable by others: chmod go-w {tree.parent}")
     tree.parent.chmod(0o755)
     tree.chmod(0o775)
-    assert refusal(file) == (str(tree), f"{tree}: writable by its group")
+    assert refusal(file) == (str(tree), f"{tree}: writable by its group: chmod go-w {tree}")
     tree.chmod(0o755)
     assert refusal(file) == (None, "")
     hook = tmp_path / "hook"
