@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 from benchmarks.figures import Figure, Scale
 from benchmarks.floods import MANY
 from benchmarks.machine import daemon, pinned, scratch
+from tests.netns import Namespace, call_inside, why_not
 from tests.processes import Service, udp_socket
-from tests.service.netns import Namespace, call_inside, why_not
-from tests.service.support import NOWHERE, push, wait_until
+from tests.support import NOWHERE, push, wait_until
 
 BURST: Final = 1_000
 

@@ -13,7 +13,7 @@ from benchmarks.growth import SERVER_COUNTS, servers
 from benchmarks.load import flooding
 from benchmarks.machine import SENDERS, daemon, scratch, usage
 from tests.processes import Service, udp_socket
-from tests.service.support import NOWHERE, SECRET, SERVER_ID, push
+from tests.support import NOWHERE, SECRET, SERVER_ID, push
 
 TRUE_RATE: Final = 100
 FORGERIES: Final = 50_000

@@ -11,14 +11,14 @@ from benchmarks.figures import Figure, Scale
 from benchmarks.machine import daemon, scratch
 from benchmarks.walk import DIFFERENT, rate_of, timed
 from dmnotid.errors import DigestMismatch
+from dmnotid.journal.database import connect, fingerprint, seal
+from dmnotid.journal.file import FILE_NAME
 from dmnotid.policy.authenticity import Clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.servers import Server, Servers, Source
-from dmnotid.service.database import connect, fingerprint, seal
-from dmnotid.service.journalfile import FILE_NAME
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID
 from tests.processes import memory
-from tests.service.support import NOWHERE, SECRET, SERVER_ID, package, push
+from tests.support import NOWHERE, SECRET, SERVER_ID, package, push
 
 SERVER_COUNTS: Final = (1, 100, 1_000)
 REMEMBERING: Final = 10

@@ -9,11 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dmnotid.journal.file import FILE_NAME
+from dmnotid.journal.queue import Journal
 from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, sign, verify
 from dmnotid.policy.servers import Server, Source
 from dmnotid.policy.sessions import Closed, Limits
-from dmnotid.service.journal import Journal
-from dmnotid.service.journalfile import FILE_NAME
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, ConnectionType, decode_notification, encode_notification
 
 SECRET: Final = b"a secret of thirty-two octets .."

@@ -10,13 +10,13 @@ from typing import Final
 
 from benchmarks.figures import Figure, Scale
 from benchmarks.machine import scratch
+from dmnotid.intake.endpoint import BATCH
+from dmnotid.journal.queue import Journal
 from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, verify
 from dmnotid.policy.servers import Server, Source
 from dmnotid.policy.sessions import Limits
-from dmnotid.service.endpoint import BATCH
-from dmnotid.service.journal import Journal
 from dmnotid.wire.notification import decode_notification
-from tests.service.support import SECRET, SERVER_ID, package
+from tests.support import SECRET, SERVER_ID, package
 
 ROWS: Final = 2_048
 SOURCE: Final = Source("192.0.2.1", 40_000)

@@ -12,13 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from dmnotid.config import ConnectionsConfig
+from dmnotid.config.values import ConnectionsConfig
+from dmnotid.links.monitor import available_connections, read_links
 from dmnotid.policy.sessions import Connection
-from dmnotid.service.links import available_connections, read_links
 from dmnotid.wire.notification import ConnectionType
+from tests.netns import Namespace, why_not
 from tests.processes import Service, processor, running
-from tests.service.netns import Namespace, why_not
-from tests.service.support import push, wait_until, write_config, write_script
+from tests.support import push, wait_until, write_config, write_script
 
 CONFIG: Final = ConnectionsConfig(interfaces={ConnectionType.WIRELINE: ("eth*",)})
 FEW: Final = 4

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final, TextIO
 
-from dmnotid.service import log
-from dmnotid.service.log import logger
+from dmnotid.host import log
+from dmnotid.host.log import logger
 from tests.processes import processor
 
 STREAM: Final = Path("/run/systemd/journal/stdout")

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from tests.processes import ENVIRONMENT as OUR_ENVIRONMENT
 from tests.processes import Service, processor, udp_socket
-from tests.service.support import wait_until, write_config
+from tests.support import wait_until, write_config
 
 CPUS: Final = sorted(os.sched_getaffinity(0))
 RECEIVER: Final = CPUS[-1]

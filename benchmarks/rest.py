@@ -13,7 +13,7 @@ from benchmarks import alone
 from benchmarks.figures import Figure, Scale
 from benchmarks.machine import ENVIRONMENT, daemon, pinned, scratch, usage
 from tests.processes import Service
-from tests.service.support import write_config
+from tests.support import write_config
 
 IMPORTS: Final = "import asyncio, uvloop, yaml, structlog, sqlite3"
 WAITS: Final = f"{IMPORTS}\nprint('ready', flush=True)\nimport sys; sys.stdin.read()"

@@ -11,7 +11,7 @@ from typing import Final
 from benchmarks.figures import Figure, Scale, quantile
 from benchmarks.load import flooding
 from benchmarks.machine import SENDERS, daemon, pinned, scratch
-from tests.service.support import OTHER_ID, WIRELINE, push, wait_until
+from tests.support import OTHER_ID, WIRELINE, push, wait_until
 
 TIMES: Final = 500
 COMMUNITY: Final = b"public"

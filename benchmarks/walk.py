@@ -17,7 +17,7 @@ from dmnotid.policy.servers import Server, Servers, Source
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
 from tests.processes import udp_socket
-from tests.service.support import NOWHERE, SECRET, SERVER_ID, push
+from tests.support import NOWHERE, SECRET, SERVER_ID, push
 
 SECONDS: Final = 2
 """How long a flood lasts."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 import structlog
 
-from dmnotid.service import log
-from tests.service.support import LogLines
+from dmnotid.host import log
+from tests.support import LogLines
 
 # What begins in the background of a script ignores SIGINT, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

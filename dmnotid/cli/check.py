@@ -8,14 +8,14 @@ from pathlib import Path
 
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.config import Config, HookConfig
-from dmnotid.configfile import load_config
+from dmnotid.config.loading import load_config
+from dmnotid.config.values import Config, HookConfig
 from dmnotid.errors import HookError
+from dmnotid.hook.runner import check_hook
+from dmnotid.host.trust import check_trusted_path
+from dmnotid.journal.file import see_who_may_write
+from dmnotid.links.monitor import read_links
 from dmnotid.policy.servers import Server
-from dmnotid.service.hook import check_hook
-from dmnotid.service.journalfile import see_who_may_write
-from dmnotid.service.links import read_links
-from dmnotid.service.trust import check_trusted_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, place_of, push_parts, render, unread_part
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.words import parse_hex, parse_time
-from dmnotid.configfile import load_config
+from dmnotid.config.loading import load_config
 from dmnotid.errors import Discard, DmnotidError, UsageError
 from dmnotid.policy.authenticity import Clock, VerifiedNotification, judge_clock, show_time
 from dmnotid.policy.reception import Rules, authenticate, check_route

@@ -19,13 +19,13 @@ from dmnotid.cli.decode import Judge, decide, describe
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.send import Order
 from dmnotid.cli.serving import run_daemon
-from dmnotid.config import Config
-from dmnotid.configfile import load_config
+from dmnotid.config.loading import load_config
+from dmnotid.config.values import Config
+from dmnotid.daemon import Daemon
 from dmnotid.errors import DmnotidError
+from dmnotid.host import log
 from dmnotid.policy.authenticity import Clock
 from dmnotid.policy.reception import Datagram
-from dmnotid.service import log
-from dmnotid.service.daemon import Daemon
 from dmnotid.wire.notification import ConnectionType
 
 SERVER_ID: Final = "dm.example.com"

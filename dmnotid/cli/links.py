@@ -14,15 +14,15 @@ from typing import Final, NoReturn
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.cli.words import parse_connection_types
-from dmnotid.config import ConnectionsConfig
-from dmnotid.configfile import load_connections
+from dmnotid.config.loading import load_connections
+from dmnotid.config.tree import spell
+from dmnotid.config.values import ConnectionsConfig
 from dmnotid.errors import DmnotidError
+from dmnotid.host import log
+from dmnotid.host.log import printable
+from dmnotid.links.monitor import Link, Links, available_connections, read_links, tell_missing
 from dmnotid.policy.sessions import Connection, choose_connection
-from dmnotid.service import log
-from dmnotid.service.links import Link, Links, available_connections, read_links, tell_missing
-from dmnotid.service.log import printable
 from dmnotid.wire.notification import ConnectionType
-from dmnotid.yamlfile import spell
 
 _TITLES: Final = ("INTERFACE", "TYPE", "UP", "CARRIER", "ADDRESS", "ROUTE", "AVAILABLE", "TYPE TOLD BY")
 _NOTHING: Final = ("-",) * 5

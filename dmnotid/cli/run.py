@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dmnotid.cli.process import no_rubbish
 from dmnotid.cli.signals import reset_signals
-from dmnotid.service.reading import Reading
+from dmnotid.config.reading import Reading
 
 if TYPE_CHECKING:
     import argparse

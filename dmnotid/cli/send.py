@@ -26,8 +26,8 @@ from dmnotid.cli.words import (
     parse_to,
     show_to,
 )
-from dmnotid.config import Config
-from dmnotid.configfile import load_config
+from dmnotid.config.loading import load_config
+from dmnotid.config.values import Config
 from dmnotid.errors import DmnotidError, UsageError
 from dmnotid.policy.authenticity import show_time, sign
 from dmnotid.policy.servers import Server

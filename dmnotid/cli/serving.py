@@ -6,11 +6,11 @@ import signal
 from collections.abc import Callable
 
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
-from dmnotid.config import Config
+from dmnotid.config.values import Config
+from dmnotid.daemon import Daemon
 from dmnotid.errors import DmnotidError
-from dmnotid.service import log
-from dmnotid.service.daemon import Daemon
-from dmnotid.service.systemd import Manager
+from dmnotid.host import log
+from dmnotid.host.systemd import Manager
 
 
 def serve(config: Config) -> int:

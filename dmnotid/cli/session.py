@@ -19,7 +19,7 @@ from typing import Final, Self
 from dmnotid.cli.process import EXIT_PROBLEM
 from dmnotid.cli.signals import reset_signals
 from dmnotid.errors import HookError, UntrustedPath
-from dmnotid.service.facts import (
+from dmnotid.hook.facts import (
     MAX_INPUT_OCTETS,
     Facts,
     as_file,
@@ -29,7 +29,7 @@ from dmnotid.service.facts import (
     find_home,
     read_facts,
 )
-from dmnotid.service.trust import check_trusted
+from dmnotid.host.trust import check_trusted
 
 KILL_AFTER: Final = 10
 """How long (seconds) a command has to end after SIGTERM, before SIGKILL."""

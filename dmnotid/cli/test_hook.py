@@ -20,9 +20,15 @@ from dmnotid.cli.send import Order, add_wishes, find_server, read_server_id
 from dmnotid.cli.serving import loop_factory
 from dmnotid.cli.signals import reset_signals
 from dmnotid.cli.words import parse_positive
-from dmnotid.config import Config, ConnectionsConfig, HookConfig
-from dmnotid.configfile import MAX_INTERFACE_NAME, load_config
+from dmnotid.config.loading import MAX_INTERFACE_NAME, load_config
+from dmnotid.config.tree import spell
+from dmnotid.config.values import Config, ConnectionsConfig, HookConfig
 from dmnotid.errors import Discard, DmnotidError, HookError
+from dmnotid.hook.facts import build_arguments, build_environment, build_facts, build_input, find_home
+from dmnotid.hook.runner import Hook
+from dmnotid.host import log
+from dmnotid.host.trust import check_trusted_path
+from dmnotid.links.monitor import Link, available_connections, read_links
 from dmnotid.policy.authenticity import Clock, verify
 from dmnotid.policy.servers import Server, Source
 from dmnotid.policy.sessions import (
@@ -36,13 +42,7 @@ from dmnotid.policy.sessions import (
     choose_connection,
     settle,
 )
-from dmnotid.service import log
-from dmnotid.service.facts import build_arguments, build_environment, build_facts, build_input, find_home
-from dmnotid.service.hook import Hook
-from dmnotid.service.links import Link, available_connections, read_links
-from dmnotid.service.trust import check_trusted_path
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
-from dmnotid.yamlfile import spell
 
 SESSION: Final = 0
 """The number of the made-up session: the journal counts from 1."""

@@ -5,8 +5,8 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
+from dmnotid.config.tree import parse_duration
 from dmnotid.wire.notification import CACHE_VALIDATOR_OCTETS, MAX_MO_INDEX, CachedMo, ConnectionType
-from dmnotid.yamlfile import parse_duration
 
 DEFAULT_PORT: Final = 2948
 """WAP Push, connectionless (WAP-259)."""

@@ -1,1 +1,4 @@
-"""Decisions: what this device's rules say of a decoded notification. Time is an argument; no I/O."""
+"""Knows the rules by which this device decides; time is an argument.
+
+Must not know how anything is received, stored or started.
+"""

@@ -1,1 +1,4 @@
-"""Octets <-> values: WSP's Push PDU and the DM Notification package. No clock, no configuration, no I/O."""
+"""Knows octets and values, by the specifications alone.
+
+Must not know the device, its configuration or the time.
+"""

@@ -15,7 +15,7 @@ from dmnotid.policy.reception import Rules
 from dmnotid.policy.servers import Server, Servers, Source
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
-from tests.test_properties import arguments, further, likely_headers, likely_packages, likely_pushes
+from tests.proofs.test_properties import arguments, further, likely_headers, likely_packages, likely_pushes
 
 FAST = settings(deadline=None, max_examples=150)
 

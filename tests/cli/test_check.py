@@ -8,8 +8,8 @@ import pytest
 
 from dmnotid.cli import main
 from tests.cli.program import PROGRAM, SECRET, Done, shows_secret, write_config
-from tests.service.netns import Namespace, needs_namespace
-from tests.service.support import wait_until
+from tests.netns import Namespace, needs_namespace
+from tests.support import wait_until
 
 SERVERS = """\
 - {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [192.0.2.0/24, "2001:db8::/32"]}

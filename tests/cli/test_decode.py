@@ -38,7 +38,7 @@ KEYS = {
 }
 """What every JSON object of `decode` holds."""
 
-VECTORS = Path(__file__).parents[1] / "vectors" / "decode.jsonl"
+VECTORS = Path(__file__).parents[1] / "proofs" / "vectors" / "decode.jsonl"
 
 
 def signed(server_id: str | None = SERVER_ID, secret: bytes = SECRET, sent_at: int = NOW) -> bytes:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from dmnotid.cli.demo import _story
-from dmnotid.configfile import load_config
+from dmnotid.config.loading import load_config
 from dmnotid.errors import Discard
 from dmnotid.wire.wsp import decode_push
 from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Terminal, dmnotid, write_config
-from tests.service.netns import needs_namespace
+from tests.netns import needs_namespace
 
 ENDS = ["accepted", "duplicate", "digest-mismatch", "stale", "unknown-server", "truncated"]
 

@@ -17,8 +17,8 @@ import pytest
 
 from dmnotid.cli import main
 from tests.cli.program import PATIENCE, PROGRAM, Done
-from tests.service.netns import Namespace, needs_namespace
-from tests.service.support import wait_until
+from tests.netns import Namespace, needs_namespace
+from tests.support import wait_until
 
 NOBODY = 65534
 
@@ -533,7 +533,7 @@ def test_links_that_cannot_be_read(
 
     config.write_text(LOOPBACK)
     monkeypatch.setattr("dmnotid.cli.links.read_links", refuse)
-    monkeypatch.setattr("dmnotid.service.links.read_links", refuse)
+    monkeypatch.setattr("dmnotid.links.monitor.read_links", refuse)
     problem = "the network interfaces can't be read: Address family not supported by protocol\n"
     for words in ([], ["--json"], ["--watch"]):
         assert told(config, capsys, *words) == Done(1, "", problem)

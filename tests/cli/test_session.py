@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from dmnotid.config import HookConfig
+from dmnotid.config.values import HookConfig
+from dmnotid.hook.facts import MAX_INPUT_OCTETS, build_facts
+from dmnotid.hook.runner import Hook
 from dmnotid.policy.sessions import Outcome, Result
-from dmnotid.service.facts import MAX_INPUT_OCTETS, build_facts
-from dmnotid.service.hook import Hook
 from tests.cli.program import PROGRAM
-from tests.service.support import DEADLINE, LogLines, Recorder, is_alive, wait_until, write_script
-from tests.service.test_handoff import served
-from tests.service.test_hook import RICH, config, output, start
+from tests.hook.test_handoff import served
+from tests.hook.test_runner import RICH, config, output, start
+from tests.support import DEADLINE, LogLines, Recorder, is_alive, wait_until, write_script
 
 FACTS = json.dumps(build_facts(start(**RICH)))
 

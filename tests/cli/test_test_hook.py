@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from dmnotid.cli import main
-from dmnotid.config import ConnectionsConfig
+from dmnotid.config.values import ConnectionsConfig
+from dmnotid.links.monitor import Link, read_links
 from dmnotid.policy.authenticity import find_signers
 from dmnotid.policy.servers import Server
-from dmnotid.service.links import Link, read_links
 from dmnotid.wire.notification import decode_notification
 from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, SECRET, Done, Terminal, dmnotid, shows_secret, write_config
-from tests.service.support import is_alive, wait_until, write_script
+from tests.support import is_alive, wait_until, write_script
 
 SERVERS = """\
 - {id: dm.example.com, secret: {text: lantern-and-rope-0042}}

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 import pytest
 
-from tests.packaging import PROJECT, build_deb, why_no_deb
+from tests.project.packaging import PROJECT, build_deb, why_no_deb
 from tests.system.device import Device
 from tests.system.machine import Machine, make_root, why_not
 

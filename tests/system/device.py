@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 import yaml
 
 from tests.processes import journal_states
-from tests.service.support import NOWHERE, SERVERS, WIRELINE, push, wait_until
+from tests.support import NOWHERE, SERVERS, WIRELINE, push, wait_until
 from tests.system.machine import Machine
 
 PORT: Final = 2948

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from tests.service.netns import call_inside
-from tests.service.support import wait_until
+from tests.netns import call_inside
+from tests.support import wait_until
 
 PACKAGES: Final = (
     "systemd",

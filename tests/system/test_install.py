@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import dmnotid
-from tests.packaging import PROJECT, build_deb, copy_sources, why_no_deb
+from tests.project.packaging import PROJECT, build_deb, copy_sources, why_no_deb
 
 WITHOUT_BUILD = why_no_deb()
 pytestmark = pytest.mark.root

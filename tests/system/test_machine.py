@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.processes import ENVIRONMENT
-from tests.service.support import is_alive, wait_until
+from tests.support import is_alive, wait_until
 from tests.system.machine import Machine, clear_away
 
 pytestmark = pytest.mark.root

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from dmnotid.wire.notification import ConnectionType
-from tests.service.support import SERVER_ID, push, wait_until
+from tests.support import SERVER_ID, push, wait_until
 from tests.system.device import HOOK, STATE, Device, Run, notification
 
 pytestmark = pytest.mark.root

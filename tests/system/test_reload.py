@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.service.support import OTHER_ID, OTHER_SECRET, SECRET, SERVER_ID, push, wait_until
+from tests.support import OTHER_ID, OTHER_SECRET, SECRET, SERVER_ID, push, wait_until
 from tests.system.device import CONFIG, Device, notification
 
 pytestmark = pytest.mark.root

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.service.support import wait_until
+from tests.support import wait_until
 from tests.system.device import CRASH, PORT, RUNS, Device, Run, Stream, notification
 
 pytestmark = pytest.mark.root

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.service.support import SECRET, SERVER_ID
+from tests.support import SECRET, SERVER_ID
 from tests.system.device import Device, notification
 
 pytestmark = pytest.mark.root

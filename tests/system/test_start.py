@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.service.support import OTHER_ID, push, wait_until
+from tests.support import OTHER_ID, push, wait_until
 from tests.system.device import Device, notification
 
 pytestmark = pytest.mark.root

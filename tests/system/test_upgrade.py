@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 import dmnotid
-from tests.packaging import copy_sources
+from tests.project.packaging import copy_sources
 from tests.system.device import CONFIG, PORT, STATE, Device, Stream, notification
 from tests.system.machine import Machine
 from tests.system.test_restart import assert_none_lost

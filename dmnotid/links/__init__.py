@@ -1,0 +1,4 @@
+"""Knows which connections are up, as the kernel reports them.
+
+Must not know which session wants one.
+"""

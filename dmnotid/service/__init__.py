@@ -1,1 +1,0 @@
-"""The machine: sockets, files, processes, signals, log."""

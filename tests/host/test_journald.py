@@ -1,0 +1,189 @@
+"""The journal's native protocol, over a real socket, and the log on it."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from dmnotid.host import log
+from dmnotid.host.journald import Journald, encode, leads_to_journal
+from dmnotid.host.log import logger
+from tests.support import parse_lines
+
+pytestmark = pytest.mark.usefixtures("_log_as_before")
+
+
+@pytest.fixture
+def _log_as_before() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[socket.socket]:
+    """Listen as the journal does; what is not there yet is an error, not a wait."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as listening:
+        listening.bind(str(tmp_path / "journal"))
+        yield listening
+
+
+def decode(octets: bytes) -> dict[str, str]:
+    """Read a record by the protocol's own rules."""
+    fields = {}
+    while octets:
+        name, _, rest = octets.partition(b"\n")
+        if b"=" in name:
+            name, _, value = name.partition(b"=")
+        else:
+            length = int.from_bytes(rest[:8], "little")
+            value, rest = rest[8 : 8 + length], rest[8 + length :]
+            assert rest.startswith(b"\n")
+            rest = rest[1:]
+        fields[name.decode()] = value.decode()
+        octets = rest
+    return fields
+
+
+def test_fields_stand_one_a_line() -> None:
+    assert encode([("MESSAGE", "hello"), ("PRIORITY", "6")]) == b"MESSAGE=hello\nPRIORITY=6\n"
+
+
+def test_a_value_with_a_newline_says_its_length() -> None:
+    assert encode([("DMNOTID_SERVER_ID", "a\nPRIORITY=0")]) == (
+        b"DMNOTID_SERVER_ID\n\x0c\x00\x00\x00\x00\x00\x00\x00a\nPRIORITY=0\n"
+    )
+    assert decode(encode([("A", "x\ny"), ("B", ""), ("C", "=")])) == {"A": "x\ny", "B": "", "C": "="}
+
+
+def test_text_that_is_no_unicode_is_escaped() -> None:
+    assert encode([("A", "\ud800")]) == b"A=\\ud800\n"
+
+
+def test_a_record_arrives(journal: socket.socket) -> None:
+    channel = Journald(Path(journal.getsockname()))
+    channel.send([("MESSAGE", "hello")])
+    assert decode(journal.recv(4_096)) == {"MESSAGE": "hello"}
+    channel.close()
+
+
+def fill(channel: Journald) -> None:
+    for _ in range(100_000):
+        channel.send([("MESSAGE", "hello" * 100)])
+
+
+def test_a_journal_that_is_busy_or_gone_holds_nobody_up(journal: socket.socket, tmp_path: Path) -> None:
+    channel = Journald(Path(journal.getsockname()))
+    with pytest.raises(BlockingIOError):
+        fill(channel)
+    (tmp_path / "journal").unlink()
+    with pytest.raises(FileNotFoundError):
+        channel.send([("MESSAGE", "hello")])
+    channel.close()
+
+
+def test_the_stream_to_the_journal_is_known_by_its_number() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        about = os.fstat(ours.fileno())
+        name = f"{about.st_dev}:{about.st_ino}"
+        assert leads_to_journal(ours.fileno(), name)
+        assert not leads_to_journal(theirs.fileno(), name)
+        assert not leads_to_journal(ours.fileno(), None)
+    assert not leads_to_journal(-1, name)
+
+
+class Stream:
+    """Standard output that leads to the journal, and what comes out there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, form: str, path: str) -> None:
+        ours, self._theirs = socket.socketpair()
+        about = os.fstat(ours.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{about.st_dev}:{about.st_ino}")
+        monkeypatch.setattr(log, "Journald", lambda: Journald(Path(path)))
+        self._stream = os.fdopen(ours.detach(), "w")
+        log.configure("debug", form, self._stream)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._theirs.close()
+
+    def cut_off(self) -> None:
+        self._theirs.close()
+
+    def text(self) -> str:
+        self._theirs.setblocking(False)  # noqa: FBT003 - by position
+        try:
+            return self._theirs.recv(65_536).decode()
+        except BlockingIOError:
+            return ""
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> Iterator[Stream]:
+    stream = Stream(monkeypatch, "auto", journal.getsockname())
+    yield stream
+    stream.close()
+
+
+def test_a_record_of_a_session_can_be_searched_for(stream: Stream, journal: socket.socket) -> None:
+    logger.warning(
+        "session try failed", session=3, server_id="dm.example", notification_id=0, attempt=2, outcome="exit 1"
+    )
+    fields = decode(journal.recv(4_096))
+    message = fields.pop("MESSAGE")
+    assert fields == {
+        "PRIORITY": "4",
+        "SYSLOG_IDENTIFIER": "dmnotid",
+        "DMNOTID_EVENT": "session try failed",
+        "DMNOTID_SESSION": "3",
+        "DMNOTID_SERVER_ID": "dm.example",
+        "DMNOTID_NOTIFICATION_ID": "0",
+        "DMNOTID_ATTEMPT": "2",
+        "DMNOTID_OUTCOME": "exit 1",
+    }
+    assert parse_lines(f"<4>{message}")[0]["outcome"] == "exit 1"
+    assert not stream.text()
+
+
+def test_what_the_network_says_makes_no_field_of_its_own(stream: Stream, journal: socket.socket) -> None:
+    logger.info("discarded", reason="unknown-server", server_id="x\nPRIORITY=0\nMESSAGE=forged")
+    fields = decode(journal.recv(4_096))
+    assert fields["DMNOTID_SERVER_ID"] == "x\nPRIORITY=0\nMESSAGE=forged"
+    assert fields["PRIORITY"] == "6"
+    assert not stream.text()
+
+
+def test_other_records_stay_lines(stream: Stream, journal: socket.socket) -> None:
+    logger.info("ready", servers=2)
+    (line,) = parse_lines(stream.text())
+    assert line["event"] == "ready"
+    with pytest.raises(BlockingIOError):
+        journal.recv(4_096)
+
+
+def test_a_record_that_the_journal_does_not_take_becomes_a_line(stream: Stream, tmp_path: Path) -> None:
+    (tmp_path / "journal").unlink()
+    logger.info("accepted", session=3)
+    (line,) = parse_lines(stream.text())
+    assert line["session"] == 3
+
+
+def test_lines_go_on_where_the_stream_is_dead(stream: Stream, journal: socket.socket) -> None:
+    """A journal that was stopped has closed its end for good; its socket is there again when it is."""
+    stream.cut_off()
+    logger.error("reload refused", problem="x")
+    fields = decode(journal.recv(4_096))
+    assert fields.keys() == {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER"}
+    assert (fields["PRIORITY"], parse_lines("<3>" + fields["MESSAGE"])[0]["problem"]) == ("3", "x")
+    journal.close()
+    logger.info("ready", servers=2)  # nobody is there: it is dropped
+
+
+def test_json_that_was_asked_for_is_lines_alone(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> None:
+    stream = Stream(monkeypatch, "json", journal.getsockname())
+    logger.info("accepted", session=3)
+    assert parse_lines(stream.text())[0]["session"] == 3
+    stream.close()

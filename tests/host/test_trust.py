@@ -1,0 +1,234 @@
+"""Who may change what a hook's path leads to: real files, owners, modes and links."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dmnotid.errors import UntrustedPath
+from dmnotid.host.trust import MAX_LINKS, check_trusted
+from dmnotid.policy.sessions import Outcome, Result
+from tests.hook.test_runner import run
+from tests.support import IS_ROOT, write_script
+
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
+
+
+def refusal(file: Path) -> tuple[str | None, str]:
+    """Return the component and the sentence of a refusal; nothing of either where the file is trusted."""
+    try:
+        check_trusted(file)
+    except UntrustedPath as error:
+        return error.component, str(error)
+    return None, ""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A file three directories down: each of them a place where somebody may have put something."""
+    file = tmp_path / "a" / "b" / "hook"
+    file.parent.mkdir(parents=True, mode=0o755)
+    return write_script(file, "exit 0")
+
+
+def test_a_file_of_our_own_is_trusted(tree: Path) -> None:
+    assert refusal(tree) == (None, "")
+    check_trusted(Path("/bin/true"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "by"), [(0o775, "its group"), (0o757, "others"), (0o777, "others"), (0o1775, "its group")]
+)
+@pytest.mark.parametrize("up", [0, 1, 2])
+async def test_what_others_can_write_is_not_run(tree: Path, mode: int, by: str, up: int) -> None:
+    component = [tree, *tree.parents][up]
+    component.chmod(mode)
+    if up and mode & 0o1000 and IS_ROOT:
+        assert refusal(tree) == (None, ""), "a sticky directory of root's passes"
+        return
+    text = f"{component}: writable by {by}: chmod go-w {component}"
+    assert refusal(tree) == (str(component), text)
+    assert await run(tree) == Outcome(Result.FAILED, f"not started: {text}")
+    component.chmod(0o755)
+    assert (await run(tree)).result is Result.DONE, "it is looked at before each run"
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("mode", [0o1777, 0o1775, 0o3777])
+def test_a_sticky_directory_of_root_passes(tree: Path, mode: int) -> None:
+    tree.parent.chmod(mode)
+    assert refusal(tree) == (None, "")
+
+
+@pytest.mark.root
+@needs_root
+def test_a_sticky_directory_of_somebody_else_does_not(tree: Path) -> None:
+    tree.parent.chmod(0o1777)
+    os.chown(tree.parent, 65_534, -1)
+    assert refusal(tree)[0] == str(tree.parent)
+
+
+@pytest.mark.root
+@needs_root
+def test_a_sticky_directory_of_the_daemons_own_user_does_not_pass_either(tree: Path) -> None:
+    """What is shared safely by its stickiness is a temporary directory of root's, and no other."""
+    modes = {above: above.stat().st_mode for above in tree.parent.parents}
+    for above, mode in modes.items():
+        above.chmod(mode | 0o011)
+    tree.parent.chmod(0o1777)
+    os.chown(tree.parent, 65_534, -1)
+    os.seteuid(65_534)
+    try:
+        assert refusal(tree) == (
+            str(tree.parent),
+            f"{tree.parent}: writable by others: chmod go-w {tree.parent}",
+        )
+    finally:
+        os.seteuid(0)
+        for above, mode in modes.items():
+            above.chmod(mode)
+
+
+def test_a_sticky_file_is_no_directory(tree: Path) -> None:
+    tree.chmod(0o1777)
+    assert refusal(tree) == (str(tree), f"{tree}: writable by others: chmod go-w {tree}")
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("up", [0, 1, 2])
+async def test_what_belongs_to_somebody_else_is_not_run(tree: Path, up: int) -> None:
+    component = [tree, *tree.parents][up]
+    os.chown(component, 65_534, -1)
+    text = f"{component}: belongs to user 65534, only root and the daemon's own user are trusted"
+    text += f": chown root {component}, or run dmnotid as user 65534"
+    assert refusal(tree) == (str(component), text)
+    assert await run(tree) == Outcome(Result.FAILED, f"not started: {text}")
+
+
+@pytest.mark.root
+@needs_root
+def test_a_group_does_not_matter_that_may_not_write(tree: Path) -> None:
+    os.chown(tree, -1, 65_534)
+    os.chown(tree.parent, -1, 65_534)
+    assert refusal(tree) == (None, "")
+
+
+@pytest.mark.root
+@needs_root
+def test_the_daemons_own_user_is_trusted_and_so_is_root(tree: Path) -> None:
+    modes = {above: above.stat().st_mode for above in tree.parents}
+    for above, mode in modes.items():
+        above.chmod(mode | 0o011)
+    os.chown(tree, 65_534, -1)
+    os.seteuid(65_534)
+    try:
+        assert refusal(tree) == (None, "")
+        assert refusal(Path("/bin/true")) == (None, "")
+    finally:
+        os.seteuid(0)
+        for above, mode in modes.items():
+            above.chmod(mode)
+
+
+def test_links_are_followed_and_each_target_is_checked(tree: Path, tmp_path: Path) -> None:
+    last = tmp_path / "last"
+    last.symlink_to("a/b")
+    first = tmp_path / "first"
+    first.symlink_to(last)
+    file = first / "hook"
+    assert refusal(file) == (None, "")
+    tree.parent.chmod(0o777)
+    assert refusal(file) == (str(tree.parent), f"{tree.parent}: writable by others: chmod go-w {tree.parent}")
+    tree.parent.chmod(0o755)
+    tree.chmod(0o775)
+    assert refusal(file) == (str(tree), f"{tree}: writable by its group: chmod go-w {tree}")
+    tree.chmod(0o755)
+    assert refusal(file) == (None, "")
+    hook = tmp_path / "hook"
+    hook.symlink_to(tree)
+    assert refusal(hook) == (None, "")
+    tree.chmod(0o644)
+    assert refusal(hook) == (str(tree), f"{tree}: not executable")
+
+
+@pytest.mark.root
+@needs_root
+def test_a_link_of_somebody_else_is_not_followed(tree: Path, tmp_path: Path) -> None:
+    """In a sticky directory anybody can make one."""
+    link = tmp_path / "link"
+    link.symlink_to(tree)
+    os.chown(link, 65_534, -1, follow_symlinks=False)
+    assert refusal(link)[0] == str(link)
+    assert "belongs to user 65534" in refusal(link)[1]
+
+
+def test_a_directory_that_a_link_passes_through_is_checked(tree: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("beside/../a/b/hook")
+    assert refusal(link) == (None, "")
+    beside.chmod(0o777)
+    assert refusal(link)[0] == str(beside)
+    assert tree.exists()
+
+
+def test_two_dots_behind_a_link_are_those_of_its_target(tree: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tree.parent)
+    write_script(tree.parent.parent / "other", "exit 0", mode=0o775)
+    assert refusal(link / ".." / "other")[0] == str(tree.parent.parent / "other")
+    assert refusal(tmp_path / "a" / "b" / ".." / ".." / "a" / "b" / "hook") == (None, "")
+    assert refusal(Path("/../..") / tree.relative_to("/")) == (None, "")
+
+
+@pytest.mark.parametrize("count", [MAX_LINKS, MAX_LINKS + 1])
+def test_as_many_links_as_the_kernel_follows(tree: Path, tmp_path: Path, count: int) -> None:
+    target = tree
+    for number in range(count):
+        link = tmp_path / f"link{number}"
+        link.symlink_to(target)
+        target = link
+    if count <= MAX_LINKS:
+        assert refusal(target) == (None, "")
+        assert os.access(target, os.X_OK)
+    else:
+        assert refusal(target) == (str(target), f"{target}: more than 40 symbolic links")
+        assert not os.access(target, os.X_OK)
+
+
+def test_a_circle_of_links(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    assert "more than 40 symbolic links" in refusal(tmp_path / "one")[1]
+
+
+@pytest.mark.parametrize("path", ["hook", "./hook", "../hook", ""])
+def test_a_relative_path_is_refused(path: str) -> None:
+    assert refusal(Path(path)) == (str(Path(path)), f"{Path(path)}: not an absolute path")
+
+
+def test_a_path_through_a_file_or_a_dangling_link(tree: Path, tmp_path: Path) -> None:
+    assert refusal(tree / "x") == (str(tree / "x"), f"{tree / 'x'}: Not a directory")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert refusal(tmp_path / "dangling") == (
+        str(tmp_path / "nowhere"),
+        f"{tmp_path / 'nowhere'}: No such file or directory",
+    )
+
+
+@pytest.mark.root
+@needs_root
+def test_a_link_that_can_not_be_read() -> None:
+    os.seteuid(65_534)
+    try:
+        assert refusal(Path("/proc/1/exe")) == ("/proc/1/exe", "/proc/1/exe: Permission denied")
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("path", ["/", "/bin", "/bin/..", "/dev/null"])
+def test_what_is_no_regular_file(path: str) -> None:
+    assert "not a regular file" in refusal(Path(path))[1] or "writable by others" in refusal(Path(path))[1]

@@ -1,0 +1,234 @@
+"""The socket filter: in the kernel, and in a small interpreter that is held against the kernel."""
+
+import json
+import random
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import pytest
+
+from dmnotid.errors import Discard, NotAPush, Truncated
+from dmnotid.intake import socketfilter
+from dmnotid.intake.socketfilter import (
+    ALL_ELSE,
+    ETH_P_IPV6,
+    NO_FORGED_IPV4,
+    NO_JUNK,
+    UDP_HEADER_OCTETS,
+    Instruction,
+    attach,
+)
+from dmnotid.wire.wsp import decode_push
+from tests.support import push
+
+VECTORS = Path(__file__).parents[1] / "proofs" / "vectors"
+CORPUS = Path(__file__).parents[1] / "proofs" / "fuzz" / "corpus"
+MUTANTS = 1_000_000
+IN_THE_KERNEL = 20_000
+ETH_P_IP = 0x0800
+PROGRAM = NO_FORGED_IPV4 + NO_JUNK
+MOST = 65_507
+"""Of push headers: nothing is refused for their length here."""
+
+
+def vectors() -> list[bytes]:
+    lines = [line for file in sorted(VECTORS.glob("*.jsonl")) for line in file.read_text().splitlines()[1:]]
+    return [bytes.fromhex(json.loads(line)["hex"]) for line in lines]
+
+
+SEEDS = [*vectors(), *(file.read_bytes() for file in sorted(CORPUS.iterdir())), push(), b"", b"\0", b"\1\6", b"\1\6\1"]
+
+
+def load_word(place: int, protocol: int, network_header: bytes) -> int:
+    """Load from a place outside the datagram, as the kernel does."""
+    if place == socketfilter.AD_PROTOCOL:
+        return protocol
+    start = place - socketfilter.NETWORK_HEADER
+    return int.from_bytes(network_header[start : start + 4], "big")
+
+
+def takes(
+    datagram: bytes,
+    program: Sequence[Instruction] = PROGRAM,
+    protocol: int = ETH_P_IP,
+    network_header: bytes = b"",
+) -> bool:
+    """Run a program as the kernel does."""
+    octets = bytes(UDP_HEADER_OCTETS) + datagram
+    a = x = at = 0
+    while True:
+        code, yes, no, k = program[at]
+        at += 1
+        if code == socketfilter.RETURN:
+            return bool(k)
+        if code == socketfilter.LOAD_LENGTH:
+            a = len(octets)
+        elif code == socketfilter.LOAD_WORD:
+            a = load_word(k, protocol, network_header)
+        elif code == socketfilter.LOAD_OCTET:
+            if k >= len(octets):
+                return False  # so does the kernel
+            a = octets[k]
+        elif code == socketfilter.ADD:
+            a += k
+        elif code == socketfilter.COPY:
+            x = a
+        else:
+            holds = {
+                socketfilter.IF_EQUAL: a == k,
+                socketfilter.IF_AT_LEAST: a >= k,
+                socketfilter.IF_AT_LEAST_X: a >= x,
+            }
+            at += yes if holds[code] else no
+
+
+def end_of(datagram: bytes) -> Discard | None:
+    """What the decoder makes of the push around the package."""
+    try:
+        decode_push(datagram, max_header_octets=MOST)
+    except Discard as discard:
+        return discard
+    return None
+
+
+def mutant(chance: random.Random) -> bytes:
+    """Change a good or a bad datagram, mostly where the filter looks."""
+    octets = bytearray(chance.choice(SEEDS))
+    for _ in range(chance.randrange(1, 4)):
+        where, kind = chance.randrange(6), chance.randrange(5)
+        if kind == 0:
+            del octets[chance.randrange(len(octets) + 1) :]
+        elif kind == 1:
+            octets[where:where] = chance.randbytes(chance.randrange(1, 4))
+        elif kind == 2:
+            del octets[where : where + chance.randrange(1, 4)]
+        elif where < len(octets):
+            octets[where] = chance.choice(
+                (0, 1, 3, 6, 7, 0x7F, 0x80, 0x81, 0xFF, len(octets) & 0xFF, octets[where] ^ 1)
+            )
+    return bytes(octets)
+
+
+@contextmanager
+def filtered() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Give a sender and a receiver with the filter."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, socket.socket(type=socket.SOCK_DGRAM) as sender:
+        attach(receiver)
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(0)
+        sender.connect(receiver.getsockname())
+        yield sender, receiver
+
+
+def kernel_takes(sender: socket.socket, receiver: socket.socket, datagram: bytes) -> bool:
+    """Send over loopback: what was taken is there at once."""
+    sender.send(datagram)
+    try:
+        return receiver.recv(65_535) == datagram
+    except BlockingIOError:
+        return False
+
+
+def test_nothing_is_refused_that_the_decoder_takes() -> None:
+    """The one property that counts, over every vector and a million mutants of them."""
+    chance, refused = random.Random(2948), 0  # noqa: S311 - repeatable
+    for datagram in (*SEEDS, *(mutant(chance) for _ in range(MUTANTS))):
+        if not takes(datagram):
+            refused += 1
+            end = end_of(datagram)
+            assert isinstance(end, (NotAPush, Truncated)), datagram.hex(" ")
+    assert MUTANTS // 10 < refused < MUTANTS * 9 // 10, "the mutants are no test of it"
+
+
+def test_the_kernel_does_as_the_program_says() -> None:
+    chance = random.Random(7)  # noqa: S311 - repeatable
+    with filtered() as (sender, receiver):
+        for datagram in (*SEEDS, *(mutant(chance) for _ in range(IN_THE_KERNEL))):
+            if len(datagram) <= MOST:
+                assert kernel_takes(sender, receiver, datagram) == takes(datagram), datagram.hex(" ")
+
+
+@pytest.mark.parametrize(
+    ("datagram", "taken"),
+    [
+        (b"", False),
+        (b"\1\6", False),
+        (b"\1\6\0", False),
+        (b"\1\6\1", False),
+        (b"\1\6\1\xd8", True),
+        (b"\1\6\2\xd8", False),
+        (b"\1\7\1\xd8", False),
+        (b"\1\6\x80\1\xd8", True),  # a padded uintvar: the decoder's
+        (b"\1\6\x7f" + bytes(127), True),
+        (b"\1\6\x7f" + bytes(126), False),
+        (push(), True),
+        (push() + bytes(60_000), True),
+    ],
+)
+def test_borders(datagram: bytes, *, taken: bool) -> None:
+    with filtered() as (sender, receiver):
+        assert kernel_takes(sender, receiver, datagram) is taken
+        assert takes(datagram) is taken
+
+
+def test_ipv6_has_the_same_offsets() -> None:
+    try:
+        receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        receiver.bind(("::1", 0))
+    except OSError:
+        pytest.skip("needs ::1")
+    with receiver, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+        attach(receiver)
+        receiver.settimeout(0)
+        sender.connect(receiver.getsockname())
+        for datagram in (b"", b"\1\6\1", b"\1\6\1\xd8", b"\1\7\1\xd8", push()):
+            assert kernel_takes(sender, receiver, datagram) == takes(datagram), datagram.hex(" ")
+
+
+def test_what_is_refused_is_counted() -> None:
+    with filtered() as (sender, receiver):
+        for _ in range(100):
+            sender.send(b"junk")
+        drops = struct.unpack("9I", receiver.getsockopt(socket.SOL_SOCKET, 55, 36))[8]
+        assert drops == 100
+
+
+def test_junk_is_taken_when_wanted() -> None:
+    with filtered() as (sender, receiver):
+        attach(receiver, junk=True)
+        assert kernel_takes(sender, receiver, b"junk")
+        attach(receiver)
+        assert not kernel_takes(sender, receiver, b"junk")
+
+
+@pytest.mark.parametrize(
+    ("source", "taken"),
+    [
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:0.0.0.0", False),
+        ("::ffff:255.255.255.255", False),
+        ("::fffe:127.0.0.1", True),
+        ("::1:ffff:127.0.0.1", True),
+        ("::ffff:0:127.0.0.1", True),
+        ("0:1::ffff:127.0.0.1", True),
+        ("0:0:1::ffff:127.0.0.1", True),
+        ("64:ff9b::127.0.0.1", True),
+        ("::127.0.0.1", True),
+        ("::1", True),
+        ("fd00::1", True),
+    ],
+)
+@pytest.mark.parametrize("rest", [NO_JUNK, ALL_ELSE], ids=["no-junk", "junk"])
+def test_forged_ipv4_sender_is_refused_in_an_ipv6_packet_only(
+    source: str, rest: tuple[Instruction, ...], *, taken: bool
+) -> None:
+    header = bytes(8) + IPv6Address(source).packed + IPv6Address("fd00::2").packed
+    program = NO_FORGED_IPV4 + rest
+    assert takes(push(), program, ETH_P_IPV6, header) is taken
+    # In an IPv4 packet the same octets mean something else.
+    assert takes(push(), program, ETH_P_IP, header)
+    assert takes(b"junk", program) is (rest is ALL_ELSE)

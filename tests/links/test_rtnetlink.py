@@ -1,0 +1,628 @@
+"""rtnetlink: octets as a kernel sent them, octets as none ever would, and the kernel itself."""
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import closing, suppress
+from errno import EBADMSG, ENODEV
+from ipaddress import IPv4Network, ip_network
+from pathlib import Path
+from struct import pack
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmnotid.links import rtnetlink
+from dmnotid.links.rtnetlink import (
+    IF_OPER_UP,
+    IFA_F_TENTATIVE,
+    IFF_LOWER_UP,
+    IFF_UP,
+    RT_TABLE_MAIN,
+    Address,
+    Inquiry,
+    Interface,
+    Route,
+    drain,
+    has_news,
+    messages,
+    parse_routes,
+    read_state,
+    subscribe,
+    take_messages,
+)
+from tests.netns import Namespace, needs_namespace
+
+# Answers of Linux 6.18 (x86-64) in a namespace with wlan0 (ifindex 2) and eth0 (3), veth both; of the links only eth0,
+# of the routes that are not unicast one of each kind.
+LINKS = bytes.fromhex("""
+    700400001000020001000000181d00000000010003000000431001000000000009000300657468300000000008000d00e803000005001000
+    060000000500110000000000050043000000000008000400dc050000080032004400000008003300ffff000008001b000000000008001e00
+    0000000008003d000000000008001f000200000008002800ffff0000080029000000010008003a000000010008003f000000010008004000
+    0000010008003b00f8ff070008003c00ffff0000080042000000000008002000020000000500210001000000080023000200000008002f00
+    0100000008003000010000000600440000000000060045000000000005002700000000000a00010062acd554fb4300000a000200ffffffff
+    ffff0000cc00170003000000000000000300000000000000fa00000000000000fa0000000000000000000000000000000000000000000000
+    0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000
+    0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000
+    00000000000000000000000000000000000000000000000000000000000000000000000000000000640007000300000003000000fa000000
+    fa00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000
+    000000000000000000000000000000000000000000000000000000000c002b00050002000000000010001200090001007665746800000000
+    080025000000000008000500030000000c0006006e6f717565756500c0011a008c0002008800010000000000000000000000000001000000
+    0100000001000000010000000000000001000000000000000000000000000000000000000000000000000000000000000000000000000000
+    000000000000000000000000000000000000000000000000000000000000000010270000e803000000000000000000000000000000000000
+    0100000030010a00080001001000008014000500ffff00009b8a03006c8a0000e8030000f40002000000000040000000dc05000001000000
+    010000000100000001000000ffffffffa00f0000e803000000000000803a0900805101000300000058020000100000000000000001000000
+    010000000100000060ea000000000000000000000000000000000000000000000000000000000000000000000000000010270000e8030000
+    010000000000000000000000010000000000000000000000010000000000000000000000000000000000000080ee36000000000000000000
+    0100000000000000000000000000000000000000000000000004000000000000ffff0000ffffffff01000000000000000000000000000000
+    1400070000000000000000000000000000000000050008000000000024000e00000000000000000000000000000000000000000000000000
+    000000000000000004003e8004004180140000000300020001000000181d000000000000
+""")
+
+ADDRESSES = bytes.fromhex("""
+    4c0000001400020001000000181d0000020880fe01000000080001007f000001080002007f000001070003006c6f00000800080080000000
+    14000600ffffffffffffffff978a0300978a0300500000001400020001000000181d0000021880000200000008000100c633640108000200
+    c63364010a000300776c616e30000000080008008000000014000600ffffffffffffffff9b8a03009b8a0300500000001400020001000000
+    181d0000022080000300000008000100c000020208000200c0000201090003006574683000000000080008008000000014000600ffffffff
+    ffffffff9b8a03009b8a0300500000001400020001000000181d00000a8080fe010000001400010000000000000000000000000000000001
+    14000600ffffffffffffffff978a0300978a0300080008008000000005000b0001000000500000001400020001000000181d00000a4080fd
+    0200000014000100fe80000000000000cc5523fffe9f04cd14000600ffffffffffffffff9b8a03009b8a0300080008008000000005000b00
+    03000000480000001400020001000000181d00000a408000030000001400010020010db800000000000000000000000114000600ffffffff
+    ffffffff9c8a03009c8a03000800080080000000500000001400020001000000181d00000a4080fd0300000014000100fe80000000000000
+    60acd5fffe54fb4314000600ffffffffffffffff9b8a03009b8a0300080008008000000005000b0003000000140000000300020001000000
+    181d000000000000
+""")
+
+ROUTES = bytes.fromhex("""
+    500000001800020001000000181d000002000000fe0300010000000008000f00fe0000000800060007000000240009001000000003000000
+    08000500c0000202100000000200000008000500c63364022c0000001800020001000000181d000002080000fe0300060000000008000f00
+    fe000000080001000a0000003c0000001800020001000000181d000002200000fe02fd010000000008000f00fe00000008000100c0000202
+    08000700c000020108000400030000003c0000001800020001000000181d000002180000fe02fd010000000008000f00fe00000008000100
+    c633640008000700c633640108000400020000003c0000001800020001000000181d000002080000ff02fe020000000008000f00ff000000
+    080001007f000000080007007f00000108000400010000003c0000001800020001000000181d000002200000ff02fd030000000008000f00
+    ff000000080001007fffffff080007007f0000010800040001000000740000001800020001000000181d00000a0000006403000100000000
+    08000f0064000000080006000004000014000500fe800000000000000000000000000001080004000300000024000c000000000000000000
+    0000000000000000000000000000000000000000000000000500140000000000740000001800020001000000181d00000a400000fe020001
+    0000000008000f00fe0000001400010020010db80000000000000000000000000800060000010000080004000300000024000c0000000000
+    000000000000000000000000000000000000000000000000000000000500140000000000740000001800020001000000181d00000a400000
+    fe0200010000000008000f00fe00000014000100fe8000000000000000000000000000000800060000010000080004000300000024000c00
+    00000000000000000000000000000000000000000000000000000000000000000500140000000000740000001800020001000000181d0000
+    0a400000fe0200010000000008000f00fe00000014000100fe80000000000000000000000000000008000600000100000800040002000000
+    24000c0000000000000000000000000000000000000000000000000000000000000000000500140000000000740000001800020001000000
+    181d00000a800000ff0200020000000008000f00ff0000001400010000000000000000000000000000000001080006000000000008000400
+    0100000024000c00000000000000000000000000000000000000000000000000000000000000000005001400000000007400000018000200
+    01000000181d00000a080000ff0200050000000008000f00ff00000014000100ff0000000000000000000000000000000800060000010000
+    080004000300000024000c000000000000000000000000000000000000000000000000000000000000000000050014000000000014000000
+    0300020001000000181d000000000000
+""")
+
+little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the captured octets are little-endian")
+
+QUERIES: dict[str, Any] = {
+    "links": rtnetlink._INTERFACES,
+    "addresses": rtnetlink._ADDRESSES,
+    "routes": rtnetlink._ROUTES,
+}
+CAPTURED = {"links": LINKS, "addresses": ADDRESSES, "routes": ROUTES}
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
+
+
+def message(kind: int, body: bytes, *, flags: int = 0, sequence: int = 1) -> bytes:
+    return pack("=IHHII", len(body) + 16, kind, flags, sequence, 0) + body + bytes(-len(body) % 4)
+
+
+def done(code: int = 0, *, flags: int = 0, sequence: int = 1) -> bytes:
+    return message(3, pack("=i", code), flags=flags, sequence=sequence)
+
+
+def link(*attributes: bytes, family: int = 0) -> bytes:
+    return pack("=BxHiII", family, 1, 5, IFF_UP, 0) + b"".join(attributes)
+
+
+def address(*attributes: bytes, family: int = socket.AF_INET, flags: int = 0) -> bytes:
+    return pack("=4BI", family, 24, flags, 0, 5) + b"".join(attributes)
+
+
+def route(
+    *attributes: bytes, family: int = socket.AF_INET, length: int = 0, table: int = 254, kind: int = 1, flags: int = 0
+) -> bytes:
+    return pack("=8BI", family, length, 0, 0, table, 0, 0, kind, flags) + b"".join(attributes)
+
+
+OIF = attribute(4, pack("=i", 5))
+
+
+def take(name: str, octets: bytes) -> tuple[list[Any], tuple[bool, bool]]:
+    found: list[Any] = []
+    ended = take_messages(octets, QUERIES[name], 1, found)
+    return found, ended
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
+def refused(name: str, octets: bytes) -> str:
+    with pytest.raises(OSError, match="rtnetlink") as raised:
+        take(name, octets)
+    assert raised.value.errno == EBADMSG
+    return str(raised.value)
+
+
+@little_endian
+def test_captured_link() -> None:
+    found, ended = take("links", LINKS)
+    assert ended == (True, True)
+    flags = 0x1000 | IFF_UP | IFF_LOWER_UP | 0x42  # MULTICAST, BROADCAST, RUNNING
+    assert found == [Interface(3, "eth0", 1, flags, IF_OPER_UP, "veth", 0, "", carrier_changes=2)]
+
+
+@little_endian
+def test_captured_addresses() -> None:
+    found, ended = take("addresses", ADDRESSES)
+    assert ended == (True, True)
+    texts = [(own.ifindex, socket.inet_ntop({4: 2, 16: 10}[len(own.octets)], own.octets)) for own in found]
+    assert [text for text in texts if not text[1].startswith("fe80:")] == [
+        (1, "127.0.0.1"),
+        (2, "198.51.100.1"),
+        (3, "192.0.2.1"),  # not its peer, 192.0.2.2
+        (1, "::1"),
+        (3, "2001:db8::1"),
+    ]
+    assert [index for index, text in texts if text.startswith("fe80:")] == [2, 3]
+    assert {own.flags for own in found} == {0x80}
+    assert [own.created for own in found] == [0x38A97, 0x38A9B, 0x38A9B, 0x38A97, 0x38A9B, 0x38A9C, 0x38A9B]
+
+
+@little_endian
+def test_captured_routes() -> None:
+    found, ended = take("routes", ROUTES)
+    assert ended == (True, True)
+    assert [(found_route.ifindex, str(found_route)) for found_route in found] == [
+        (3, "default metric 7"),  # one route of two next hops
+        (2, "default metric 7"),
+        (3, "192.0.2.2/32 metric 0"),
+        (2, "198.51.100.0/24 metric 0"),
+        (3, "default metric 1024 table 100"),  # IPv6
+        (3, "2001:db8::/64 metric 256"),
+        (3, "fe80::/64 metric 256"),
+        (2, "fe80::/64 metric 256"),
+    ]
+    assert [found_route.bits for found_route in found] == [32] * 4 + [128] * 4
+
+
+@little_endian
+def test_short_prefixes_only() -> None:
+    body = next((at, end) for kind, _, _, at, end in messages(ROUTES) if kind == 24 and ROUTES[at + 1] == 24)
+    assert len(parse_routes(ROUTES, *body)) == 1
+    assert len(parse_routes(ROUTES, *body, longest=24)) == 1
+    assert parse_routes(ROUTES, *body, longest=23) == ()
+
+
+@little_endian
+@pytest.mark.parametrize("name", QUERIES)
+def test_every_prefix_of_captured_octets_is_refused_or_a_whole_number_of_messages(name: str) -> None:
+    octets = CAPTURED[name]
+    whole = {end: number for number, (*_, end) in enumerate(messages(octets), 1)}
+    for end in range(1, len(octets)):
+        if end not in whole:
+            assert "left" in refused(name, octets[:end]) or "message of" in refused(name, octets[:end])
+        else:
+            assert take(name, octets[:end])[1] == (False, True)
+
+
+@given(st.sampled_from(sorted(QUERIES)), st.binary(max_size=200))
+def test_any_octets_give_a_value_or_an_oserror(name: str, octets: bytes) -> None:
+    with suppress(OSError):
+        take(name, octets)
+
+
+@given(st.sampled_from(sorted(QUERIES)), st.binary(max_size=200))
+def test_any_body_gives_a_value_or_is_refused(name: str, body: bytes) -> None:
+    found: list[object] = []
+    try:
+        found, _ = take(name, message(QUERIES[name].answer, body))
+    except OSError as error:
+        found = [] if error.errno == EBADMSG else [error]
+    assert all(isinstance(item, Interface | Address | Route) for item in found)
+
+
+@little_endian
+@given(st.sampled_from(sorted(QUERIES)), st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=4))
+def test_captured_octets_with_some_changed_give_values_or_an_oserror(name: str, changes: list[tuple[int, int]]) -> None:
+    octets = bytearray(CAPTURED[name])
+    for at, value in changes:
+        octets[at % len(octets)] = value
+    try:
+        found, _ = take(name, bytes(octets))
+    except OSError:
+        return
+    assert all(str(item) for item in found)
+
+
+def test_least_that_a_link_may_say() -> None:
+    assert take("links", message(16, link(attribute(3, b"usb0\0"))))[0] == [Interface(5, "usb0", 1, 1, 0, "", 0, "", 0)]
+
+
+def test_created_is_not_updated() -> None:
+    body = address(attribute(1, bytes(4)), attribute(6, pack("=IIII", 1, 2, 30, 40)))
+    assert take("addresses", message(20, body))[0] == [Address(5, bytes(4), 0, created=30)]
+    short = refused("addresses", message(20, address(attribute(1, bytes(4)), attribute(6, bytes(12)))))
+    assert "ifa_cacheinfo of 12 octets" in short
+
+
+@pytest.mark.parametrize(("expires", "there"), [(0, True), (1, True), (-1, False), (-(2**31), False)])
+def test_route_that_has_expired_is_none(expires: int, there: bool) -> None:  # noqa: FBT001 - a table of results
+    info = attribute(12, pack("=IIiIIII", 1, 2, expires, 0, 0, 0, 0))
+    found = take("routes", message(24, route(OIF, info, family=socket.AF_INET6)))[0]
+    assert found == [Route(5, 128, 0, 0, 0, RT_TABLE_MAIN, lasting=not expires)] * there
+
+
+def test_expiry_that_is_cut_off() -> None:
+    told = refused("routes", message(24, route(OIF, attribute(12, bytes(8)), family=socket.AF_INET6)))
+    assert "rta_cacheinfo of 8 octets" in told
+
+
+def test_table_of_a_route() -> None:
+    assert take("routes", message(24, route(OIF, table=100)))[0] == [Route(5, 32, 0, 0, 0, table=100)]
+    large = route(OIF, attribute(15, pack("=I", 70_000)), table=252)
+    assert take("routes", message(24, large))[0] == [Route(5, 32, 0, 0, 0, table=70_000)]
+
+
+def test_link_that_is_member_of_a_bridge() -> None:
+    info = attribute(1, b"veth\0") + attribute(4, b"bridge\0")
+    body = link(attribute(3, b"p0\0"), attribute(10, pack("=I", 9)), attribute(18, info), attribute(16, b"\6"))
+    assert take("links", message(16, body))[0] == [Interface(5, "p0", 1, 1, 6, "veth", 9, "bridge", 0)]
+
+
+def test_name_that_is_no_text_finds_its_way_back() -> None:
+    (found,) = take("links", message(16, link(attribute(3, b"e\xffth\0junk"))))[0]
+    assert os.fsencode(found.name) == b"e\xffth"
+
+
+def test_what_a_bridge_says_of_its_port_is_no_link() -> None:
+    assert take("links", message(16, link(attribute(3, b"p0\0"), family=7)))[0] == []
+
+
+def test_point_to_point_address_is_the_own_one() -> None:
+    body = address(attribute(1, b"\xc0\0\2\2"), attribute(2, b"\xc0\0\2\1"))
+    assert take("addresses", message(20, body))[0] == [Address(5, b"\xc0\0\2\1", 0, 0)]
+
+
+def test_flags_beyond_eight_bits_replace_the_old_ones() -> None:
+    old = address(attribute(1, bytes(4)), flags=IFA_F_TENTATIVE)
+    assert take("addresses", message(20, old))[0] == [Address(5, bytes(4), IFA_F_TENTATIVE, 0)]
+    new = old + attribute(8, pack("=I", 0x280))
+    assert take("addresses", message(20, new))[0] == [Address(5, bytes(4), 0x280, 0)]
+
+
+@pytest.mark.parametrize("name", ["addresses", "routes"])
+def test_other_families_are_passed_over(name: str) -> None:
+    body = {"addresses": address(family=12), "routes": route(OIF, family=28)}[name]
+    assert take(name, message(QUERIES[name].answer, body)) == ([], (False, True))
+
+
+@pytest.mark.parametrize("passed_over", [{"kind": 6}, {"table": 255}, {"flags": 0x200}])
+def test_routes_that_lead_nowhere_are_passed_over(passed_over: dict[str, int]) -> None:
+    assert take("routes", message(24, route(OIF)))[0] == [Route(5, 32, 0, 0, 0, RT_TABLE_MAIN)]
+    assert take("routes", message(24, route(OIF, **passed_over)))[0] == []
+
+
+def test_route_as_people_read_it() -> None:
+    assert str(Route(5, 32, 10 << 24 | 7, 8, 3, RT_TABLE_MAIN)) == "10.0.0.0/8 metric 3"
+    assert str(Route(5, 128, 0, 0, 1024, RT_TABLE_MAIN)) == "default metric 1024"
+
+
+def test_route_without_interface_is_none() -> None:
+    assert take("routes", message(24, route()))[0] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "problem"),
+    [
+        ("links", bytes(15), "ifinfomsg needs 16, 15 left"),
+        ("links", link(), "link without IFLA_IFNAME"),
+        ("links", link(attribute(3, b"a\0"), attribute(10, bytes(3))), "attribute 10 of 3 octets, not 4"),
+        ("links", link(attribute(3, b"a\0"), attribute(18, b"\5\0")), "attribute of 2 octets"),
+        ("links", link(b"\3\0\3\0"), "attribute length 3"),
+        ("links", link(b"\0\0\3\0"), "attribute length 0"),
+        ("links", link(b"\7\0\3\0ab"), "attribute length 7, 6 left"),
+        ("links", link(b"\4\0"), "attribute"),
+        ("addresses", bytes(7), "ifaddrmsg needs 8, 7 left"),
+        ("addresses", address(), "address of 0 octets, family 2"),
+        ("addresses", address(attribute(1, bytes(16))), "address of 16 octets, family 2"),
+        ("addresses", address(attribute(1, bytes(4)), family=10), "address of 4 octets, family 10"),
+        ("routes", bytes(11), "rtmsg needs 12, 11 left"),
+        ("routes", route(OIF, length=8), "destination of 0 octets, prefix 8, family 2"),
+        ("routes", route(OIF, attribute(1, bytes(4)), length=33), "destination of 4 octets, prefix 33, family 2"),
+        ("routes", route(OIF, attribute(1, bytes(16))), "destination of 16 octets, prefix 0, family 2"),
+        ("routes", route(attribute(4, b"\5")), "attribute 4 of 1 octets, not 4"),
+        ("routes", route(attribute(9, bytes(7))), "rtnexthop needs 8, 7 left"),
+        ("routes", route(attribute(9, bytes(8))), "next hop length 0, 8 left"),
+        ("routes", route(attribute(9, b"\x0c\0" + bytes(6))), "next hop length 12, 8 left"),
+    ],
+)
+@little_endian
+def test_refused_bodies(name: str, body: bytes, problem: str) -> None:
+    assert problem in refused(name, message(QUERIES[name].answer, body))
+
+
+def test_attribute_that_ends_in_the_next_message_is_refused() -> None:
+    octets = message(16, link(attribute(3, b"a\0"), pack("=HH", 12, 99))) + done()
+    assert "attribute length 12, 4 left" in refused("links", octets)
+
+
+def test_messages_of_another_request_are_passed_over() -> None:
+    octets = message(16, bytes(1), sequence=7) + done(-1, sequence=7)
+    assert take("links", octets) == ([], (False, True))
+
+
+def test_error_of_the_kernel_is_raised_as_such() -> None:
+    with pytest.raises(OSError, match="No such device") as raised:
+        take("links", done(-ENODEV))
+    assert raised.value.errno == ENODEV
+    with pytest.raises(PermissionError):
+        take("links", message(2, pack("=i", -1) + bytes(16)))
+    assert "error number needs 4, 2 left" in refused("links", message(3, bytes(2)))
+
+
+def test_state_that_changed_under_the_dump_is_told() -> None:
+    first = message(16, link(attribute(3, b"a\0")), flags=0x10)
+    assert take("links", first)[1] == (False, False)
+    assert take("links", first + done())[1] == (True, False)
+    assert take("links", done(flags=0x10))[1] == (True, False)
+
+
+class Kernel:
+    """Answers each request with the next of the given answers: a list of octets, flags and sender."""
+
+    def __init__(self, *answers: list[tuple[bytes, int, int]]) -> None:
+        self.answers = list(answers)
+        self.requests: list[bytes] = []
+        self._waiting: list[tuple[bytes, int, int]] = []
+
+    def send(self, octets: bytes) -> None:
+        assert not self._waiting, "a new request before the answer was read to its end"
+        self.requests.append(octets)
+        self._waiting = self.answers.pop(0)
+
+    def recvmsg(self, _size: int) -> tuple[bytes, list[object], int, tuple[int, int]]:
+        octets, flags, sender = self._waiting.pop(0)
+        return octets, [], flags, (sender, 0)
+
+    def dump(self) -> list[Interface]:
+        return rtnetlink._dump(cast("socket.socket", self), rtnetlink._INTERFACES)
+
+
+def named(name: bytes, sequence: int, *, flags: int = 0) -> bytes:
+    return message(16, link(attribute(3, name)), sequence=sequence, flags=flags)
+
+
+def test_dump_under_which_things_changed_is_read_again() -> None:
+    kernel = Kernel(
+        [(named(b"old", 1), 0, 0), (named(b"half", 1, flags=0x10), 0, 0), (done(sequence=1), 0, 0)],
+        [(named(b"new", 2) + done(sequence=2), 0, 0)],
+    )
+    assert [interface.name for interface in kernel.dump()] == ["new"]
+
+
+def test_dump_is_not_read_again_forever() -> None:
+    kernel = Kernel(*([(done(flags=0x10, sequence=n), 0, 0)] for n in range(1, 100)))
+    with pytest.raises(InterruptedError, match="changed under"):
+        kernel.dump()
+    assert len(kernel.requests) == rtnetlink.MAX_DUMPS
+
+
+def test_only_the_kernel_is_listened_to() -> None:
+    kernel = Kernel([(named(b"lie", 1) + done(), 0, 4711), (named(b"truth", 1) + done(), 0, 0)])
+    assert [interface.name for interface in kernel.dump()] == ["truth"]
+
+
+def test_answer_that_was_cut_is_refused() -> None:
+    kernel = Kernel([(named(b"eth0", 1) + done(), socket.MSG_TRUNC, 0)])
+    with pytest.raises(OSError, match="more than 65536 octets"):
+        kernel.dump()
+
+
+def test_kernel_that_does_not_answer_is_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtnetlink, "TIMEOUT", 0.01)
+    # A request that is no dump and wants no acknowledgement: the real kernel does it and says nothing.
+    monkeypatch.setattr(rtnetlink, "_request", lambda _query, sequence: pack("=IHHII", 16, 1, 0, sequence, 0))
+    with pytest.raises(TimeoutError):
+        read_state()
+    with closing(Inquiry()) as inquiry, pytest.raises(TimeoutError):
+        inquiry.read_interface(1)
+
+
+def test_answer_that_comes_late_is_passed_over() -> None:
+    with closing(Inquiry()) as inquiry:
+        inquiry._kernel.send(rtnetlink._request(rtnetlink._INTERFACES, 1))  # one that was given up
+        inquiry._sequence = 1
+        assert inquiry.read_interface(1).name == "lo"
+        inquiry._sequence = 2**32 - 1
+        assert inquiry.read_interface(1).name == "lo"
+
+
+@pytest.mark.parametrize(
+    ("destination", "covered", "not_covered"),
+    [
+        ("0.0.0.0/0", ["0.0.0.0/0", "10.0.0.0/8", "192.0.2.1/32"], ["::/0", "2001:db8::/32"]),
+        ("10.0.0.0/8", ["10.0.0.0/8", "10.9.0.0/16"], ["10.0.0.0/7", "11.0.0.0/8", "0.0.0.0/0", "a00::/8"]),
+        ("2001:db8::/32", ["2001:db8::/32", "2001:db8:1::/48"], ["2001:db9::/32", "::/0", "32.1.13.184/32"]),
+        ("192.0.2.1/32", ["192.0.2.1/32"], ["192.0.2.0/32", "192.0.2.0/31"]),
+    ],
+)
+def test_what_a_route_covers(destination: str, covered: list[str], not_covered: list[str]) -> None:
+    network = ip_network(destination)
+    bits = 32 if isinstance(network, IPv4Network) else 128
+    path = Route(5, bits, int(network.network_address), network.prefixlen, 0, RT_TABLE_MAIN)
+    assert [text for text in covered + not_covered if path.covers(ip_network(text))] == covered
+
+
+def test_real_loopback_is_read_without_privilege() -> None:
+    """Any kernel that runs this test has it, also in a container; nobody (65534) may read it."""
+    program = (
+        "import os; os.setgroups([]) if os.geteuid() == 0 else None; os.geteuid() or os.setuid(65534);"
+        "from dmnotid.links.rtnetlink import read_state; print([link.name for link in read_state().interfaces])"
+    )
+    # The modules are imported before the user changes: a checkout may be root's alone.
+    program = "import dmnotid.links.rtnetlink; " + program
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "'lo'" in told.stdout
+
+
+def test_one_interface_is_what_a_dump_says_of_it() -> None:
+    with closing(Inquiry()) as inquiry:
+        assert [inquiry.read_interface(link.ifindex) for link in read_state().interfaces] == read_state().interfaces
+
+
+def test_interface_that_is_not_there_is_an_error() -> None:
+    with closing(Inquiry()) as inquiry:
+        with pytest.raises(OSError, match="No such device") as caught:
+            inquiry.read_interface(2**30)
+        assert caught.value.errno == ENODEV
+        assert inquiry.read_interface(1).name == "lo"
+
+
+def test_sockets_are_not_inherited_and_closed() -> None:
+    before = descriptors()
+    read_state()
+    with closing(Inquiry()) as inquiry:
+        inquiry.read_interface(1)
+    with closing(subscribe()) as subscription:
+        assert not subscription.get_inheritable()
+        assert subscription.gettimeout() == 0
+    assert descriptors() == before
+
+
+def test_socket_is_closed_when_the_read_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtnetlink, "_INTERFACES", rtnetlink._INTERFACES._replace(request=0xFFF0))
+    before = descriptors()
+    with pytest.raises(OSError, match="Operation not supported"):
+        read_state()
+    assert descriptors() == before
+
+
+def test_socket_is_closed_when_it_cannot_subscribe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtnetlink, "_GROUPS", "no number")
+    before = descriptors()
+    with pytest.raises(TypeError):
+        subscribe()
+    assert descriptors() == before
+
+
+def overrun_and_look(namespace: Namespace) -> bool:
+    with closing(subscribe()) as subscription:
+        assert not has_news(subscription)
+        subscription.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        namespace.ip_batch([f"addr add 192.0.2.{number}/32 dev lo" for number in range(1, 200)])
+        return has_news(subscription)
+
+
+@pytest.mark.root
+@needs_namespace
+def test_an_overrun_is_news() -> None:
+    with Namespace() as namespace:
+        assert namespace.call(overrun_and_look, namespace)
+
+
+@pytest.mark.root
+@needs_namespace
+def test_state_of_a_namespace() -> None:
+    with Namespace() as namespace:
+        namespace.add_veth("eth0")
+        namespace.ip("addr", "add", "192.0.2.1/24", "dev", "eth0")
+        namespace.ip("addr", "add", "2001:db8::1/64", "dev", "eth0")
+        namespace.ip("route", "add", "default", "via", "192.0.2.2", "metric", "70")
+        namespace.ip("route", "add", "blackhole", "10.0.0.0/8")
+        namespace.ip("link", "add", "br0", "type", "bridge")
+        namespace.ip("link", "set", "eth0", "master", "br0")
+        state = namespace.call(read_state)
+        default_only = namespace.call(read_state, 0)
+    by_name = {interface.name: interface for interface in state.interfaces}
+    eth0, br0 = by_name["eth0"], by_name["br0"]
+    assert (eth0.kind, eth0.master, eth0.member_of) == ("veth", br0.ifindex, "bridge")
+    assert (br0.kind, br0.master, br0.flags & IFF_UP) == ("bridge", 0, 0)
+    own = {own.octets for own in state.addresses if own.ifindex == eth0.ifindex}
+    assert {bytes([192, 0, 2, 1]), socket.inet_pton(socket.AF_INET6, "2001:db8::1")} < own
+    assert {str(path) for path in state.routes if path.bits == 32} == {"default metric 70", "192.0.2.0/24 metric 0"}
+    assert "2001:db8::/64 metric 256" in map(str, state.routes)
+    assert [(path.ifindex, str(path)) for path in default_only.routes] == [(eth0.ifindex, "default metric 70")]
+
+
+@pytest.mark.root
+@needs_namespace
+def test_namespace_without_ipv6() -> None:
+    with Namespace(ipv6=False) as namespace:
+        namespace.add_veth("eth0")
+        namespace.ip("addr", "add", "192.0.2.1/24", "dev", "eth0")
+        state = namespace.call(read_state)
+    assert {len(own.octets) for own in state.addresses} == {4}
+
+
+def drops(inode: int) -> int:
+    """What the kernel had to throw away for this socket (of the calling thread's namespace)."""
+    for line in Path("/proc/thread-self/net/netlink").read_text().splitlines():
+        *_, dropped, number = line.split()
+        if number == str(inode):
+            return int(dropped)
+    return -1
+
+
+def overrun(namespace: Namespace) -> None:
+    with closing(subscribe()) as subscription:
+        namespace.ip_batch([f"addr add 10.0.{n >> 8}.{n & 255}/32 dev lo" for n in range(2000)])
+        assert drops(os.fstat(subscription.fileno()).st_ino) > 0
+        drain(subscription)
+        with pytest.raises(BlockingIOError):
+            subscription.recv(1)
+        namespace.ip("addr", "add", "10.9.9.9/32", "dev", "lo")
+        assert subscription.recv(1)
+
+
+@pytest.mark.root
+@needs_namespace
+def test_drain_after_an_overrun_leaves_a_socket_that_still_hears() -> None:
+    with Namespace() as namespace:
+        namespace.call(overrun, namespace)
+
+
+CHANGES = [
+    "addr add 192.0.2.1/24 dev eth0",
+    "addr change 192.0.2.1/24 dev eth0 valid_lft 600 preferred_lft 600",  # the address alone: no route follows it
+    "route add default via 192.0.2.2",
+    "route del default",
+    "addr add 2001:db8::1/64 dev eth0",
+    "addr change 2001:db8::1/64 dev eth0 valid_lft 600 preferred_lft 600",
+    "-6 route add default via fe80::1 dev eth0",
+    "link set eth0 down",
+    "link set eth0 name wlan0",
+    "link del wlan0",
+]
+
+
+def hear_each(namespace: Namespace) -> list[str]:
+    deaf = []
+    with closing(subscribe()) as subscription:
+        for change in CHANGES:
+            drain(subscription)
+            namespace.ip(*change.split())
+            try:
+                subscription.recv(1)
+            except BlockingIOError:
+                deaf.append(change)
+    return deaf
+
+
+@pytest.mark.root
+@needs_namespace
+def test_subscription_hears_every_kind_of_change() -> None:
+    with Namespace() as namespace:
+        namespace.add_veth("eth0")
+        assert namespace.call(hear_each, namespace) == []

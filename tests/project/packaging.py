@@ -1,0 +1,60 @@
+"""Sources to build packages and installations from, and a clean Debian to install them in."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+PROJECT: Final = Path(__file__).parents[2]
+
+_DEB_TOOLS: Final = ("make", "dpkg-buildpackage", "dpkg-checkbuilddeps")
+
+
+def why_no_deb() -> str:
+    """Say what this machine lacks to build the Debian package; "" where it lacks nothing."""
+    missing = [tool for tool in _DEB_TOOLS if shutil.which(tool) is None]
+    if missing:
+        return f"needs {', '.join(missing)}"
+    lacks = subprocess.run(["dpkg-checkbuilddeps"], cwd=PROJECT, capture_output=True, text=True, check=False).stderr
+    return f"needs what the build does: {lacks.strip().rpartition(': ')[2]}" if lacks else ""
+
+
+def source_names() -> list[str]:
+    """Return the names of all that a package is made of."""
+    found = re.search(r"(?m)^sources := (.*)$", (PROJECT / "Makefile").read_text())
+    assert found is not None
+    return found[1].split()
+
+
+def copy_sources(target: Path, version: str | None = None) -> Path:
+    """Copy what a source distribution has, perhaps as of another version; `target`."""
+    for name in source_names():
+        source = PROJECT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, target / name, symlinks=True, ignore=ignored)
+        else:
+            target.mkdir(exist_ok=True)
+            shutil.copy2(source, target / name)
+    if version is not None:
+        _replace(target / "dmnotid/__init__.py", r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"')
+        _replace(target / "debian/changelog", r"\A(\w+) \([^)]*\)", rf"\1 ({version})")
+    return target
+
+
+def _replace(file: Path, pattern: str, by: str) -> None:
+    text, count = re.subn(pattern, by, file.read_text())
+    assert count == 1, file
+    file.write_text(text)
+
+
+def build_deb(sources: Path, dist: Path) -> Path:
+    """Run `make deb`; the package."""
+    done = subprocess.run(
+        ["make", "deb", f"DIST={dist}"], cwd=sources, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    [package] = dist.glob("*.deb")
+    return package

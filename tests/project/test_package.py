@@ -1,0 +1,134 @@
+"""The Debian package: what it is made of, and what its scripts do, as far as no system must be booted for that."""
+
+import re
+import shutil
+import stat
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import dmnotid
+from tests.project.packaging import PROJECT, build_deb, copy_sources, source_names, why_no_deb
+
+WITHOUT = why_no_deb()
+needs_build = pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)
+
+
+def test_the_package_has_the_version_of_the_program() -> None:
+    assert (PROJECT / "debian/changelog").read_text().startswith(f"dmnotid ({dmnotid.__version__}) ")
+
+
+def test_the_package_depends_on_what_the_program_requires() -> None:
+    required = re.findall(r'(?m)^    "([A-Za-z]+)>=([\d.]+)', (PROJECT / "pyproject.toml").read_text())
+    depends = dict(re.findall(r"(?m)^ python3-(\w+) \(>= ([\d.]+)\),$", (PROJECT / "debian/control").read_text()))
+    names = {"PyYAML": "yaml"}
+    assert depends == {names.get(name, name): version for name, version in required}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_deb(PROJECT, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def contents(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    unpacked = tmp_path_factory.mktemp("contents")
+    subprocess.run(["dpkg-deb", "--raw-extract", package, unpacked], check=True)
+    return unpacked
+
+
+@needs_build
+def test_what_lies_where(contents: Path) -> None:
+    units = {"dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@.service"}
+    assert {unit.name for unit in (contents / "lib/systemd/system").iterdir()} == units
+    for unit in units:
+        assert (contents / "lib/systemd/system" / unit).read_bytes() == (PROJECT / "systemd" / unit).read_bytes()
+    shared = {"handoff.conf", "notify-reload.conf", "dmnotid.schema.json"}
+    assert {file.name for file in (contents / "usr/share/dmnotid").iterdir()} == shared
+    pages = {page.name for page in (contents / "usr/share/man").rglob("*.gz")}
+    assert pages == {"dmnotid.8.gz", "dmnotid.yaml.5.gz", "dmnotid-hook.7.gz"}
+    assert (contents / "usr/bin/dmnotid").stat().st_mode & stat.S_IXOTH
+    assert {path.name for path in (contents / "usr/lib/python3/dist-packages/dmnotid").iterdir()} >= {"cli", "py.typed"}
+    users = PROJECT / "systemd/dmnotid.sysusers"
+    assert (contents / "usr/lib/sysusers.d/dmnotid.conf").read_bytes() == users.read_bytes()
+
+
+@needs_build
+def test_the_configuration_is_the_administrators(contents: Path, package: Path) -> None:
+    assert (contents / "DEBIAN/conffiles").read_text() == "/etc/dmnotid/dmnotid.yaml\n"
+    listed = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, check=True).stdout
+    archive = contents.parent / "files.tar"
+    archive.write_bytes(listed)
+    with tarfile.open(archive) as files:
+        facts = {
+            name: (stat.filemode(member.mode)[1:], member.uname, member.gname)
+            for name in ("./etc/dmnotid", "./etc/dmnotid/dmnotid.yaml")
+            for member in [files.getmember(name)]
+        }
+    assert facts == {
+        "./etc/dmnotid": ("rwxr-xr-x", "root", "root"),
+        "./etc/dmnotid/dmnotid.yaml": ("rw-r--r--", "root", "root"),
+    }
+    example = (contents / "etc/dmnotid/dmnotid.yaml").read_text().splitlines()
+    assert example[0] == "# yaml-language-server: $schema=/usr/share/dmnotid/dmnotid.schema.json"
+    assert example[1:] == (PROJECT / "config/dmnotid.yaml").read_text().splitlines()[1:]
+
+
+def commands_to_systemd(script: Path) -> list[str]:
+    text = script.read_text().replace("\\\n", " ")
+    return [" ".join(found.split()) for found in re.findall(r"(?:deb-systemd-invoke|systemctl) [^>]*", text)]
+
+
+@needs_build
+def test_an_upgrade_restarts_the_service_and_leaves_the_sockets_alone(contents: Path) -> None:
+    # What was not in the first package can't have been stopped: of a former package prerm alone runs in an upgrade.
+    assert not (contents / "DEBIAN/preinst").exists()
+    restart = ["systemctl --system daemon-reload", "deb-systemd-invoke try-restart 'dmnotid.service'"]
+    assert commands_to_systemd(contents / "DEBIAN/postinst") == restart
+    prerm = (contents / "DEBIAN/prerm").read_text()
+    at_removal = re.search(r'(?ms)^if \[ "\$1" = remove \]; then\n(.*?)^fi\n', prerm)
+    assert at_removal is not None
+    assert not re.search(r"systemd|systemctl", prerm.replace(at_removal[0], ""))
+
+
+@needs_build
+def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents: Path) -> None:
+    postinst = (contents / "DEBIAN/postinst").read_text()
+    # An "enable" is for what was enabled before: debhelper asks for that first.
+    assert postinst.count("deb-systemd-helper enable") == postinst.count("deb-systemd-helper --quiet was-enabled") == 3
+    units = "dmnotid.socket dmnotid-session.socket dmnotid.service"
+    stop = f"deb-systemd-invoke stop {units} 'dmnotid-session@*.service'"
+    assert commands_to_systemd(contents / "DEBIAN/prerm") == [stop]
+    assert f"deb-systemd-helper disable {units} " in (contents / "DEBIAN/prerm").read_text()
+
+
+@needs_build
+@pytest.mark.skipif(shutil.which("lintian") is None, reason="needs lintian")
+def test_lintian_has_nothing_to_say(package: Path) -> None:
+    command = ["lintian", "--fail-on=error,warning", str(package)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@needs_build
+def test_the_build_leaves_the_sources_alone_and_needs_no_repository(package: Path, tmp_path: Path) -> None:
+    sources = copy_sources(tmp_path / "sources")
+    before = {path: path.lstat().st_mtime_ns for path in sources.rglob("*")}
+    again = build_deb(sources, tmp_path / "dist")
+    assert {path: path.lstat().st_mtime_ns for path in sources.rglob("*")} == before
+    assert again.read_bytes() == package.read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+@pytest.mark.parametrize("script", ["systemd/install", "debian/dmnotid.prerm", "debian/dmnotid.postrm"])
+def test_shellcheck_has_nothing_to_say(script: str) -> None:
+    done = subprocess.run(["shellcheck", PROJECT / script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_source_distribution_has_all_that_a_package_is_made_of() -> None:
+    by_itself = {"LICENSE", "README.md", "dmnotid", "pyproject.toml"}
+    manifest = (PROJECT / "MANIFEST.in").read_text().split()
+    assert [name for name in source_names() if name not in by_itself and name not in manifest] == []

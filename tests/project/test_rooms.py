@@ -1,0 +1,111 @@
+"""The table of rooms in docs/architecture.md holds: each module imports only what its room may import."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "dmnotid"
+
+SIDE_ROOMS = ("intake", "journal", "links", "hook", "control")
+COMMON = frozenset({"errors", "wire", "policy", "host", "config.values"})
+MAY_IMPORT = {
+    "errors": frozenset[str](),
+    "wire": frozenset({"errors"}),
+    "host": frozenset({"errors"}),
+    "policy": frozenset({"errors", "wire"}),
+    "config": frozenset({"errors", "wire", "policy"}),
+    **dict.fromkeys(SIDE_ROOMS, COMMON),
+    "bearers": frozenset({"errors", "wire", "host"}),
+    "receiver": COMMON | {"intake", "journal"},
+    "dispatcher": COMMON | {"journal", "links", "hook"},
+    "daemon": COMMON | {"config", "receiver", "dispatcher", *SIDE_ROOMS},
+    "cli": None,
+    "__init__": frozenset[str](),
+    "__main__": None,
+}
+"""What each room may import beside itself; None for everything."""
+
+IMPURE = frozenset(
+    "asyncio logging structlog os pathlib random socket sqlite3 subprocess time yaml".split()  # noqa: SIM905
+)
+PURE = frozenset({"errors", "wire", "policy"})
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the line and the dotted name of every import, also of those inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def problems(room: str, source: str) -> list[str]:
+    found: list[str] = []
+    for line, name in imported(ast.parse(source)):
+        top, _, inside = name.partition(".")
+        if room in PURE and top in IMPURE:
+            found.append(f"line {line}: {room} is pure and imports {top}")
+        allowed = MAY_IMPORT[room]
+        target = inside.partition(".")[0]
+        constants = target.startswith("__") or target.isupper()  # __version__ and RELEASED_AT of dmnotid itself
+        if top != "dmnotid" or allowed is None or constants or target == room:
+            continue
+        if not any(inside == path or inside.startswith(f"{path}.") for path in allowed):
+            found.append(f"line {line}: {room} imports dmnotid.{inside}")
+    return found
+
+
+# config/reading.py joins the configuration and the trusted path until the daemon does it itself.
+@pytest.mark.parametrize(
+    "file",
+    sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "config/reading.py"}),
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
+def test_module_imports_what_its_room_may(file: Path) -> None:
+    assert problems(room_of(file), file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "problem"),
+    [
+        ("wire", "import time", "line 1: wire is pure and imports time"),
+        ("policy", "from dmnotid.host import log", "line 1: policy imports dmnotid.host.log"),
+        ("intake", "from dmnotid.journal.queue import Journal", "line 1: intake imports dmnotid.journal.queue.Journal"),
+        ("hook", "from dmnotid.config.loading import load", "line 1: hook imports dmnotid.config.loading.load"),
+        (
+            "dispatcher",
+            "def f():\n    import dmnotid.intake.endpoint",
+            "line 2: dispatcher imports dmnotid.intake.endpoint",
+        ),
+    ],
+)
+def test_forbidden_import_is_found(room: str, source: str, problem: str) -> None:
+    assert problems(room, source) == [problem]
+
+
+MAKERS = {
+    "VerifiedNotification": {"policy/authenticity.py"},
+    "SessionRequest": {"journal/queue.py", "journal/rows.py", "cli/test_hook.py", "cli/try_hook.py"},
+}
+"""The type proves the stage: the modules that may make one. The command that tries a hook makes one to show it."""
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_only_makers_make(kind: str) -> None:
+    """A VerifiedNotification comes from `verify` alone, a SessionRequest from the journal."""
+    found = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and kind in {getattr(it, "id", None) for it in (node.func, *node.args)}
+    }
+    assert found, "the test looks for the wrong name"
+    assert found <= MAKERS[kind]

@@ -1,0 +1,27 @@
+"""`dmnotid run` as it is, but for one thing: at SIGUSR2 it logs how many asyncio tasks it has."""
+
+import asyncio
+import signal
+import sys
+
+from dmnotid.cli import main, serving
+from dmnotid.daemon import Daemon
+from dmnotid.host.log import logger
+
+
+class Watched(Daemon):
+    """The daemon, with a way to look at its loop from outside."""
+
+    async def run(self) -> None:
+        """Run as ever."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, _tell)
+        await super().run()
+
+
+def _tell() -> None:
+    logger.info("tasks", count=len(asyncio.all_tasks()))
+
+
+if __name__ == "__main__":
+    vars(serving)["Daemon"] = Watched
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""The short form of the soak: the same traffic and the same looks, for a quarter of a minute."""
+
+from pathlib import Path
+
+from tests.proofs.soak import Plan, soak
+
+
+def test_a_quarter_of_a_minute_of_everything(tmp_path: Path) -> None:
+    plan = Plan(seconds=18, rate=3_000, settled=5, sample_every=2, reload_every=0.4, expire_after=4, timeout=1)
+    report = soak(tmp_path, plan)
+    assert report.problems == [], str(report)
+    assert all(report.facts.values())

@@ -1,0 +1,150 @@
+"""The project's own vectors (tests/proofs/vectors), through the pure functions."""
+
+import json
+from collections.abc import Iterable
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmnotid.errors import Discard, Duplicate, QueueFull
+from dmnotid.policy.authenticity import Clock, Freshness
+from dmnotid.policy.reception import Datagram, Rules, check_route, receive_push
+from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.wire.notification import decode_notification
+from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
+from tests.proofs.vectors import make
+
+Row = dict[str, Any]
+
+HERE = Path(__file__).parent / "vectors"
+FACTS = (
+    "body_offset",
+    "notification_id",
+    "server_id",
+    "preferred_connections",
+    "requested_mos",
+    "cached_mos",
+    "sent_at",
+    "signed",
+)
+
+
+def read(name: str) -> tuple[Row, list[Row]]:
+    head, *rows = [json.loads(line) for line in (HERE / name).read_text(encoding="utf-8").splitlines()]
+    return head, rows
+
+
+HEAD, RECEIVE = read("receive.jsonl")
+RULES_HEAD, RULED = read("rules.jsonl")
+DECODE = read("decode.jsonl")[1]
+FILES = {"decode.jsonl": DECODE, "receive.jsonl": RECEIVE, "rules.jsonl": RULED}
+
+
+def names(rows: Iterable[Row]) -> list[str]:
+    return [row["name"] for row in rows]
+
+
+def decoded(datagram: bytes) -> Row:
+    """Decode a datagram as far as no server is needed; the form of a row's "decode"."""
+    found: Row = {}
+    try:
+        push = decode_push(datagram)
+        check_route(push.header)
+        body = push.body
+        found["body_offset"] = push.body_offset
+        notification = decode_notification(body)
+    except Discard as discard:
+        return found | {"verdict": "discard", "reason": discard.reason}
+    return found | {
+        "verdict": "accept",
+        "reason": None,
+        "notification_id": notification.notification_id,
+        "server_id": notification.server_id,
+        "preferred_connections": list(notification.preferred_connections),
+        "requested_mos": list(notification.requested_mos),
+        "cached_mos": [[index, validator.hex()] for index, validator in notification.cached_mos],
+        "sent_at": notification.sent_at,
+        "signed": notification.signed,
+    }
+
+
+def received(datagram: bytes, servers: Row, at: float, row: Row) -> Row:
+    """Take a datagram all the way; the form of a row's "receive"."""
+    rules = Rules(
+        Servers(server(identity, facts) for identity, facts in servers.items()),
+        Freshness(row.get("max_age", 86_400), row.get("max_skew", 600)),
+        row.get("max_header_octets", DEFAULT_MAX_HEADER_OCTETS),
+    )
+    clock = Clock(at, row.get("believed", True), row.get("newest"))
+    source = Source(row.get("source") or RULES_HEAD["source"], 40000)
+    try:
+        verified = receive_push(Datagram(datagram, source, at), rules, clock)
+    except Discard as discard:
+        return {"verdict": "discard", "reason": discard.reason}
+    assert verified.source == source
+    assert verified.received_at == at
+    return {"verdict": "accept", "reason": None}
+
+
+def server(identity: str, facts: Row) -> Server:
+    secret = facts["secret_text"].encode() if "secret_text" in facts else None
+    sources = tuple(map(ip_network, facts.get("sources", ())))
+    return Server(identity, secret, require_digest=facts.get("require_digest", True), sources=sources)
+
+
+@pytest.mark.parametrize("row", DECODE + RECEIVE, ids=names(DECODE + RECEIVE))
+def test_decode(row: Row) -> None:
+    """4 to 6.2, WAP-230 8: what the octets say."""
+    assert decoded(bytes.fromhex(row["hex"])) == row["decode"]
+
+
+@pytest.mark.parametrize("row", RULED, ids=names(RULED))
+def test_decode_rows_with_rules(row: Row) -> None:
+    """5: rules change nothing of what the octets say."""
+    assert decoded(bytes.fromhex(row["hex"])) == row["decode"]
+
+
+@pytest.mark.parametrize("row", RECEIVE, ids=names(RECEIVE))
+def test_receive(row: Row) -> None:
+    """5.1.4, 5.3.5: two servers, a believed clock."""
+    assert received(bytes.fromhex(row["hex"]), HEAD["servers"], HEAD["at"], {}) == row["receive"]
+
+
+@pytest.mark.parametrize("row", RULED, ids=names(RULED))
+def test_receive_by_rules(row: Row) -> None:
+    """5.3.5, 6.1: other servers, sources, clocks and limits."""
+    at = row["at"] if "at" in row else RULES_HEAD["default_at"]
+    assert received(bytes.fromhex(row["hex"]), row["servers"], at, row) == row["receive"]
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_files_are_what_make_writes(name: str) -> None:
+    assert (HERE / name).read_text(encoding="utf-8").splitlines() == make.lines(name)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_names_stand_once(name: str) -> None:
+    assert len(set(names(FILES[name]))) == len(FILES[name])
+
+
+def test_rows_are_complete() -> None:
+    """An accept tells every fact; a discard its reason."""
+    for row in DECODE + RECEIVE + RULED:
+        if row["decode"]["verdict"] == "accept":
+            assert set(row["decode"]) == {"verdict", "reason", *FACTS}, row["name"]
+        else:
+            assert row["decode"]["reason"], row["name"]
+
+
+def test_every_reason_has_a_vector() -> None:
+    """Every reason word but the journal's own two stands in a row."""
+    said = {row[kind]["reason"] for row in DECODE + RECEIVE + RULED for kind in ("decode", "receive") if kind in row}
+    assert said - {None} == reasons(Discard) - {Duplicate.reason, QueueFull.reason}
+
+
+def reasons(root: type[Discard]) -> set[str]:
+    """Return the reasons of the classes nothing derives from."""
+    below = root.__subclasses__()
+    return set().union(*map(reasons, below)) if below else {root.reason}

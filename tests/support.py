@@ -1,0 +1,264 @@
+"""What the tests of the service share: notifications, configurations, hooks, and waiting for what must come."""
+
+import asyncio
+import io
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from dmnotid.config.loading import load_config
+from dmnotid.config.values import Config
+from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, sign, verify
+from dmnotid.policy.servers import Server, Source
+from dmnotid.wire.notification import ConnectionType, decode_notification, encode_notification
+from dmnotid.wire.wsp import encode_push
+
+T = TypeVar("T")
+
+DEADLINE = 30.0
+"""How long a test waits for what must happen (seconds); it never takes that long."""
+
+SERVER_ID = "dm.example"
+OTHER_ID = "other.example"
+OPEN_ID = "open.example"
+SECRET = b"seven gulls over the pier"
+OTHER_SECRET = b"a lantern by the north door"
+SERVERS = [
+    {"id": SERVER_ID, "secret": {"text": SECRET.decode()}},
+    {"id": OTHER_ID, "secret": {"text": OTHER_SECRET.decode()}},
+    {"id": OPEN_ID, "require_digest": False},
+]
+SECRETS = {SERVER_ID: SECRET, OTHER_ID: OTHER_SECRET}
+WIRELINE = [ConnectionType.WIRELINE]
+"""The preference that means loopback in these tests."""
+NOWHERE = [ConnectionType.MOBILE]
+"""The preference that waits for ever in these tests."""
+SOURCE = Source("192.0.2.7", 40000)
+
+DURABLE_KEYS = ("session", "server_id", "notification", "source", "received_at", "attempts")
+"""The fields of a SessionRequest that must come back from the file as they went in; the others are monotonic times."""
+
+
+async def eventually(condition: Callable[[], T]) -> T:
+    """Let the loop run until a condition holds; what it gave."""
+    deadline = time.monotonic() + DEADLINE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"it never came: {condition}"
+        await asyncio.sleep(0.002)
+    return found
+
+
+def wait_until(condition: Callable[[], T]) -> T:
+    """Wait until a condition holds that other processes bring about; what it gave."""
+    deadline = time.monotonic() + DEADLINE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"it never came: {condition}"
+        time.sleep(0.005)
+    return found
+
+
+def parse_lines(text: str) -> list[dict[str, Any]]:
+    """Read the log's JSON lines, the priority in front of each cut off."""
+    return [json.loads(line.partition(">")[2]) for line in text.splitlines()]
+
+
+class LogLines(io.StringIO):
+    """A stream that takes the log."""
+
+    def all(self) -> list[dict[str, Any]]:
+        return parse_lines(self.getvalue())
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.all() if line["event"] == event]
+
+
+def package(
+    notification_id: int = 7,
+    *,
+    server_id: str | None = SERVER_ID,
+    sent_at: float | None = None,
+    secret: bytes | None = None,
+    preferred: Iterable[ConnectionType] | None = None,
+    unknown: Sequence[tuple[int, bytes]] = (),
+    **more: Any,  # noqa: ANN401 - what else encode_notification takes
+) -> bytes:
+    """Build a package as a server does: signed as of now, unless the server is the one that doesn't sign."""
+    key = SECRETS.get(server_id or "") if secret is None else secret
+    when = int(time.time() if sent_at is None else sent_at)
+    octets = encode_notification(
+        notification_id,
+        server_id=server_id,
+        sent_at=None if key is None else when,
+        preferred_connections=preferred,
+        unknown_options=unknown,
+        **more,
+    )
+    return octets if key is None else sign(octets, key)
+
+
+def push(notification_id: int = 7, **more: Any) -> bytes:  # noqa: ANN401 - what `package` takes
+    """Build a whole datagram."""
+    return encode_push(package(notification_id, **more))
+
+
+def verified(
+    notification_id: int = 7,
+    *,
+    received_at: float | None = None,
+    server_id: str = SERVER_ID,
+    sent_at: float | None = None,
+    clock_believed: bool = True,
+    **more: Any,  # noqa: ANN401 - what `package` takes
+) -> VerifiedNotification:
+    """Make a verified notification by the one function that may; any age passes."""
+    now = time.time() if received_at is None else received_at
+    octets = package(notification_id, server_id=server_id, sent_at=now if sent_at is None else sent_at, **more)
+    server = Server(server_id, SECRETS.get(server_id), require_digest=server_id in SECRETS)
+    freshness = Freshness(max_age=float("inf"), max_skew=float("inf"))
+    return verify(decode_notification(octets), server, SOURCE, Clock(now, clock_believed), freshness)
+
+
+def connections() -> dict[str, Any]:
+    """Name loopback as the only wireline connection, and whatever else there is as wireless; none is mobile.
+
+    All of them count at once: what settles is tested where links change.
+    """
+    others = [name for _, name in socket.if_nameindex() if name != "lo"]
+    wireless = {"wireless": {"interfaces": others}} if others else {}
+    return {"reach": "any", "settle": 0, "wireline": {"interfaces": ["lo"]}, **wireless}
+
+
+def configuration(directory: Path, command: Sequence[str] = ("/bin/true",), **sections: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a configuration on loopback, as YAML holds it. A section given is added to what is there."""
+    whole: dict[str, Any] = {
+        "servers": SERVERS,
+        "hook": {"command": list(command), "kill_after": "5s", "stop_grace": "10s"},
+        "listen": ["127.0.0.1:0"],
+        "state": str(directory / "state"),
+        "retry": {"first": "10ms", "longest": "20ms", "attempts": 3},
+        "connections": connections(),
+        # All that arrives is to be counted by its reason; what the kernel refuses instead has tests of its own.
+        "log": {"format": "json", "discards": "1h", "junk": True},
+    }
+    for name, section in sections.items():
+        both = isinstance(section, dict) and isinstance(whole.get(name), dict)
+        whole[name] = {**whole[name], **section} if both else section
+    return whole
+
+
+def write_config(directory: Path, command: Sequence[str] = ("/bin/true",), **sections: Any) -> Path:  # noqa: ANN401
+    """Write a configuration file; it holds secrets, so nobody else may read it."""
+    file = directory / "dmnotid.yaml"
+    file.touch(mode=0o600)
+    file.write_text(yaml.safe_dump(configuration(directory, command, **sections)))
+    return file
+
+
+def make_config(directory: Path, command: Sequence[str] = ("/bin/true",), **sections: Any) -> Config:  # noqa: ANN401
+    """Load a configuration from a file, as the daemon does."""
+    return load_config(write_config(directory, command, **sections), {})
+
+
+def write_script(file: Path, text: str, mode: int = 0o755) -> Path:
+    """Write a hook; without "#!" it is one for the shell."""
+    file.write_text(text if text.startswith("#!") else f"#!/bin/sh\n{text}\n")
+    file.chmod(mode)
+    return file
+
+
+RECORDER = f"""#!{sys.executable} -IS
+import json, os, sys
+records, behaviour = {{records!r}}, {{behaviour!r}}
+octets = open("/proc/self/environ", "rb").read()
+environment = dict(line.split("=", 1) for line in octets.decode().split("\\0") if line)
+facts = {{{{
+    "argv": open("/proc/self/cmdline", "rb").read().decode().split("\\0")[2:-1],
+    "environment": environment,
+    "stdin": sys.stdin.read(),
+    "cwd": os.getcwd(),
+    "pid": os.getpid(),
+    "group": os.getpgrp(),
+    "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),
+}}}}
+name = records + "/" + environment["DMNOTID_SESSION"].zfill(6) + "-" + environment["DMNOTID_ATTEMPT"].zfill(6)
+with open(name + ".new", "w") as file:
+    json.dump(facts, file)
+os.rename(name + ".new", name)
+exec(behaviour)
+"""
+"""A hook in Python that writes down how it was started before it behaves in one way or another."""
+
+
+class Recorder:
+    """A hook that writes down each of its runs."""
+
+    def __init__(self, directory: Path, behaviour: str = "") -> None:
+        self.records = directory / "records"
+        self.records.mkdir()
+        self.file = directory / "recorder"
+        self.behave(behaviour)
+
+    def behave(self, behaviour: str) -> None:
+        """Change what the next runs do once they are written down: Python, with `os`, `sys` and `environment`."""
+        write_script(self.file, RECORDER.format(records=str(self.records), behaviour=behaviour))
+
+    @property
+    def command(self) -> list[str]:
+        return [str(self.file)]
+
+    @property
+    def names(self) -> list[tuple[int, int]]:
+        """Session and attempt of each run so far."""
+        found = sorted(file.name.split("-") for file in self.records.iterdir() if file.suffix != ".new")
+        return [(int(session), int(attempt)) for session, attempt in found]
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """What each run wrote down."""
+        found = sorted(file for file in self.records.iterdir() if file.suffix != ".new")
+        return [json.loads(file.read_text()) for file in found]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs: one that only waits for its parent to ask does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def descriptors() -> set[str]:
+    """Return what this process has open: numbers with what they are."""
+    found = set()
+    for number in Path("/proc/self/fd").iterdir():
+        try:
+            found.add(f"{number.name} {number.readlink()}")
+        except FileNotFoundError:
+            continue  # the one that lists them
+    return found
+
+
+IS_ROOT = os.geteuid() == 0
+
+
+@contextmanager
+def without_privileges(*directories: Path) -> Iterator[None]:
+    """Be nobody for a while; the directories above may be entered then."""
+    modes = {above: above.stat().st_mode for one in directories for above in one.parents}
+    for above, mode in modes.items():
+        above.chmod(mode | 0o011)
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for above, mode in modes.items():
+            above.chmod(mode)

@@ -1,0 +1,534 @@
+"""The real daemon in a network namespace of its own, while real kernel links come, go, flap and change (5.3.4)."""
+
+import itertools
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+import yaml
+
+from dmnotid.wire.notification import ConnectionType
+from tests.netns import Namespace, needs_namespace
+from tests.processes import WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
+from tests.support import OTHER_ID, SERVER_ID, Recorder, configuration, push, wait_until
+
+pytestmark = [pytest.mark.root, needs_namespace]
+
+ANY, MOBILE, WIRELESS, WIRELINE = (
+    ConnectionType.ANY,
+    ConnectionType.MOBILE,
+    ConnectionType.WIRELESS,
+    ConnectionType.WIRELINE,
+)
+
+SETTLE = 0.3
+"""What `connections.settle` is in seconds where a test doesn't say otherwise."""
+
+PATTERNS: Final = {
+    "mobile": {"interfaces": ["ww*"]},
+    "wireless": {"interfaces": ["wl*"]},
+    "wireline": {"interfaces": ["e*"]},
+}
+
+LOOK_AROUND = """
+import time
+at = time.monotonic()
+print(at, open("/sys/class/net/" + environment["DMNOTID_INTERFACE"] + "/operstate").read())
+"""
+"""What the hook does: it says when it ran, on the clock that all processes share, and how it found its interface."""
+
+
+def duration(seconds: float) -> str:
+    """Write a time as the configuration does."""
+    return f"{seconds * 1000:.0f}ms"
+
+
+class Ran(NamedTuple):
+    """A run of the hook: over what, when (time.monotonic) and how it found the interface (its operstate)."""
+
+    connection: str
+    interface: str
+    at: float
+    found: str
+
+    @property
+    def over(self) -> tuple[str, str]:
+        return self.connection, self.interface
+
+
+class Device:
+    """A namespace whose links a test makes and breaks, and the daemon in it.
+
+    NOTIFICATION-IDs count from 1, as sessions do.
+    """
+
+    def __init__(self, namespace: Namespace, directory: Path, start: Run) -> None:
+        self.namespace = namespace
+        self.recorder = Recorder(directory, LOOK_AROUND)
+        self.service: Service
+        self._directory = directory
+        self._start = start
+        self._sessions = itertools.count(1)
+        self._networks: dict[str, int] = {}
+        self._socket: socket.socket | None = None
+        self._address = ("", 0)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+    def configure(self, listen: str = "127.0.0.1:0", **connections: Any) -> Path:  # noqa: ANN401 - as YAML holds it
+        """Write the configuration; nothing of `connections` but what is told, the patterns and a short settle."""
+        whole = configuration(self._directory, self.recorder.command, listen=[listen])
+        told = {"settle": duration(SETTLE), **PATTERNS, **connections}
+        whole["connections"] = {key: value for key, value in told.items() if value is not None}
+        file = self._directory / "dmnotid.yaml"
+        file.touch(mode=0o600)
+        file.write_text(yaml.safe_dump(whole))
+        return file
+
+    def run(self, prefix: Sequence[str] = (), **options: Any) -> None:  # noqa: ANN401 - what `configure` takes
+        """Start the daemon, and wait until it hears."""
+        self.service = self._start(self.configure(**options), ["ip", "netns", "exec", self.namespace.name, *prefix])
+        host, port = self.service.address
+        self._address = host.strip("[]"), port
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        self._socket = self.namespace.call(socket.socket, family, socket.SOCK_DGRAM)
+
+    def reload(self, **options: Any) -> None:  # noqa: ANN401 - what `configure` takes
+        """Let the daemon take another configuration up."""
+        self.configure(**options)
+        before = len(self.service.of("reloaded"))
+        self.service.process.send_signal(signal.SIGHUP)
+        self.service.wait("reloaded", before + 1)
+
+    def add(self, *names: str) -> None:
+        """Add links that are up, without address and route."""
+        for name in names:
+            self.namespace.add_veth(name)
+
+    def connect(self, name: str, metric: int = 100) -> None:
+        """Give a link an address and a default route."""
+        self.namespace.ip_batch([f"addr add {self.own(name)}/24 dev {name}", self.route(name, metric)])
+
+    def own(self, name: str) -> str:
+        """The address of a link."""
+        return f"198.51.{self._networks.setdefault(name, len(self._networks))}.1"
+
+    def route(self, name: str, metric: int = 100) -> str:
+        """What adds a default route over a link."""
+        return f"route append default via {self.own(name)}00 dev {name} metric {metric}"
+
+    def available(self, *names: str) -> None:
+        """Wait until these are available."""
+        wait_until(lambda: {line["interface"] for line in self.service.of("connection available")} >= set(names))
+
+    def send(self, *datagrams: bytes) -> None:
+        """Send datagrams, without any delay."""
+        assert self._socket is not None
+        for datagram in datagrams:
+            self._socket.sendto(datagram, self._address)
+
+    def notify(self, *preferred: ConnectionType, server_id: str = SERVER_ID) -> int:
+        """Send a notification; the number of its session."""
+        session = next(self._sessions)
+        self.send(push(session, server_id=server_id, preferred=preferred))
+        return session
+
+    def waits(self, session: int) -> dict[str, Any]:
+        """Wait until the log says what a session waits for, before it starts; that line."""
+        line = wait_until(lambda: self._first(session, "session waits", "session starts"))
+        assert line is not None
+        assert line["event"] == "session waits", line
+        return line
+
+    def ran(self, session: int) -> Ran:
+        """Wait until a session is done; how its one try was run."""
+        wait_until(lambda: self._first(session, "session done"))
+        (told,) = [line["line"].split() for line in self.service.of("hook output") if line["session"] == session]
+        (run,) = [run for run in self.recorder.runs if run["environment"]["DMNOTID_SESSION"] == str(session)]
+        connection, interface = (run["environment"][f"DMNOTID_{name}"] for name in ("CONNECTION", "INTERFACE"))
+        return Ran(connection, interface, float(told[0]), told[1])
+
+    def started(self, session: int) -> bool:
+        """Whether the log says so by now."""
+        return self._first(session, "session starts") is not None
+
+    def stop(self) -> dict[str, Any]:
+        """Stop the daemon; its last line."""
+        assert self.service.stop() == 0
+        assert self.service.errors == ""
+        line = self.service.lines()[-1]
+        assert line["event"] == "stopped"
+        return line
+
+    def _first(self, session: int, *events: str) -> dict[str, Any] | None:
+        assert self.service.process.poll() is None, self.service.errors
+        lines = self.service.lines()
+        return next((line for line in lines if line["event"] in events and line["session"] == session), None)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    with Namespace() as namespace, running(tmp_path) as start, closing(Device(namespace, tmp_path, start)) as made:
+        yield made
+
+
+# Which one is used
+
+
+@needs_setpriv
+def test_all_of_it_needs_no_privilege(device: Device) -> None:
+    device.run(WITHOUT_PRIVILEGES)
+    session = device.notify(WIRELESS)
+    assert device.waits(session)["missing"] == "no wireless interface"
+    device.add("wlan0")
+    device.connect("wlan0")
+    assert device.ran(session).over == ("wireless", "wlan0")
+    capabilities = Path(f"/proc/{device.service.process.pid}/status").read_text()
+    assert "CapEff:\t0000000000000000\n" in capabilities
+
+
+def test_the_order_of_the_notification_decides_and_not_the_route(device: Device) -> None:
+    """5.3.4: of those that are available the first in PREFERRED-CON-TYPE; no preference takes the best route."""
+    names = {WIRELINE: "eth0", WIRELESS: "wlan0", MOBILE: "wwan0"}
+    device.add(*names.values())
+    for metric, name in enumerate(names.values(), 100):
+        device.connect(name, metric)
+    device.run()
+    device.available(*names.values())
+    asked = [*itertools.permutations(names), (MOBILE,), (WIRELESS, ANY)]
+    for preferred in asked:
+        ran = device.ran(device.notify(*preferred))
+        assert ran == (str(preferred[0]), names[preferred[0]], ran.at, "up")
+    for preferred in ((), (ANY,), (ANY, MOBILE)):
+        assert device.ran(device.notify(*preferred)).over == ("wireline", "eth0")
+    assert device.service.of("session waits") == []
+    assert device.stop()["sessions"] == {"tries": len(asked) + 3, "done": len(asked) + 3}
+
+
+def test_the_second_choice_is_used_while_the_first_is_not_there(device: Device) -> None:
+    """5.3.4: the next in PREFERRED-CON-TYPE, in the very moment in which the first is lost too."""
+    device.add("wlan0", "eth0")
+    device.connect("wlan0")
+    device.connect("eth0", 200)
+    device.run()
+    device.available("wlan0", "eth0")
+    assert device.ran(device.notify(MOBILE, WIRELESS, WIRELINE)).over == ("wireless", "wlan0")
+    device.namespace.ip("link", "set", "wlan0", "down")
+    for _ in range(3):
+        assert device.ran(device.notify(MOBILE, WIRELESS, WIRELINE)).over == ("wireline", "eth0")
+    back_at = time.monotonic()
+    device.namespace.ip_batch(["link set wlan0 up", device.route("wlan0")])
+    device.service.wait("connection available", 3)
+    ran = device.ran(device.notify(WIRELESS, WIRELINE))
+    assert ran.over == ("wireless", "wlan0")
+    assert ran.at >= back_at + SETTLE
+
+
+def test_the_best_of_one_type_is_the_lowest_metric_and_then_the_name(device: Device) -> None:
+    device.add("eth2", "eth1", "eth0")
+    for name, metric in {"eth2": 100, "eth1": 100, "eth0": 300}.items():
+        device.connect(name, metric)
+    device.run()
+    device.available("eth0", "eth1", "eth2")
+    for name in ("eth1", "eth2", "eth0"):
+        assert device.ran(device.notify(WIRELINE)).over == ("wireline", name)
+        device.namespace.ip("link", "set", name, "down")
+    assert device.waits(device.notify(WIRELINE))["missing"] == "eth2: down; eth1: down; eth0: down"
+
+
+def test_among_very_many_interfaces_the_right_one_is_found(device: Device) -> None:
+    far = device.namespace.far_name
+    names = [f"eth{number}" for number in range(200)]
+    device.namespace.ip_batch([f"link add {name} type veth peer name {name} netns {far}" for name in names])
+    device.add("wlan0")
+    device.run()
+    session = device.notify(WIRELINE, WIRELESS)
+    told = ["wlan0: up, no address", *(f"{name}: down" for name in names[:7]), "193 more"]
+    assert device.waits(session)["missing"] == "; ".join(told)
+    device.namespace.far_ip("link", "set", "eth137", "up")
+    device.namespace.ip("link", "set", "eth137", "up")
+    device.connect("eth137")
+    assert device.ran(session).over == ("wireline", "eth137")
+    device.connect("wlan0", 200)
+    assert device.ran(device.notify(WIRELESS)).over == ("wireless", "wlan0")
+
+
+# Waiting for one
+
+
+@pytest.mark.parametrize("settle", [SETTLE, None], ids=["short", "default"])
+def test_a_session_waits_until_a_link_has_been_there_for_long_enough(device: Device, settle: float | None) -> None:
+    """5.3.4: nothing is available, so it waits, says what for, and starts `settle` after a link came: not before."""
+    device.add("wlan0", "usb0")
+    device.namespace.add_veth("eth0", up=False)
+    device.run(settle=None if settle is None else duration(settle))
+    session = device.notify(WIRELESS, MOBILE, WIRELINE)
+    line = device.waits(session)
+    assert line["wanted"] == "wireless mobile wireline"
+    assert line["available"] == ""
+    assert line["missing"] == "wlan0: up, no address; eth0: down; no mobile interface"
+    device.namespace.ip("addr", "add", f"{device.own('wlan0')}/24", "dev", "wlan0")
+    came_at = time.monotonic()
+    device.namespace.ip_batch([device.route("wlan0")])
+    ran = device.ran(session)
+    assert ran.over == ("wireless", "wlan0")
+    assert ran.at >= came_at + (2 if settle is None else settle)
+    assert [line["session"] for line in device.service.of("session waits")] == [session]
+
+
+def test_who_waits_for_a_connection_holds_up_nobody_else(device: Device) -> None:
+    """5.3.4: requests of another server and of the same one start over what is there."""
+    device.add("wlan0", "wwan0")
+    device.connect("wlan0")
+    device.run()
+    device.available("wlan0")
+    waiting = device.notify(MOBILE)
+    assert device.waits(waiting)["missing"] == "wwan0: up, no address"
+    assert device.waits(waiting)["available"] == "wlan0(wireless)"
+    for server_id in (OTHER_ID, SERVER_ID):
+        assert device.ran(device.notify(server_id=server_id)).over == ("wireless", "wlan0")
+    assert not device.started(waiting)
+    device.connect("wwan0", 200)
+    assert device.ran(waiting).over == ("mobile", "wwan0")
+
+
+def test_an_address_is_not_enough(device: Device) -> None:
+    """5.3.4: available is what has a route too; one over another link is none."""
+    device.add("wlan0", "eth0")
+    device.connect("eth0")
+    device.namespace.ip("addr", "add", f"{device.own('wlan0')}/24", "dev", "wlan0")
+    device.run()
+    session = device.notify(WIRELESS)
+    assert device.waits(session)["missing"] == "wlan0: up, no route"
+    came_at = time.monotonic()
+    device.namespace.ip_batch([device.route("wlan0", 200)])
+    ran = device.ran(session)
+    assert ran.over == ("wireless", "wlan0")
+    assert ran.at >= came_at + SETTLE
+
+
+def test_with_ipv6_alone(device: Device) -> None:
+    """The notification comes over it too; a link-local address and a route from it are not enough."""
+    device.add("wlan0")
+    device.run(listen="[::1]:0")
+    device.namespace.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "wlan0")
+    session = device.notify(WIRELESS)
+    assert device.waits(session)["missing"] == "wlan0: up, no address"
+    came_at = time.monotonic()
+    device.namespace.ip("addr", "add", "2001:db8::1/64", "dev", "wlan0")
+    ran = device.ran(session)
+    assert ran.over == ("wireless", "wlan0")
+    assert ran.at >= came_at + SETTLE
+
+
+def test_an_interface_is_renamed_while_a_session_waits(device: Device) -> None:
+    device.add("usb0")
+    device.connect("usb0")
+    device.run()
+    device.available("usb0")
+    session = device.notify(WIRELESS)
+    assert device.waits(session)["missing"] == "no wireless interface"
+    device.namespace.ip("link", "set", "usb0", "down")  # before Linux 6.2 nothing is renamed that is up
+    device.namespace.ip("link", "set", "usb0", "name", "wlan7")
+    came_at = time.monotonic()
+    device.namespace.ip_batch(["link set wlan7 up", device.route("usb0").replace("usb0", "wlan7")])
+    ran = device.ran(session)
+    assert ran.over == ("wireless", "wlan7")
+    assert ran.at >= came_at + SETTLE
+
+
+def test_an_interface_is_removed_while_a_session_waits_and_made_again(device: Device) -> None:
+    device.add("wlan0", "eth0")
+    device.connect("eth0")
+    device.run()
+    device.available("eth0")
+    sessions = [device.notify(WIRELESS)]
+    assert device.waits(sessions[0])["missing"] == "wlan0: up, no address"
+    device.namespace.ip("link", "del", "wlan0")
+    device.namespace.ip("link", "set", "eth0", "down")
+    device.service.wait("connection lost")  # once it knows that, it knows of wlan0 too
+    sessions.append(device.notify(WIRELESS))
+    assert device.waits(sessions[1])["missing"] == "no wireless interface"
+    device.add("wlan0")
+    came_at = time.monotonic()
+    device.connect("wlan0")
+    for one in sessions:
+        ran = device.ran(one)
+        assert ran.over == ("wireless", "wlan0")
+        assert ran.at >= came_at + SETTLE
+
+
+def test_a_reload_that_is_refused_takes_no_connection_away(device: Device) -> None:
+    """Its patterns would have it another type, and one of its sockets can't be had."""
+    device.add("wlan0")
+    device.connect("wlan0")
+    device.run()
+    device.available("wlan0")
+    device.configure(listen="198.51.99.1:2948", mobile={"interfaces": ["wlan*"]}, wireless=None)
+    device.service.process.send_signal(signal.SIGHUP)
+    device.service.wait("reload refused")
+    assert device.ran(device.notify(WIRELESS)).over == ("wireless", "wlan0")
+    assert device.service.of("connection lost") == []
+    assert len(device.service.of("connection available")) == 1
+
+
+def test_a_reload_lets_start_what_waits(device: Device) -> None:
+    """Patterns, reach and settle: the links stay as they are."""
+    device.add("wlan0", "usb0", "eth0")
+    for name in ("usb0", "eth0"):
+        device.connect(name)
+    device.namespace.ip("addr", "add", "192.0.2.1/24", "dev", "wlan0")
+    device.run(settle="1h")
+    waiting = device.notify(WIRELINE)
+    assert device.waits(waiting)["missing"] == "eth0: settling"
+    device.reload()
+    assert device.ran(waiting).over == ("wireline", "eth0")
+
+    waiting = device.notify(MOBILE)
+    assert device.waits(waiting)["missing"] == "no mobile interface"
+    device.reload(mobile={"interfaces": ["usb*"]})
+    assert device.ran(waiting).over == ("mobile", "usb0")
+
+    for reach in (["192.0.2.0/25"], "any"):
+        device.reload(reach="internet")
+        waiting = device.notify(WIRELESS)
+        assert device.waits(waiting)["missing"] == "wlan0: up, no route"
+        device.reload(reach=reach)
+        assert device.ran(waiting).over == ("wireless", "wlan0")
+    order = [line["event"] for line in device.service.lines() if line["event"] in ("session starts", "reloaded")]
+    assert order == ["reloaded", "session starts"] * 2 + ["reloaded", "reloaded", "session starts"] * 2
+
+
+# Links that break
+
+
+class Break(NamedTuple):
+    """How wlan0 is lost, and how it comes back."""
+
+    lose: Callable[[Device], object]
+    restore: Callable[[Device], object]
+
+
+def connect_anew(device: Device) -> None:
+    device.add("wlan0")
+    device.connect("wlan0")
+
+
+BREAKS: Final = {
+    "carrier": Break(
+        lambda device: device.namespace.far_ip("link", "set", "wlan0", "down"),
+        lambda device: device.namespace.far_ip("link", "set", "wlan0", "up"),
+    ),
+    "administration": Break(
+        lambda device: device.namespace.ip("link", "set", "wlan0", "down"),
+        lambda device: device.namespace.ip_batch(["link set wlan0 up", device.route("wlan0")]),
+    ),
+    "address": Break(
+        lambda device: device.namespace.ip("addr", "flush", "dev", "wlan0", "scope", "global"),
+        lambda device: device.connect("wlan0"),
+    ),
+    "interface": Break(lambda device: device.namespace.ip("link", "del", "wlan0"), connect_anew),
+}
+LOST_ROUTE: Final = Break(
+    lambda device: device.namespace.ip("route", "del", "default", "dev", "wlan0"),
+    lambda device: device.namespace.ip_batch([device.route("wlan0")]),
+)
+
+
+def test_no_session_starts_over_what_was_lost_just_now(device: Device) -> None:
+    """5.3.4: what was available at the last look is looked at again before the hook runs over it.
+
+    The kernel's notice of a loss is acted on after a pause; the datagram that follows the loss comes before that.
+    """
+    settle = 0.05
+    device.add("wlan0")
+    device.connect("wlan0")
+    device.run(settle=duration(settle))
+    device.available("wlan0")
+    for lose, restore in [*BREAKS.values(), LOST_ROUTE] * 5:
+        lose(device)
+        session = device.notify(WIRELESS)
+        device.waits(session)
+        back_at = time.monotonic()
+        restore(device)
+        ran = device.ran(session)
+        assert ran == ("wireless", "wlan0", ran.at, "up")
+        assert ran.at >= back_at + settle
+    waits = [line["session"] for line in device.service.of("session waits")]
+    assert waits == sorted(set(waits)), "said once of each"
+
+
+@pytest.mark.parametrize("way", BREAKS)
+def test_nothing_starts_while_a_link_flaps_and_all_else_goes_on(device: Device, way: str) -> None:
+    """5.3.4: a link that is there ten times a second is not available; reception and other sessions don't suffer."""
+    lose, restore = BREAKS[way]
+    device.add("wlan0", "eth0")
+    device.connect("wlan0")
+    device.connect("eth0", 200)
+    device.run()
+    device.available("wlan0", "eth0")
+    stale = push(1_000, sent_at=time.time() - 10 * 86_400)
+    session, elsewhere = 1, 0
+    again = push(session, preferred=[WIRELESS])
+    began = time.monotonic()
+    for beat in range(20):
+        time.sleep(max(began + beat / 10 - time.monotonic(), 0))
+        last = time.monotonic()
+        lose(device)
+        if beat == 0:
+            assert device.notify(WIRELESS) == session
+        device.send(*[again] * 25, b"\xff", stale)
+        if beat == 5:
+            elsewhere = device.notify(WIRELINE, server_id=OTHER_ID)
+        # First it is back before anybody looks, then it stays away for half of the time.
+        time.sleep(0.05 if beat > 9 else 0)
+        restore(device)
+    ran, other = device.ran(session), device.ran(elsewhere)
+    assert ran.over == ("wireless", "wlan0")
+    assert ran.at >= last + SETTLE
+    assert other.over == ("wireline", "eth0")
+    assert other.at < last
+    stopped = device.stop()
+    assert stopped["received"] == 20 * 27 + 2
+    facts = {"accepted": 2, "duplicate": 500, "truncated": 20, "stale": 20}
+    assert {key: stopped[key] for key in facts} == facts
+    assert stopped["sessions"] == {"tries": 2, "done": 2}
+
+
+# Nothing to do
+
+
+def switches(pid: int) -> int:
+    """How often the threads of a process were put to sleep or interrupted so far."""
+    texts = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/status")]
+    lines = [line for text in texts for line in text.splitlines() if "ctxt_switches" in line]
+    assert len(lines) == 2 * len(texts)
+    return sum(int(line.split()[1]) for line in lines)
+
+
+def test_nothing_wakes_up_while_a_session_waits(device: Device) -> None:
+    """Ten seconds without a single wake-up, all links up: waiting costs no power."""
+    device.add("eth0", "wlan0", "wwan0")
+    device.connect("eth0")
+    device.connect("wlan0", 200)
+    device.run()
+    device.available("eth0", "wlan0")
+    session = device.notify(MOBILE)
+    assert device.waits(session)["missing"] == "wwan0: up, no address"
+    pid, before = device.service.process.pid, -1
+    for _ in range(10):  # what the kernel does about new links has to end first
+        before, former = switches(pid), before
+        if before == former:
+            break
+        time.sleep(1)
+    time.sleep(10)
+    assert switches(pid) == before
+    device.connect("wwan0", 300)
+    assert device.ran(session).over == ("mobile", "wwan0")

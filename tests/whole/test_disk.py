@@ -1,0 +1,262 @@
+"""The state directory's disk under a real process: full, read-only, another one, gone; and no descriptor left."""
+
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mounts import Mounts, make_ext4, repaired, skip_without_ext4, skip_without_tmpfs
+from tests.processes import JOURNAL, Run, Service, count, journal_states, running
+from tests.support import NOWHERE, OTHER_ID, WIRELINE, Recorder, push, wait_until, write_config
+
+GATED = "import time\nwhile not os.path.exists(records + '/../open'): time.sleep(0.01)"
+"""A hook that ends once the gate is open, and then at once."""
+
+BIG = [(9, bytes(4_000)), (10, bytes(4_000))]
+"""Unknown Options that make a row larger than a page: what little room is left in one is not enough."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with running(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """The state directory, to mount something on."""
+    directory = tmp_path / "state"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+class Case:
+    """A daemon with one session done (1), one that runs until `open` (2), and a way to see that it is in its wits."""
+
+    def __init__(self, directory: Path, run: Run, prefix: list[str], **sections: Any) -> None:  # noqa: ANN401 - support's
+        self.directory = directory
+        self.recorder = Recorder(directory)
+        self.stale = 0
+        config = write_config(directory, self.recorder.command, **sections)
+        self.service = run(config, prefix)
+        self.service.send(push(1, preferred=WIRELINE))
+        self.service.wait("session done")
+        self.recorder.behave(GATED)
+        self.service.send(push(2, preferred=WIRELINE))
+        wait_until(lambda: len(self.recorder.names) == 2)
+
+    def open(self) -> None:
+        (self.directory / "open").touch()
+
+    def receives(self) -> None:
+        """See that it receives, judges and tells, whatever its journal is like."""
+        self.stale += 1
+        self.service.send(push(1_000 + self.stale, sent_at=time.time() - 10 * 86_400))
+        wait_until(lambda: self.service.reasons().count("stale") == self.stale)
+        assert self.service.process.poll() is None
+
+    def refuses(self, *datagrams: bytes) -> None:
+        """See that none of these is accepted, and that each is told."""
+        before = len(self.service.of("not accepted"))
+        self.service.send(*datagrams)
+        self.service.wait("not accepted", before + len(datagrams))
+        self.receives()
+
+    def ran(self) -> list[int]:
+        """The NOTIFICATION-IDs of all runs, in order."""
+        return [int(run["environment"]["DMNOTID_NOTIFICATION_ID"]) for run in self.recorder.runs]
+
+
+def fill(filler: Path) -> None:
+    """Take all the room there is, to the last octet."""
+    with filler.open("wb", buffering=0) as stream:
+        for size in (4_096, 1):
+            with suppress(OSError):
+                while True:
+                    stream.write(b"x" * size)
+
+
+def stops_clean(service: Service) -> None:
+    assert service.stop() == 0
+    assert "bugs" not in service.lines()[-1]
+    assert service.errors == ""
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full(tmp_path: Path, state: Path, run: Run) -> None:
+    """What can't be written is not accepted; with room again all goes on by itself, nothing lost and nothing twice."""
+    skip_without_tmpfs(state)
+    with Mounts() as mounts:
+        mounts.mount_tmpfs(state, "512k")
+        case = Case(tmp_path, run, mounts.prefix)
+        service, inside = case.service, mounts.path(state)
+        new = [push(number, preferred=WIRELINE, unknown=BIG) for number in (3, 4, 5)]
+
+        fill(inside / "filler")
+        case.refuses(*new)
+        assert all(line["level"] == "error" and str(state) in line["problem"] for line in service.of("not accepted"))
+        case.open()
+        service.wait("session done", 2)
+        assert service.wait("end not written")["level"] == "error"
+        case.receives()
+        service.send(push(2, preferred=WIRELINE))
+        wait_until(lambda: "duplicate" in service.reasons())
+        assert journal_states(inside)[2] == "pending"
+
+        (inside / "filler").unlink()
+        wait_until(lambda: journal_states(inside).get(2) == "done")  # by itself: nothing was sent since
+        assert len(service.of("accepted")) == 2
+        service.send(*new)
+        service.wait("session done", 5)
+        assert case.ran() == [1, 2, 3, 4, 5]
+        stops_clean(service)
+        assert service.lines()[-1]["accepted"] == 5
+        assert set(journal_states(inside).values()) == {"done"}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("brings", ["the repaired journal", "an empty file system"])
+def test_a_file_system_that_turns_read_only_and_is_replaced(tmp_path: Path, state: Path, run: Run, brings: str) -> None:
+    """The kernel's own emergency. It can't be made writable again while in use: a repaired one is mounted over it."""
+    image = tmp_path / "image"
+    skip_without_ext4(state, image)
+    with Mounts() as mounts:
+        mounts.mount_ext4(make_ext4(image), state)
+        case = Case(tmp_path, run, mounts.prefix)
+        service, inside = case.service, mounts.path(state)
+        new = [push(number, preferred=WIRELINE, server_id=OTHER_ID) for number in (3, 4)]
+
+        mounts.break_ext4(state)
+        case.refuses(*new)
+        case.open()
+        service.wait("session done", 2)
+        assert str(state) in service.wait("end not written")["problem"]
+        case.receives()
+
+        copy = tmp_path / "copy"
+        mounts.mount_ext4(repaired(image, copy) if brings == "the repaired journal" else make_ext4(copy), state)
+        service.send(*new)
+        service.wait("session done", 4)
+        assert set(case.ran()) == {1, 2, 3, 4}
+        assert len(case.ran()) == 4, "none twice"
+        assert service.of("journal opened anew")[0]["level"] == "error"
+        service.send(push(1, preferred=WIRELINE))
+        wait_until(lambda: "duplicate" in service.reasons())
+        stops_clean(service)
+        assert journal_states(inside) == dict.fromkeys((1, 2, 3, 4), "done")
+
+        again = run(tmp_path / "dmnotid.yaml", mounts.prefix)
+        assert again.wait("ready")["pending"] == 0
+        stops_clean(again)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("begun", [False, True], ids=["without a journal", "with one"])
+def test_a_start_on_a_read_only_disk_is_told(tmp_path: Path, state: Path, run: Run, begun: bool) -> None:  # noqa: FBT001
+    skip_without_tmpfs(state)
+    config = write_config(tmp_path)
+    with Mounts() as mounts:
+        mounts.mount_tmpfs(state, "2m")
+        if begun:
+            service = run(config, mounts.prefix)
+            service.wait("ready")
+            stops_clean(service)
+        mounts.run("mount", "-o", "remount,ro", state)
+        problem = run(config, mounts.prefix).problem()
+        assert problem.startswith(f"{state / JOURNAL}: can't open the journal")
+        assert "Read-only file system" in problem
+        mounts.run("mount", "-o", "remount,rw", state)
+        service = run(config, mounts.prefix)
+        service.send(push(1, preferred=WIRELINE))
+        service.wait("session done")
+        stops_clean(service)
+
+
+def test_a_state_directory_that_is_deleted(tmp_path: Path, run: Run) -> None:
+    """The daemon makes it anew, with what it has in memory, and says so; nothing it knows of is run twice or lost."""
+    case = Case(tmp_path, run, [])
+    service, state = case.service, tmp_path / "state"
+    service.send(push(3, preferred=WIRELINE))  # waits for the end of 2
+    service.wait("accepted", 3)
+
+    shutil.rmtree(state)
+    service.send(push(4, preferred=WIRELINE))
+    service.wait("accepted", 4)
+    assert state.stat().st_mode & 0o7777 == 0o700
+    assert service.wait("journal opened anew")["level"] == "error"
+    service.send(*(push(number, preferred=WIRELINE) for number in (1, 2, 3)))  # done, runs, waits
+    wait_until(lambda: service.reasons().count("duplicate") == 3)
+    wait_until(lambda: set(journal_states(state)) == {1, 2, 3, 4})
+
+    case.open()
+    service.wait("session done", 4)
+    wait_until(lambda: set(journal_states(state).values()) == {"done"})
+    assert case.ran() == [1, 2, 3, 4]
+    stops_clean(service)
+    again = run(tmp_path / "dmnotid.yaml")
+    assert again.wait("ready")["pending"] == 0
+    again.send(*(push(number, preferred=WIRELINE) for number in (1, 2, 3, 4)))
+    wait_until(lambda: again.reasons().count("duplicate") == 4)
+    stops_clean(again)
+    assert case.ran() == [1, 2, 3, 4]
+
+
+def test_a_state_directory_that_is_deleted_while_nothing_comes(tmp_path: Path, run: Run) -> None:
+    """What waits must survive a crash also when no new notification makes the daemon look at its journal."""
+    case = Case(tmp_path, run, [])
+    shutil.rmtree(tmp_path / "state")
+    case.open()
+    case.service.wait("session done", 2)
+    wait_until(lambda: journal_states(tmp_path / "state").get(2) == "done")
+    case.service.send(push(3, preferred=WIRELINE))
+    case.service.wait("session done", 3)
+    stops_clean(case.service)
+    assert case.ran() == [1, 2, 3]
+
+
+def test_a_state_directory_that_another_takes_the_place_of(tmp_path: Path, run: Run) -> None:
+    """As when a file system is mounted late, over a directory in which the daemon has begun: both journals count."""
+    state, config = tmp_path / "state", write_config(tmp_path)
+    first = run(config)
+    first.send(push(50, preferred=NOWHERE), push(51, preferred=WIRELINE))
+    first.wait("session done")
+    stops_clean(first)
+    state.rename(tmp_path / "away")
+
+    service = run(config)
+    service.send(push(1, preferred=NOWHERE), push(2, preferred=NOWHERE))
+    service.wait("accepted", 2)
+    state.rename(tmp_path / "beneath")
+    (tmp_path / "away").rename(state)
+    service.send(push(3, preferred=NOWHERE))
+    service.wait("accepted", 3)
+    stops_clean(service)
+    assert journal_states(state) == {1: "pending", 2: "pending", 3: "pending", 50: "pending", 51: "done"}
+
+
+@pytest.mark.parametrize("spare", [0, 1, 4])
+def test_no_descriptor_left(tmp_path: Path, run: Run, spare: int) -> None:
+    """No hook can be started for want of descriptors: reception goes on, later all are run."""
+    case = Case(tmp_path, run, [], retry={"attempts": 1_000}, sessions={"max_pending": 100})
+    service, pid = case.service, case.service.process.pid
+    case.open()
+    service.wait("session done", 2)
+    ordinary = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (count(pid, "fd") + spare, ordinary[1]))
+
+    numbers = range(3, 13)
+    service.send(*(push(number, preferred=WIRELINE) for number in numbers))
+    service.wait("accepted", 12)
+    assert "Too many open files" in service.wait("hook not started")["problem"]
+    case.receives()
+    assert len(case.ran()) == 2
+
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, ordinary)
+    service.wait("session done", 12)
+    assert sorted(case.ran()) == list(range(1, 13))
+    stops_clean(service)

@@ -1,0 +1,379 @@
+"""A real process: `python -m dmnotid run` with a file, datagrams from `dmnotid send`, a hook, signals."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dmnotid.hook.facts import PATH
+from dmnotid.journal.file import FILE_NAME
+from tests.processes import DMNOTID, ENVIRONMENT, Run, Service, running
+from tests.support import (
+    NOWHERE,
+    OTHER_ID,
+    SERVER_ID,
+    SERVERS,
+    WIRELINE,
+    Recorder,
+    is_alive,
+    push,
+    wait_until,
+    write_config,
+    write_script,
+)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Run]:
+    """Start a daemon with a configuration file; whatever still runs at the end is killed."""
+    with running(tmp_path) as starter:
+        yield starter
+
+
+def dmnotid_send(service: Service, config: Path, *arguments: str) -> str:
+    host, port = service.address
+    command = [*DMNOTID, "send", "--to", f"{host}:{port}", "--config", str(config), *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+def hostile() -> list[bytes]:
+    """Return what may knock as well; none of it may start anything."""
+    good = push(77, preferred=WIRELINE)
+    return [
+        b"",
+        b"\0",
+        os.urandom(500),
+        good[:-1],
+        good[:20],
+        good + b"\0",
+        good[:30] + bytes([good[30] ^ 1]) + good[31:],
+        b"\0\x07" + good[2:],
+        b"GET / HTTP/1.1\r\n\r\n\x1b[31m",
+        push(77, secret=b"not the secret at all"),
+        push(77, server_id="nobody.example", secret=b"not the secret at all"),
+        push(77, sent_at=time.time() - 10 * 86_400),
+        push(77, sent_at=time.time() + 10 * 86_400),
+    ]
+
+
+def test_the_whole_way(tmp_path: Path, start: Run) -> None:
+    """4, 6, 6.2: sent, received, verified, run: each with exactly what is documented."""
+    recorder = Recorder(tmp_path, "print('session over'); print('to the log', file=sys.stderr)")
+    arguments = ["{server_id}", "{notification_id}", "{connection}", "{interface}", "{attempt}"]
+    config = write_config(tmp_path, recorder.command + arguments, hook={"environment": {"DM_PROFILE": "default"}})
+    service = start(config)
+    before = time.time()
+    told = ["--id", "4661", "--prefer", "wireline,mobile", "--req-mo", "1,2", "--req-mo-cv", "3:deadbeef"]
+    assert "NOTIFICATION-ID 4661" in dmnotid_send(service, config, "--server", SERVER_ID, *told)
+    service.wait("session done")
+    after = time.time()
+
+    (run,) = recorder.runs
+    assert run["argv"] == [*recorder.command, "dm.example", "4661", "wireline", "lo", "1"]
+    facts = json.loads(run["stdin"])
+    sent_at, received_at, source = facts.pop("sent_at"), facts.pop("received_at"), facts.pop("source")
+    assert int(before) <= sent_at <= after
+    assert before - 0.001 <= received_at <= after + 0.001
+    assert re.fullmatch(r"127\.0\.0\.1:[0-9]+", source)
+    assert facts == {
+        "version": 1, "session": 1, "attempt": 1, "server_id": "dm.example", "notification_id": 4661,
+        "connection": "wireline", "interface": "lo", "preferred_connections": ["wireline", "mobile"],
+        "requested_mos": [1, 2], "cached_mos": [[3, "deadbeef"]], "unknown_options": [], "signed": True,
+    }  # fmt: skip
+    assert run["environment"] == {
+        "PATH": PATH,
+        "LANG": "C.UTF-8",
+        "HOME": run["environment"]["HOME"],
+        "DM_PROFILE": "default",
+        "DMNOTID_SERVER_ID": "dm.example",
+        "DMNOTID_NOTIFICATION_ID": "4661",
+        "DMNOTID_CONNECTION": "wireline",
+        "DMNOTID_INTERFACE": "lo",
+        "DMNOTID_PREFERRED": "wireline mobile",
+        "DMNOTID_REQ_MO": "1 2",
+        "DMNOTID_REQ_MO_CV": "3:deadbeef",
+        "DMNOTID_SENT_AT": str(sent_at),
+        "DMNOTID_RECEIVED_AT": f"{received_at:.3f}",
+        "DMNOTID_SIGNED": "1",
+        "DMNOTID_SOURCE": source,
+        "DMNOTID_ATTEMPT": "1",
+        "DMNOTID_SESSION": "1",
+    }
+    said = {(line["stream"], line["line"], line["session"]) for line in service.of("hook output")}
+    assert said == {("stdout", "session over", 1), ("stderr", "to the log", 1)}
+    assert service.stop() == 0
+    assert service.lines()[-1]["event"] == "stopped"
+    assert service.errors == ""
+
+
+def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: Run) -> None:
+    """5.1.4: one run, though all kinds of datagrams come in between, and the daemon starts anew."""
+    recorder = Recorder(tmp_path)
+    config = write_config(tmp_path, recorder.command)
+    datagram = push(1, preferred=WIRELINE)
+    for round_ in range(2):
+        service = start(config)
+        for count, huge in enumerate([b"\xff" * 65_507, bytes(65_507)], 1):
+            service.send(huge)  # one by one: the socket's buffer holds no more
+            service.wait("discarded", count)
+        for _ in range(2):
+            service.send(*hostile(), datagram)
+        service.send(push(100 + round_, preferred=WIRELINE))
+        service.wait("session done", 2 - round_)
+        service.wait("accepted", 2 - round_)
+        assert service.stop() == 0
+        stopped = service.lines()[-1]
+        assert stopped["received"] == 2 + 2 * len(hostile()) + 3
+        assert "bugs" not in stopped
+        assert stopped["accepted"] == 2 - round_
+        assert "\x1b" not in (tmp_path / f"log{round_}").read_text()
+        for reason in ("truncated", "trailing-octets", "not-a-push", "digest-mismatch", "unknown-server", "stale"):
+            assert stopped[reason] >= 2, reason
+    assert recorder.names == [(1, 1), (2, 1), (3, 1)]
+    assert [run["environment"]["DMNOTID_NOTIFICATION_ID"] for run in recorder.runs] == ["1", "100", "101"]
+    assert service.errors == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Run, number: signal.Signals) -> None:
+    recorder = Recorder(tmp_path, "import time; time.sleep(0.3)")
+    service = start(write_config(tmp_path, recorder.command))
+    service.send(push(1, preferred=WIRELINE))
+    wait_until(lambda: recorder.names)
+    assert service.stop(number) == 0
+    assert [line["event"] for line in service.lines()][-3:] == ["stopping", "session done", "stopped"]
+
+
+@pytest.mark.parametrize("storm", [(signal.SIGHUP,), (signal.SIGTERM,), (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)])
+def test_signals_at_the_very_end_make_no_other_end_of_it(
+    tmp_path: Path, start: Run, storm: tuple[signal.Signals, ...]
+) -> None:
+    for _ in range(3):
+        service = start(write_config(tmp_path))
+        service.wait("ready")
+        service.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while service.process.poll() is None:
+            for number in storm:
+                service.process.send_signal(number)
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)  # it needs some time for itself
+        assert service.process.returncode == 0
+        assert service.lines()[-1]["event"] == "stopped"
+
+
+IGNORES = """
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR2))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_what_the_parent_ignores_or_blocks_is_not_handed_on_to_hooks(tmp_path: Path, start: Run) -> None:
+    hook = write_script(tmp_path / "hook", "grep -E 'Sig(Ign|Blk):' /proc/self/status")
+    service = start(write_config(tmp_path, [str(hook)]), [sys.executable, "-c", IGNORES])
+    service.send(push(1, preferred=WIRELINE))
+    service.wait("session done")
+    assert [line["line"] for line in service.of("hook output")] == [
+        f"{name}:\t{0:016x}" for name in ("SigBlk", "SigIgn")
+    ]
+    service.process.send_signal(signal.SIGHUP)
+    service.wait("reloaded")
+    assert service.stop() == 0
+
+
+def test_a_hang_up_takes_a_new_configuration_up_or_says_what_is_wrong_with_it(tmp_path: Path, start: Run) -> None:
+    """Level and format of the log too, which belong to the command."""
+    file = write_config(tmp_path, log={"level": "warning"})
+    service = start(file)
+    wait_until((tmp_path / "state" / FILE_NAME).exists)  # signals are taken before
+    assert service.lines() == []
+    write_config(tmp_path, log={"level": "debug"}, servers=SERVERS[:1])
+    service.process.send_signal(signal.SIGHUP)
+    assert service.wait("reloaded")["servers"] == 1
+    good = file.read_text()
+    file.write_text(good + "more: 1\n")
+    service.process.send_signal(signal.SIGHUP)
+    assert service.wait("reload refused")["level"] == "error"
+    assert "unknown key" in service.wait("configuration")["problem"]
+    assert service.stop() == 0
+
+
+def test_what_waits_in_the_socket_at_sigterm_is_taken(tmp_path: Path, start: Run) -> None:
+    recorder = Recorder(tmp_path)
+    config = write_config(tmp_path, recorder.command, sessions={"max_pending": 1_000})
+    service = start(config)
+    address = service.address
+    service.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{service.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for number in range(150):
+            sock.sendto(push(number, preferred=NOWHERE), address)
+        sock.sendto(push(5, server_id=OTHER_ID, preferred=WIRELINE), address)
+    service.process.send_signal(signal.SIGTERM)
+    service.process.send_signal(signal.SIGCONT)
+    assert service.process.wait(60) == 0
+    assert service.lines()[-1]["accepted"] == 151
+    again = start(config)
+    again.wait("session done")
+    assert again.of("ready")[0]["pending"] == 151 - len(service.of("session done"))
+    assert again.stop() == 0
+    assert len(recorder.names) == 1
+
+
+def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: Run) -> None:
+    recorder = Recorder(tmp_path, "import time; time.sleep(1000)")
+    config = write_config(tmp_path, recorder.command)
+    service = start(config)
+    service.send(push(1, preferred=WIRELINE), push(2, preferred=WIRELINE))
+    service.wait("accepted", 2)
+    wait_until(lambda: recorder.names)
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+    left = recorder.runs[0]["pid"]
+    assert is_alive(left)
+    recorder.behave("")
+    again = start(config)
+    again.wait("session done", 2)
+    assert not is_alive(left), "never two for one server"
+    events = [line["event"] for line in again.lines()]
+    assert events.index("hooks left over") < events.index("session starts")
+    assert again.stop() == 0
+    assert recorder.names == [(1, 1), (1, 2), (2, 1)]
+    assert [run["environment"]["DMNOTID_ATTEMPT"] for run in recorder.runs] == ["1", "2", "1"]
+    third = start(config)
+    assert third.wait("ready")["pending"] == 0
+    third.send(push(1, preferred=WIRELINE))
+    third.wait("discarded")
+    assert third.stop() == 0
+    assert len(recorder.names) == 3
+
+
+def test_a_damaged_journal_is_set_aside_and_reception_goes_on(tmp_path: Path, start: Run) -> None:
+    recorder = Recorder(tmp_path)
+    config = write_config(tmp_path, recorder.command)
+    service = start(config)
+    service.send(push(1, preferred=WIRELINE), push(2, preferred=NOWHERE))
+    service.wait("session done")
+    service.wait("accepted", 2)
+    assert service.stop() == 0
+    journal = tmp_path / "state" / FILE_NAME
+    with journal.open("r+b") as file:
+        file.write(b"junk over the header")
+    again = start(config)
+    again.send(push(3, preferred=WIRELINE))
+    again.wait("session done")
+    line = again.wait("journal set aside")
+    assert line["level"] == "error"
+    assert Path(line["kept_as"]).read_bytes().startswith(b"junk over the header")
+    assert again.stop() == 0
+    third = start(config)
+    assert third.wait("ready")["pending"] <= 1
+    third.send(push(3, preferred=WIRELINE))
+    assert third.wait("discarded")["reason"] == "duplicate"
+    assert third.stop() == 0
+
+
+def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Run) -> None:
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    (shadow / "uvloop.py").write_text("raise ImportError('not built for this machine')\n")
+    recorder = Recorder(tmp_path)
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{shadow}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    service = start(write_config(tmp_path, recorder.command), environment=environment)
+    service.send(push(1, preferred=WIRELINE))
+    service.wait("session done")
+    (line,) = service.of("no uvloop")
+    assert line["level"] == "warning"
+    assert line["problem"] == "not built for this machine"
+    assert service.of("ready")[0]["loop"] == "asyncio"
+    assert service.stop() == 0
+    assert service.errors == ""
+    assert len(recorder.names) == 1
+
+
+def test_with_uvloop_it_runs_on_it(tmp_path: Path, start: Run) -> None:
+    pytest.importorskip("uvloop")
+    service = start(write_config(tmp_path))
+    assert service.wait("ready")["loop"] == "uvloop"
+    assert service.of("no uvloop") == []
+    assert service.stop() == 0
+
+
+def test_a_configuration_with_problems_names_them_all(tmp_path: Path, start: Run) -> None:
+    config = tmp_path / "dmnotid.yaml"
+    config.write_text(
+        "servers:\n  - id: dm.example\n    secrte: {text: 0123456789abcdef}\nhook:\n  command: [relative]\n"
+        "listen: nowhere\nretry: {first: soon}\n"
+    )
+    service = start(config)
+    assert service.process.wait(60) == 1
+    lines = service.errors.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        f"{config}:{place}" for place in ("2:5", "3:5", "5:13", "6:9", "7:16")
+    ]
+    assert service.lines() == []
+    assert "0123456789abcdef" not in service.errors
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_port_in_use_is_told(tmp_path: Path, start: Run) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{sock.getsockname()[1]}"
+        service = start(write_config(tmp_path, listen=[listen]))
+        assert service.process.wait(60) == 1
+    (line,) = service.of("not started")
+    assert line["problem"] == f"listen: {listen}: Address already in use"
+    assert line["level"] == "error"
+    assert service.errors == ""
+
+
+def test_a_second_process_on_the_same_state_is_told(tmp_path: Path, start: Run) -> None:
+    config = write_config(tmp_path)
+    first = start(config)
+    first.wait("ready")
+    second = start(config)
+    assert second.process.wait(60) == 1
+    assert "another dmnotid holds this journal" in second.of("not started")[0]["problem"]
+    first.send(push(1))
+    first.wait("accepted")
+    assert first.stop() == 0
+
+
+def test_a_reader_of_the_log_that_left_changes_nothing(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
+    config = write_config(tmp_path, recorder.command, listen=[f"127.0.0.1:{address[1]}"])
+    process = subprocess.Popen(
+        [*DMNOTID, "run", "--config", config], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        while b'"ready"' not in process.stdout.readline():
+            pass
+        process.stdout.close()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(push(1, preferred=WIRELINE), address)
+        wait_until(lambda: recorder.names)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()

@@ -1,0 +1,386 @@
+"""Permission denied, file by file, for a real process without privileges: which file, and what is expected of it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.processes import DMNOTID, ENVIRONMENT, JOURNAL, WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
+from tests.support import (
+    IS_ROOT,
+    SECRET,
+    SERVER_ID,
+    WIRELINE,
+    Recorder,
+    push,
+    wait_until,
+    write_config,
+    write_script,
+)
+
+pytestmark = needs_setpriv
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Start daemons as a user whom permissions bind."""
+    with running(tmp_path) as start:
+        yield lambda config: start(config, WITHOUT_PRIVILEGES)
+
+
+@contextmanager
+def mode(file: Path, permissions: int) -> Iterator[None]:
+    """Give a file other permissions for a while."""
+    before = file.stat().st_mode & 0o7777
+    file.chmod(permissions)
+    try:
+        yield
+    finally:
+        file.chmod(before)
+
+
+def works(service: Service, notification_id: int) -> None:
+    """See that a new notification goes the whole way."""
+    done = len(service.of("session done"))
+    service.send(push(notification_id, preferred=WIRELINE))
+    service.wait("session done", done + 1)
+
+
+def stops_clean(service: Service) -> None:
+    assert service.stop() == 0
+    assert "bugs" not in service.lines()[-1]
+    assert service.errors == ""
+
+
+# What is read at the start
+
+
+def test_the_configuration_file(tmp_path: Path, run: Run) -> None:
+    config = write_config(tmp_path)
+    with mode(config, 0):
+        assert run(config).problem() == f"{config}: {config} can't be read: Permission denied\n"
+    works(run(config), 1)
+
+
+@pytest.mark.parametrize("which", ["secret", "directory"])
+def test_a_secret_file(tmp_path: Path, run: Run, which: str) -> None:
+    """The file itself, and the directory that it is in."""
+    directory = tmp_path / "secrets"
+    directory.mkdir()
+    secret = directory / "secret"
+    secret.touch(mode=0o600)
+    secret.write_bytes(SECRET)
+    config = write_config(tmp_path, servers=[{"id": SERVER_ID, "secret": {"file": str(secret)}}])
+    with mode(secret if which == "secret" else directory, 0):
+        problem = run(config).problem()
+    assert problem.startswith(f"{config}:")
+    assert problem.endswith(f": servers[0].secret.file: {secret} can't be read: Permission denied\n")
+    with mode(secret, 0o640):
+        assert f"group or others can read or write {secret} (mode 0640), mode 0600" in run(config).problem()
+    works(run(config), 1)
+
+
+# The state directory
+
+
+def test_a_state_directory_that_cannot_be_made(tmp_path: Path, run: Run) -> None:
+    parent = tmp_path / "var"
+    parent.mkdir()
+    config = write_config(tmp_path, state=str(parent / "state"))
+    with mode(parent, 0o500):
+        problem = run(config).problem()
+    assert problem == f"state: {parent}/state: Permission denied; a directory that dmnotid may write to is expected"
+    works(run(config), 1)
+
+
+def after_a_stop(config: Path, run: Run) -> None:
+    service = run(config)
+    works(service, 1)
+    stops_clean(service)
+
+
+def after_a_kill(config: Path, run: Run) -> None:
+    """Leave a write-ahead log behind that holds what was accepted."""
+    service = run(config)
+    works(service, 1)
+    service.process.kill()
+    service.process.wait()
+
+
+def at_first(config: Path, run: Run) -> None:
+    assert not config.with_name("state").exists(), f"nothing was started yet by {run}"
+    config.with_name("state").mkdir(mode=0o700)
+
+
+@pytest.mark.parametrize(
+    ("before", "file", "permissions"),
+    [
+        (at_first, "", 0o500),
+        (at_first, "", 0o600),
+        (at_first, "", 0),
+        (after_a_stop, "", 0o500),
+        (after_a_stop, "", 0),
+        (after_a_kill, "", 0),
+        (after_a_stop, JOURNAL, 0),
+        (after_a_stop, JOURNAL, 0o200),
+        (after_a_stop, JOURNAL, 0o400),
+        (after_a_kill, JOURNAL, 0o400),
+        (after_a_kill, f"{JOURNAL}-wal", 0),
+        (after_a_kill, f"{JOURNAL}-wal", 0o400),
+    ],
+)
+def test_the_journal(
+    tmp_path: Path, run: Run, before: Callable[[Path, Run], None], file: str, permissions: int
+) -> None:
+    """The directory or a file of it: the start fails and says where; nothing is lost or replaced by it."""
+    config, state = write_config(tmp_path), tmp_path / "state"
+    before(config, run)
+    found = sorted(state.iterdir())
+    with mode(state / file, permissions):
+        problem = run(config).problem()
+    assert str(state) in problem
+    assert "Permission denied" in problem
+    assert "expected" in problem
+    assert sorted(state.iterdir()) == found, "nothing is set aside for want of a permission"
+    service = run(config)
+    works(service, 2)
+    if before is not at_first:
+        service.send(push(1, preferred=WIRELINE))
+        wait_until(lambda: "duplicate" in service.reasons())
+    stops_clean(service)
+
+
+@pytest.mark.parametrize("file", ["", JOURNAL, f"{JOURNAL}-wal"])
+def test_permissions_that_are_taken_away_while_it_runs(tmp_path: Path, run: Run, file: str) -> None:
+    """What is open stays open: no file is opened anew for each notification."""
+    service = run(write_config(tmp_path))
+    works(service, 1)
+    with mode(tmp_path / "state" / file, 0):
+        service.send(push(2, preferred=WIRELINE))
+        wait_until(lambda: service.of("not accepted") or len(service.of("session done")) == 2)
+        assert service.of("not accepted") == []
+    works(service, 3)
+    stops_clean(service)
+
+
+# Who else may write
+
+
+@pytest.mark.parametrize(("name", "permissions"), [("dmnotid.yaml", 0o666), (".", 0o777)])
+def test_start_is_refused_if_others_can_write_the_configuration(
+    tmp_path: Path, run: Run, name: str, permissions: int
+) -> None:
+    config = write_config(tmp_path)
+    with mode(tmp_path / name, permissions):
+        problem = f"{config}: {tmp_path / name}: writable by others: chmod go-w {tmp_path / name}\n"
+        assert run(config).problem() == problem
+    works(run(config), 1)
+
+
+def test_start_is_refused_if_others_can_write_the_directory_of_a_relative_configuration(
+    tmp_path: Path, run: Run
+) -> None:
+    """The daemon runs in the root directory here."""
+    config = write_config(tmp_path).relative_to("/")
+    with mode(tmp_path, 0o777):
+        assert run(config).problem() == f"{config}: {tmp_path}: writable by others: chmod go-w {tmp_path}\n"
+    works(run(config), 1)
+
+
+@pytest.mark.parametrize("which", ["configuration", "secret"])
+def test_reload_is_refused_if_others_can_write_the_files(tmp_path: Path, run: Run, which: str) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "key").touch(mode=0o600)
+    (secrets / "key").write_bytes(SECRET)
+    servers = [{"id": SERVER_ID, "secret": {"file": "secrets/key"}}]
+    config = write_config(tmp_path, servers=servers)
+    service = run(config)
+    works(service, 1)
+    component, permissions = (config, 0o666) if which == "configuration" else (secrets, 0o777)
+    # A daemon that took this file over would discard what `works` sends.
+    write_config(tmp_path, servers=[{**servers[0], "sources": ["192.0.2.1"]}])
+    with mode(component, permissions):
+        service.process.send_signal(signal.SIGHUP)
+        service.wait("reload refused")
+    (line,) = service.of("configuration")
+    assert line["problem"].endswith(f": {component}: writable by others: chmod go-w {component}")
+    assert line["problem"].startswith(f"{config}:")
+    works(service, 2)
+    write_config(tmp_path, servers=servers)
+    service.process.send_signal(signal.SIGHUP)
+    service.wait("reloaded")
+    works(service, 3)
+    stops_clean(service)
+
+
+@pytest.mark.parametrize(("permissions", "whose"), [(0o777, "others"), (0o770, "its group")])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_state_directory_that_others_can_write_to(
+    tmp_path: Path,
+    run: Run,
+    permissions: int,
+    whose: str,
+    above: bool,  # noqa: FBT001 - two cases
+) -> None:
+    """Whoever can put a row there would start sessions without any secret."""
+    parent = tmp_path / "var"
+    (parent / "state").mkdir(parents=True, mode=0o700)
+    config = write_config(tmp_path, state=str(parent / "state"))
+    at_fault = parent if above else parent / "state"
+    expected = (
+        f"state: {at_fault}: writable by {whose}: chmod go-w {at_fault}; "
+        "a directory that nobody else may write to is expected"
+    )
+    with mode(at_fault, permissions):
+        assert run(config).problem() == expected
+        checked = subprocess.run(
+            [*DMNOTID, "check", "--config", config], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+    assert (checked.returncode, checked.stderr) == (1, f"{expected}\n")
+    assert list((parent / "state").iterdir()) == []
+    works(run(config), 1)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
+@pytest.mark.parametrize("name", [JOURNAL, f"{JOURNAL}-wal", "journal-damaged.sqlite3", "journal-damaged-9.sqlite3"])
+def test_a_file_of_somebody_else_in_a_shared_directory(tmp_path: Path, run: Run, name: str) -> None:
+    """As in a temporary one, where everybody can put files, and nobody can take another's away."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o1777)
+    config = write_config(tmp_path)
+    works(run(config), 1)
+    shutil.rmtree(state)
+    state.mkdir()
+    state.chmod(0o1777)
+    (state / name).touch(mode=0o600)
+    os.chown(state / name, 65_534, -1)
+    assert run(config).problem().startswith(f"state: {state / name}: belongs to user 65534, only root")
+
+
+@pytest.mark.parametrize("umask", ["000", "002", "077"])
+def test_what_is_made_is_trusted_at_the_next_start(tmp_path: Path, umask: str) -> None:
+    state = tmp_path / "var" / "lib" / "state"
+    config = write_config(tmp_path, state=str(state))
+    with running(tmp_path) as start:
+        for number in (1, 2):
+            service = start(config, [*WITHOUT_PRIVILEGES, "sh", "-c", f'umask {umask}; exec "$@"', "sh"])
+            works(service, number)
+            stops_clean(service)
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert state.parent.stat().st_mode & 0o022 == 0
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
+def test_check_by_root_of_what_belongs_to_the_daemons_user(tmp_path: Path) -> None:
+    """Whom that user's daemon trusts is not root's to say."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    os.chown(tmp_path / "state", 65_534, -1)
+    command = [*DMNOTID, "check", "--config", str(write_config(tmp_path))]
+    checked = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_files_are_made_for_nobody_else(tmp_path: Path, run: Run) -> None:
+    """Also in a directory that others may read: signed notifications stand there."""
+    (tmp_path / "state").mkdir(mode=0o755)
+    service = run(write_config(tmp_path))
+    works(service, 1)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "state").iterdir()}
+    assert modes == {JOURNAL: 0o600, f"{JOURNAL}-wal": 0o600}
+    stops_clean(service)
+
+
+# The hook
+
+
+class Refused:
+    """A daemon whose hook is about to be refused; everything else goes on meanwhile."""
+
+    def __init__(self, directory: Path, run: Run) -> None:
+        self.home = directory / "hooks"
+        self.home.mkdir()
+        self.recorder = Recorder(self.home)
+        self.service = run(write_config(directory, self.recorder.command, retry={"attempts": 1_000}))
+        works(self.service, 1)
+
+    def while_it_is(self, problem: str) -> None:
+        """Send 2, and see that it is accepted and not run, why, and that reception goes on."""
+        service = self.service
+        service.send(push(2, preferred=WIRELINE))
+        line = service.wait("hook not started")
+        assert line["problem"] == problem
+        assert line["level"] == "error"
+        assert f"not started: {problem}" in service.wait("session try failed")["outcome"]
+        service.send(push(3, sent_at=time.time() - 10 * 86_400))
+        wait_until(lambda: "stale" in service.reasons())
+        assert len(service.of("session done")) == 1
+
+    def and_again(self) -> None:
+        """See that 2 is run by itself, once, now that nothing is wrong any more, and that the next one is too."""
+        self.service.wait("session done", 2)
+        works(self.service, 4)
+        assert [session for session, _ in self.recorder.names] == [1, 2, 3]
+        stops_clean(self.service)
+
+
+@pytest.fixture
+def refused(tmp_path: Path, run: Run) -> Refused:
+    return Refused(tmp_path, run)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "problem"),
+    [
+        (0o644, "not executable"),
+        (0o000, "not executable"),
+        (0o775, "writable by its group: chmod go-w {file}"),
+        (0o757, "writable by others: chmod go-w {file}"),
+    ],
+)
+def test_a_hook_file(refused: Refused, permissions: int, problem: str) -> None:
+    file = refused.recorder.file
+    with mode(file, permissions):
+        refused.while_it_is(f"{file}: {problem.format(file=file)}")
+    refused.and_again()
+
+
+@pytest.mark.parametrize(
+    ("permissions", "problem"),
+    [
+        (0o600, "{home}/recorder: Permission denied"),
+        (0o775, "{home}: writable by its group: chmod go-w {home}"),
+        (0o757, "{home}: writable by others: chmod go-w {home}"),
+    ],
+)
+def test_a_hook_directory(refused: Refused, permissions: int, problem: str) -> None:
+    with mode(refused.home, permissions):
+        refused.while_it_is(problem.format(home=refused.home))
+    refused.and_again()
+
+
+def test_a_hook_file_that_is_replaced(refused: Refused) -> None:
+    """By one that others may write to, under its name: what is run is looked at each time."""
+    file, own = refused.recorder.file, refused.home / "own"
+    file.rename(own)
+    write_script(file, "exit 0", 0o777)
+    refused.while_it_is(f"{file}: writable by others: chmod go-w {file}")
+    own.rename(file)
+    refused.and_again()
+
+
+def test_a_hook_file_that_is_gone_for_a_while(refused: Refused) -> None:
+    file, away = refused.recorder.file, refused.home / "away"
+    file.rename(away)
+    refused.while_it_is(f"{file}: No such file or directory")
+    away.rename(file)
+    refused.and_again()

@@ -1,0 +1,362 @@
+"""Another configuration for a running daemon: taken over whole, or refused with nothing changed."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmnotid.config import loading as configfile
+from dmnotid.config.loading import load_config
+from dmnotid.config.reading import Reading
+from dmnotid.config.values import Config
+from dmnotid.daemon import Daemon
+from dmnotid.intake.endpoint import Endpoint
+from tests.processes import children
+from tests.support import (
+    DEADLINE,
+    NOWHERE,
+    OPEN_ID,
+    OTHER_ID,
+    SERVER_ID,
+    SERVERS,
+    WIRELINE,
+    LogLines,
+    Recorder,
+    descriptors,
+    eventually,
+    is_alive,
+    push,
+    write_config,
+)
+
+
+@asynccontextmanager
+async def at_work(file: Path) -> AsyncIterator[tuple[Daemon, list[Config]]]:
+    """Run a daemon with a configuration file; what it took over later is listed."""
+    taken: list[Config] = []
+    daemon = Daemon(load_config(file, {}), on_reload=taken.append)
+    task = asyncio.create_task(daemon.run())
+    await daemon.ready.wait()
+    try:
+        yield daemon, taken
+    finally:
+        if not daemon._stop.is_set():  # a second stop would not wait for hooks
+            daemon.stop()
+        await task
+
+
+async def reloaded(daemon: Daemon, logged: LogLines) -> dict[str, Any]:
+    """Ask for a reload; its last line."""
+    before = len(logged.of("reloaded") + logged.of("reload refused"))
+    daemon.reload()
+    await eventually(lambda: len(logged.of("reloaded") + logged.of("reload refused")) > before)
+    return [line for line in logged.all() if line["event"] in ("reloaded", "reload refused")][-1]
+
+
+def send(endpoint: Endpoint, *datagrams: bytes) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for datagram in datagrams:
+            sock.sendto(datagram, endpoint.socket.getsockname())
+
+
+def only(daemon: Daemon) -> Endpoint:
+    (endpoint,) = daemon.endpoints
+    return endpoint
+
+
+async def test_secrets_are_read_again(tmp_path: Path, logged: LogLines) -> None:
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text("the first of two secrets\n")
+    file = write_config(tmp_path, servers=[{"id": SERVER_ID, "secret": {"file": "secret"}}])
+    async with at_work(file) as (daemon, _):
+        endpoint = only(daemon)
+        new = push(1, secret=b"the second one, much better", preferred=NOWHERE)
+        send(endpoint, new, push(2, secret=b"the first of two secrets", preferred=NOWHERE))
+        await eventually(lambda: daemon.counters["received"] == 2)
+        assert (daemon.counters["digest-mismatch"], daemon.counters["accepted"]) == (1, 1)
+        secret.write_text("the second one, much better\n")
+        assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        assert only(daemon) is endpoint
+        send(endpoint, new, push(3, secret=b"the first of two secrets", preferred=NOWHERE))
+        await eventually(lambda: daemon.counters["received"] == 4)
+        assert (daemon.counters["digest-mismatch"], daemon.counters["accepted"]) == (2, 2)
+
+
+async def test_everything_of_a_new_configuration_counts(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path)
+    async with at_work(write_config(tmp_path, servers=SERVERS[:1], connections={"mobile": {}})) as (daemon, taken):
+        send(only(daemon), push(1, server_id=OTHER_ID), push(2, preferred=NOWHERE))
+        await eventually(lambda: daemon.counters["received"] == 2)
+        assert (daemon.counters["unknown-server"], daemon.pending) == (1, 1)
+        write_config(
+            tmp_path,
+            recorder.command,
+            servers=SERVERS,
+            listen=["127.0.0.1:0", "127.0.0.2:0"],
+            sessions={"max_pending": 1},
+            freshness={"max_age": "1h"},
+            push={"max_header_octets": 3},
+            connections={"mobile": {"interfaces": ["lo"]}, "wireline": {}},
+            log={"level": "warning"},
+        )
+        line = await reloaded(daemon, logged)
+        assert (line["event"], line["servers"], len(line["listen"])) == ("reloaded", len(SERVERS), 2)
+        await eventually(lambda: recorder.names == [(1, 1)])
+        assert recorder.runs[0]["environment"]["DMNOTID_CONNECTION"] == "mobile"
+        await eventually(lambda: not daemon.pending)
+        _, second = daemon.endpoints
+        old, long = push(3, sent_at=time.time() - 4_000), b"\0\6\4\xd8\xaf\x87\x8d" + push(4)[6:]
+        waiting = [push(number, server_id=OTHER_ID, preferred=WIRELINE) for number in (5, 6)]
+        send(second, old, long, *waiting)
+        await eventually(lambda: daemon.counters["received"] == 6)
+        for reason in ("stale", "push-header-too-long", "queue-full"):
+            assert daemon.counters[reason] == 1, reason
+    assert [config.log.level for config in taken] == ["warning"]
+
+
+async def test_problems_are_all_told_and_nothing_changes(tmp_path: Path, logged: LogLines) -> None:
+    file = write_config(tmp_path)
+    async with at_work(file) as (daemon, taken):
+        endpoint, open_before = only(daemon), descriptors()
+        good = file.read_text()
+        file.write_text(good.replace("retry:", "retri:").replace("format: json", "format: xml"))
+        line = await reloaded(daemon, logged)
+        assert (line["event"], line["level"], line["problems"]) == ("reload refused", "error", 2)
+        problems = [line["problem"] for line in logged.of("configuration")]
+        assert [problem.split(": ")[1] for problem in problems] == ["log.format", "retri"]
+        assert all(problem.startswith(f"{file}:") for problem in problems)
+        assert only(daemon) is endpoint
+        assert descriptors() == open_before
+        send(endpoint, push(1, preferred=WIRELINE))
+        await eventually(lambda: logged.of("session done"))
+        assert taken == []
+
+
+@pytest.mark.parametrize("how", ["gone", "no file", "no yaml", "empty"])
+async def test_a_file_that_cannot_be_read(tmp_path: Path, logged: LogLines, how: str) -> None:
+    file = write_config(tmp_path)
+    async with at_work(file) as (daemon, _):
+        file.unlink()
+        if how == "no file":
+            file.mkdir()
+        elif how != "gone":
+            file.write_bytes(b"" if how == "empty" else b"\xff{{[")
+        assert (await reloaded(daemon, logged))["event"] == "reload refused"
+        assert str(file) in logged.of("configuration")[0]["problem"]
+        send(only(daemon), push(1, preferred=WIRELINE))
+        await eventually(lambda: logged.of("session done"))
+
+
+async def test_an_address_that_cannot_be_had_refuses_the_whole(tmp_path: Path, logged: LogLines) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        async with at_work(write_config(tmp_path)) as (daemon, _):
+            endpoint = only(daemon)
+            write_config(tmp_path, servers=SERVERS[1:], listen=["127.0.0.2:0", f"127.0.0.1:{taken.getsockname()[1]}"])
+            line = await reloaded(daemon, logged)
+            assert line["event"] == "reload refused"
+            assert "Address already in use" in line["problem"]
+            assert only(daemon) is endpoint
+            send(endpoint, push(1, preferred=WIRELINE))
+            await eventually(lambda: daemon.counters["accepted"])
+
+
+async def test_another_state_directory_takes_a_restart(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        write_config(tmp_path, state=str(tmp_path / "other"), servers=SERVERS[:1])
+        line = await reloaded(daemon, logged)
+        assert (line["event"], line["servers"]) == ("reloaded", 1)
+        assert "taken up by a restart only" in logged.of("configuration")[0]["problem"]
+        assert daemon.config.state == tmp_path / "state"
+    assert not (tmp_path / "other").exists()
+
+
+async def test_a_hook_that_could_not_be_run_is_told_before_anything_comes(tmp_path: Path, logged: LogLines) -> None:
+    missing = tmp_path / "none"
+    file = write_config(tmp_path, [str(missing)])
+    async with at_work(file) as (daemon, _):
+        (line,) = logged.of("hook not trusted")
+        assert (line["level"], line["problem"]) == ("warning", f"{missing}: No such file or directory")
+        write_config(tmp_path)
+        assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        assert len(logged.of("hook not trusted")) == 1
+        write_config(tmp_path, [str(tmp_path)])
+        assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        await eventually(lambda: len(logged.of("hook not trusted")) == 2)
+
+
+async def test_warnings_of_a_new_configuration_are_told(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        write_config(tmp_path, servers=[{"id": SERVER_ID, "secret": {"text": "short"}}])
+        assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        assert [line["level"] for line in logged.of("configuration")] == ["warning"]
+
+
+async def test_no_datagram_is_lost_over_a_hundred_reloads(tmp_path: Path, logged: LogLines) -> None:
+    """Addresses come and go meanwhile; what is sent to the one that stays arrives, each once."""
+    file = write_config(tmp_path, sessions={"max_pending": 65_536})
+    configurations: list[dict[str, Any]] = [
+        {"listen": ["127.0.0.1:0"]},
+        {"listen": ["127.0.0.2:0", "127.0.0.1:0"], "servers": SERVERS[::-1]},
+        {"listen": ["127.0.0.1:0", "127.0.0.3:0"], "retry": {"attempts": 9}},
+        {"listen": ["not an address"]},
+    ]
+    async with at_work(file) as (daemon, _):
+        endpoint = only(daemon)
+        number = 0
+        for turn in range(100):
+            write_config(tmp_path, sessions={"max_pending": 65_536}, **configurations[turn % 4])
+            daemon.reload()
+            told = len(logged.of("reloaded") + logged.of("reload refused"))
+            while len(logged.of("reloaded") + logged.of("reload refused")) == told:
+                send(endpoint, push(number, preferred=NOWHERE))
+                number += 1
+                await asyncio.sleep(0)
+        await eventually(lambda: daemon.counters["received"] == number)
+        assert daemon.counters["accepted"] == number == daemon.pending
+        assert endpoint in list(daemon.endpoints)
+    assert (len(logged.of("reloaded")), len(logged.of("reload refused"))) == (75, 25)
+
+
+async def test_reloads_leave_nothing_behind(tmp_path: Path, logged: LogLines) -> None:
+    file = write_config(tmp_path)
+    async with at_work(file) as (daemon, _):
+        await reloaded(daemon, logged)
+        before, threads, tasks = descriptors(), threading.active_count(), len(asyncio.all_tasks())
+        for turn in range(20):
+            write_config(tmp_path, listen=["127.0.0.1:0"] + ["127.0.0.2:0"] * (turn % 2))
+            assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        write_config(tmp_path)
+        await reloaded(daemon, logged)
+        assert descriptors() == before
+        assert (threading.active_count(), len(asyncio.all_tasks())) == (threads, tasks)
+
+
+async def test_a_signal_asks_for_it(tmp_path: Path, logged: LogLines) -> None:
+    file = write_config(tmp_path)
+    async with at_work(file) as (daemon, _):
+        write_config(tmp_path, servers=[{"id": OPEN_ID, "require_digest": False}])
+        os.kill(os.getpid(), signal.SIGHUP)
+        await eventually(lambda: logged.of("reloaded"))
+        assert [server.id for server in daemon.config.servers] == [OPEN_ID]
+
+
+async def test_a_reload_that_is_asked_for_at_the_stop_is_no_matter(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, "import time; time.sleep(0.2)")
+    async with at_work(write_config(tmp_path, recorder.command)) as (daemon, _):
+        send(only(daemon), push(1, preferred=WIRELINE))
+        await eventually(lambda: recorder.names)
+        daemon.reload()
+        daemon.stop()
+        daemon.reload()
+    assert logged.of("session done")
+    assert logged.all()[-1]["event"] == "stopped"
+
+
+async def test_a_stop_does_not_wait_for_a_file_that_hangs(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk of the network that doesn't answer; reception goes on meanwhile."""
+    told = tmp_path / "reading"
+
+    def hang(*_: object) -> None:
+        told.write_text(str(os.getpid()))
+        time.sleep(10 * DEADLINE)
+
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        monkeypatch.setattr(configfile, "load_config", hang)
+        daemon.reload()
+        await eventually(lambda: told.exists() and told.read_text())
+        send(only(daemon), push(1, preferred=WIRELINE))
+        await eventually(lambda: logged.of("session done"))
+        open_before = descriptors()
+        assert is_alive(int(told.read_text()))
+    assert logged.all()[-1]["event"] == "stopped"
+    assert len(descriptors()) < len(open_before)
+    assert children(os.getpid()) == []
+
+
+async def test_a_reader_that_is_killed_refuses_the_reload(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, taken):
+        with monkeypatch.context() as patched:
+            patched.setattr(configfile, "load_config", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            assert (await reloaded(daemon, logged))["event"] == "reload refused"
+        assert logged.of("configuration")[0]["problem"].endswith(": the process that read it was ended by signal 9")
+        assert "reload refused: " in daemon._describe()
+        assert (await reloaded(daemon, logged))["event"] == "reloaded"
+        assert len(taken) == 1
+
+
+async def test_a_stop_at_the_moment_at_which_all_is_read(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the pipe is seen in the turn of the loop in which the reload is cancelled."""
+    problems: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
+    receive = Reading.receive
+
+    def stop_at_the_end(self: Reading) -> bool:
+        ended = receive(self)
+        if ended:
+            (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "reloads")
+            task.cancel()
+        return ended
+
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        monkeypatch.setattr(Reading, "receive", stop_at_the_end)
+        before = descriptors()
+        daemon.reload()
+        await eventually(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "reloads"])
+        assert descriptors() == before
+        assert not logged.of("reloaded")
+        assert children(os.getpid()) == []
+    assert problems == []
+
+
+async def test_a_bug_in_reading_refuses_the_reload(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        monkeypatch.setattr(configfile, "load_config", lambda *_: 1 / 0)
+        line = await reloaded(daemon, logged)
+    assert (line["event"], line["instead"]) == ("reload refused", "the configuration that is in force stays")
+    assert "ZeroDivisionError: division by zero" in line["exception"]
+
+
+async def test_junk_can_be_looked_at_after_a_reload(tmp_path: Path, logged: LogLines) -> None:
+    file = write_config(tmp_path, log={"junk": False})
+    async with at_work(file) as (daemon, _):
+        (endpoint,) = daemon.endpoints
+        send(endpoint, b"junk")
+        write_config(tmp_path, log={"junk": True})
+        await reloaded(daemon, logged)
+        assert daemon.counters["junk"] + daemon.counters["lost"] == 1
+        send(endpoint, b"junk")
+        await eventually(lambda: daemon.counters["not-a-push"])
+        write_config(tmp_path, log={"junk": False})
+        await reloaded(daemon, logged)
+        send(endpoint, b"junk", push())
+        await eventually(lambda: daemon.counters["accepted"])
+    assert daemon.counters["not-a-push"] == 1
+    assert daemon.counters["junk"] + daemon.counters["lost"] == 2
+
+
+async def test_the_receive_buffer_is_taken_up(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path, receive_buffer=8_192)) as (daemon, _):
+        (endpoint,) = daemon.endpoints
+        assert endpoint.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 8_192
+        write_config(tmp_path, receive_buffer=16_384)
+        await reloaded(daemon, logged)
+        assert endpoint.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 16_384
+    assert not logged.of("receive buffer")
