@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.support import wait_until
-from tests.system.device import CRASH, PORT, RUNS, Device, Run, Stream, notification
+from tests.system.device import CRASH, PORT, RUNS, STATE, Device, Run, Stream, notification
 
 pytestmark = pytest.mark.root
 
@@ -207,3 +207,34 @@ def test_stop_waits_for_a_hook_that_ends_in_time(device: Device) -> None:
     device.machine.write(f"{RUNS}.end", "")
     assert stop.wait(20) == 0
     assert device.states() == {1: "done"}
+
+
+FIND_HOOK = f"""#!/bin/sh
+[ ! -e {STATE}/hook ] || for pid in $(cat {STATE}/hook); do
+    kill -0 $pid && echo "$pid runs" || echo "$pid is gone"
+done >{STATE}/found
+"""
+"""A program that the service manager runs before each start of the daemon: it looks for the former hook's processes."""
+
+STUBBORN_HOOK = f"""
+[ $DMNOTID_ATTEMPT = 1 ] || exit 0
+trap '' TERM
+setsid sleep 600 &
+echo $$ $! >{STATE}/hook.new; mv {STATE}/hook.new {STATE}/hook
+while :; do sleep 0.1; done
+"""
+"""A hook, and a child outside its process group, that ignore SIGTERM."""
+
+
+def test_hook_of_a_killed_daemon_is_gone_before_the_next_start(device: Device) -> None:
+    """The service manager ends the whole control group, so no try runs beside the next one."""
+    device.machine.write("/usr/local/lib/find-hook", FIND_HOOK, mode=0o755)
+    device.drop_in("[Service]\nExecStartPre=/usr/local/lib/find-hook\n")
+    device.write_hook(STUBBORN_HOOK)
+    device.start()
+    device.send(notification(1))
+    pids = wait_until(lambda: device.machine.attempt("cat", f"{STATE}/hook").stdout.split())
+    device.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "dmnotid.service")
+    device.wait_run(1, 2)
+    # The program ran outside the daemon: nothing that the daemon does at its start can be the reason.
+    assert device.run("cat", f"{STATE}/found").splitlines() == [f"{pid} is gone" for pid in pids]
