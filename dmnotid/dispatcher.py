@@ -15,18 +15,9 @@ from dmnotid.hook.runner import Begun, Hook, Run
 from dmnotid.host.log import logger
 from dmnotid.journal.queue import LAST_CHANCE, Journal
 from dmnotid.links.monitor import Links, tell_missing
-from dmnotid.policy.sessions import (
-    NOBODY,
-    Closed,
-    Connection,
-    Outcome,
-    Result,
-    SessionRequest,
-    SessionStart,
-    Waiting,
-    choose_connection,
-    settle,
-)
+from dmnotid.policy.retry import after_try
+from dmnotid.policy.schedule import NOBODY, Schedule, choose_connection
+from dmnotid.policy.sessions import Closed, Connection, Outcome, Result, SessionRequest, SessionStart
 from dmnotid.wire.notification import ConnectionType
 
 INTERRUPTIONS: Final = 10
@@ -58,7 +49,7 @@ class Dispatcher:
         self._on_change = on_change
         self._journal = journal
         self._links = links
-        self._waiting = Waiting()
+        self._waiting = Schedule()
         # What waits and hasn't said for what: all of it, and what wasn't there yet when it was gone through last.
         self._untold: dict[int, SessionRequest] = {}
         self._unseen: list[SessionRequest] = []
@@ -92,7 +83,7 @@ class Dispatcher:
         whole = config.sessions.expire_after
         # What has had its last chance from the journal keeps it.
         longer, least = whole - before.expire_after, time.monotonic() + min(whole, LAST_CHANCE)
-        self._waiting = Waiting(request.with_time(longer, least) for request in self._waiting)
+        self._waiting = Schedule(request.with_time(longer, least) for request in self._waiting)
         self._running = {session: request.with_time(longer, least) for session, request in self._running.items()}
         self._tell_of_held_back()
         self._unseen = list(self._untold.values())
@@ -181,7 +172,7 @@ class Dispatcher:
         can_begin = self._group is not None and not self._stopping and self._write_again_at <= time.monotonic()
         if not can_begin or self._begun is not None or self._next_start(self._waiting) is not None:
             return None
-        return self._next_start(Waiting(requests))
+        return self._next_start(Schedule(requests))
 
     def add(self, requests: Iterable[SessionRequest], begun: SessionStart | None = None) -> None:
         """Take up what was just made durable, `begun` with it: the journal can be written then."""
@@ -323,7 +314,7 @@ class Dispatcher:
             self._tell_of(start.request)
         return found
 
-    def _next_start(self, waiting: Waiting) -> SessionStart | None:
+    def _next_start(self, waiting: Schedule) -> SessionStart | None:
         if len(self._running) >= self._config.sessions.concurrency:
             return None
         available = self._links.available()
@@ -383,7 +374,7 @@ class Dispatcher:
 
     def _settle(self, start: SessionStart, request: SessionRequest, outcome: Outcome) -> None:
         jitter = os.urandom(1)[0] / 0xFF
-        verdict = settle(outcome, start.attempt, self._config.retry, jitter)
+        verdict = after_try(outcome, start.attempt, self._config.retry, jitter)
         if isinstance(verdict, Closed):
             self._close([request], verdict, outcome.detail)
             return

@@ -21,7 +21,8 @@ from dmnotid.errors import DmnotidError
 from dmnotid.host import log
 from dmnotid.host.log import printable
 from dmnotid.links.monitor import Link, Links, available_connections, read_links, tell_missing
-from dmnotid.policy.sessions import Connection, choose_connection
+from dmnotid.policy.schedule import choose_connection
+from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType
 
 _TITLES: Final = ("INTERFACE", "TYPE", "UP", "CARRIER", "ADDRESS", "ROUTE", "AVAILABLE", "TYPE TOLD BY")

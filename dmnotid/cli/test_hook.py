@@ -30,18 +30,10 @@ from dmnotid.host import log
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.links.monitor import Link, available_connections, read_links
 from dmnotid.policy.authenticity import Clock, verify
+from dmnotid.policy.retry import Retry, after_try
+from dmnotid.policy.schedule import choose_connection
 from dmnotid.policy.servers import Server, Source
-from dmnotid.policy.sessions import (
-    Closed,
-    Connection,
-    Outcome,
-    Result,
-    Retry,
-    SessionRequest,
-    SessionStart,
-    choose_connection,
-    settle,
-)
+from dmnotid.policy.sessions import Closed, Connection, Outcome, Result, SessionRequest, SessionStart
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
 
 SESSION: Final = 0
@@ -260,7 +252,7 @@ async def _try(hook: HookConfig, start: SessionStart) -> Outcome | signal.Signal
 
 def _next(outcome: Outcome, attempt: int, retry: Retry) -> str:
     """Say what the daemon would do after this try."""
-    verdict = settle(outcome, attempt, retry, 0)
+    verdict = after_try(outcome, attempt, retry, 0)
     if verdict is Closed.DONE:
         return "nothing: this notification is done"
     if verdict is Closed.REFUSED:

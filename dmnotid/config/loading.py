@@ -51,8 +51,9 @@ from dmnotid.config.values import (
 )
 from dmnotid.errors import ConfigError, ConfigProblem
 from dmnotid.policy.authenticity import Freshness
+from dmnotid.policy.retry import Retry
 from dmnotid.policy.servers import Network, Server
-from dmnotid.policy.sessions import Limits, Retry
+from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import MAX_OPTION_LENGTH, ConnectionType
 from dmnotid.wire.octets import normal_server_id
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS

@@ -7,8 +7,9 @@ from typing import Final, Literal, NamedTuple
 from dmnotid.errors import ConfigProblem
 from dmnotid.policy.authenticity import Freshness
 from dmnotid.policy.reception import Rules
+from dmnotid.policy.retry import Retry
 from dmnotid.policy.servers import Network, Server, Servers
-from dmnotid.policy.sessions import Limits, Retry
+from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import ConnectionType
 
 DEFAULT_RECEIVE_BUFFER: Final = 4 * 1024 * 1024

@@ -26,7 +26,8 @@ from dmnotid.journal.database import (
 )
 from dmnotid.journal.file import JournalFile
 from dmnotid.policy.authenticity import VerifiedNotification, judge_clock
-from dmnotid.policy.sessions import Closed, Limits, Retry, SessionRequest
+from dmnotid.policy.retry import Retry
+from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
 
 T = TypeVar("T")

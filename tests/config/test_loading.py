@@ -33,8 +33,9 @@ from dmnotid.config.values import NAMED_TYPES, Config, ConnectionsConfig, HookCo
 from dmnotid.errors import ConfigError
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.policy.authenticity import Freshness
+from dmnotid.policy.retry import Retry
 from dmnotid.policy.servers import Server
-from dmnotid.policy.sessions import Limits, Retry
+from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import ConnectionType
 
 PROJECT = Path(__file__).parents[2]

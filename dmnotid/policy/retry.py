@@ -1,0 +1,28 @@
+"""Whether a DM session is tried again, and when (5.3.4)."""
+
+from typing import NamedTuple
+
+from dmnotid.policy.sessions import Closed, Outcome, Result
+
+
+class Retry(NamedTuple):
+    """Pauses between tries (seconds): `first`, doubled up to `longest`; `attempts` tries in all."""
+
+    first: float = 30
+    longest: float = 3_600
+    attempts: int = 10
+
+
+def after_try(outcome: Outcome, attempt: int, retry: Retry, jitter: float) -> Closed | float:
+    """Say what follows a try: why the request is closed, or the pause before the next one in seconds.
+
+    `jitter`, 0 to 1, shortens the pause by up to a quarter, so that a fleet doesn't call its server in step.
+    """
+    if outcome.result is Result.DONE:
+        return Closed.DONE
+    if outcome.result is Result.REFUSED:
+        return Closed.REFUSED
+    if attempt >= retry.attempts:
+        return Closed.FAILED
+    doublings = min(attempt - 1, 63)
+    return min(retry.first * 2.0**doublings, retry.longest) * (1 - jitter / 4)
