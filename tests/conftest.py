@@ -1,4 +1,4 @@
-"""What all tests share: both event loops for whatever is async, and the log as values."""
+"""What all tests share: the event loops of async tests, and the log as values."""
 
 import asyncio
 import os
@@ -11,35 +11,45 @@ import structlog
 from dmnotid.host import log
 from tests.support import LogLines
 
-# What begins in the background of a script ignores SIGINT, and so would the programs that tests interrupt.
+# A background job of a script ignores SIGINT, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The daemon refuses paths that a group can write, and with umask 002 that would be every file that a test makes.
+# The daemon refuses paths that a group can write, and with umask 002 every file of a test would be one.
 os.umask(0o022)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
+BOTH_LOOPS = {"intake", "links", "hook"}
+"""The rooms of tests whose async tests run on both loops: they register file descriptors with the loop itself."""
+
 
 def loop_factories() -> dict[str, LoopFactory]:
-    """Return asyncio's own loop, and uvloop's where it can be imported: the daemon runs on either."""
+    """Return the event loops that the daemon can run on: asyncio's own, and uvloop's if it is installed."""
     factories: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
     try:
-        import uvloop  # noqa: PLC0415 - may be missing
+        import uvloop  # noqa: PLC0415 - optional
     except ImportError:
         return factories
     return {**factories, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_asyncio_loop_factories() -> Mapping[str, LoopFactory]:
-    """Run every async test once on each loop (pytest-asyncio before 1.4 doesn't ask, and takes asyncio's)."""
-    return loop_factories()
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory]:
+    """Choose the loops of an async test: both in three rooms, elsewhere the one that the daemon would choose.
+
+    pytest-asyncio before 1.4 does not call this and uses asyncio's loop.
+    """
+    factories = loop_factories()
+    if item.path.parent.name in BOTH_LOOPS:
+        return factories
+    name = list(factories)[-1]
+    return {name: factories[name]}
 
 
 @pytest.fixture
 def logged() -> Iterator[LogLines]:
-    """Take the service's log, from level debug up, as the JSON lines that it is."""
+    """Capture the daemon's log from level debug up."""
     lines = LogLines()
     log.configure("debug", "json", lines)
     yield lines

@@ -18,7 +18,7 @@ TOOLS = ("make", "pandoc", "man", "lexgrog")
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 WIDTH = 80
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")]
 
 
 @pytest.fixture(scope="module")

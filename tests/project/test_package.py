@@ -39,6 +39,7 @@ def contents(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked
 
 
+@pytest.mark.system
 @needs_build
 def test_what_lies_where(contents: Path) -> None:
     units = {"dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@.service"}
@@ -55,6 +56,7 @@ def test_what_lies_where(contents: Path) -> None:
     assert (contents / "usr/lib/sysusers.d/dmnotid.conf").read_bytes() == users.read_bytes()
 
 
+@pytest.mark.system
 @needs_build
 def test_the_configuration_is_the_administrators(contents: Path, package: Path) -> None:
     assert (contents / "DEBIAN/conffiles").read_text() == "/etc/dmnotid/dmnotid.yaml\n"
@@ -81,6 +83,7 @@ def commands_to_systemd(script: Path) -> list[str]:
     return [" ".join(found.split()) for found in re.findall(r"(?:deb-systemd-invoke|systemctl) [^>]*", text)]
 
 
+@pytest.mark.system
 @needs_build
 def test_an_upgrade_restarts_the_service_and_leaves_the_sockets_alone(contents: Path) -> None:
     # What was not in the first package can't have been stopped: of a former package prerm alone runs in an upgrade.
@@ -93,6 +96,7 @@ def test_an_upgrade_restarts_the_service_and_leaves_the_sockets_alone(contents: 
     assert not re.search(r"systemd|systemctl", prerm.replace(at_removal[0], ""))
 
 
+@pytest.mark.system
 @needs_build
 def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents: Path) -> None:
     postinst = (contents / "DEBIAN/postinst").read_text()
@@ -104,7 +108,9 @@ def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents:
     assert f"deb-systemd-helper disable {units} " in (contents / "DEBIAN/prerm").read_text()
 
 
+@pytest.mark.system
 @needs_build
+@pytest.mark.system
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="needs lintian")
 def test_lintian_has_nothing_to_say(package: Path) -> None:
     command = ["lintian", "--fail-on=error,warning", str(package)]
@@ -112,6 +118,7 @@ def test_lintian_has_nothing_to_say(package: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+@pytest.mark.system
 @needs_build
 def test_the_build_leaves_the_sources_alone_and_needs_no_repository(package: Path, tmp_path: Path) -> None:
     sources = copy_sources(tmp_path / "sources")
@@ -121,6 +128,7 @@ def test_the_build_leaves_the_sources_alone_and_needs_no_repository(package: Pat
     assert again.read_bytes() == package.read_bytes()
 
 
+@pytest.mark.system
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 @pytest.mark.parametrize("script", ["systemd/install", "debian/dmnotid.prerm", "debian/dmnotid.postrm"])
 def test_shellcheck_has_nothing_to_say(script: str) -> None:

@@ -4,9 +4,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.processes import ENVIRONMENT, ROOT
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_whenever_it_is_killed() -> None:
     """A process of its own: it takes over whatever the killed daemon leaves."""
     command = [sys.executable, "-m", "tests.proofs.crash", "--rounds", "200"]

@@ -8,6 +8,7 @@ import pytest
 from tests.proofs.power_cut import NOTIFICATIONS, cut_power, strace_problem
 
 
+@pytest.mark.slow
 def test_every_promise_is_kept_whenever_the_power_is_cut(tmp_path: Path) -> None:
     problem = strace_problem()
     if problem is not None:

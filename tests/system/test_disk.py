@@ -4,7 +4,7 @@ import pytest
 
 from tests.system.device import STATE, Device, notification
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 RUNS = "/run/dmnotid/runs"
 BALLAST = f"{STATE}/ballast"

@@ -11,7 +11,7 @@ import dmnotid
 from tests.project.packaging import PROJECT, build_deb, copy_sources, why_no_deb
 
 WITHOUT_BUILD = why_no_deb()
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 NEWER = "9999.0"
 UNITS = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket")

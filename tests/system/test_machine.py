@@ -14,7 +14,7 @@ from tests.processes import ENVIRONMENT
 from tests.support import is_alive, wait_until
 from tests.system.machine import Machine, clear_away
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 # Boots a machine, says the numbers of the processes in it, and waits for its end.
 BOOTS: Final = """

@@ -9,7 +9,7 @@ from dmnotid.wire.notification import ConnectionType
 from tests.support import SERVER_ID, push, wait_until
 from tests.system.device import HOOK, STATE, Device, Run, notification
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 SESSION_STATE: Final = "/var/lib/dmnotid-session"
 REPORT: Final = "report.json"

@@ -7,7 +7,7 @@ import pytest
 from tests.support import OTHER_ID, OTHER_SECRET, SECRET, SERVER_ID, push, wait_until
 from tests.system.device import CONFIG, Device, notification
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 ONE = [{"id": SERVER_ID, "secret": {"text": SECRET.decode()}}]
 BOTH = [*ONE, {"id": OTHER_ID, "secret": {"text": OTHER_SECRET.decode()}}]

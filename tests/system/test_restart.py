@@ -7,7 +7,7 @@ import pytest
 from tests.support import wait_until
 from tests.system.device import CRASH, PORT, RUNS, STATE, Device, Run, Stream, notification
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 STORM = 8
 """How many crashes make a storm: the default limit closes the socket for good at the sixth start within ten seconds."""

@@ -5,7 +5,7 @@ import pytest
 from tests.support import SECRET, SERVER_ID
 from tests.system.device import Device, notification
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 SERVERS = [{"id": SERVER_ID, "secret": {"credential": "dm"}}]
 

@@ -5,7 +5,7 @@ import pytest
 from tests.support import OTHER_ID, push, wait_until
 from tests.system.device import Device, notification
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 
 def test_start_ends_when_the_daemon_is_ready(device: Device) -> None:

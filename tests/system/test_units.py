@@ -7,7 +7,7 @@ import pytest
 from tests.system.device import Device
 from tests.system.test_receive import hand_over
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 UNITS: Final = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@1.service")
 

@@ -14,7 +14,7 @@ from tests.system.device import CONFIG, PORT, STATE, Device, Stream, notificatio
 from tests.system.machine import Machine
 from tests.system.test_restart import assert_none_lost
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.system]
 
 FORMER: Final = "0.0.1"
 NEWER: Final = "9.9"
