@@ -20,7 +20,11 @@ COMMANDS: Final = {
     "session": "run a session that a daemon hands over (for systemd)",
     "demo": "see it all work on this machine, without any set-up",
 }
-"""Each is a module of this package (with _ for -) with `add_arguments(parser)` and `main(arguments) -> exit status`."""
+"""The commands. Each is a module of this package with `add_arguments(parser)` and `main(arguments) -> exit status`."""
+
+# pytest would collect a module called test_hook.
+_MODULES: Final = {"test-hook": "try_hook"}
+"""The modules of commands that are not called like their command."""
 
 
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -39,7 +43,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         description = summary[0].upper() + summary[1:] + "."
         command = commands.add_parser(name, help=summary, description=description, formatter_class=_Formatter)
         if name in words:
-            module = importlib.import_module(f"dmnotid.cli.{name.replace('-', '_')}")
+            module = importlib.import_module(f"dmnotid.cli.{_MODULES.get(name, name)}")
             module.add_arguments(command)
             command.set_defaults(main=module.main, parser=command)
     return parser

@@ -158,7 +158,7 @@ def test_the_notification_is_one_that_the_daemon_would_take(
         packages.append(octets)
         return decode_notification(octets)
 
-    monkeypatch.setattr("dmnotid.cli.test_hook.decode_notification", note)
+    monkeypatch.setattr("dmnotid.cli.try_hook.decode_notification", note)
     assert shown(place, capsys, *WISHES)["facts"]["signed"] is True
     (octets,) = packages
     assert find_signers(decode_notification(octets), [Server("dm.example.com", SECRET)])
@@ -200,7 +200,7 @@ def test_connection(
     def read_loopback(config: ConnectionsConfig) -> list[Link]:
         return [link for link in read_links(config) if link.name == "lo"]
 
-    monkeypatch.setattr("dmnotid.cli.test_hook.read_links", read_loopback)
+    monkeypatch.setattr("dmnotid.cli.try_hook.read_links", read_loopback)
     done = told(place, capsys, "--json", *words)
     found = json.loads(done.out)
     assert (found["connection"], found["interface"]) == connection
@@ -223,7 +223,7 @@ def test_links_that_cannot_be_read(
     def refuse(_: object) -> None:
         raise OSError(1, os.strerror(1))
 
-    monkeypatch.setattr("dmnotid.cli.test_hook.read_links", refuse)
+    monkeypatch.setattr("dmnotid.cli.try_hook.read_links", refuse)
     done = told(place, capsys)
     assert done.status == 0
     assert "over eth0 (any)" in done.out
