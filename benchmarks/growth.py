@@ -13,9 +13,10 @@ from benchmarks.walk import DIFFERENT, rate_of, timed
 from dmnotid.errors import DigestMismatch
 from dmnotid.journal.database import connect, fingerprint, seal
 from dmnotid.journal.file import FILE_NAME
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
-from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID
 from tests.processes import memory
 from tests.support import NOWHERE, SECRET, SERVER_ID, package, push

@@ -12,8 +12,9 @@ from benchmarks.figures import Figure, Scale
 from benchmarks.machine import scratch
 from dmnotid.intake.endpoint import BATCH
 from dmnotid.journal.queue import Journal
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, verify
-from dmnotid.policy.servers import Server, Source
+from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import decode_notification
 from tests.support import SECRET, SERVER_ID, package

@@ -11,9 +11,10 @@ from typing import Final
 from benchmarks.figures import Figure, Scale
 from benchmarks.load import Sender
 from benchmarks.machine import ENVIRONMENT, daemon, program, scratch, taken_of
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, sign
 from dmnotid.policy.reception import Datagram, Rules, receive_push
-from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
 from tests.processes import udp_socket

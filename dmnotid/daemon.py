@@ -14,9 +14,18 @@ from dmnotid import RELEASED_AT, __version__
 from dmnotid.config.reading import Reading
 from dmnotid.config.values import Config, HookConfig
 from dmnotid.dispatcher import Dispatcher
-from dmnotid.errors import EXCERPT_OCTETS, ConfigError, Discard, EndpointError, HookError, JournalError, NotTried
+from dmnotid.errors import (
+    EXCERPT_OCTETS,
+    ConfigError,
+    Discard,
+    EndpointError,
+    HookError,
+    JournalError,
+    NotTried,
+    shortened,
+)
 from dmnotid.hook.runner import check_hook
-from dmnotid.host.log import DiscardLog, logger, shortened
+from dmnotid.host.log import DiscardLog, logger
 from dmnotid.host.systemd import Manager, StatusLine
 from dmnotid.intake.drops import Dropped
 from dmnotid.intake.endpoint import Endpoints, Intake

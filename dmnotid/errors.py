@@ -31,6 +31,11 @@ EXCERPT_OCTETS = 16
 """How many octets of a datagram an error shows at most."""
 
 
+def shortened(text: str, most: int) -> str:
+    """Return text for display, cut after `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 class DmnotidError(Exception):
     """The root of all that is raised on purpose."""
 

@@ -19,9 +19,9 @@ from dmnotid.daemon import Daemon
 from dmnotid.errors import EndpointError, JournalError
 from dmnotid.intake.drops import read_lost
 from dmnotid.journal import file as journalfile
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.reception import Datagram
-from dmnotid.policy.servers import Source
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.policy.trials import FEW, Allowance, Trials
 from tests.processes import children

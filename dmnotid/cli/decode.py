@@ -17,9 +17,10 @@ from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.words import parse_hex, parse_time
 from dmnotid.config.loading import load_config
 from dmnotid.errors import Discard, DmnotidError, UsageError
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, VerifiedNotification, judge_clock, show_time
 from dmnotid.policy.reception import Rules, authenticate, check_route
-from dmnotid.policy.servers import Servers, Source
+from dmnotid.policy.servers import Servers
 from dmnotid.wire.notification import Notification, decode_notification
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
 

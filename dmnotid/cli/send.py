@@ -24,11 +24,11 @@ from dmnotid.cli.words import (
     parse_positive,
     parse_time,
     parse_to,
-    show_to,
 )
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.errors import DmnotidError, UsageError
+from dmnotid.policy.addresses import show_address
 from dmnotid.policy.authenticity import show_time, sign
 from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import (
@@ -39,7 +39,7 @@ from dmnotid.wire.notification import (
     encode_notification,
 )
 from dmnotid.wire.octets import normal_server_id
-from dmnotid.wire.wsp import encode_field, encode_push
+from dmnotid.wire.wsp import WAP_PUSH_PORT, encode_field, encode_push
 
 SHOWN: Final = 10
 """How many datagrams of one call are told one by one."""
@@ -84,8 +84,10 @@ class Order:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what follows `dmnotid send`."""
     where = parser.add_argument_group("where to")
-    where.add_argument("--to", type=parse_to, default=("127.0.0.1", 2948), metavar="HOST[:PORT]",
-                       help="default: 127.0.0.1:2948")  # fmt: skip
+    local = ("127.0.0.1", WAP_PUSH_PORT)
+    where.add_argument(
+        "--to", type=parse_to, default=local, metavar="HOST[:PORT]", help=f"default: {show_address(*local)}"
+    )
     where.add_argument(
         "--print", action="store_true", help="print each datagram in hex and send nothing (it uses ids up all the same)"
     )
@@ -226,12 +228,12 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace) -> int:
                 datagram = order.build(notification_id)
                 sock.send(datagram)
                 if index < SHOWN:
-                    peer = show_to(*sock.getpeername()[:2])
+                    peer = show_address(*sock.getpeername()[:2])
                     print(f"sent {len(datagram)} octets to {peer}: {_describe(order, notification_id)}")
             _raise_pending(sock)
     except (OSError, UnicodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else f"no host name: {error}"
-        print(f"dmnotid send: {show_to(host, port)}: {problem}", file=sys.stderr)
+        print(f"dmnotid send: {show_address(host, port)}: {problem}", file=sys.stderr)
         return EXIT_PROBLEM
     if arguments.count > SHOWN:
         last = first + arguments.count - 1 & MAX_NOTIFICATION_ID

@@ -29,10 +29,11 @@ from dmnotid.hook.runner import Hook
 from dmnotid.host import log
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.links.monitor import Link, available_connections, read_links
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, verify
 from dmnotid.policy.retry import Retry, after_try
 from dmnotid.policy.schedule import choose_connection
-from dmnotid.policy.servers import Server, Source
+from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Closed, Connection, Outcome, Result, SessionRequest, SessionStart
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
 

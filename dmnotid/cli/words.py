@@ -3,15 +3,10 @@
 import argparse
 import time
 from datetime import UTC, datetime
-from typing import Final
 
 from dmnotid.config.tree import parse_duration
+from dmnotid.policy.addresses import MAX_PORT, parse_address
 from dmnotid.wire.notification import CACHE_VALIDATOR_OCTETS, MAX_MO_INDEX, CachedMo, ConnectionType
-
-DEFAULT_PORT: Final = 2948
-"""WAP Push, connectionless (WAP-259)."""
-
-MAX_PORT: Final = 0xFFFF
 
 
 def parse_time(text: str) -> float:
@@ -50,23 +45,14 @@ def parse_hex(text: str) -> bytes:
 
 def parse_to(text: str) -> tuple[str, int]:
     """Read HOST, HOST:PORT, ADDRESS or [ADDRESS]:PORT; port 2948 where none is given. Raises ArgumentTypeError."""
-    host, port = text, str(DEFAULT_PORT)
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") if rest else port
-        if not bracket or (rest and not rest.startswith(":")):
-            host = ""
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) <= MAX_PORT:
+    try:
+        host, port = parse_address(text)
+    except ValueError:
+        host, port = "", 0
+    if not port:
         message = f"{text!r}: HOST[:PORT] or [ADDRESS]:PORT is expected, with a port from 1 to {MAX_PORT}"
         raise argparse.ArgumentTypeError(message)
-    return host, int(port)
-
-
-def show_to(host: str, port: int) -> str:
-    """Write what `parse_to` reads."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host, port
 
 
 def parse_number(text: str, highest: int) -> int:

@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, NoReturn, TypeVar
@@ -42,6 +42,7 @@ from dmnotid.config.tree import (
 from dmnotid.config.values import (
     DEFAULT_RECEIVE_BUFFER,
     NAMED_TYPES,
+    PLACEHOLDERS,
     Config,
     ConnectionsConfig,
     HookConfig,
@@ -50,23 +51,18 @@ from dmnotid.config.values import (
     Reach,
 )
 from dmnotid.errors import ConfigError, ConfigProblem
+from dmnotid.policy.addresses import MAX_PORT, Network, parse_address
 from dmnotid.policy.authenticity import Freshness
 from dmnotid.policy.retry import Retry
-from dmnotid.policy.servers import Network, Server
+from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import MAX_OPTION_LENGTH, ConnectionType
 from dmnotid.wire.octets import normal_server_id
-from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS
-
-DEFAULT_PORT: Final = 2948
-"""The registered UDP port of connectionless WAP Push."""
+from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, WAP_PUSH_PORT
 
 MAX_RECEIVE_BUFFER: Final = 256 * 1024 * 1024
 DEFAULT_STATE: Final = Path("/var/lib/dmnotid")
 DEFAULT_REMEMBER: Final = 3 * 86_400.0
-
-PLACEHOLDERS: Final = ("server_id", "notification_id", "connection", "interface", "attempt")
-"""What may stand in braces in an argument of `hook.command`."""
 
 MIN_SECRET_OCTETS: Final = 16
 """A shorter secret is taken with a warning."""
@@ -355,7 +351,7 @@ def _read_config(top: Section) -> Callable[[tuple[ConfigProblem, ...]], Config]:
     reader = top.reader
     servers = _read_servers(top)
     hook = _read_hook(top)
-    listen = top.take("listen", lambda value: _read_listen(reader, value), (ListenAddress("::", DEFAULT_PORT),))
+    listen = top.take("listen", lambda value: _read_listen(reader, value), (ListenAddress("::", WAP_PUSH_PORT),))
     receive_buffer = top.take("receive_buffer", whole(4_096, MAX_RECEIVE_BUFFER), DEFAULT_RECEIVE_BUFFER)
     state = top.take("state", lambda value: read_path(value, reader.file), _default_state(reader.environ))
     with top.section("push") as push:
@@ -560,7 +556,6 @@ def _read_environment(reader: Reader, value: Value) -> Mapping[str, str]:
 
 # --- listen ------------------------------------------------------------------------------------------------------
 
-_LISTEN: Final = r"(?:\[([^\[\]]*:[^\[\]]*)\]|([0-9.]+))(?::([0-9]{1,5}))?"
 _ANY_IPV4: Final = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 _LISTEN_EXPECTED: Final = 'an address such as "[::]:2948" or "127.0.0.1:2948"'
 _ZONE: Final = rf"[^\s/:%]{{1,{MAX_INTERFACE_NAME}}}"
@@ -581,16 +576,14 @@ def _read_listen(reader: Reader, value: Value) -> tuple[ListenAddress, ...]:
 
 def _listen_address(value: Value) -> ListenAddress:
     text = value.of("str", _LISTEN_EXPECTED).text
-    found = re.fullmatch(_LISTEN, text)
-    if found is None:
-        refuse(f"is {shown(text)}, {_LISTEN_EXPECTED} is expected (no names; IPv6 in brackets)")
     try:
-        host = ip_address(found[1] or found[2])
+        name, port = parse_address(text)
+        host: IPv4Address | IPv6Address | None = ip_address(name)
     except ValueError:
-        refuse(f"{shown(text)} has no IP address, {_LISTEN_EXPECTED} is expected")
-    port = DEFAULT_PORT if found[3] is None else int(found[3])
-    if port > 65_535:  # noqa: PLR2004 - what a port's two octets hold
-        refuse(f"port {port} is out of range, 0 to 65535 is expected")
+        host = None
+    # Without brackets, the last part of ::1:2948 belongs to the address.
+    if host is None or isinstance(host, IPv6Address) is not text.startswith("["):
+        refuse(f"is {shown(text)}, {_LISTEN_EXPECTED} is expected (no names; IPv6 in brackets; ports 0 to {MAX_PORT})")
     if isinstance(host, IPv6Address):
         _check_zone(host)
     return ListenAddress(str(host), port)

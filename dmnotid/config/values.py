@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from dmnotid.errors import ConfigProblem
+from dmnotid.policy.addresses import Network, show_address
 from dmnotid.policy.authenticity import Freshness
 from dmnotid.policy.reception import Rules
 from dmnotid.policy.retry import Retry
-from dmnotid.policy.servers import Network, Server, Servers
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import ConnectionType
 
 DEFAULT_RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 """Room (octets) for a burst of 1,000 notifications: the kernel takes it twice, and counts 832 octets for one of 150
 over loopback, 4,928 where a network driver gives each datagram a page of its own."""
+
+PLACEHOLDERS: Final = ("server_id", "notification_id", "connection", "interface", "attempt")
+"""The facts that an argument of `hook.command` may contain in braces."""
 
 NAMED_TYPES: Final = (ConnectionType.MOBILE, ConnectionType.WIRELESS, ConnectionType.WIRELINE)
 """The connection types whose interfaces may be named."""
@@ -50,7 +54,7 @@ class ListenAddress(NamedTuple):
 
     def __str__(self) -> str:
         """`127.0.0.1:2948` or `[::]:2948`."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return show_address(self.host, self.port)
 
 
 class ConnectionsConfig(NamedTuple):

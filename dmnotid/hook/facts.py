@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from dmnotid.config.values import PLACEHOLDERS
 from dmnotid.errors import HookError
 from dmnotid.policy.sessions import SessionStart
 
@@ -25,7 +26,7 @@ Facts = Mapping[str, Any]
 _ALL_TIME: Final = 10**12
 """More seconds than any clock has counted, and few enough to be written."""
 
-_PLACEHOLDER: Final = r"(?<!\$)\{(server_id|notification_id|connection|interface|attempt)\}"
+_PLACEHOLDER: Final = rf"(?<!\$)\{{({'|'.join(PLACEHOLDERS)})\}}"
 
 
 def build_facts(start: SessionStart) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from dmnotid.errors import (
     SourceNotAllowed,
     Stale,
     TrailingOctets,
+    shortened,
 )
 from dmnotid.host.journald import Journald, leads_to_journal
 
@@ -279,10 +280,10 @@ class DiscardLog:
             _level_of(discard)(
                 "discarded",
                 reason=discard.reason,
-                server_id=None if discard.server_id is None else shortened(discard.server_id),
+                server_id=None if discard.server_id is None else shortened(discard.server_id, MAX_SHOWN),
                 notification_id=discard.notification_id,
                 source=str(source),
-                problem=shortened(str(discard)),
+                problem=shortened(str(discard), MAX_SHOWN),
             )
 
     def tells(self, reason: str, times: int = 1) -> int:
@@ -313,11 +314,6 @@ class DiscardLog:
             logger.warning("datagrams lost", count=count, interval=self.interval, problem=problem)
         self._seen.clear()
         self._lost.clear()
-
-
-def shortened(text: str, most: int = MAX_SHOWN) -> str:
-    """Return text from the network, or from a file, at a length that a line can bear."""
-    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _level_of(discard: Discard) -> Callable[..., object]:

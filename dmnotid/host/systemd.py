@@ -13,8 +13,8 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dmnotid.errors import EndpointError
-from dmnotid.host.log import logger, printable, shortened
+from dmnotid.errors import EndpointError, shortened
+from dmnotid.host.log import MAX_SHOWN, logger, printable
 
 FIRST_PASSED: Final = 3
 """SD_LISTEN_FDS_START: the number of the first descriptor that is passed."""
@@ -147,7 +147,7 @@ class StatusLine:
 
 def _one_line(text: str) -> str:
     """Keep what a file or the network says from becoming a message of its own."""
-    return printable(shortened(text))
+    return printable(shortened(text, MAX_SHOWN))
 
 
 def _take_sockets(environ: MutableMapping[str, str]) -> list[PassedSocket]:

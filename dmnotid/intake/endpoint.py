@@ -25,8 +25,8 @@ from dmnotid.errors import EndpointError
 from dmnotid.host.log import logger
 from dmnotid.intake import socketfilter
 from dmnotid.intake.drops import NOTHING, Dropped, Drops
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
-from dmnotid.policy.servers import Source
 
 MAX_DATAGRAM_OCTETS: Final = 65_535
 BATCH: Final = 64

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from dmnotid import RELEASED_AT
 from dmnotid.errors import DigestMismatch, DigestMissing, FromTheFuture, SecretNotProvisioned, Stale
-from dmnotid.policy.servers import Server, Source
+from dmnotid.policy.addresses import Source
+from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import DIGEST_OCTETS, ZERO_DIGEST, Notification, decode_notification
 
 

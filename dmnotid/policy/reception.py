@@ -10,9 +10,11 @@ from dmnotid.errors import (
     ApplicationIdMissing,
     ContentTypeMismatch,
     Discard,
+    shortened,
 )
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, find_signers, verify
-from dmnotid.policy.servers import FindSigners, Servers, Source
+from dmnotid.policy.servers import FindSigners, Servers
 from dmnotid.wire.notification import Notification, decode_notification
 from dmnotid.wire.wsp import (
     APPLICATION_ID_DM,
@@ -81,8 +83,7 @@ def _shown(said: int | str | bytes, form: str = "d") -> str:
     """Show a code or a name from the push header; a long-integer may have thousands of digits."""
     if isinstance(said, int):
         return format(said, form) if said.bit_length() <= MAX_SHOWN_BITS else f"of {said.bit_length()} bits"
-    shown = repr(said)
-    return shown if len(shown) <= MAX_SHOWN_TEXT else f"{shown[:MAX_SHOWN_TEXT]}…"
+    return shortened(repr(said), MAX_SHOWN_TEXT)
 
 
 def authenticate(

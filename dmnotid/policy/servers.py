@@ -2,40 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Final, NamedTuple
+from ipaddress import IPv4Network
+from typing import Final
 
 from dmnotid.errors import DigestMismatch, ServerUndiscovered, SourceNotAllowed, UnknownServer
+from dmnotid.policy.addresses import Network, Source, parse_ip
 from dmnotid.wire.notification import Notification
 from dmnotid.wire.octets import normal_server_id
 
 REMEMBERED_ADDRESSES: Final = 64
 """For how many senders it is remembered which secrets are tried; each is one of a list of all servers at most."""
-
-Network = IPv4Network | IPv6Network
-
-
-class Source(NamedTuple):
-    """Where a datagram came from; an IPv4 address is written as one even where an IPv6 socket took it."""
-
-    address: str
-    port: int
-
-    def __str__(self) -> str:
-        """`192.0.2.1:40000` or `[2001:db8::1]:40000`."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
-
-
-@lru_cache(64)
-def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """Parse a sender's address without its zone; None for what is no IP address. One datagram asks once a server."""
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    # A true IPv4 sender has lost this prefix. One that still has it may be the forged source of an IPv6 packet.
-    return None if isinstance(address, IPv6Address) and address.ipv4_mapped else address
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +30,7 @@ class Server:
         """Tell whether a datagram from there may speak for this server."""
         if not self.sources:
             return True
-        address = _parse_address(source.address)
+        address = parse_ip(source.address)
         return address is not None and any(address in network for network in self.sources)
 
 

@@ -28,6 +28,9 @@ from dmnotid.wire.octets import (
     read_value,
 )
 
+WAP_PUSH_PORT: Final = 2948
+"""The UDP port of connectionless WAP Push (WAP-259)."""
+
 TYPE_PUSH: Final = 0x06
 """PDU type Push (WAP-230, table 34)."""
 

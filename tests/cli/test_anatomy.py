@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from dmnotid.cli.anatomy import COLOURS, PLAIN, Part, package_parts, place_of, push_parts, render
 from dmnotid.cli.decode import Judge, Verdict, decide, describe
 from dmnotid.errors import DecodeError, MalformedField, NotAPush, Truncated
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock
 from dmnotid.policy.reception import Rules
-from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
 from tests.proofs.test_properties import arguments, further, likely_headers, likely_packages, likely_pushes

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from dmnotid.cli import main
 from dmnotid.cli.anatomy import PLAIN
 from dmnotid.cli.decode import Judge, answer, decide, describe
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, sign
-from dmnotid.policy.servers import Source
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
 from tests.cli.program import PROGRAM, SECRET, SERVER_ID, Done, Terminal, dmnotid, shows_secret, write_config

@@ -17,8 +17,8 @@ from dmnotid.errors import EndpointError
 from dmnotid.intake.drops import Dropped
 from dmnotid.intake.endpoint import BATCH, Endpoint, Endpoints, Intake, bind, source_of
 from dmnotid.intake.endpoint import LONGEST as LONGEST_TURN
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
-from dmnotid.policy.servers import Source
 from tests.netns import Namespace, needs_namespace
 from tests.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges
 

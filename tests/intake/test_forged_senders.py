@@ -20,8 +20,9 @@ from dmnotid.errors import EndpointError
 from dmnotid.host.systemd import Manager, PassedSocket
 from dmnotid.intake.drops import read_drops
 from dmnotid.intake.endpoint import Endpoints, Intake, bind
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
-from dmnotid.policy.servers import Server, Source
+from dmnotid.policy.servers import Server
 from tests.netns import Namespace, needs_namespace
 from tests.support import DEADLINE, OPEN_ID, LogLines, eventually, push, write_config
 

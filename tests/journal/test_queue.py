@@ -21,7 +21,7 @@ from dmnotid.errors import Duplicate, JournalDamaged, JournalError, QueueFull
 from dmnotid.journal.database import APPLICATION_ID, SCHEMA_VERSION
 from dmnotid.journal.file import FILE_NAME
 from dmnotid.journal.queue import LOOKED_UP, PRUNE_EVERY, Journal
-from dmnotid.policy.servers import Source
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from dmnotid.wire.notification import ConnectionType
 from tests.support import (

@@ -15,6 +15,7 @@ from dmnotid.errors import (
     Stale,
 )
 from dmnotid.policy import authenticity
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import (
     Clock,
     Freshness,
@@ -26,7 +27,7 @@ from dmnotid.policy.authenticity import (
     sign,
     verify,
 )
-from dmnotid.policy.servers import Server, Source
+from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification
 
 SECRET = b"seven gulls over the pier"

@@ -12,9 +12,10 @@ from dmnotid.errors import (
     Discard,
     PushHeaderTooLong,
 )
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, sign
 from dmnotid.policy.reception import Datagram, Rules, authenticate, check_route, receive_push
-from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import decode_notification, encode_notification
 from dmnotid.wire.octets import FieldValue
 from dmnotid.wire.wsp import PushHeader, PushMessage, encode_push

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dmnotid.errors import DecodeError, Discard, TrailingOctets, Truncated
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import (
     Clock,
     Freshness,
@@ -24,7 +25,7 @@ from dmnotid.policy.authenticity import (
     verify,
 )
 from dmnotid.policy.reception import Datagram, Rules, check_route, receive_push
-from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import (
     ConnectionType,
     Notification,

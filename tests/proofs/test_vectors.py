@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dmnotid.errors import Discard, Duplicate, QueueFull
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, Freshness
 from dmnotid.policy.reception import Datagram, Rules, check_route, receive_push
-from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import decode_notification
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
 from tests.proofs.vectors import make

@@ -4,9 +4,10 @@ import hashlib
 from ipaddress import ip_network
 
 from dmnotid.errors import DecodeError, Discard
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, VerifiedNotification, sign
 from dmnotid.policy.reception import Datagram, Rules, receive_push
-from dmnotid.policy.servers import Server, Servers, Source
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push, encode_push
 
