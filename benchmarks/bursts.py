@@ -60,7 +60,7 @@ def held(scale: Scale, service: Service, send: Send) -> list[Held]:
     """Stop the daemon for the length of a burst, and see what it finds when it goes on."""
     address, pid, numbers, found = service.address, service.process.pid, count(), []
     for _ in range(scale.runs):
-        before, datagrams = len(service.of("accepted")), usual(numbers)
+        before, datagrams = len(service.of("notification accepted")), usual(numbers)
         service.process.send_signal(signal.SIGSTOP)
         wait_until(partial(stopped, pid))
         send(address, datagrams)
@@ -68,7 +68,7 @@ def held(scale: Scale, service: Service, send: Send) -> list[Held]:
         service.process.send_signal(signal.SIGCONT)
         wait_until(lambda: not udp_socket(*address, pid).queued)
         time.sleep(0.5)
-        found.append(Held(100 * (len(service.of("accepted")) - before) / BURST, octets))
+        found.append(Held(100 * (len(service.of("notification accepted")) - before) / BURST, octets))
     return found
 
 

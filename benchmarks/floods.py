@@ -65,7 +65,7 @@ def cost(service: Service, seconds: float) -> float:
 
 def true_share(service: Service, numbers: Iterator[int], seconds: float, server_id: str | None = SERVER_ID) -> float:
     """Send true notifications at a steady rate; how many of a hundred are accepted."""
-    address, total, before = service.address, int(TRUE_RATE * seconds), len(service.of("accepted"))
+    address, total, before = service.address, int(TRUE_RATE * seconds), len(service.of("notification accepted"))
     made = [push(next(numbers), server_id=server_id, secret=SECRET, preferred=NOWHERE) for _ in range(total)]
     began = time.monotonic()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -73,7 +73,7 @@ def true_share(service: Service, numbers: Iterator[int], seconds: float, server_
             time.sleep(max(began + at / TRUE_RATE - time.monotonic(), 0))
             sock.sendto(datagram, address)
     time.sleep(0.5)
-    return 100 * (len(service.of("accepted")) - before) / total
+    return 100 * (len(service.of("notification accepted")) - before) / total
 
 
 def beside(

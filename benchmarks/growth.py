@@ -57,7 +57,7 @@ def many_servers(scale: Scale) -> Iterator[Figure]:
             directory = stack.enter_context(scratch())
             services.append(stack.enter_context(daemon(directory, servers=servers(number), sessions=sessions)))
             services[-1].send(*datagrams)
-            services[-1].wait("accepted", DIFFERENT)
+            services[-1].wait("notification accepted", DIFFERENT)
         found = costs(scale, services, datagrams)
         sizes = [memory(service.process.pid).rss / 1024 for service in services]
     for number, values, size in list(zip(SERVER_COUNTS, found, sizes, strict=True))[1:]:

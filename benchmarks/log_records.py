@@ -56,7 +56,7 @@ def run(form: str) -> tuple[float, float]:
         log.configure("info", form, to_journal)
         journal_before, own_before = journals_time(), time.process_time()
         for _ in range(RECORDS):
-            logger.info("accepted", **FACTS)
+            logger.info("notification accepted", **FACTS)
             time.sleep(0.001)  # so that the journal keeps up, and none goes another way
         own = time.process_time() - own_before
         idle = time.process_time()

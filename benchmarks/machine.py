@@ -53,7 +53,7 @@ def daemon(
     config = write_config(directory, **sections)
     service = Service(config, directory / "log", prefix or pinned(), environment=environment)
     try:
-        service.wait("ready")
+        service.wait("daemon ready")
         yield service
     finally:
         service.process.kill()

@@ -50,11 +50,11 @@ def start(scale: Scale) -> Iterator[Figure]:
     with scratch() as directory:
         command = [sys.executable, "-c", SCRIPT, "run", "--config", str(write_config(directory))]
         other = [sys.executable, "-c", WAITS]
-        start_time(command, b'"ready"')  # compiles what is not compiled yet, and makes the journal
+        start_time(command, b'"daemon ready"')  # compiles what is not compiled yet, and makes the journal
         for what, prefix in ("start to READY", []), ("the same on one processor", pinned()):
             values, others = [], []
             for _ in range(scale.runs):
-                values.append(start_time([*prefix, *command], b'"ready"'))
+                values.append(start_time([*prefix, *command], b'"daemon ready"'))
                 others.append(start_time([*prefix, *other], b"ready"))
             yield Figure(what, values, "{:.0f} ms", "the interpreter with its imports", others, at_most=1.3)
 

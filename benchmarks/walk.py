@@ -101,7 +101,7 @@ def duplicates(scale: Scale) -> Iterator[Figure]:
     sessions = {"max_pending": DIFFERENT}
     with scratch() as directory, program(COUNTER) as (_, port), daemon(directory, sessions=sessions) as service:
         service.send(*many)
-        service.wait("accepted", DIFFERENT)
+        service.wait("notification accepted", DIFFERENT)
         for _ in range(scale.runs):
             values[0].append(rate_of(service.address, many[:1], seconds))
             values[1].append(rate_of(service.address, many, seconds))

@@ -1,17 +1,17 @@
 """The daemon: builds all, takes every datagram on its one way, and stops in order."""
 
 import asyncio
+import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from enum import Enum
-from pathlib import Path
 from typing import Final
 
 from dmnotid import RELEASED_AT, __version__
-from dmnotid.config.reading import Reading
+from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config, HookConfig
 from dmnotid.dispatcher import Dispatcher
 from dmnotid.errors import (
@@ -27,6 +27,7 @@ from dmnotid.errors import (
 from dmnotid.hook.runner import check_hook
 from dmnotid.host.log import DiscardLog, logger
 from dmnotid.host.systemd import Manager, StatusLine
+from dmnotid.host.trust import check_trusted_path
 from dmnotid.intake.drops import Dropped
 from dmnotid.intake.endpoint import Endpoints, Intake
 from dmnotid.journal.queue import Journal
@@ -109,7 +110,7 @@ class Daemon:
                 life = group.create_task(self._show_life(), name="watchdog")
                 self._receive()
                 await self._stop.wait()
-                logger.info("stopping", pending=self.pending)
+                logger.info("daemon stopping", pending=self.pending)
                 self._manager.stopping()
                 reloads.cancel()
                 self._dispatcher.start_no_more()
@@ -117,7 +118,7 @@ class Daemon:
                 await self._dispatcher.stop()
                 life.cancel()
                 self._status.close()
-        logger.info("stopped", **self.counters, sessions=dict(self._dispatcher.counters))
+        logger.info("daemon stopped", **self.counters, sessions=dict(self._dispatcher.counters))
 
     def stop(self) -> None:
         """Stop in order; a second call doesn't wait for running hooks."""
@@ -141,10 +142,10 @@ class Daemon:
     async def _reload(self) -> str:
         """Go by what the file says now; else change nothing, and say why in a word or two."""
         try:
-            self._take_over(await _read_again(self.config.file))
+            self._take_over(await self._read_again())
         except ConfigError as error:
             for problem in error.problems:
-                logger.error("configuration", problem=str(problem))
+                logger.error("configuration problem", problem=str(problem))
             logger.error("reload refused", problems=len(error.problems), instead=_AS_BEFORE)
             return str(error.problems[0])
         except (EndpointError, JournalError) as error:
@@ -155,6 +156,10 @@ class Daemon:
             return repr(error)
         return ""
 
+    async def _read_again(self) -> Config:
+        # In a thread: a large file takes a slow device minutes, and the watchdog would end the daemon meanwhile.
+        return await asyncio.to_thread(load_config, self.config.file, os.environ, check_trusted_path)
+
     async def _show_life(self) -> None:
         """Ping the watchdog as long as the loop turns and the journal answers.
 
@@ -164,7 +169,7 @@ class Daemon:
             try:
                 self._journal.probe()
             except JournalError as error:
-                logger.error("journal not read", problem=str(error))
+                logger.error("journal unreadable", problem=str(error))
             self._manager.alive()
             await asyncio.sleep(self._manager.watchdog / PINGS)
 
@@ -181,10 +186,10 @@ class Daemon:
     def _take_over(self, config: Config) -> None:
         """Go by another configuration; EndpointError, where sockets can't be had, leaves all as it was."""
         for warning in config.warnings:
-            logger.warning("configuration", problem=str(warning))
+            logger.warning("configuration warning", problem=str(warning))
         if config.state != self.config.state:
             problem = f"state: {config.state} is taken up by a restart only, {self.config.state} stays in use"
-            logger.warning("configuration", problem=problem)
+            logger.warning("configuration warning", problem=problem)
             config = config._replace(state=self.config.state)
         # What waits in a socket that is closed here is judged by the former rules, and starts by these or not at all.
         self._begins = False
@@ -202,7 +207,7 @@ class Daemon:
             self._on_reload(config)
         _warn_of_distrust(config.hook)
         listen = [str(endpoint) for endpoint in self.endpoints]
-        logger.info("reloaded", servers=len(self._rules.servers), listen=listen, pending=self.pending)
+        logger.info("configuration reloaded", servers=len(self._rules.servers), listen=listen, pending=self.pending)
 
     def deliver(self, datagrams: Iterable[Datagram]) -> None:
         """Take datagrams through every check; what is accepted is durable, all of it in one commit, when this returns.
@@ -231,7 +236,9 @@ class Daemon:
                 self._count_repeats(ends)
                 self.counters["bugs"] += 1
                 excerpt = datagram.payload[:EXCERPT_OCTETS].hex(" ")
-                logger.exception("bug", source=str(datagram.source), octets=len(datagram.payload), excerpt=excerpt)
+                logger.exception(
+                    "internal error", source=str(datagram.source), octets=len(datagram.payload), excerpt=excerpt
+                )
             else:
                 if request is not None:
                     self._count_repeats(ends)
@@ -294,7 +301,7 @@ class Daemon:
         for datagram in lost:
             self.counters["not accepted"] += 1
             if self._discards.tells("not accepted"):
-                logger.error("not accepted", source=str(datagram.source), problem=str(error))
+                logger.error("notification not accepted", source=str(datagram.source), problem=str(error))
         try:
             self._journal.rollback()
         except JournalError as again:
@@ -329,7 +336,9 @@ class Daemon:
     def _receive(self) -> None:
         self.endpoints.open()
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        logger.info("ready", version=__version__, loop=loop, servers=len(self._rules.servers), pending=self.pending)
+        logger.info(
+            "daemon ready", version=__version__, loop=loop, servers=len(self._rules.servers), pending=self.pending
+        )
         self._status.ready()
         self.ready.set()
 
@@ -356,7 +365,7 @@ def _warn_of_distrust(hook: HookConfig) -> None:
     try:
         check_hook(hook)
     except HookError as error:
-        logger.warning("hook not trusted", problem=str(error), consequence="no session can be started")
+        logger.warning("hook not startable", problem=str(error), consequence="no session can be started")
 
 
 class _End:
@@ -399,27 +408,6 @@ def _tell_of_clock(clock: Clock, doubt: _Doubt) -> None:
     logger.warning("clock not believed", problem=f"the clock says {show_time(clock.now)}, which is {reason}")
 
 
-async def _read_again(file: Path) -> Config:
-    """Read a configuration while everything else goes on. Raises ConfigError."""
-    loop = asyncio.get_running_loop()
-    reading, ended = Reading(file), loop.create_future()
-
-    def receive() -> None:
-        if reading.receive():
-            loop.remove_reader(reading)
-            if not ended.done():  # a stop came first
-                ended.set_result(None)
-
-    loop.add_reader(reading, receive)
-    try:
-        await ended
-    except asyncio.CancelledError:
-        loop.remove_reader(reading)
-        reading.give_up()
-        raise
-    return reading.outcome()
-
-
 def _open_links(links: Links, on_change: Callable[[], None]) -> None:
     try:
         links.open(on_change)
@@ -433,7 +421,7 @@ def _log_accepted(datagram: Datagram, request: SessionRequest) -> None:
     skipped = notification.skipped_connections
     facts = {"skipped_connection_types": list(skipped)} if skipped else {}
     logger.info(
-        "accepted",
+        "notification accepted",
         session=request.session,
         server_id=request.server_id,
         notification_id=notification.notification_id,

@@ -53,7 +53,7 @@ class Service:
         return [line for line in self.lines() if line["event"] == event]
 
     def reasons(self) -> list[str]:
-        return [line["reason"] for line in self.of("discarded")]
+        return [line["reason"] for line in self.of("datagram discarded")]
 
     @property
     def errors(self) -> str:
@@ -71,8 +71,8 @@ class Service:
 
     @property
     def address(self) -> tuple[str, int]:
-        host, _, port = self.wait("listening")["listen"].rpartition(":")
-        self.wait("ready")
+        host, _, port = self.wait("socket listening")["listen"].rpartition(":")
+        self.wait("daemon ready")
         return host, int(port)
 
     def send(self, *datagrams: bytes) -> None:
@@ -88,7 +88,7 @@ class Service:
     def problem(self) -> str:
         """Wait for a start that fails with status 1; what it said, on whichever way."""
         assert self.process.wait(60) == 1, self.lines()
-        return self.errors + "".join(line["problem"] for line in self.of("not started"))
+        return self.errors + "".join(line["problem"] for line in self.of("daemon not started"))
 
 
 JOURNAL: Final = "journal.sqlite3"

@@ -91,12 +91,12 @@ async def test_a_notification_is_accepted_and_run_once(tmp_path: Path, logged: L
         assert counted(daemon) == {"received": 3, "accepted": 1, "duplicate": 2}
     assert recorder.names == [(1, 1)]
     assert recorder.runs[0]["environment"]["DMNOTID_INTERFACE"] == "lo"
-    assert logged.of("stopped")[0]["sessions"] == {"tries": 1, "done": 1}
-    (accepted,) = logged.of("accepted")
+    assert logged.of("daemon stopped")[0]["sessions"] == {"tries": 1, "done": 1}
+    (accepted,) = logged.of("notification accepted")
     assert (accepted["session"], accepted["server_id"], accepted["notification_id"]) == (1, SERVER_ID, 4_661)
     assert accepted["source"].startswith("127.0.0.1:")
     assert accepted["signed"] is True
-    assert [line["reason"] for line in logged.of("discarded")] == ["duplicate"] * 2
+    assert [line["reason"] for line in logged.of("datagram discarded")] == ["duplicate"] * 2
 
 
 async def test_a_session_begins_before_anything_is_told_of_it(tmp_path: Path, logged: LogLines) -> None:
@@ -109,7 +109,7 @@ async def test_a_session_begins_before_anything_is_told_of_it(tmp_path: Path, lo
         assert not logged.of("session starts")
         await eventually(lambda: logged.of("session done"))
     told = [line["event"] for line in logged.all()]
-    assert told[-5:] == ["accepted", "session starts", "session done", "stopping", "stopped"]
+    assert told[-5:] == ["notification accepted", "session starts", "session done", "daemon stopping", "daemon stopped"]
 
 
 async def test_a_session_that_begins_at_the_last_moment_is_ended_as_any_other(tmp_path: Path, logged: LogLines) -> None:
@@ -120,8 +120,12 @@ async def test_a_session_that_begins_at_the_last_moment_is_ended_as_any_other(tm
         daemon.deliver(batch(push(1, preferred=WIRELINE)))
         daemon.stop()
         daemon.stop()
-        await eventually(lambda: logged.of("stopped"))
-        assert [line["event"] for line in logged.all()[-4:-1]] == ["session starts", "stopping", "session interrupted"]
+        await eventually(lambda: logged.of("daemon stopped"))
+        assert [line["event"] for line in logged.all()[-4:-1]] == [
+            "session starts",
+            "daemon stopping",
+            "session interrupted",
+        ]
         assert children(os.getpid()) == []
         assert len(descriptors()) < len(before)
 
@@ -145,8 +149,8 @@ async def test_every_discard_is_counted_under_its_reason(tmp_path: Path, logged:
     async with at_work(make_config(tmp_path)) as daemon:
         daemon.deliver(batch(*cases.values()))
         assert counted(daemon) == {"received": len(cases), **dict.fromkeys(cases, 1)}
-        assert {line["reason"] for line in logged.of("discarded")} == set(cases)
-    (stopped,) = logged.of("stopped")
+        assert {line["reason"] for line in logged.of("datagram discarded")} == set(cases)
+    (stopped,) = logged.of("daemon stopped")
     assert stopped["received"] == len(cases)
     assert stopped["stale"] == 1
 
@@ -209,7 +213,7 @@ async def test_a_bug_in_one_datagram_does_not_end_the_service_of_the_next(tmp_pa
         assert counted(daemon) == {"received": 5, "accepted": 3, "bugs": 2}
         await eventually(lambda: not daemon.pending)
     assert len(recorder.names) == 3
-    line = logged.of("bug")[0]
+    line = logged.of("internal error")[0]
     assert line["level"] == "error"
     assert "Traceback" in line["exception"]
     assert "ZeroDivisionError: no such luck" in line["exception"]
@@ -279,7 +283,7 @@ async def test_what_cannot_be_written_is_not_accepted_and_a_repeat_is_taken(tmp_
         assert daemon.counters["accepted"] == 2
         await eventually(lambda: not daemon.pending)
     assert len(recorder.names) == 2
-    lines = logged.of("not accepted")
+    lines = logged.of("notification not accepted")
     assert len(lines) == 4
     assert all(line["level"] == "error" and "disk is full" in line["problem"] for line in lines)
 
@@ -356,7 +360,7 @@ async def test_a_disk_that_is_full_for_real(tmp_path: Path, small_disk: Path, lo
         await eventually(lambda: daemon.counters["received"] == 3)
         assert counted(daemon) == {"received": 3, "not accepted": 3}
         assert recorder.names == []
-        assert len(logged.of("not accepted")) == 3
+        assert len(logged.of("notification not accepted")) == 3
         filler.unlink()
         send(daemon, *datagrams)
         await eventually(lambda: daemon.counters["accepted"] == 3)
@@ -393,8 +397,8 @@ async def test_start_and_stop_leave_nothing_open(tmp_path: Path, logged: LogLine
         await eventually(lambda: daemon.counters["accepted"] == 1)
         await eventually(lambda: not daemon.pending)
     assert descriptors() == before
-    assert [line["event"] for line in logged.all()][-2:] == ["stopping", "stopped"]
-    ready = logged.of("ready")[0]
+    assert [line["event"] for line in logged.all()][-2:] == ["daemon stopping", "daemon stopped"]
+    ready = logged.of("daemon ready")[0]
     assert ready["loop"] in {"asyncio", "uvloop"}
     assert ready["servers"] == 3
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -431,9 +435,9 @@ async def test_a_second_stop_does_not_wait_for_hooks(tmp_path: Path, logged: Log
         send(daemon, push(1))
         await eventually(lambda: recorder.names)
         daemon.stop()
-        await eventually(lambda: logged.of("stopping"))
+        await eventually(lambda: logged.of("daemon stopping"))
         await asyncio.sleep(0.05)
-        assert logged.of("stopped") == []
+        assert logged.of("daemon stopped") == []
         assert list(daemon.endpoints) == [], "nothing more is taken meanwhile"
     assert logged.of("session interrupted")
 
@@ -476,7 +480,7 @@ async def test_octets_of_preferred_connections_that_mean_nothing_are_logged(tmp_
     async with at_work(make_config(tmp_path)) as daemon:
         daemon.deliver(batch(plain))
         assert counted(daemon) == {"received": 1, "accepted": 1}
-    (line,) = logged.of("accepted")
+    (line,) = logged.of("notification accepted")
     assert line["skipped_connection_types"] == [9, 7]
     assert line["preferred"] == "mobile"
 
@@ -503,7 +507,7 @@ async def test_junk_is_refused_in_the_kernel_and_counted(tmp_path: Path, logged:
     counts = counted(daemon)
     assert counts.pop("junk", 0) + counts.pop("lost", 0) == 20
     assert counts == {"received": 1, "accepted": 1}
-    assert not logged.of("discarded")
+    assert not logged.of("datagram discarded")
     if read_lost() == before:  # nobody else on this machine lost anything meanwhile
         assert [line["count"] for line in logged.of("junk refused")] == [20]
         assert not logged.of("datagrams lost")
@@ -547,7 +551,7 @@ async def test_no_time_for_trials_is_no_verdict_and_told_as_lost(tmp_path: Path,
     (line,) = logged.of("datagrams lost")
     assert line["count"] == 19
     assert line["problem"] == "too many came without SERVER-ID for all secrets to be tried"
-    assert logged.of("stopped")[0]["lost"] == 19
+    assert logged.of("daemon stopped")[0]["lost"] == 19
 
 
 async def test_few_secrets_are_tried_whatever_comes(tmp_path: Path) -> None:
@@ -593,7 +597,7 @@ async def test_what_comes_again_at_once_ends_alike_until_something_is_admitted(
         came = [Datagram(octets, SOURCE, at) for octets in (old, old, forged, old, forged, new, old, old, forged)]
         daemon.deliver(came)
     assert counted(daemon) == {"received": 9, "accepted": 2, "duplicate": 2, "digest-mismatch": 3, "stale": 2}
-    told = [line["reason"] for line in logged.of("discarded")]
+    told = [line["reason"] for line in logged.of("datagram discarded")]
     assert sorted(told) == ["digest-mismatch"] * 3 + ["duplicate"] * 2 + ["stale"] * 2
 
 

@@ -1,39 +1,41 @@
-"""The command line: `dmnotid COMMAND`. Each command has a module of its own, imported when it is called.
-
-`dmnotid run` stays for months, and argparse would with it (400 KB): plain words of it are read without.
-"""
+"""The command line: `dmnotid COMMAND`. Each command is a module of its own, which is imported when it is called."""
 
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
-from dmnotid.cli.process import EXIT_INTERRUPTED, EXIT_PROBLEM, no_rubbish
+from dmnotid.cli.parser import build_parser
+from dmnotid.cli.process import EXIT_INTERRUPTED, EXIT_PROBLEM
 from dmnotid.errors import DmnotidError, UsageError
 
 _STANDARD_ERROR: Final = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status: 0 all is well, 1 a problem (told on standard error), 2 a wrong command line."""
+    """Run one command and return its exit status.
+
+    0 is success, 1 a problem (explained on standard error), 2 a wrong command line.
+    """
     words = sys.argv[1:] if argv is None else argv
     _prepare_streams()
     try:
         try:
-            status = _run(words, nullcontext if argv is not None else no_rubbish)
+            status = _run(words)
         except DmnotidError as error:
             print(error, file=sys.stderr)
             status = EXIT_PROBLEM
         finally:
-            sys.stdout.flush()  # --help and --version leave by SystemExit
+            # Flush also when --help or --version raises SystemExit: a write error must be seen here, not at exit.
+            sys.stdout.flush()
     except BrokenPipeError:
-        # The reader went away (`dmnotid decode … | head`): nothing is left to say.
-        _give_up_output()
+        # The reader has closed the pipe (`dmnotid decode … | head`), so there is nothing to report.
+        _discard_output()
         return EXIT_PROBLEM
     except OSError as error:
-        _give_up_output()
+        _discard_output()
         print(f"dmnotid: {error}", file=sys.stderr)
         return EXIT_PROBLEM
     except KeyboardInterrupt:
@@ -41,19 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(words: Sequence[str], importing: Callable[[], AbstractContextManager[None]]) -> int:
-    if words[:1] == ["run"]:
-        with importing():
-            from dmnotid.cli import run  # noqa: PLC0415 - of all commands this one
-
-        file = run.plain_file(words[1:])
-        if file is not None:
-            return run.run(file)
-    with importing():
-        from dmnotid.cli.parser import build_parser  # noqa: PLC0415 - where it is needed
-
-        parser = build_parser(words)
-    arguments = parser.parse_args(words)
+def _run(words: Sequence[str]) -> int:
+    arguments = build_parser(words).parse_args(words)
     try:
         status: int = arguments.main(arguments)
     except UsageError as error:
@@ -62,12 +53,14 @@ def _run(words: Sequence[str], importing: Callable[[], AbstractContextManager[No
 
 
 def _prepare_streams() -> None:
-    """Make the standard streams fit for anything: none of their numbers is free, and what can't be shown is escaped."""
+    """Ensure that the standard streams are open, and that they escape characters they can't encode."""
+    # A socket that got the number of a closed standard stream would be taken for that stream.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
-        pass  # a socket that got such a number would be taken for a stream
+        pass
     os.close(descriptor)
     if sys.stdout is None:
-        sys.stdout = open("/dev/full", "w")  # noqa: PTH123, SIM115 - what is said there must not seem heard
+        # Writes fail there, as they must: the output of the command is lost.
+        sys.stdout = open("/dev/full", "w")  # noqa: PTH123, SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -75,7 +68,7 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _give_up_output() -> None:
-    """Let what is still buffered lead nowhere, so that nothing complains at exit."""
+def _discard_output() -> None:
+    """Redirect standard output to /dev/null, so that the interpreter's flush at exit reports no error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,12 +18,12 @@ from dmnotid.cli.anatomy import palette_for
 from dmnotid.cli.decode import Judge, decide, describe
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.send import Order
-from dmnotid.cli.serving import run_daemon
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
 from dmnotid.errors import DmnotidError
 from dmnotid.host import log
+from dmnotid.host.loop import run_to_completion
 from dmnotid.policy.authenticity import Clock
 from dmnotid.policy.reception import Datagram
 from dmnotid.wire.notification import ConnectionType
@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
         config = _prepare(Path(directory))
         log.configure(config.log.level, config.log.format)
         demo = _Demo(config, Path(directory) / "secret", once=arguments.once)
-        run_daemon(demo.daemon)
+        run_to_completion(demo.daemon.run())
         if demo.reader_left:
             raise BrokenPipeError
         return EXIT_OK if demo.as_it_should_be else EXIT_PROBLEM

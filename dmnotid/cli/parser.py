@@ -1,11 +1,8 @@
-"""The command line that any command has: its words, its help, its complaints."""
+"""The command line that all commands share."""
 
 import argparse
 import importlib
-import os
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 
 from dmnotid import __version__
@@ -20,7 +17,7 @@ COMMANDS: Final = {
     "session": "run a session that a daemon hands over (for systemd)",
     "demo": "see it all work on this machine, without any set-up",
 }
-"""The commands. Each is a module of this package with `add_arguments(parser)` and `main(arguments) -> exit status`."""
+"""The commands. Each is a module of this package that has `add_arguments(parser)` and `main(arguments)`."""
 
 # pytest would collect a module called test_hook.
 _MODULES: Final = {"test-hook": "try_hook"}
@@ -28,40 +25,17 @@ _MODULES: Final = {"test-hook": "try_hook"}
 
 
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """Build the parser; only the command that `words` call is imported, so that the others cost nothing."""
+    """Build the parser for a command line. Only the modules of commands that occur in `words` are imported."""
     parser = argparse.ArgumentParser(
-        formatter_class=_Formatter,
         prog="dmnotid",
         description="Receives OMA DM 2.0 notifications (WAP Push on UDP 2948) and starts the DM sessions they ask for.",
     )
     parser.add_argument("--version", action="version", version=f"dmnotid {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    # A parser for each takes its time, and is for help and mistakes alone.
-    called = words[:1] if words and words[0] in COMMANDS else COMMANDS
-    for name in called:
-        summary = COMMANDS[name]
-        description = summary[0].upper() + summary[1:] + "."
-        command = commands.add_parser(name, help=summary, description=description, formatter_class=_Formatter)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name in words:
             module = importlib.import_module(f"dmnotid.cli.{_MODULES.get(name, name)}")
             module.add_arguments(command)
             command.set_defaults(main=module.main, parser=command)
     return parser
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Knows the terminal's width without shutil, which it would import for each argument: that brings bz2 and lzma."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_columns() - 2)
-
-
-def _columns() -> int:
-    """Return what `shutil.get_terminal_size` says of the columns."""
-    columns = 0
-    with suppress(KeyError, ValueError):
-        columns = int(os.environ["COLUMNS"])
-    if columns <= 0 and sys.__stdout__ is not None:
-        with suppress(ValueError, OSError):
-            columns = os.get_terminal_size(sys.__stdout__.fileno()).columns
-    return columns if columns > 0 else 80

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final, Self
 
 from dmnotid.cli.process import EXIT_PROBLEM
-from dmnotid.cli.signals import reset_signals
 from dmnotid.errors import HookError, UntrustedPath
 from dmnotid.hook.facts import (
     MAX_INPUT_OCTETS,
@@ -29,6 +28,7 @@ from dmnotid.hook.facts import (
     find_home,
     read_facts,
 )
+from dmnotid.host.loop import reset_signals
 from dmnotid.host.trust import check_trusted
 
 KILL_AFTER: Final = 10

@@ -17,8 +17,6 @@ from dmnotid.cli.check import complain_of_distrust, describe_trust, find_distrus
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.cli.send import Order, add_wishes, find_server, read_server_id
-from dmnotid.cli.serving import loop_factory
-from dmnotid.cli.signals import reset_signals
 from dmnotid.cli.words import parse_positive
 from dmnotid.config.loading import MAX_INTERFACE_NAME, load_config
 from dmnotid.config.tree import spell
@@ -27,6 +25,7 @@ from dmnotid.errors import Discard, DmnotidError, HookError
 from dmnotid.hook.facts import build_arguments, build_environment, build_facts, build_input, find_home
 from dmnotid.hook.runner import Hook
 from dmnotid.host import log
+from dmnotid.host.loop import loop_factory, reset_signals
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.links.monitor import Link, available_connections, read_links
 from dmnotid.policy.addresses import Source

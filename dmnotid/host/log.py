@@ -278,7 +278,7 @@ class DiscardLog:
         """Log or count a discard, or so many alike; a running event loop is needed."""
         for _ in range(self.tells(discard.reason, times)):
             _level_of(discard)(
-                "discarded",
+                "datagram discarded",
                 reason=discard.reason,
                 server_id=None if discard.server_id is None else shortened(discard.server_id, MAX_SHOWN),
                 notification_id=discard.notification_id,
@@ -309,7 +309,9 @@ class DiscardLog:
             self._timer = None
         for reason, count in sorted(self._seen.items()):
             if count > FIRST_DISCARDS:
-                logger.warning("discards", reason=reason, count=count - FIRST_DISCARDS, interval=self.interval)
+                logger.warning(
+                    "datagrams discarded", reason=reason, count=count - FIRST_DISCARDS, interval=self.interval
+                )
         for problem, count in self._lost.items():
             logger.warning("datagrams lost", count=count, interval=self.interval, problem=problem)
         self._seen.clear()

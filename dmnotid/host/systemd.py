@@ -100,7 +100,7 @@ class Manager:
             if isinstance(error, BlockingIOError) or self._complained:
                 return
             self._complained = True
-            logger.warning("service manager not told", message=lines[0], problem=str(error))
+            logger.warning("service manager not notified", message=lines[0], problem=str(error))
 
 
 class StatusLine:
@@ -196,7 +196,7 @@ def _take_watchdog(environ: MutableMapping[str, str]) -> float | None:
     if microseconds is None or pid not in {None, str(os.getpid())}:
         return None
     if not (_is_number(microseconds) and int(microseconds)):
-        logger.warning("no watchdog", problem=f"WATCHDOG_USEC: {microseconds!r}: microseconds are expected")
+        logger.warning("watchdog ignored", problem=f"WATCHDOG_USEC: {microseconds!r}: microseconds are expected")
         return None
     return int(microseconds) / _MICROSECONDS
 
@@ -207,6 +207,6 @@ def _address(text: str) -> str | None:
         return f"\0{text[1:]}"
     if text and not Path(text).is_absolute():
         problem = f"NOTIFY_SOCKET: {text!r}: an absolute path, or a name with @ before it, is expected"
-        logger.warning("service manager not told", problem=problem)
+        logger.warning("service manager not notified", problem=problem)
         return None
     return text or None

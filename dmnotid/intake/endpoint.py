@@ -134,7 +134,7 @@ class Endpoint:
         try:
             socketfilter.attach(self.socket, junk=intake.junk)
         except OSError as error:  # all of it is still refused by the decoder
-            logger.warning("no socket filter", listen=str(self), problem=str(error))
+            logger.warning("socket filter missing", listen=str(self), problem=str(error))
             self._intake = intake._replace(junk=True)
         if intake.receive_buffer is not None:
             self._set_receive_buffer(intake.receive_buffer)
@@ -147,7 +147,9 @@ class Endpoint:
         granted = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # it shows what it takes for itself
         if granted < octets:
             problem = "the kernel grants no more: net.core.rmem_max"
-            logger.warning("receive buffer", listen=str(self), octets=granted, configured=octets, problem=problem)
+            logger.warning(
+                "receive buffer reduced", listen=str(self), octets=granted, configured=octets, problem=problem
+            )
 
     def open(self) -> None:
         """Begin to receive on the running loop."""
@@ -337,7 +339,7 @@ class Endpoints:
         wanted = self._fixed or bindings(addresses)
         if self._fixed and not _same_places(addresses, self._fixed):
             facts = {"configured": list(map(str, addresses)), "instead": list(map(str, self))}
-            logger.warning("listen not used", problem="sockets are passed by the service manager", **facts)
+            logger.warning("listen ignored", problem="sockets are passed by the service manager", **facts)
         gone = [binding for binding in self._open if binding not in wanted]
         new: dict[Binding, Endpoint] = {}
         try:
@@ -365,7 +367,7 @@ class Endpoints:
         self._receiving = True
         for endpoint in self:
             endpoint.open()
-            logger.info("listening", listen=str(endpoint))
+            logger.info("socket listening", listen=str(endpoint))
 
     def close(self) -> None:
         """Take what still waits in the sockets, for a limited time, and close them."""
@@ -381,7 +383,7 @@ class Endpoints:
         if self._receiving:
             for endpoint in endpoints.values():
                 endpoint.open()
-                logger.info("listening", listen=str(endpoint))
+                logger.info("socket listening", listen=str(endpoint))
 
     def _bound(self, binding: Binding, gone: Iterable[Binding]) -> Endpoint:
         rivals = [self._open[it].socket for it in gone if it.address.port == binding.address.port]
@@ -431,7 +433,7 @@ def bind(address: ListenAddress, *, ipv6_only: bool = False, rivals: Sequence[so
         return _bind(address, ipv6_only=ipv6_only, rivals=rivals)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT and address.host == "::" and not ipv6_only:
-            logger.warning("no IPv6 here", listen=str(address), instead=f"0.0.0.0:{address.port}")
+            logger.warning("IPv6 missing", listen=str(address), instead=f"0.0.0.0:{address.port}")
             return bind(ListenAddress("0.0.0.0", address.port), rivals=rivals)  # noqa: S104 - [::] without IPv6
         message = f"listen: {address}: {error.strerror or error}"
         raise EndpointError(message) from error

@@ -77,21 +77,6 @@ def test_help_of_a_command_has_every_option_with_a_word_on_it(name: str, capsys:
         assert len(words.split()) > 1, f"{option} has no help"
 
 
-@pytest.mark.parametrize(("columns", "width"), [("60", 60), ("100", 100), ("0", 80), ("-1", 80), ("wide", 80)])
-def test_help_is_as_wide_as_the_terminal(columns: str, width: int) -> None:
-    longest = max(map(len, dmnotid("decode", "--help", COLUMNS=columns).out.splitlines()))
-    assert width - 12 < longest <= width - 2
-
-
-def test_the_parser_brings_no_modules_along() -> None:
-    code = (
-        "import sys, argparse, gettext, importlib; import dmnotid.cli.check, dmnotid.cli.parser as parser\n"
-        "before = set(sys.modules); parser.build_parser(['check']); print(*(set(sys.modules) - before))"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
-    assert told.stdout.split() == []
-
-
 def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("run", "check", "links", "test-hook"):
         with pytest.raises(SystemExit):

@@ -12,11 +12,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from dmnotid.cli.parser import build_parser
-from dmnotid.cli.run import plain_file
-from dmnotid.cli.serving import loop_factory
+from dmnotid.host.loop import loop_factory
 from tests.cli.program import PATIENCE, PROGRAM, Done, Terminal, dmnotid, shows_secret, write_config
-from tests.processes import children, running
 
 
 @pytest.fixture
@@ -44,47 +41,6 @@ def events(out: str) -> list[dict[str, object]]:
     return [json.loads(line[3:]) for line in lines]
 
 
-@pytest.mark.parametrize("words", [[], ["--config", "here"], ["--config", ""], ["--config", "a b/ü"]])
-def test_plain_words_mean_what_the_parser_makes_of_them(words: list[str]) -> None:
-    assert plain_file(words) == build_parser(["run"]).parse_args(["run", *words]).config
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--config"],
-        ["--config=here"],
-        ["--conf", "here"],
-        ["--help"],
-        ["here"],
-        ["--config", "-x"],
-        ["--config", "a", "b"],
-    ],
-)
-def test_all_other_words_are_left_to_the_parser(words: list[str]) -> None:
-    assert plain_file(words) is None
-
-
-@pytest.mark.parametrize("words", [["--config=FILE"], ["--conf", "FILE"], ["--config", "none", "--config", "FILE"]])
-def test_words_that_the_parser_takes_too(config: Path, words: list[str]) -> None:
-    config.write_text("servers: 1")
-    done = dmnotid("run", *(word.replace("FILE", str(config)) for word in words))
-    assert (done.status, done.err.count(str(config))) == (1, 2), done
-
-
-def test_a_daemon_has_nothing_of_what_read_its_configuration(config: Path, tmp_path: Path) -> None:
-    with running(tmp_path) as start:
-        service = start(config)
-        service.wait("ready")
-        loaded = Path(f"/proc/{service.process.pid}/maps")
-        assert "_sqlite3" in loaded.read_text()
-        assert "_yaml" not in loaded.read_text()
-        service.process.send_signal(signal.SIGHUP)
-        service.wait("reloaded")
-        assert "_yaml" not in loaded.read_text()
-        assert children(service.process.pid) == []
-
-
 def test_port_that_is_taken(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -92,14 +48,14 @@ def test_port_that_is_taken(tmp_path: Path) -> None:
         done = dmnotid("run", "--config", str(write_config(tmp_path, more=f"listen: '{listen}'\nstate: {tmp_path}\n")))
     assert done.status == 1
     last = events(done.out)[-1]
-    assert (last["event"], last["problem"]) == ("not started", f"listen: {listen}: Address already in use")
+    assert (last["event"], last["problem"]) == ("daemon not started", f"listen: {listen}: Address already in use")
 
 
 def test_state_that_cannot_be_kept(tmp_path: Path) -> None:
     done = dmnotid("run", "--config", str(write_config(tmp_path, more="listen: '127.0.0.1:0'\nstate: /dev/null/x\n")))
     assert done.status == 1
     last = events(done.out)[-1]
-    assert last["event"] == "not started"
+    assert last["event"] == "daemon not started"
     assert "/dev/null/x: Not a directory" in str(last["problem"])
 
 
@@ -108,21 +64,21 @@ def test_stops_in_order(number: signal.Signals, config: Path) -> None:
     with subprocess.Popen([*PROGRAM, "run", "--config", str(config)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         out = ""
-        while '"ready"' not in out:
+        while '"daemon ready"' not in out:
             line = process.stdout.readline()
             assert line, out
             out += line
         process.send_signal(number)
         out += process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0
-    assert [found["event"] for found in events(out)][-2:] == ["stopping", "stopped"]
+    assert [found["event"] for found in events(out)][-2:] == ["daemon stopping", "daemon stopped"]
 
 
 def test_warnings_are_logged(tmp_path: Path) -> None:
     servers = "- {id: a, secret: {text: hush-hush}}"
     done = dmnotid("run", "--config", str(write_config(tmp_path, servers, "state: /dev/null/x\n")))
     first = events(done.out)[0]
-    assert (first["event"], first["level"]) == ("configuration", "warning")
+    assert (first["event"], first["level"]) == ("configuration warning", "warning")
     assert "servers[0].secret.text: has only 9 octets" in str(first["problem"])
     assert not shows_secret(done.out, b"hush-hush")
 
@@ -141,7 +97,7 @@ def test_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     with structlog.testing.capture_logs() as logs:
         factory = loop_factory()
     assert factory is asyncio.new_event_loop
-    assert [(log["event"], log["log_level"]) for log in logs] == [("no uvloop", "warning")]
+    assert [(log["event"], log["log_level"]) for log in logs] == [("uvloop missing", "warning")]
 
 
 @pytest.fixture
@@ -160,7 +116,7 @@ def test_runs_without_uvloop(config: Path, no_uvloop: dict[str, str]) -> None:
     ) as process:
         assert process.stdout is not None
         out = ""
-        while '"ready"' not in out:
+        while '"daemon ready"' not in out:
             line = process.stdout.readline()
             assert line, out
             out += line
@@ -168,5 +124,5 @@ def test_runs_without_uvloop(config: Path, no_uvloop: dict[str, str]) -> None:
         out += process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0
     found = events(out)
-    assert [log["problem"] for log in found if log["event"] == "no uvloop"] == ["no wheel here"]
-    assert [log["loop"] for log in found if log["event"] == "ready"] == ["asyncio"]
+    assert [log["problem"] for log in found if log["event"] == "uvloop missing"] == ["no wheel here"]
+    assert [log["loop"] for log in found if log["event"] == "daemon ready"] == ["asyncio"]

@@ -157,9 +157,9 @@ def test_what_the_network_says_makes_no_field_of_its_own(stream: Stream, journal
 
 
 def test_other_records_stay_lines(stream: Stream, journal: socket.socket) -> None:
-    logger.info("ready", servers=2)
+    logger.info("daemon ready", servers=2)
     (line,) = parse_lines(stream.text())
-    assert line["event"] == "ready"
+    assert line["event"] == "daemon ready"
     with pytest.raises(BlockingIOError):
         journal.recv(4_096)
 

@@ -55,7 +55,7 @@ def test_keys_of_a_json_line_are_stable(logged: LogLines) -> None:
     logger.info("accepted", session=3, server_id="dm", notification_id=7)
     (line,) = logged.all()
     assert list(line) == ["event", "level", "time", "session", "server_id", "notification_id"]
-    assert line["event"] == "accepted"
+    assert line["event"] == "notification accepted"
     assert line["session"] == 3
     assert line["time"].endswith("Z")
 
@@ -183,7 +183,7 @@ def test_elsewhere_auto_is_json(tmp_path: Path) -> None:
     with file.open("w") as stream:
         log.configure("info", "auto", stream)
         logger.info("accepted")
-        assert file.read_text().startswith('<6>{"event": "accepted"'), "each line is flushed"
+        assert file.read_text().startswith('<6>{"event": "notification accepted"'), "each line is flushed"
 
 
 def test_standard_output_is_where_it_goes_by_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +191,7 @@ def test_standard_output_is_where_it_goes_by_default(capsys: pytest.CaptureFixtu
     logger.info("accepted")
     logger.debug("left out")
     out, err = capsys.readouterr()
-    assert out.startswith('<6>{"event": "accepted"')
+    assert out.startswith('<6>{"event": "notification accepted"')
     assert out.count("\n") == 1
     assert err == ""
 
@@ -282,7 +282,7 @@ async def test_a_discard_is_one_line_with_stable_keys(logged: LogLines) -> None:
     discards.flush()
     (line,) = logged.all()
     assert list(line) == ["event", "level", "time", "reason", "server_id", "notification_id", "source", "problem"]
-    assert line["event"] == "discarded"
+    assert line["event"] == "datagram discarded"
     assert line["reason"] == "stale"
     assert (line["server_id"], line["notification_id"]) == ("dm.example", 7)
     assert line["source"] == "192.0.2.7:40000"
@@ -296,10 +296,10 @@ async def test_the_first_discards_of_a_reason_are_told_one_by_one(logged: LogLin
     for _ in range(FIRST_DISCARDS):
         discards.note(discard(UnknownServer), SOURCE)
     assert FIRST_DISCARDS == 5
-    assert [line["reason"] for line in logged.of("discarded")] == ["stale"] * 5 + ["unknown-server"] * 5
-    assert logged.of("discards") == []
+    assert [line["reason"] for line in logged.of("datagram discarded")] == ["stale"] * 5 + ["unknown-server"] * 5
+    assert logged.of("datagrams discarded") == []
     discards.flush()
-    (summary,) = logged.of("discards")
+    (summary,) = logged.of("datagrams discarded")
     assert (summary["reason"], summary["count"], summary["interval"]) == ("stale", 7, 3_600)
     assert summary["level"] == "warning"
 
@@ -308,9 +308,11 @@ async def test_many_discards_alike_are_told_as_if_each_had_come_alone(logged: Lo
     discards = DiscardLog(3_600)
     for times in (1, FIRST_DISCARDS - 2, 4, 3):
         discards.note(discard(), SOURCE, times)
-    assert len(logged.of("discarded")) == FIRST_DISCARDS
+    assert len(logged.of("datagram discarded")) == FIRST_DISCARDS
     discards.flush()
-    assert [line["count"] for line in logged.of("discards")] == [1 + FIRST_DISCARDS - 2 + 4 + 3 - FIRST_DISCARDS]
+    assert [line["count"] for line in logged.of("datagrams discarded")] == [
+        1 + FIRST_DISCARDS - 2 + 4 + 3 - FIRST_DISCARDS
+    ]
 
 
 def ended(discards: DiscardLog) -> bool:
@@ -322,10 +324,10 @@ async def test_the_interval_ends_by_itself_and_another_begins(logged: LogLines) 
     for counted in (1, 2):
         for _ in range(FIRST_DISCARDS + 3):
             discards.note(discard(), SOURCE)
-        assert len(logged.of("discarded")) == counted * FIRST_DISCARDS
+        assert len(logged.of("datagram discarded")) == counted * FIRST_DISCARDS
         await eventually(partial(ended, discards))
-        assert len(logged.of("discards")) == counted
-    assert [line["count"] for line in logged.of("discards")] == [3, 3]
+        assert len(logged.of("datagrams discarded")) == counted
+    assert [line["count"] for line in logged.of("datagrams discarded")] == [3, 3]
 
 
 async def test_the_timer_runs_only_while_it_is_needed(logged: LogLines) -> None:
@@ -337,7 +339,7 @@ async def test_the_timer_runs_only_while_it_is_needed(logged: LogLines) -> None:
     discards.note(discard(), SOURCE)
     assert discards._timer is timer, "one for the interval, not one for each"
     await eventually(partial(ended, discards))
-    assert logged.of("discards") == [], "nothing was only counted"
+    assert logged.of("datagrams discarded") == [], "nothing was only counted"
 
 
 async def test_flush_at_stop_leaves_no_timer_and_says_all_once(logged: LogLines) -> None:
@@ -350,7 +352,7 @@ async def test_flush_at_stop_leaves_no_timer_and_says_all_once(logged: LogLines)
     assert timer is not None
     assert timer.cancelled()
     assert discards._timer is None
-    assert len(logged.of("discards")) == 1
+    assert len(logged.of("datagrams discarded")) == 1
 
 
 @pytest.mark.parametrize(

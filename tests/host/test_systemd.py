@@ -141,7 +141,7 @@ def test_nobody_need_be_there(logged: LogLines) -> None:
 @pytest.mark.parametrize("address", ["vsock:2:1234", "relative/path"])
 def test_an_address_of_another_kind_is_refused(address: str, logged: LogLines) -> None:
     assert not Manager({"NOTIFY_SOCKET": address}).listens
-    (line,) = logged.of("service manager not told")
+    (line,) = logged.of("service manager not notified")
     assert address in line["problem"]
 
 
@@ -149,7 +149,7 @@ def test_a_manager_that_went_away_is_complained_of_once(tmp_path: Path, logged: 
     manager = Manager({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
     manager.ready("")
     manager.alive()
-    (line,) = logged.of("service manager not told")
+    (line,) = logged.of("service manager not notified")
     assert (line["message"], line["problem"]) == ("READY=1", "[Errno 2] No such file or directory")
 
 
@@ -290,7 +290,7 @@ def test_the_watchdog_says_its_time(logged: LogLines) -> None:
     assert not logged.all()
     for wrong in ("0", "soon", ""):
         assert Manager({"WATCHDOG_USEC": wrong}).watchdog is None
-    assert [line["problem"] for line in logged.of("no watchdog")] == [
+    assert [line["problem"] for line in logged.of("watchdog ignored")] == [
         f"WATCHDOG_USEC: {wrong!r}: microseconds are expected" for wrong in ("0", "soon", "")
     ]
 
@@ -316,7 +316,7 @@ def send(port: int, *datagrams: bytes) -> None:
 
 
 def accepted(service: Service) -> list[int]:
-    return [line["notification_id"] for line in service.of("accepted")]
+    return [line["notification_id"] for line in service.of("notification accepted")]
 
 
 def test_a_daemon_tells_how_it_is(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
@@ -366,7 +366,7 @@ def test_what_the_kernel_dropped_shows_though_nothing_else_comes(tmp_path: Path,
 def test_a_refused_reload_shows_however_much_was_discarded(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
     config = write_config(tmp_path)
     service = run(config, environment=told(end))
-    service.wait("ready")
+    service.wait("daemon ready")
     good, now = push(1, preferred=NOWHERE), time.time()
     service.send(
         good, good, good[:-5], good + b"x", push(2, secret=b"another"), push(3, sent_at=now - 1e9), b"\1\7\0",
@@ -409,27 +409,27 @@ def test_a_passed_socket_is_used_and_left_open(tmp_path: Path, run: Run, end: Ma
         begin = {"prefix": passing([sock], ["dmnotid.socket"]), "pass_fds": [sock.fileno()], "environment": told(end)}
         config = write_config(tmp_path, listen=["127.0.0.1:2949"])
         service = run(config, **begin)
-        assert service.wait("accepted")["notification_id"] == 1
-        assert [line["listen"] for line in service.of("listening")] == [f"127.0.0.1:{port}"]
-        (line,) = service.of("listen not used")
+        assert service.wait("notification accepted")["notification_id"] == 1
+        assert [line["listen"] for line in service.of("socket listening")] == [f"127.0.0.1:{port}"]
+        (line,) = service.of("listen ignored")
         assert (line["configured"], line["instead"]) == (["127.0.0.1:2949"], [f"127.0.0.1:{port}"])
         assert end.next()[0] == "READY=1"  # it is not for us to have it kept
 
         write_config(tmp_path, listen=[f"127.0.0.1:{port}"])
         service.process.send_signal(signal.SIGHUP)
-        service.wait("reloaded")
+        service.wait("configuration reloaded")
         send(port, push(2, preferred=NOWHERE))
-        service.wait("accepted", 2)
-        assert len(service.of("listen not used")) == 1
+        service.wait("notification accepted", 2)
+        assert len(service.of("listen ignored")) == 1
         assert service.stop() == 0
         send(port, push(3, preferred=NOWHERE))
         assert accepted(service) == [1, 2]
 
         service = run(config, **begin)
-        assert service.wait("accepted")["notification_id"] == 3
+        assert service.wait("notification accepted")["notification_id"] == 3
         service.stop(signal.SIGKILL)
         send(port, push(4, preferred=NOWHERE))
-        assert run(config, **begin).wait("accepted")["notification_id"] == 4
+        assert run(config, **begin).wait("notification accepted")["notification_id"] == 4
 
 
 def test_own_sockets_are_kept_over_a_crash(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
@@ -440,14 +440,14 @@ def test_own_sockets_are_kept_over_a_crash(tmp_path: Path, run: Run, end: Manage
     stored, name, _ = end.next()
     assert stored == "FDSTORE=1"
     name = name.removeprefix("FDNAME=")
-    service.wait("ready")
+    service.wait("daemon ready")
     service.stop(signal.SIGKILL)
     send(port, push(1, preferred=NOWHERE))
 
     kept = end.kept[0]
     begin = {"prefix": passing([kept], [name]), "pass_fds": [kept.fileno()], "environment": told(end)}
     service = run(config, **begin)
-    assert service.wait("accepted")["notification_id"] == 1
+    assert service.wait("notification accepted")["notification_id"] == 1
     end.until("READY=1")
     assert len(end.kept) == 1  # it is kept already
     service.stop(signal.SIGKILL)
@@ -456,7 +456,7 @@ def test_own_sockets_are_kept_over_a_crash(tmp_path: Path, run: Run, end: Manage
     # Meanwhile the configuration has changed: what waits is taken all the same, then the manager is rid of it.
     write_config(tmp_path, listen=["127.0.0.1:0"])
     service = run(config, **begin)
-    assert service.wait("accepted")["notification_id"] == 2
+    assert service.wait("notification accepted")["notification_id"] == 2
     end.until("FDSTOREREMOVE=1")
     assert service.address[1] != port
 

@@ -427,7 +427,7 @@ async def test_what_stays_is_not_touched(logged: LogLines) -> None:
             send(endpoint.socket.getsockname(), str(endpoint).encode())
         await eventually(lambda: len(inbox.datagrams) == 2)
         assert set(inbox.payloads) == {str(stays).encode(), str(new).encode()}
-    assert len(logged.of("listening")) == 3
+    assert len(logged.of("socket listening")) == 3
 
 
 async def test_what_waits_in_a_socket_that_goes_is_taken() -> None:
@@ -632,9 +632,9 @@ async def test_a_receive_buffer_that_is_not_granted_is_told(tmp_path: Path, logg
     with closing(bind(LOOPBACK)) as sock, without_privileges(tmp_path):
         endpoint = Endpoint(sock, Inbox())
         endpoint.configure(Intake(most))
-        assert not logged.of("receive buffer")
+        assert not logged.of("receive buffer reduced")
         endpoint.configure(Intake(most + 4_096))
-    (line,) = logged.of("receive buffer")
+    (line,) = logged.of("receive buffer reduced")
     assert (line["octets"], line["configured"]) == (most, most + 4_096)
     assert "rmem_max" in line["problem"]
 

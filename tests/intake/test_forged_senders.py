@@ -389,10 +389,10 @@ async def test_reload_is_refused_when_ipv4_senders_could_be_forged(tmp_path: Pat
         await daemon.ready.wait()
         write_config(tmp_path, servers=open_server("127.0.0.0/8"))
         daemon.reload()
-        line = (await eventually(lambda: logged.of("reload refused") or logged.of("reloaded")))[0]
+        line = (await eventually(lambda: logged.of("reload refused") or logged.of("configuration reloaded")))[0]
         write_config(tmp_path, servers=open_server("fd00::/8"))
         daemon.reload()
-        await eventually(lambda: logged.of("reloaded"))
+        await eventually(lambda: logged.of("configuration reloaded"))
         daemon.stop()
     assert line["event"] == "reload refused"
     assert "takes no socket filter" in line["problem"]

@@ -1097,7 +1097,7 @@ def test_a_bug_in_the_middle_of_an_admission_leaves_nothing_half_done(
             patch.setattr(journal, "_request", lambda *_: 1 // 0)
             with pytest.raises(JournalError, match="ZeroDivisionError"):
                 journal.admit(second)
-        assert "ZeroDivisionError" in logged.of("bug")[0]["exception"]
+        assert "ZeroDivisionError" in logged.of("internal error")[0]["exception"]
         journal.commit()
         assert refusal(journal, 1) is Duplicate
         assert refusal(journal, 2) is None

@@ -78,8 +78,8 @@ echo "done $run" >> "$CRASH_LINES"
 """
 
 MOMENTS: Final = {
-    "starting": 4, "at any time": 4, "sent": 3, "accepted": 2, "session starts": 2, "session done": 2, "hook": 3,
-    "idle": 2, "stopping": 1,
+    "starting": 4, "at any time": 4, "sent": 3, "notification accepted": 2, "session starts": 2, "session done": 2,
+    "hook": 3, "idle": 2, "stopping": 1,
 }  # fmt: skip
 """When the daemon is killed, and how often so."""
 
@@ -200,11 +200,11 @@ class Server:
 
     def learn(self, line: dict[str, Any]) -> None:
         """Take from a line of the daemon's log that a notification needs no sending again."""
-        if line["event"] not in ("accepted", "discarded"):
+        if line["event"] not in ("notification accepted", "datagram discarded"):
             return
         key = Key(line["server_id"], line["notification_id"])
         # The second copy of one datagram is a duplicate already while the first one's commit is still to come.
-        if line["event"] == "accepted" or (line["reason"] == "duplicate" and self._copies[key] == 1):
+        if line["event"] == "notification accepted" or (line["reason"] == "duplicate" and self._copies[key] == 1):
             self.sent[key].known = True
 
 
@@ -307,15 +307,15 @@ class Judge:
         self.claim(not round_.errors, f"on standard error: {round_.errors}")
         for line in round_.log:
             self.claim(line["level"] in ("info", "warning"), f"an error in the log: {line}", line.get("session", 0))
-            if line["event"] == "ready":
+            if line["event"] == "daemon ready":
                 waited = self.pending
                 self.claim(line["pending"] == waited, f"{line['pending']} taken up, {waited} waited")
-            elif line["event"] in ("discarded", "discards"):
+            elif line["event"] in ("datagram discarded", "datagrams discarded"):
                 self.claim(line["reason"] == "duplicate", f"discarded: {line}")
                 self.counts["duplicates refused"] += line.get("count", 1)
             self._server.learn(line)
-        self.counts["accepted"] += round_.count("accepted")
-        self.counts["reloads"] += round_.count("reloaded")
+        self.counts["accepted"] += round_.count("notification accepted")
+        self.counts["reloads"] += round_.count("configuration reloaded")
 
     def see(self, rows: dict[int, Row]) -> None:
         """Compare the journal with what was in it before, and with what was said since."""
@@ -331,7 +331,7 @@ class Judge:
         self.claim(len(keys) == len(rows), "a notification stands in the journal twice")
         self.claim(keys <= self._server.sent.keys(), f"never sent: {keys - self._server.sent.keys()}")
         closed_before = self._closed_in.keys()
-        told = {line["session"] for line in self._round.log if line["event"] == "accepted"}
+        told = {line["session"] for line in self._round.log if line["event"] == "notification accepted"}
         self.counts["accepted, and killed before it was logged"] += len(rows.keys() - self.rows.keys() - told)
         self.rows = rows
         for session in [s for s, row in rows.items() if row.state != "pending" and s not in closed_before]:
@@ -343,7 +343,7 @@ class Judge:
 
     def _compare_log(self, rows: dict[int, Row]) -> None:
         for line in self._round.log:
-            if line["event"] not in ("accepted", "session done"):
+            if line["event"] not in ("notification accepted", "session done"):
                 continue
             key, session = Key(line["server_id"], line["notification_id"]), line["session"]
             self.claim(session in rows, f"{line['event']}, and not in the journal", session, key)
@@ -452,14 +452,16 @@ class Harness:
             while at is None or time.monotonic() < at:
                 self._hear(round_, log, seen)
                 now = time.monotonic()
-                if ready is None and seen["ready"]:
+                if ready is None and seen["daemon ready"]:
                     ready = now
                     due = self._choose(plan, now)
                 if ready is not None and not seen["SIGHUP"] and now > ready + plan.reloads_after:
                     self._signal(signal.SIGHUP)
                     seen["SIGHUP"] += 1
                 seen["sent"] += self._send_due(sock, round_, due, now)
-                seen["idle"] = plan.after if not due and seen["session done"] == waited + seen["accepted"] else 0
+                seen["idle"] = (
+                    plan.after if not due and seen["session done"] == waited + seen["notification accepted"] else 0
+                )
                 if ready is not None and at is None:
                     at = self._moment(plan, now, ready, seen)
                 self._check_alive(plan, began)
@@ -523,9 +525,9 @@ class Harness:
 
     def _count_kill(self, round_: Round) -> None:
         starts, ends = round_.count("session starts"), round_.count("session done") + round_.count("session try failed")
-        if round_.count("stopping"):
+        if round_.count("daemon stopping"):
             self._kills["while stopping"] += 1
-        elif not round_.count("ready"):
+        elif not round_.count("daemon ready"):
             self._kills["before ready"] += 1
         else:
             self._kills["while a hook ran" if starts > ends else "while idle"] += 1
@@ -569,11 +571,11 @@ class Harness:
         try:
             seen: Counter[str] = Counter()
             began = time.monotonic()
-            self._wait(round_, log, seen, lambda: seen["ready"])
+            self._wait(round_, log, seen, lambda: seen["daemon ready"])
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 self._send_the_rest(sock, round_, log, seen)
-            waited = round_.log[seen_at(round_, "ready")]["pending"]
-            self._wait(round_, log, seen, lambda: seen["session done"] >= waited + seen["accepted"])
+            waited = round_.log[seen_at(round_, "daemon ready")]["pending"]
+            self._wait(round_, log, seen, lambda: seen["session done"] >= waited + seen["notification accepted"])
             self._signal(signal.SIGTERM)
             assert self._process is not None
             status = self._process.wait(DEADLINE)
@@ -583,7 +585,9 @@ class Harness:
                 reap()
                 time.sleep(POLL)
             self._judge(round_, log)
-            self.judge.claim(seen_at(round_, "stopped") == len(round_.log) - 1, "the log doesn't end with the stop")
+            self.judge.claim(
+                seen_at(round_, "daemon stopped") == len(round_.log) - 1, "the log doesn't end with the stop"
+            )
             self.judge.counts["seconds of the last round"] = round(time.monotonic() - began)
         finally:
             log.close()
@@ -618,7 +622,7 @@ class Harness:
 
 
 def address_of(round_: Round) -> tuple[str, int]:
-    host, _, port = round_.log[seen_at(round_, "listening")]["listen"].rpartition(":")
+    host, _, port = round_.log[seen_at(round_, "socket listening")]["listen"].rpartition(":")
     return host, int(port)
 
 

@@ -393,7 +393,7 @@ class Promises:
         """Take one line; any at level error has no place in the recording."""
         assert line["level"] not in ("error", "critical"), line
         event = line["event"]
-        if event == "accepted":
+        if event == "notification accepted":
             self.accepted[line["session"]] = line["server_id"], line["notification_id"]
         elif event == "session starts":
             self.attempts[line["session"]] = line["attempt"]
@@ -505,7 +505,7 @@ class Traced:
         wait_until(there)
 
     def address(self) -> tuple[str, int]:
-        self.wait("ready")
+        self.wait("daemon ready")
         found = re.search(rb'"listen": "127\.0\.0\.1:(\d+)"', self.log.read_bytes())
         assert found is not None
         return "127.0.0.1", int(found[1])
@@ -576,11 +576,11 @@ class Script:
                     sock.sendto(datagram, address)
                 left -= burst
                 time.sleep(self._chance.random() * 0.02)
-            daemon.wait("accepted", count)
+            daemon.wait("notification accepted", count)
             daemon.wait("session done", done)
             # Accepting one that waits is the last that it does before its end, and no write is then under way.
             sock.sendto(self._next(waits=True)[0], address)
-        daemon.wait("accepted", count + 1)
+        daemon.wait("notification accepted", count + 1)
 
     def _next(self, *, waits: bool = False) -> tuple[bytes, bool]:
         """Build the next notification; one in thirty waits for ever."""
@@ -595,7 +595,11 @@ class Script:
 
 def choose_cuts(events: list[Event], count: int, chance: random.Random) -> list[int]:
     """Choose how many events happen before each cut: everywhere, and more often where it matters."""
-    first = next(at for at, event in enumerate(events) if isinstance(event, Said) and event.line["event"] == "accepted")
+    first = next(
+        at
+        for at, event in enumerate(events)
+        if isinstance(event, Said) and event.line["event"] == "notification accepted"
+    )
     syncs = [at for at, event in enumerate(events) if isinstance(event, Sync)]
     places: list[tuple[int, Callable[[], int]]] = [
         (4, lambda: chance.randint(0, first + 1)),  # a new file, up to its first row
@@ -620,7 +624,7 @@ def checkpointed(events: list[Event]) -> list[int]:
 
 def boundaries(events: list[Event]) -> list[int]:
     """Find the starts and stops of the daemon."""
-    words = ("listening", "stopped")
+    words = ("socket listening", "daemon stopped")
     return [at for at, event in enumerate(events) if isinstance(event, Said) and event.line["event"] in words]
 
 
@@ -699,7 +703,10 @@ def cut_power(directory: Path, *, cuts: int, notifications: int, seed: int) -> R
     return Result(
         {
             "seed": seed,
-            "log": {event: said[event] for event in ("ready", "accepted", "session starts", "session done")},
+            "log": {
+                event: said[event]
+                for event in ("daemon ready", "notification accepted", "session starts", "session done")
+            },
             "system calls": dict(recorded.calls),
             "events": dict(kinds),
             "checkpoints": checkpoints,

@@ -165,7 +165,7 @@ class Log:
             event = line["event"]
             self.events[event] += 1
             self.last[event] = line
-            if event == "accepted":
+            if event == "notification accepted":
                 self.open[line["session"]] = line["server_id"], line["notification_id"]
                 self._on_accepted(line["server_id"], line["notification_id"])
             elif event.removeprefix("session ") in {"done", "refused", "failed", "expired"}:
@@ -299,7 +299,7 @@ class Soak:
 
     def run(self) -> Report:
         """Run it to its end."""
-        self._until(lambda: self._log.events["ready"], "ready")
+        self._until(lambda: self._log.events["daemon ready"], "ready")
         self._socket.connect((HOST, self._port))
         self._began = time.monotonic()
         self._send_until(self._plan.settled)
@@ -357,12 +357,12 @@ class Soak:
     def _reload(self, *, good: bool) -> None:
         """Ask for a reload and see that it ends as it must; then knock at the address that may have come with it."""
         self._look_at_guest()
-        event = "reloaded" if good else "reload refused"
+        event = "configuration reloaded" if good else "reload refused"
         self._signal(signal.SIGHUP)
         self._asked += 1
         before = self._log.events[event]
         self._until(lambda: self._log.events[event] > before, event)
-        if good and self._reloads.guest in self._log.last["reloaded"]["listen"]:
+        if good and self._reloads.guest in self._log.last["configuration reloaded"]["listen"]:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 for _ in range(CHUNK):
                     sock.sendto(self._traffic.any().octets, (GUEST_HOST, self._port))
@@ -370,7 +370,10 @@ class Soak:
 
     def _look_at_guest(self) -> None:
         """Count what the socket dropped that may be closed by the next reload: then nobody can tell any more."""
-        if self._log.events["reloaded"] and self._reloads.guest in self._log.last["reloaded"]["listen"]:
+        if (
+            self._log.events["configuration reloaded"]
+            and self._reloads.guest in self._log.last["configuration reloaded"]["listen"]
+        ):
             self.report.expect("drops of the second socket", udp_socket(GUEST_HOST, self._port).drops, 0)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -403,7 +406,7 @@ class Soak:
         self._signal(signal.SIGUSR2)
         self._until(lambda: self._log.events["tasks"] > before, "the number of tasks")
         tasks, states = self._log.last["tasks"]["count"], children(pid)
-        accepted, sent = self._log.events["accepted"], self._sent + self._guest_sent
+        accepted, sent = self._log.events["notification accepted"], self._sent + self._guest_sent
         counts = count(pid, "fd"), count(pid, "task"), tasks, len(states)
         samples.append(Sample(self._seconds, sent, accepted, self._asked, *memory(pid), *counts))
         self._show(samples[-1])
@@ -425,7 +428,7 @@ class Soak:
         report.expect("standard error", service.errors, "")
         report.problems += self._log.problems
         report.expect("sessions not closed", self._log.open, {})
-        self._look_at_counters({**self._log.last["stopped"]})
+        self._look_at_counters({**self._log.last["daemon stopped"]})
         self._look_at_journal()
         self._tell_all()
 
@@ -459,7 +462,7 @@ class Soak:
         facts["datagrams"] = f"{self._sent + self._guest_sent:,} sent, {self._drops:,} dropped by the kernel"
         facts["kinds"] = _counted(self._traffic.kinds)
         facts["hooks started"] = f"{events['session starts']:,}"
-        facts["reloads"] = f"{events['reloaded']} taken up, {events['reload refused']} refused"
+        facts["reloads"] = f"{events['configuration reloaded']} taken up, {events['reload refused']} refused"
         facts["processor time of the daemon and its hooks"] = f"{used.ru_utime + used.ru_stime:.0f} s"
         facts["machine"] = f"{os.cpu_count()} x {processor()}, Linux {platform.release()}"
         facts["Python"] = platform.python_version()

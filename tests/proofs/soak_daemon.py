@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 
-from dmnotid.cli import main, serving
+from dmnotid.cli import main, run
 from dmnotid.daemon import Daemon
 from dmnotid.host.log import logger
 
@@ -23,5 +23,5 @@ def _tell() -> None:
 
 
 if __name__ == "__main__":
-    vars(serving)["Daemon"] = Watched
+    vars(run)["Daemon"] = Watched
     sys.exit(main())

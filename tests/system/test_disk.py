@@ -21,7 +21,7 @@ def test_a_full_disk_stops_nothing(device: Device) -> None:
     assert device.machine.attempt("dd", "if=/dev/zero", f"of={BALLAST}", "bs=4k").returncode != 0, "it isn't full"
     for number in range(100, 200):
         device.send(notification(number))
-    refused = device.wait_record("not accepted")
+    refused = device.wait_record("notification not accepted")
     assert "full" in refused["problem"]
     assert refused["level"] == "error"
     device.run("rm", BALLAST)

@@ -83,9 +83,11 @@ def test_receives_by_the_passed_socket(device: Device, host: str) -> None:
     device.wait_run(1)
     device.send(notification(2), host=host)
     device.wait_run(2)
-    (listening,) = device.records("listening")
+    (listening,) = device.records("socket listening")
     assert listening["listen"] == "[::]:2948"
-    assert [entry["source"].rpartition(":")[0].strip("[]") for entry in device.records("accepted")] == [host] * 2
+    assert [entry["source"].rpartition(":")[0].strip("[]") for entry in device.records("notification accepted")] == [
+        host
+    ] * 2
     held = device.run("ls", "-l", f"/proc/{device.pid}/fd")
     assert held.count("socket:") >= 1
 

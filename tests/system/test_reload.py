@@ -18,10 +18,10 @@ def test_reload_takes_a_new_server(device: Device) -> None:
     device.start()
     pid = device.pid
     device.send(push(1, server_id=OTHER_ID))
-    assert device.wait_record("discarded")["reason"] == "unknown-server"
+    assert device.wait_record("datagram discarded")["reason"] == "unknown-server"
     device.configure(servers=BOTH)
     device.run("systemctl", "reload", "dmnotid.service")
-    device.wait_record("reloaded")  # before systemd 253 it returns when the signal is sent
+    device.wait_record("configuration reloaded")  # before systemd 253 it returns when the signal is sent
     device.send(push(1, server_id=OTHER_ID))
     device.wait_accepted(1)
     assert device.pid == pid
@@ -51,11 +51,11 @@ def test_hangup_with_a_bad_file_is_told_in_the_status_line(device: Device) -> No
     device.machine.write(CONFIG, "servers: 5\n", mode=0o600, owner="dmnotid:")
     device.run("systemctl", "kill", "--signal=HUP", "dmnotid.service")
     wait_until(lambda: "reload refused" in text())
-    problems = [record["problem"] for record in device.records("configuration")]
+    problems = [record["problem"] for record in device.records("configuration problem")]
     assert f"{CONFIG}:1:10: servers: is a number, a list of servers is expected" in problems
     device.configure()
     device.run("systemctl", "reload", "dmnotid.service")
-    device.wait_record("reloaded")
+    device.wait_record("configuration reloaded")
     wait_until(lambda: "reload refused" not in text())
 
 

@@ -20,7 +20,7 @@ def assert_none_lost(device: Device, stream: Stream) -> None:
     """See that every notification was accepted, and that no log line says so twice."""
     device.wait_accepted(*stream.sent)
     assert sorted(device.states()) == stream.sent
-    accepted = [record["notification_id"] for record in device.records("accepted")]
+    accepted = [record["notification_id"] for record in device.records("notification accepted")]
     assert len(accepted) == len(set(accepted))
 
 
@@ -138,7 +138,7 @@ def test_without_the_socket_unit_sockets_that_a_reload_opens_are_kept(device: De
     device.start("dmnotid.service")
     listen_from(1 + count)
     device.run("systemctl", "reload", "dmnotid.service")
-    device.wait_record("reloaded")
+    device.wait_record("configuration reloaded")
     assert device.machine.show("dmnotid.service", "NFileDescriptorStore")["NFileDescriptorStore"] == str(count)
 
 
@@ -203,7 +203,7 @@ def test_stop_waits_for_a_hook_that_ends_in_time(device: Device) -> None:
     device.send(notification(1))
     device.wait_run(1)
     stop = device.machine.popen("systemctl", "stop", "dmnotid.service")
-    device.wait_record("stopping")
+    device.wait_record("daemon stopping")
     device.machine.write(f"{RUNS}.end", "")
     assert stop.wait(20) == 0
     assert device.states() == {1: "done"}

@@ -37,7 +37,7 @@ def test_another_secret_is_taken_up_by_a_restart(device: Device) -> None:
     device.drop_in("[Service]\nLoadCredential=dm:/etc/secrets/dm\n")
     device.start()
     device.send(notification(1))
-    assert device.wait_record("discarded")["reason"] == "digest-mismatch"
+    assert device.wait_record("datagram discarded")["reason"] == "digest-mismatch"
     device.machine.write("/etc/secrets/dm", SECRET, mode=0o600)
     device.run("systemctl", "restart", "dmnotid.service")
     device.send(notification(1))
@@ -60,4 +60,4 @@ def test_reload_checks_a_configuration_with_credentials(device: Device) -> None:
     device.configure(servers=[*SERVERS, {"id": "open.example", "require_digest": False}])
     done = device.machine.attempt("systemctl", "reload", "dmnotid.service")
     assert done.returncode == 0, [str(entry.fields["MESSAGE"]) for entry in device.log()]
-    assert device.wait_record("reloaded")["servers"] == len(SERVERS) + 1
+    assert device.wait_record("configuration reloaded")["servers"] == len(SERVERS) + 1

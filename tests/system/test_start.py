@@ -12,7 +12,7 @@ def test_start_ends_when_the_daemon_is_ready(device: Device) -> None:
     device.start()
     assert device.is_active()
     assert device.machine.show("dmnotid.service", "Type")["Type"] == "notify"
-    assert device.records("ready"), "started before it was ready"
+    assert device.records("daemon ready"), "started before it was ready"
 
 
 def test_start_fails_at_a_bad_configuration(device: Device) -> None:
@@ -51,13 +51,17 @@ def test_systemd_journal_has_levels_and_fields(device: Device) -> None:
     device.wait_run(6)
     device.wait_record("session done")
     (warning,) = device.log("DMNOTID_SERVER_ID=dm.example", "--priority=warning")
-    assert warning.record["event"] == "discarded"
+    assert warning.record["event"] == "datagram discarded"
     assert warning.fields["PRIORITY"] == "4"
     assert warning.fields["DMNOTID_REASON"] == "digest-mismatch"
     assert warning.fields["DMNOTID_NOTIFICATION_ID"] == "5"
     assert warning.fields["SYSLOG_IDENTIFIER"] == "dmnotid"
     about = device.log("DMNOTID_NOTIFICATION_ID=6")
-    assert [entry.fields["DMNOTID_EVENT"] for entry in about] == ["accepted", "session starts", "session done"]
+    assert [entry.fields["DMNOTID_EVENT"] for entry in about] == [
+        "notification accepted",
+        "session starts",
+        "session done",
+    ]
     (session,) = {entry.fields["DMNOTID_SESSION"] for entry in about}
     assert {entry.fields["PRIORITY"] for entry in device.log(f"DMNOTID_SESSION={session}")} == {"6"}
     assert about[1].fields["DMNOTID_INTERFACE"] == "lo"

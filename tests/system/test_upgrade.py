@@ -84,7 +84,7 @@ def test_the_package_is_upgraded_under_a_stream(bare_machine: Machine, former: P
         device.run("dpkg", "--force-confold", "--install", bring(bare_machine, package))
         stream.wait_more()
     assert_none_lost(device, stream)
-    assert [record["version"] for record in device.records("ready")] == [FORMER, dmnotid.__version__]
+    assert [record["version"] for record in device.records("daemon ready")] == [FORMER, dmnotid.__version__]
     assert device.pid != pid
     assert socket_opened(device) == opened
     assert device.machine.path(CONFIG).read_bytes() == configured
@@ -122,7 +122,7 @@ def test_the_virtual_environment_is_upgraded_under_a_stream(
         device.run(newer, *offline)
         stream.wait_more()
     device.wait_accepted(*stream.sent)
-    assert [record["version"] for record in device.records("ready")] == [dmnotid.__version__, NEWER]
+    assert [record["version"] for record in device.records("daemon ready")] == [dmnotid.__version__, NEWER]
     assert socket_opened(device) == opened
     assert device.machine.path(CONFIG).read_bytes() == configured
 

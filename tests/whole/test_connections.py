@@ -103,9 +103,9 @@ class Device:
     def reload(self, **options: Any) -> None:  # noqa: ANN401 - what `configure` takes
         """Let the daemon take another configuration up."""
         self.configure(**options)
-        before = len(self.service.of("reloaded"))
+        before = len(self.service.of("configuration reloaded"))
         self.service.process.send_signal(signal.SIGHUP)
-        self.service.wait("reloaded", before + 1)
+        self.service.wait("configuration reloaded", before + 1)
 
     def add(self, *names: str) -> None:
         """Add links that are up, without address and route."""
@@ -164,7 +164,7 @@ class Device:
         assert self.service.stop() == 0
         assert self.service.errors == ""
         line = self.service.lines()[-1]
-        assert line["event"] == "stopped"
+        assert line["event"] == "daemon stopped"
         return line
 
     def _first(self, session: int, *events: str) -> dict[str, Any] | None:
@@ -402,8 +402,16 @@ def test_a_reload_lets_start_what_waits(device: Device) -> None:
         assert device.waits(waiting)["missing"] == "wlan0: up, no route"
         device.reload(reach=reach)
         assert device.ran(waiting).over == ("wireless", "wlan0")
-    order = [line["event"] for line in device.service.lines() if line["event"] in ("session starts", "reloaded")]
-    assert order == ["reloaded", "session starts"] * 2 + ["reloaded", "reloaded", "session starts"] * 2
+    order = [
+        line["event"]
+        for line in device.service.lines()
+        if line["event"] in ("session starts", "configuration reloaded")
+    ]
+    assert (
+        order
+        == ["configuration reloaded", "session starts"] * 2
+        + ["configuration reloaded", "configuration reloaded", "session starts"] * 2
+    )
 
 
 # Links that break

@@ -62,9 +62,9 @@ class Case:
 
     def refuses(self, *datagrams: bytes) -> None:
         """See that none of these is accepted, and that each is told."""
-        before = len(self.service.of("not accepted"))
+        before = len(self.service.of("notification not accepted"))
         self.service.send(*datagrams)
-        self.service.wait("not accepted", before + len(datagrams))
+        self.service.wait("notification not accepted", before + len(datagrams))
         self.receives()
 
     def ran(self) -> list[int]:
@@ -99,7 +99,10 @@ def test_a_disk_that_is_full(tmp_path: Path, state: Path, run: Run) -> None:
 
         fill(inside / "filler")
         case.refuses(*new)
-        assert all(line["level"] == "error" and str(state) in line["problem"] for line in service.of("not accepted"))
+        assert all(
+            line["level"] == "error" and str(state) in line["problem"]
+            for line in service.of("notification not accepted")
+        )
         case.open()
         service.wait("session done", 2)
         assert service.wait("end not written")["level"] == "error"
@@ -110,7 +113,7 @@ def test_a_disk_that_is_full(tmp_path: Path, state: Path, run: Run) -> None:
 
         (inside / "filler").unlink()
         wait_until(lambda: journal_states(inside).get(2) == "done")  # by itself: nothing was sent since
-        assert len(service.of("accepted")) == 2
+        assert len(service.of("notification accepted")) == 2
         service.send(*new)
         service.wait("session done", 5)
         assert case.ran() == [1, 2, 3, 4, 5]
@@ -151,7 +154,7 @@ def test_a_file_system_that_turns_read_only_and_is_replaced(tmp_path: Path, stat
         assert journal_states(inside) == dict.fromkeys((1, 2, 3, 4), "done")
 
         again = run(tmp_path / "dmnotid.yaml", mounts.prefix)
-        assert again.wait("ready")["pending"] == 0
+        assert again.wait("daemon ready")["pending"] == 0
         stops_clean(again)
 
 
@@ -164,7 +167,7 @@ def test_a_start_on_a_read_only_disk_is_told(tmp_path: Path, state: Path, run: R
         mounts.mount_tmpfs(state, "2m")
         if begun:
             service = run(config, mounts.prefix)
-            service.wait("ready")
+            service.wait("daemon ready")
             stops_clean(service)
         mounts.run("mount", "-o", "remount,ro", state)
         problem = run(config, mounts.prefix).problem()
@@ -182,11 +185,11 @@ def test_a_state_directory_that_is_deleted(tmp_path: Path, run: Run) -> None:
     case = Case(tmp_path, run, [])
     service, state = case.service, tmp_path / "state"
     service.send(push(3, preferred=WIRELINE))  # waits for the end of 2
-    service.wait("accepted", 3)
+    service.wait("notification accepted", 3)
 
     shutil.rmtree(state)
     service.send(push(4, preferred=WIRELINE))
-    service.wait("accepted", 4)
+    service.wait("notification accepted", 4)
     assert state.stat().st_mode & 0o7777 == 0o700
     assert service.wait("journal opened anew")["level"] == "error"
     service.send(*(push(number, preferred=WIRELINE) for number in (1, 2, 3)))  # done, runs, waits
@@ -199,7 +202,7 @@ def test_a_state_directory_that_is_deleted(tmp_path: Path, run: Run) -> None:
     assert case.ran() == [1, 2, 3, 4]
     stops_clean(service)
     again = run(tmp_path / "dmnotid.yaml")
-    assert again.wait("ready")["pending"] == 0
+    assert again.wait("daemon ready")["pending"] == 0
     again.send(*(push(number, preferred=WIRELINE) for number in (1, 2, 3, 4)))
     wait_until(lambda: again.reasons().count("duplicate") == 4)
     stops_clean(again)
@@ -230,11 +233,11 @@ def test_a_state_directory_that_another_takes_the_place_of(tmp_path: Path, run: 
 
     service = run(config)
     service.send(push(1, preferred=NOWHERE), push(2, preferred=NOWHERE))
-    service.wait("accepted", 2)
+    service.wait("notification accepted", 2)
     state.rename(tmp_path / "beneath")
     (tmp_path / "away").rename(state)
     service.send(push(3, preferred=NOWHERE))
-    service.wait("accepted", 3)
+    service.wait("notification accepted", 3)
     stops_clean(service)
     assert journal_states(state) == {1: "pending", 2: "pending", 3: "pending", 50: "pending", 51: "done"}
 
@@ -251,7 +254,7 @@ def test_no_descriptor_left(tmp_path: Path, run: Run, spare: int) -> None:
 
     numbers = range(3, 13)
     service.send(*(push(number, preferred=WIRELINE) for number in numbers))
-    service.wait("accepted", 12)
+    service.wait("notification accepted", 12)
     assert "Too many open files" in service.wait("hook not started")["problem"]
     case.receives()
     assert len(case.ran()) == 2

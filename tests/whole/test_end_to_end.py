@@ -111,7 +111,7 @@ def test_the_whole_way(tmp_path: Path, start: Run) -> None:
     said = {(line["stream"], line["line"], line["session"]) for line in service.of("hook output")}
     assert said == {("stdout", "session over", 1), ("stderr", "to the log", 1)}
     assert service.stop() == 0
-    assert service.lines()[-1]["event"] == "stopped"
+    assert service.lines()[-1]["event"] == "daemon stopped"
     assert service.errors == ""
 
 
@@ -124,12 +124,12 @@ def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: 
         service = start(config)
         for count, huge in enumerate([b"\xff" * 65_507, bytes(65_507)], 1):
             service.send(huge)  # one by one: the socket's buffer holds no more
-            service.wait("discarded", count)
+            service.wait("datagram discarded", count)
         for _ in range(2):
             service.send(*hostile(), datagram)
         service.send(push(100 + round_, preferred=WIRELINE))
         service.wait("session done", 2 - round_)
-        service.wait("accepted", 2 - round_)
+        service.wait("notification accepted", 2 - round_)
         assert service.stop() == 0
         stopped = service.lines()[-1]
         assert stopped["received"] == 2 + 2 * len(hostile()) + 3
@@ -150,7 +150,7 @@ def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Run,
     service.send(push(1, preferred=WIRELINE))
     wait_until(lambda: recorder.names)
     assert service.stop(number) == 0
-    assert [line["event"] for line in service.lines()][-3:] == ["stopping", "session done", "stopped"]
+    assert [line["event"] for line in service.lines()][-3:] == ["daemon stopping", "session done", "daemon stopped"]
 
 
 @pytest.mark.parametrize("storm", [(signal.SIGHUP,), (signal.SIGTERM,), (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)])
@@ -159,7 +159,7 @@ def test_signals_at_the_very_end_make_no_other_end_of_it(
 ) -> None:
     for _ in range(3):
         service = start(write_config(tmp_path))
-        service.wait("ready")
+        service.wait("daemon ready")
         service.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 30
         while service.process.poll() is None:
@@ -168,7 +168,7 @@ def test_signals_at_the_very_end_make_no_other_end_of_it(
             assert time.monotonic() < deadline
             time.sleep(0.0005)  # it needs some time for itself
         assert service.process.returncode == 0
-        assert service.lines()[-1]["event"] == "stopped"
+        assert service.lines()[-1]["event"] == "daemon stopped"
 
 
 IGNORES = """
@@ -189,7 +189,7 @@ def test_what_the_parent_ignores_or_blocks_is_not_handed_on_to_hooks(tmp_path: P
         f"{name}:\t{0:016x}" for name in ("SigBlk", "SigIgn")
     ]
     service.process.send_signal(signal.SIGHUP)
-    service.wait("reloaded")
+    service.wait("configuration reloaded")
     assert service.stop() == 0
 
 
@@ -201,12 +201,12 @@ def test_a_hang_up_takes_a_new_configuration_up_or_says_what_is_wrong_with_it(tm
     assert service.lines() == []
     write_config(tmp_path, log={"level": "debug"}, servers=SERVERS[:1])
     service.process.send_signal(signal.SIGHUP)
-    assert service.wait("reloaded")["servers"] == 1
+    assert service.wait("configuration reloaded")["servers"] == 1
     good = file.read_text()
     file.write_text(good + "more: 1\n")
     service.process.send_signal(signal.SIGHUP)
     assert service.wait("reload refused")["level"] == "error"
-    assert "unknown key" in service.wait("configuration")["problem"]
+    assert "unknown key" in service.wait("configuration problem")["problem"]
     assert service.stop() == 0
 
 
@@ -227,7 +227,7 @@ def test_what_waits_in_the_socket_at_sigterm_is_taken(tmp_path: Path, start: Run
     assert service.lines()[-1]["accepted"] == 151
     again = start(config)
     again.wait("session done")
-    assert again.of("ready")[0]["pending"] == 151 - len(service.of("session done"))
+    assert again.of("daemon ready")[0]["pending"] == 151 - len(service.of("session done"))
     assert again.stop() == 0
     assert len(recorder.names) == 1
 
@@ -237,7 +237,7 @@ def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: R
     config = write_config(tmp_path, recorder.command)
     service = start(config)
     service.send(push(1, preferred=WIRELINE), push(2, preferred=WIRELINE))
-    service.wait("accepted", 2)
+    service.wait("notification accepted", 2)
     wait_until(lambda: recorder.names)
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
     left = recorder.runs[0]["pid"]
@@ -252,9 +252,9 @@ def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: R
     assert recorder.names == [(1, 1), (1, 2), (2, 1)]
     assert [run["environment"]["DMNOTID_ATTEMPT"] for run in recorder.runs] == ["1", "2", "1"]
     third = start(config)
-    assert third.wait("ready")["pending"] == 0
+    assert third.wait("daemon ready")["pending"] == 0
     third.send(push(1, preferred=WIRELINE))
-    third.wait("discarded")
+    third.wait("datagram discarded")
     assert third.stop() == 0
     assert len(recorder.names) == 3
 
@@ -265,7 +265,7 @@ def test_a_damaged_journal_is_set_aside_and_reception_goes_on(tmp_path: Path, st
     service = start(config)
     service.send(push(1, preferred=WIRELINE), push(2, preferred=NOWHERE))
     service.wait("session done")
-    service.wait("accepted", 2)
+    service.wait("notification accepted", 2)
     assert service.stop() == 0
     journal = tmp_path / "state" / FILE_NAME
     with journal.open("r+b") as file:
@@ -278,9 +278,9 @@ def test_a_damaged_journal_is_set_aside_and_reception_goes_on(tmp_path: Path, st
     assert Path(line["kept_as"]).read_bytes().startswith(b"junk over the header")
     assert again.stop() == 0
     third = start(config)
-    assert third.wait("ready")["pending"] <= 1
+    assert third.wait("daemon ready")["pending"] <= 1
     third.send(push(3, preferred=WIRELINE))
-    assert third.wait("discarded")["reason"] == "duplicate"
+    assert third.wait("datagram discarded")["reason"] == "duplicate"
     assert third.stop() == 0
 
 
@@ -293,10 +293,10 @@ def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Run) ->
     service = start(write_config(tmp_path, recorder.command), environment=environment)
     service.send(push(1, preferred=WIRELINE))
     service.wait("session done")
-    (line,) = service.of("no uvloop")
+    (line,) = service.of("uvloop missing")
     assert line["level"] == "warning"
     assert line["problem"] == "not built for this machine"
-    assert service.of("ready")[0]["loop"] == "asyncio"
+    assert service.of("daemon ready")[0]["loop"] == "asyncio"
     assert service.stop() == 0
     assert service.errors == ""
     assert len(recorder.names) == 1
@@ -305,8 +305,8 @@ def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Run) ->
 def test_with_uvloop_it_runs_on_it(tmp_path: Path, start: Run) -> None:
     pytest.importorskip("uvloop")
     service = start(write_config(tmp_path))
-    assert service.wait("ready")["loop"] == "uvloop"
-    assert service.of("no uvloop") == []
+    assert service.wait("daemon ready")["loop"] == "uvloop"
+    assert service.of("uvloop missing") == []
     assert service.stop() == 0
 
 
@@ -333,7 +333,7 @@ def test_a_port_in_use_is_told(tmp_path: Path, start: Run) -> None:
         listen = f"127.0.0.1:{sock.getsockname()[1]}"
         service = start(write_config(tmp_path, listen=[listen]))
         assert service.process.wait(60) == 1
-    (line,) = service.of("not started")
+    (line,) = service.of("daemon not started")
     assert line["problem"] == f"listen: {listen}: Address already in use"
     assert line["level"] == "error"
     assert service.errors == ""
@@ -342,12 +342,12 @@ def test_a_port_in_use_is_told(tmp_path: Path, start: Run) -> None:
 def test_a_second_process_on_the_same_state_is_told(tmp_path: Path, start: Run) -> None:
     config = write_config(tmp_path)
     first = start(config)
-    first.wait("ready")
+    first.wait("daemon ready")
     second = start(config)
     assert second.process.wait(60) == 1
-    assert "another dmnotid holds this journal" in second.of("not started")[0]["problem"]
+    assert "another dmnotid holds this journal" in second.of("daemon not started")[0]["problem"]
     first.send(push(1))
-    first.wait("accepted")
+    first.wait("notification accepted")
     assert first.stop() == 0
 
 
@@ -362,7 +362,7 @@ def test_a_reader_of_the_log_that_left_changes_nothing(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     try:
-        while b'"ready"' not in process.stdout.readline():
+        while b'"daemon ready"' not in process.stdout.readline():
             pass
         process.stdout.close()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

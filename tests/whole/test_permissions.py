@@ -163,8 +163,8 @@ def test_permissions_that_are_taken_away_while_it_runs(tmp_path: Path, run: Run,
     works(service, 1)
     with mode(tmp_path / "state" / file, 0):
         service.send(push(2, preferred=WIRELINE))
-        wait_until(lambda: service.of("not accepted") or len(service.of("session done")) == 2)
-        assert service.of("not accepted") == []
+        wait_until(lambda: service.of("notification not accepted") or len(service.of("session done")) == 2)
+        assert service.of("notification not accepted") == []
     works(service, 3)
     stops_clean(service)
 
@@ -209,13 +209,13 @@ def test_reload_is_refused_if_others_can_write_the_files(tmp_path: Path, run: Ru
     with mode(component, permissions):
         service.process.send_signal(signal.SIGHUP)
         service.wait("reload refused")
-    (line,) = service.of("configuration")
+    (line,) = service.of("configuration problem")
     assert line["problem"].endswith(f": {component}: writable by others: chmod go-w {component}")
     assert line["problem"].startswith(f"{config}:")
     works(service, 2)
     write_config(tmp_path, servers=servers)
     service.process.send_signal(signal.SIGHUP)
-    service.wait("reloaded")
+    service.wait("configuration reloaded")
     works(service, 3)
     stops_clean(service)
 
