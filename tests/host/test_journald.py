@@ -149,7 +149,7 @@ def test_a_record_of_a_session_can_be_searched_for(stream: Stream, journal: sock
 
 
 def test_what_the_network_says_makes_no_field_of_its_own(stream: Stream, journal: socket.socket) -> None:
-    logger.info("discarded", reason="unknown-server", server_id="x\nPRIORITY=0\nMESSAGE=forged")
+    logger.info("datagram discarded", reason="unknown-server", server_id="x\nPRIORITY=0\nMESSAGE=forged")
     fields = decode(journal.recv(4_096))
     assert fields["DMNOTID_SERVER_ID"] == "x\nPRIORITY=0\nMESSAGE=forged"
     assert fields["PRIORITY"] == "6"
@@ -166,7 +166,7 @@ def test_other_records_stay_lines(stream: Stream, journal: socket.socket) -> Non
 
 def test_a_record_that_the_journal_does_not_take_becomes_a_line(stream: Stream, tmp_path: Path) -> None:
     (tmp_path / "journal").unlink()
-    logger.info("accepted", session=3)
+    logger.info("notification accepted", session=3)
     (line,) = parse_lines(stream.text())
     assert line["session"] == 3
 
@@ -184,6 +184,6 @@ def test_lines_go_on_where_the_stream_is_dead(stream: Stream, journal: socket.so
 
 def test_json_that_was_asked_for_is_lines_alone(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> None:
     stream = Stream(monkeypatch, "json", journal.getsockname())
-    logger.info("accepted", session=3)
+    logger.info("notification accepted", session=3)
     assert parse_lines(stream.text())[0]["session"] == 3
     stream.close()

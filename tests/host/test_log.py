@@ -45,14 +45,14 @@ def text_log(level: str = "debug") -> io.StringIO:
 
 @pytest.mark.parametrize(("level", "priority"), [("debug", 7), ("info", 6), ("warning", 4), ("error", 3)])
 def test_a_json_line_begins_with_the_level_of_the_journal(logged: LogLines, level: str, priority: int) -> None:
-    getattr(logger, level)("accepted", session=3)
+    getattr(logger, level)("notification accepted", session=3)
     assert logged.getvalue().startswith(f"<{priority}>{{")
     assert logged.getvalue().count("\n") == 1
     assert logged.all()[0]["level"] == level
 
 
 def test_keys_of_a_json_line_are_stable(logged: LogLines) -> None:
-    logger.info("accepted", session=3, server_id="dm", notification_id=7)
+    logger.info("notification accepted", session=3, server_id="dm", notification_id=7)
     (line,) = logged.all()
     assert list(line) == ["event", "level", "time", "session", "server_id", "notification_id"]
     assert line["event"] == "notification accepted"
@@ -61,7 +61,7 @@ def test_keys_of_a_json_line_are_stable(logged: LogLines) -> None:
 
 
 def test_json_holds_nothing_but_printable_ascii(logged: LogLines) -> None:
-    logger.info("discarded", problem=NASTY, server_id="dm\N{LATIN SMALL LETTER E WITH ACUTE}")
+    logger.info("datagram discarded", problem=NASTY, server_id="dm\N{LATIN SMALL LETTER E WITH ACUTE}")
     text = logged.getvalue()
     assert text.endswith("\n")
     assert text.count("\n") == 1
@@ -73,7 +73,7 @@ def test_the_traceback_of_a_bug_is_one_json_line(logged: LogLines) -> None:
     try:
         stumble()
     except ValueError:
-        logger.exception("bug", source="192.0.2.7:40000")
+        logger.exception("internal error", source="192.0.2.7:40000")
     assert logged.getvalue().startswith("<3>")
     assert logged.getvalue().count("\n") == 1
     (line,) = logged.all()
@@ -107,7 +107,7 @@ def test_lines_below_the_level_are_left_out(level: str, seen: list[str], form: s
 
 def test_text_is_one_line_an_event_without_what_is_absent() -> None:
     stream = text_log()
-    logger.warning("discarded", reason="stale", server_id=None, octets=12)
+    logger.warning("datagram discarded", reason="stale", server_id=None, octets=12)
     text = stream.getvalue()
     assert text.count("\n") == 1
     assert "discarded" in text
@@ -120,7 +120,7 @@ def test_text_is_one_line_an_event_without_what_is_absent() -> None:
 
 def test_text_holds_no_control_character_of_the_network() -> None:
     stream = text_log()
-    logger.info("discarded", problem=NASTY, server_id="dm\N{LATIN SMALL LETTER E WITH ACUTE}")
+    logger.info("datagram discarded", problem=NASTY, server_id="dm\N{LATIN SMALL LETTER E WITH ACUTE}")
     line, newline, rest = stream.getvalue().partition("\n")
     assert (newline, rest) == ("\n", "")
     assert line.isprintable()
@@ -139,7 +139,7 @@ def test_the_traceback_in_text_holds_no_control_character_of_the_network() -> No
     try:
         stumble()
     except ValueError:
-        logger.exception("bug")
+        logger.exception("internal error")
     assert "Traceback" in stream.getvalue()
     assert all(line.isprintable() for line in stream.getvalue().split("\n"))
 
@@ -149,7 +149,7 @@ def test_text_that_the_stream_cannot_write_does_not_raise(tmp_path: Path) -> Non
     file = tmp_path / "log"
     with file.open("w", encoding="iso8859-1") as stream:
         log.configure("debug", "text", stream)
-        logger.info("discarded", server_id="\N{SNOWMAN}\N{LATIN SMALL LETTER E WITH ACUTE}")
+        logger.info("datagram discarded", server_id="\N{SNOWMAN}\N{LATIN SMALL LETTER E WITH ACUTE}")
     assert "server_id=\\u2603\N{LATIN SMALL LETTER E WITH ACUTE}\n" in file.read_text("iso8859-1")
 
 
@@ -165,10 +165,10 @@ def test_a_terminal_gets_coloured_text() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
         log.configure("info", "auto", terminal)
-        logger.info("accepted", server_id=NASTY)
+        logger.info("notification accepted", server_id=NASTY)
         shown = os.read(ours, 65_536).decode()
         log.configure("info", "json", terminal)
-        logger.info("accepted")
+        logger.info("notification accepted")
         assert os.read(ours, 65_536).startswith(b"<6>{")
     os.close(ours)
     assert "accepted" in shown
@@ -182,13 +182,13 @@ def test_elsewhere_auto_is_json(tmp_path: Path) -> None:
     file = tmp_path / "log"
     with file.open("w") as stream:
         log.configure("info", "auto", stream)
-        logger.info("accepted")
+        logger.info("notification accepted")
         assert file.read_text().startswith('<6>{"event": "notification accepted"'), "each line is flushed"
 
 
 def test_standard_output_is_where_it_goes_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure()
-    logger.info("accepted")
+    logger.info("notification accepted")
     logger.debug("left out")
     out, err = capsys.readouterr()
     assert out.startswith('<6>{"event": "notification accepted"')
@@ -206,7 +206,7 @@ def test_a_reader_that_left_is_no_reason_to_stop(form: str) -> None:
     stream = os.fdopen(writing, "w")
     log.configure("info", form, stream)
     for _ in range(3):
-        logger.info("accepted", problem="x" * 10_000)
+        logger.info("notification accepted", problem="x" * 10_000)
     with suppress(BrokenPipeError):
         stream.close()
 
@@ -262,7 +262,7 @@ def test_a_full_disk_is_no_reason_to_stop() -> None:
     stream = Path("/dev/full").open("w")  # noqa: SIM115 - closing it raises
     log.configure("info", "json", stream)
     for _ in range(3):
-        logger.info("accepted", problem="x" * 10_000)
+        logger.info("notification accepted", problem="x" * 10_000)
     with suppress(OSError):
         stream.close()
 
