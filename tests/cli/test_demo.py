@@ -37,7 +37,11 @@ def test_once(temporary: Path) -> None:
     assert end.startswith("All as it should be.")
     assert [step[:3] for step in steps] == [f"{number}. " for number in range(1, 7)]
     for step, wanted in zip(steps, ENDS, strict=True):
-        became = re.findall(r"^\d\d:\d\d:\d\d \[\w+ *\] (?:(accepted)|discarded +reason=([\w-]+)) ", step, re.MULTILINE)
+        became = re.findall(
+            r"^\d\d:\d\d:\d\d \[\w+ *\] (?:notification (accepted)|datagram discarded +reason=([\w-]+)) ",
+            step,
+            re.MULTILINE,
+        )
         assert ["".join(found) for found in became] == [wanted], step
     # What arrived is laid out; what the hook was told is shown.
     assert "SERVER-ID             'dm.example.com'" in steps[0]
