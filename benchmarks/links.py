@@ -13,7 +13,7 @@ from statistics import median
 from typing import Final
 
 from dmnotid.config.values import ConnectionsConfig
-from dmnotid.links.monitor import available_connections, read_links
+from dmnotid.links.availability import available_connections, read_links
 from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType
 from tests.netns import Namespace, why_not

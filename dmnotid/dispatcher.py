@@ -14,7 +14,8 @@ from dmnotid.errors import JournalError
 from dmnotid.hook.runner import Begun, Hook, Run
 from dmnotid.host.log import logger
 from dmnotid.journal.queue import LAST_CHANCE, Journal
-from dmnotid.links.monitor import Links, tell_missing
+from dmnotid.links.availability import explain_missing
+from dmnotid.links.monitor import Links
 from dmnotid.policy.retry import after_try
 from dmnotid.policy.schedule import NOBODY, Schedule, choose_connection
 from dmnotid.policy.sessions import Closed, Connection, Outcome, Result, SessionRequest, SessionStart
@@ -292,7 +293,7 @@ class Dispatcher:
         unseen = self._unseen if available == self._seen_with else list(self._untold.values())
         self._unseen, self._seen_with = [], available
         there = " ".join(f"{connection.interface}({connection.type})" for connection in available)
-        missing = cache(partial(tell_missing, self._links.links))
+        missing = cache(partial(explain_missing, self._links.links))
         for request in unseen:
             preferred, server_id = request.notification.preferred_connections, request.server_id
             if request.session not in self._untold or server_id not in self._servers:

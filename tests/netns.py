@@ -1,7 +1,7 @@
-"""Network namespaces for tests: real kernel links whose traffic reaches nobody.
+"""Network namespaces for tests: real kernel links whose traffic stays inside.
 
-Each Namespace has a second one behind it that holds the far ends of its veth pairs, so that its own list of
-interfaces stays clean. Needs root and iproute2; `why_not()` says what is missing.
+Each Namespace has a second one for the far ends of its veth pairs, which keeps its own list of interfaces short.
+Needs root and iproute2; `why_not()` returns what is missing.
 """
 
 import ctypes
@@ -10,8 +10,9 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -27,7 +28,7 @@ _numbers = itertools.count()
 
 
 def why_not() -> str:
-    """Say why no network namespace can be made here; nothing where one can."""
+    """Return why no network namespace can be made here; empty if one can."""
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
     if shutil.which("ip") is None:
@@ -40,7 +41,7 @@ def why_not() -> str:
 _WHY_NOT = why_not()
 
 needs_namespace = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
-"""Skips where `why_not` finds a reason; mark such tests as `root` too."""
+"""Skips if `why_not` returns a reason; mark such tests as `root` too."""
 
 
 class Namespace:
@@ -70,20 +71,26 @@ class Namespace:
         self.close()
 
     def close(self) -> None:
-        """Remove both namespaces and all that is in them; no harm when it's done twice."""
+        """Remove both namespaces with everything in them. Closing twice is harmless."""
         for name in (self.name, self.far_name):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
     def add_veth(self, name: str, *, up: bool = True) -> None:
-        """Add an interface whose far end, of the same name, is in the namespace behind; both are up unless told."""
+        """Add an interface whose far end, of the same name, is in the second namespace. The far end is up."""
         _ip("-n", self.name, "link", "add", name, "type", "veth", "peer", "name", name, "netns", self.far_name)
         self.far_ip("link", "set", name, "up")
         if up:
             self.ip("link", "set", name, "up")
             self.wait_up(name)
 
+    def add_uplink(self, name: str, number: int = 1, metric: int = 100) -> None:
+        """Add an interface with the address 198.51.NUMBER.1/24 and a default route."""
+        self.add_veth(name)
+        gateway = f"default via 198.51.{number}.254 dev {name} metric {metric}"
+        self.ip_batch([f"addr add 198.51.{number}.1/24 dev {name}", f"route append {gateway}"])
+
     def wait_up(self, name: str) -> None:
-        """Wait until the kernel calls an interface up, which it does a moment after both ends are; TimeoutError."""
+        """Wait until the kernel reports an interface as up, a moment after both ends are. Raises TimeoutError."""
         pause = threading.Event()
         for _ in range(2000):
             if "state UP" in self.ip("-o", "link", "show", "dev", name):
@@ -92,7 +99,7 @@ class Namespace:
         raise TimeoutError(name)
 
     def ip(self, *arguments: str) -> str:
-        """Run `ip` inside; its output. OSError when it fails."""
+        """Run `ip` inside and return its output. Raises OSError if it fails."""
         return _ip("-n", self.name, *arguments)
 
     def ip_batch(self, lines: list[str]) -> None:
@@ -118,6 +125,17 @@ class Namespace:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread that has entered the namespace (/sys stays that of the caller)."""
         return call_inside(Path("/run/netns", self.name), function, *args, **kwargs)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Move the calling thread into the namespace (/sys stays that of the caller)."""
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _enter(Path("/run/netns", self.name))
+            yield
+        finally:
+            _set_namespace(own)
+            os.close(own)
 
     def far_call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread that has entered the namespace at the far end."""
@@ -153,7 +171,11 @@ def _ip(*arguments: str, given: str | None = None) -> str:
 def _enter(namespace: Path) -> None:
     descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+        _set_namespace(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _set_namespace(descriptor: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns of a network namespace")

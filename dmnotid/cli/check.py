@@ -14,7 +14,7 @@ from dmnotid.errors import HookError
 from dmnotid.hook.runner import check_hook
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.journal.file import see_who_may_write
-from dmnotid.links.monitor import read_links
+from dmnotid.links.availability import read_links
 from dmnotid.policy.servers import Server
 
 

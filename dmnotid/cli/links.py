@@ -20,7 +20,8 @@ from dmnotid.config.values import ConnectionsConfig
 from dmnotid.errors import DmnotidError
 from dmnotid.host import log
 from dmnotid.host.log import printable
-from dmnotid.links.monitor import Link, Links, available_connections, read_links, tell_missing
+from dmnotid.links.availability import Link, available_connections, explain_missing, read_links
+from dmnotid.links.monitor import Links
 from dmnotid.policy.schedule import choose_connection
 from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType
@@ -133,7 +134,7 @@ class _Table:
         session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
         chosen = choose_connection(preferred, connections)
         if chosen is None:
-            return f"{session} would wait: {printable(tell_missing(links, preferred))}"
+            return f"{session} would wait: {printable(explain_missing(links, preferred))}"
         return f"{session} would use {printable(chosen.interface)} ({chosen.type}){self._proviso}"
 
     def _lines(self, rows: Sequence[Sequence[str]]) -> str:
@@ -174,7 +175,7 @@ def _print_json(preferred: Sequence[ConnectionType], links: Sequence[Link], conn
         "interfaces": [_json(link, connections) for link in links],
         "preferred_connections": preferred,
         "uses": chosen and {"connection": chosen.type, "interface": chosen.interface},
-        "missing": None if chosen else tell_missing(links, preferred),
+        "missing": None if chosen else explain_missing(links, preferred),
     }
     print(json.dumps(facts))
 

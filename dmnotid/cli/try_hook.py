@@ -27,7 +27,7 @@ from dmnotid.hook.runner import Hook
 from dmnotid.host import log
 from dmnotid.host.loop import loop_factory, reset_signals
 from dmnotid.host.trust import check_trusted_path
-from dmnotid.links.monitor import Link, available_connections, read_links
+from dmnotid.links.availability import Link, available_connections, read_links
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import Clock, verify
 from dmnotid.policy.retry import Retry, after_try

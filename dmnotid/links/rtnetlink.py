@@ -1,21 +1,20 @@
-"""What the kernel says of its links, addresses and routes, over a raw rtnetlink socket.
+"""The kernel's links, addresses and routes, read over a raw rtnetlink socket.
 
-A dump is one request, answered by as many messages as there are things of its kind, and one that ends it:
+A dump is one request, answered by one message for each object and one that ends the dump:
 
     len u32 | type u16 | flags u16 | sequence u32 | port u32 | body | attributes     nlmsghdr, linux/netlink.h
     len u16 | type u16 | value, padded to 4                                          rtattr, linux/rtnetlink.h
 
-Each `len` counts itself and all that is drawn behind it, but no padding. Integers are in the machine's own order,
-addresses in the network's. Needs no privilege, and no address family but AF_NETLINK.
+Each `len` counts itself and everything to its right, without the padding. Integers are in the byte order of the
+machine, addresses in network byte order. Needs no privilege, and no address family other than AF_NETLINK.
 
-Octets that can't be such messages are an OSError with EBADMSG that says what and where: whatever goes wrong here is an
-OSError.
+Every error is an OSError. Octets that are not such messages raise one with EBADMSG that names problem and offset.
 """
 
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from errno import EBADMSG, EINTR, EMSGSIZE, ENODEV
+from errno import EBADMSG, EINTR, EMSGSIZE
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from os import strerror
@@ -25,21 +24,20 @@ from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
 T = TypeVar("T")
 
 MAX_DUMPS: Final = 8
-"""How often a dump is asked for at most, when the kernel says that things changed under it."""
+"""Maximum number of requests for one dump. The kernel marks a dump during which the state changed."""
 
 TIMEOUT: Final = 5.0
-"""How long the kernel may take for one answer (seconds). It answers before the request returns: this ends a hang."""
+"""Maximum time for one answer, in seconds. The kernel answers before the request returns: this only ends a hang."""
 
 MAX_MESSAGES: Final = 65_536
-"""Octets of one answer at most; a dump's are 32,768 at most."""
+"""Maximum size of one answer, in octets. The kernel sends at most 32,768 octets of a dump at once."""
 
 MAX_DRAINED: Final = 4_096
-"""How many waiting notices one `drain` throws away at most; what is left rings again."""
+"""Maximum number of notices that one `drain` discards. If more are queued, the socket stays readable."""
 
 _MESSAGE: Final = Struct("=IHHII")
 _ATTRIBUTE: Final = Struct("=HH")
 _NUMBER: Final = Struct("=I")
-_MAX_SEQUENCE: Final = 0xFFFF_FFFF
 _CODE: Final = Struct("=i")
 
 _MESSAGE_OCTETS: Final = _MESSAGE.size
@@ -49,7 +47,6 @@ _unpack_attribute: Final = _ATTRIBUTE.unpack_from
 # linux/netlink.h
 _NETLINK_ROUTE: Final = 0
 _NLM_F_REQUEST: Final = 0x01
-_NLM_F_ACK: Final = 0x04
 _NLM_F_DUMP_INTR: Final = 0x10
 _NLM_F_DUMP: Final = 0x300
 _NLMSG_ERROR: Final = 0x02
@@ -89,11 +86,11 @@ ARPHRD_RAWIP: Final = 0x0207
 IFA_F_DADFAILED: Final = 0x08
 IFA_F_TENTATIVE: Final = 0x40
 
-# linux/rtnetlink.h: the table that is asked where no rule asks another one
+# linux/rtnetlink.h: the table that is looked up unless a rule names another one
 RT_TABLE_MAIN: Final = 254
 
 ANY_LENGTH: Final = 128
-"""The longest prefix there is."""
+"""The longest prefix of all, in bits: that of an IPv6 host."""
 
 _BITS: Final = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
@@ -101,9 +98,8 @@ _BITS: Final = {socket.AF_INET: 32, socket.AF_INET6: 128}
 class Interface(NamedTuple):
     """A network interface.
 
-    `hardware` is its ARPHRD number, `kind` what made it ("veth", "bridge"; empty for most hardware), `master` the
-    ifindex of what it is a member of (0: nothing) and `member_of` the kind of that, where the kernel says so.
-    `carrier_changes` counts how often its carrier came or went.
+    `hardware` is its ARPHRD number, `kind` the driver that made it ("veth", "bridge"; empty for most hardware),
+    `master` the ifindex of the interface that it is a member of (0 for none), `member_of` the kind of that one.
     """
 
     ifindex: int
@@ -114,26 +110,20 @@ class Interface(NamedTuple):
     kind: str
     master: int
     member_of: str
-    carrier_changes: int
 
 
 class Address(NamedTuple):
-    """An own address of the interface `ifindex`: 4 octets or 16.
-
-    `created` is when it was given to the interface: hundredths of a second since boot, in 32 bits.
-    """
+    """An own address of the interface `ifindex`: 4 octets or 16."""
 
     ifindex: int
     octets: bytes
     flags: int
-    created: int
 
 
 class Route(NamedTuple):
     """A unicast route over the interface `ifindex`, in any table but `local`; one for each next hop.
 
-    `bits` is 32 for IPv4 and 128 for IPv6, `destination` the address as a number, `length` that of its prefix. One that
-    is not `lasting` ends by itself some day, of which no notice tells in time.
+    `bits` is 32 for IPv4 and 128 for IPv6, `destination` the address as a number, `length` the length of its prefix.
     """
 
     ifindex: int
@@ -142,22 +132,21 @@ class Route(NamedTuple):
     length: int
     metric: int
     table: int
-    lasting: bool = True
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """What orders routes, the best first: those that all traffic may take, then by metric."""
+        """The sort key, the best route first: those of the main table, which all traffic takes, then by metric."""
         return self.table != RT_TABLE_MAIN, self.metric
 
     def covers(self, network: IPv4Network | IPv6Network) -> bool:
-        """Whether every address of `network` is in this route's destination."""
+        """Return whether every address of `network` is in this route's destination."""
         if network.max_prefixlen != self.bits or network.prefixlen < self.length:
             return False
         host_bits = self.bits - self.length
         return int(network.network_address) >> host_bits == self.destination >> host_bits
 
     def __str__(self) -> str:
-        """`10.0.0.0/8 metric 100`; `default` for all there is, and the table where it isn't main."""
+        """`10.0.0.0/8 metric 100`; `default` for every address, and the table unless it is main."""
         kind = IPv4Network if self.bits == _BITS[socket.AF_INET] else IPv6Network
         network = kind((self.destination, self.length), strict=False) if self.length else "default"
         table = "" if self.table == RT_TABLE_MAIN else f" table {self.table}"
@@ -165,82 +154,49 @@ class Route(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that was read, in the kernel's order."""
+    """Everything that was read, in the order of the kernel."""
 
     interfaces: list[Interface]
     addresses: list[Address]
     routes: list[Route]
 
 
-class _Query(NamedTuple, Generic[T]):
-    """What a request asks for, and what reads a message of its answer (octets, where the body begins and ends)."""
+class Query(NamedTuple, Generic[T]):
+    """A dump to request, and the parser of one message of the answer (octets, begin and end of the body)."""
 
     request: int
     answer: int
     body: bytes
     parse: Callable[[bytes, int, int], Iterable[T]]
-    flags: int = _NLM_F_DUMP
 
 
 def read_state(longest: int = ANY_LENGTH) -> State:
     """Read links, addresses and routes of this network namespace, IPv4 and IPv6.
 
-    Routes are left out whose prefix is longer than `longest` bits: 0 for default routes only.
+    Routes whose prefix is longer than `longest` bits are left out: 0 for default routes only.
 
     Raises OSError: PermissionError and the like from the kernel, TimeoutError after TIMEOUT seconds, InterruptedError
-    when things never stood still for one dump, EBADMSG for octets that make no sense.
+    if the state changed during each of MAX_DUMPS dumps, EBADMSG for malformed octets.
     """
-    routes = _ROUTES._replace(parse=partial(parse_routes, longest=longest))
-    with _open() as kernel:
-        with suppress(OSError):  # before Linux 4.20 it takes no heed of what a request asks to be left out
-            kernel.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
-        # Interfaces first: what has gone by then has neither address nor route in the dumps that follow.
-        return State(_dump(kernel, _INTERFACES), _dump(kernel, _ADDRESSES), _dump(kernel, routes))
-
-
-class Inquiry:
-    """Asks for one interface at a time, over a socket that stays open: a look before each session is to be short."""
-
-    def __init__(self) -> None:
-        """Open it. Raises OSError."""
-        self._kernel = _open()
-        self._sequence = 0
-
-    def read_interface(self, ifindex: int) -> Interface:
-        """Read an interface as it is now. Raises OSError as `read_state` does: ENODEV where there is none."""
-        # What comes late, of a request that was given up, has another number.
-        self._sequence = self._sequence + 1 & _MAX_SEQUENCE
-        query, found = _INTERFACES._replace(body=_link_request(ifindex), flags=_NLM_F_ACK), list[Interface]()
-        self._kernel.send(_request(query, self._sequence))
-        _read_answer(self._kernel, query, self._sequence, found)
-        if not found:
-            raise OSError(ENODEV, f"rtnetlink: nothing was said of interface {ifindex}")
-        return found[0]
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._kernel.close()
-
-
-def _open() -> socket.socket:
-    """Open a socket to ask the kernel something. Raises OSError."""
-    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
-    try:
+    routes = ROUTES._replace(parse=partial(parse_routes, longest=longest))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as kernel:
         kernel.settimeout(TIMEOUT)
         kernel.bind((0, 0))
-    except BaseException:
-        kernel.close()
-        raise
-    return kernel
+        # Before Linux 4.20 the kernel ignores the filters of a request, and the parsers skip the rest.
+        with suppress(OSError):
+            kernel.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        # Interfaces first: one that is removed meanwhile has neither address nor route in the dumps that follow.
+        return State(dump(kernel, INTERFACES), dump(kernel, ADDRESSES), dump(kernel, routes))
 
 
 def subscribe() -> socket.socket:
-    """Open a socket that becomes readable when any link, address or route changes; it doesn't block. Raises OSError."""
+    """Open a non-blocking socket that becomes readable when a link, an address or a route changes. Raises OSError."""
     flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     subscription = socket.socket(socket.AF_NETLINK, flags, _NETLINK_ROUTE)
     try:
         subscription.bind((0, _GROUPS))
-        with suppress(OSError):  # before Linux 5.3 no route can go together with its next hop object
+        # A route that is removed with its next hop object causes no notice of its own. Linux has them since 5.3.
+        with suppress(OSError):
             subscription.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_NEXTHOP)
     except BaseException:
         subscription.close()
@@ -248,21 +204,10 @@ def subscribe() -> socket.socket:
     return subscription
 
 
-def has_news(subscription: socket.socket) -> bool:
-    """Tell whether a notice waits in the socket; also where one was lost."""
-    try:
-        subscription.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def drain(subscription: socket.socket) -> None:
-    """Throw away what waits in the socket: a notice is a reason to read the state again, whatever it says.
+    """Discard the queued notices: each is only a reason to read the whole state again, whatever it says.
 
-    So an overrun of its buffer (ENOBUFS, told once) is nothing to worry about either.
+    An overrun of the socket's buffer (ENOBUFS, reported once) is another such reason.
     """
     for _ in range(MAX_DRAINED):
         try:
@@ -273,39 +218,41 @@ def drain(subscription: socket.socket) -> None:
             continue
 
 
-def _dump(kernel: socket.socket, query: _Query[T]) -> list[T]:
+def dump(kernel: socket.socket, query: Query[T]) -> list[T]:
+    """Request a dump until it is consistent, and return its objects. Raises OSError, as `read_state` does."""
     for sequence in range(1, MAX_DUMPS + 1):
-        # Over one socket the answers come in order, and each dump is read to its end.
+        # The answers of one socket come in order, and each dump is read to its end.
         kernel.send(_request(query, sequence))
         found: list[T] = []
         if _read_answer(kernel, query, sequence, found):
             return found
-    raise InterruptedError(EINTR, f"rtnetlink: the state changed under {MAX_DUMPS} dumps")
+    raise InterruptedError(EINTR, f"rtnetlink: the state changed during each of {MAX_DUMPS} dumps")
 
 
-def _request(query: _Query[T], sequence: int) -> bytes:
+def _request(query: Query[T], sequence: int) -> bytes:
     length = _MESSAGE_OCTETS + len(query.body)
-    return _MESSAGE.pack(length, query.request, _NLM_F_REQUEST | query.flags, sequence, 0) + query.body
+    return _MESSAGE.pack(length, query.request, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0) + query.body
 
 
-def _read_answer(kernel: socket.socket, query: _Query[T], sequence: int, found: list[T]) -> bool:
-    """Read one dump to its end; False when things changed under it."""
+def _read_answer(kernel: socket.socket, query: Query[T], sequence: int, found: list[T]) -> bool:
+    """Read one dump to its end; return False if the state changed during it."""
     ended, whole = False, True
     while not ended:
         octets, _, flags, sender = kernel.recvmsg(MAX_MESSAGES)
         if flags & socket.MSG_TRUNC:
-            raise OSError(EMSGSIZE, f"rtnetlink: an answer of more than {MAX_MESSAGES} octets")
+            raise OSError(EMSGSIZE, f"rtnetlink: an answer has more than {MAX_MESSAGES} octets")
+        # Any process may send to this socket; the kernel has port 0.
         if sender[0]:
-            continue  # not from the kernel
+            continue
         ended, undisturbed = take_messages(octets, query, sequence, found)
         whole = whole and undisturbed
     return whole
 
 
-def take_messages(octets: bytes, query: _Query[T], sequence: int, found: list[T]) -> tuple[bool, bool]:
-    """Add what these messages tell to `found`; whether they end the dump, and whether nothing changed under it.
+def take_messages(octets: bytes, query: Query[T], sequence: int, found: list[T]) -> tuple[bool, bool]:
+    """Add the objects of these messages to `found`; return whether the dump has ended, and whether it is consistent.
 
-    Raises OSError: what the kernel answers instead, or EBADMSG.
+    Raises OSError: the error that the kernel answers instead, or EBADMSG.
     """
     whole = True
     answer, parse = query.answer, query.parse
@@ -323,7 +270,7 @@ def take_messages(octets: bytes, query: _Query[T], sequence: int, found: list[T]
 
 
 def _raise_answer(octets: bytes, at: int, end: int) -> None:
-    """Raise the error number (negative) with which the kernel ends a dump, if it is one."""
+    """Raise the error that ends a dump, if its number is negative."""
     _need(_CODE.size, at, end, "error number")
     (code,) = _CODE.unpack_from(octets, at)
     if code < 0:
@@ -331,7 +278,7 @@ def _raise_answer(octets: bytes, at: int, end: int) -> None:
 
 
 def messages(octets: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """Step over messages: type, flags, sequence, and where the body begins and ends. Raises OSError, EBADMSG."""
+    """Yield type, flags, sequence, begin and end of the body of each message. Raises OSError, EBADMSG."""
     at, size = 0, len(octets)
     while at < size:
         if size - at < _MESSAGE_OCTETS:
@@ -344,10 +291,10 @@ def messages(octets: bytes) -> Iterator[tuple[int, int, int, int, int]]:
 
 
 def attributes(octets: bytes, at: int, end: int, wanted: frozenset[int]) -> dict[int, bytes]:
-    """Return the values of the wanted attributes, the last of those that come twice. Raises OSError, EBADMSG."""
+    """Return the values of the wanted attributes, the last one of each kind. Raises OSError, EBADMSG."""
     found: dict[int, bytes] = {}
     length = 0
-    # Forty turns for every interface: whether the last attribute ends in time is looked at once, behind the loop.
+    # An interface has about forty attributes, so the end of the last one is checked once, after the loop.
     while at < end:
         try:
             length, kind = _unpack_attribute(octets, at)
@@ -372,30 +319,24 @@ _IFLA_IFNAME: Final = 3
 _IFLA_MASTER: Final = 10
 _IFLA_OPERSTATE: Final = 16
 _IFLA_LINKINFO: Final = 18
-_IFLA_CARRIER_CHANGES: Final = 35
 _IFLA_INFO_KIND: Final = 1
 _IFLA_INFO_SLAVE_KIND: Final = 4
-_LINK_ATTRIBUTES: Final = frozenset(
-    {_IFLA_IFNAME, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_CARRIER_CHANGES}
-)
+_LINK_ATTRIBUTES: Final = frozenset({_IFLA_IFNAME, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_LINKINFO})
 _LINKINFO_ATTRIBUTES: Final = frozenset({_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND})
 
-# The request asks the kernel to leave out the counters of IPv6, which it would have to add up over all processors.
+# The request excludes the counters of IPv6, which the kernel would have to add up over all processors.
 _IFLA_EXT_MASK: Final = 29
 _RTEXT_FILTER_SKIP_STATS: Final = 0x08
 _SKIP_STATS: Final = _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS)
-
-
-def _link_request(ifindex: int = 0) -> bytes:
-    return _LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0) + _SKIP_STATS
 
 
 def parse_interface(octets: bytes, at: int, end: int) -> tuple[Interface, ...]:
     """Read the body of an RTM_NEWLINK. Raises OSError, EBADMSG."""
     _need(_LINK.size, at, end, "ifinfomsg")
     family, hardware, ifindex, flags = _LINK.unpack_from(octets, at)
+    # A bridge reports its ports once more, as messages of family AF_BRIDGE.
     if family != socket.AF_UNSPEC:
-        return ()  # what a bridge says of its port
+        return ()
     found = attributes(octets, at + _LINK.size, end, _LINK_ATTRIBUTES)
     if _IFLA_IFNAME not in found:
         _refuse("link without IFLA_IFNAME", at)
@@ -406,12 +347,11 @@ def parse_interface(octets: bytes, at: int, end: int) -> tuple[Interface, ...]:
         _text(found[_IFLA_IFNAME]),
         hardware,
         flags,
-        # An u8; an interface that says nothing of it never tells.
+        # A u8. Its absence means IF_OPER_UNKNOWN.
         int.from_bytes(found.get(_IFLA_OPERSTATE, b"")[:1], "little"),
         _text(kinds.get(_IFLA_INFO_KIND, b"")),
         _number(found, _IFLA_MASTER, at),
         _text(kinds.get(_IFLA_INFO_SLAVE_KIND, b"")),
-        _number(found, _IFLA_CARRIER_CHANGES, at),
     )
     return (interface,)
 
@@ -419,42 +359,27 @@ def parse_interface(octets: bytes, at: int, end: int) -> tuple[Interface, ...]:
 # struct ifaddrmsg, linux/if_addr.h
 #
 #     family u8 | prefix length u8 | flags u8 | scope u8 | index u32
-#
-# and struct ifa_cacheinfo, in IFA_CACHEINFO
-#
-#     preferred u32 | valid u32 | created u32 | updated u32
 _ADDRESS: Final = Struct("=BxBxI")
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
-_IFA_CACHEINFO: Final = 6
 _IFA_FLAGS: Final = 8
-_ADDRESS_ATTRIBUTES: Final = frozenset({_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS})
-_CACHE_INFO: Final = Struct("=8xI4x")
+_ADDRESS_ATTRIBUTES: Final = frozenset({_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS})
 
 
 def parse_address(octets: bytes, at: int, end: int) -> tuple[Address, ...]:
-    """Read the body of an RTM_NEWADDR; nothing for families other than IPv4 and IPv6. Raises OSError, EBADMSG."""
+    """Read the body of an RTM_NEWADDR; empty for families other than IPv4 and IPv6. Raises OSError, EBADMSG."""
     _need(_ADDRESS.size, at, end, "ifaddrmsg")
     family, flags, ifindex = _ADDRESS.unpack_from(octets, at)
     bits = _BITS.get(family)
     if bits is None:
         return ()
     found = attributes(octets, at + _ADDRESS.size, end, _ADDRESS_ATTRIBUTES)
-    # On a point-to-point link IFA_ADDRESS is the other end.
+    # On a point-to-point link IFA_ADDRESS is the address of the peer.
     address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
     if len(address) * 8 != bits:
         _refuse(f"address of {len(address)} octets, family {family}", at)
-    return (Address(ifindex, address, _number(found, _IFA_FLAGS, at, flags), _created(found, at)),)
-
-
-def _created(found: dict[int, bytes], at: int) -> int:
-    value = found.get(_IFA_CACHEINFO)
-    if value is None:
-        return 0
-    if len(value) < _CACHE_INFO.size:
-        _refuse(f"ifa_cacheinfo of {len(value)} octets", at)
-    created: int = _CACHE_INFO.unpack_from(value)[0]
-    return created
+    # IFA_FLAGS has 32 bits, of which the header holds eight.
+    return (Address(ifindex, address, _number(found, _IFA_FLAGS, at, flags)),)
 
 
 # struct rtmsg, linux/rtnetlink.h
@@ -487,10 +412,10 @@ _ROUTE_ATTRIBUTES: Final = frozenset({_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_MU
 def parse_routes(octets: bytes, at: int, end: int, longest: int = ANY_LENGTH) -> tuple[Route, ...]:
     """Read the body of an RTM_NEWROUTE: one Route for each next hop. Raises OSError, EBADMSG.
 
-    Nothing for a prefix of more than `longest` bits, for what is no unicast route (blackholes), for the table `local`,
-    for what has expired (of IPv6, whose kernel takes it away up to half a minute later), and for what the kernel only
-    remembers of one destination. A route that names a next hop object and nothing else
-    (`net.ipv4.nexthop_compat_mode` 0, not the default) is not seen.
+    Empty for a prefix of more than `longest` bits, a route that is not unicast (a blackhole), the table `local`, an
+    expired route (of IPv6; the kernel removes it up to half a minute later) and an exception cached for one
+    destination. A route that names only a next hop object (`net.ipv4.nexthop_compat_mode` 0, not the default) is not
+    found.
     """
     _need(_ROUTE.size, at, end, "rtmsg")
     # Most routes end here.
@@ -504,21 +429,20 @@ def parse_routes(octets: bytes, at: int, end: int, longest: int = ANY_LENGTH) ->
     address = found.get(_RTA_DST, b"")
     if length > bits or len(address) * 8 not in ((bits,) if length else (0, bits)):
         _refuse(f"destination of {len(address)} octets, prefix {length}, family {family}", at)
-    expires = _expires(found[_RTA_CACHEINFO], at) if _RTA_CACHEINFO in found else 0
-    if expires < 0:
+    if _RTA_CACHEINFO in found and _has_expired(found[_RTA_CACHEINFO], at):
         return ()
     destination, metric = int.from_bytes(address, "big"), _number(found, _RTA_PRIORITY, at)
     table = _number(found, _RTA_TABLE, at, octets[at + 4])
     hops = _next_hops(found[_RTA_MULTIPATH]) if _RTA_MULTIPATH in found else (_number(found, _RTA_OIF, at),)
-    return tuple([Route(hop, bits, destination, length, metric, table, not expires) for hop in hops if hop])
+    return tuple([Route(hop, bits, destination, length, metric, table) for hop in hops if hop])
 
 
-def _expires(cache_info: bytes, at: int) -> int:
-    """Return in how many ticks a route expires: less than 0 where it has, 0 where it never does."""
+def _has_expired(cache_info: bytes, at: int) -> bool:
     if len(cache_info) < _EXPIRES.size:
         _refuse(f"rta_cacheinfo of {len(cache_info)} octets", at)
+    # The time left, in ticks: negative after the end, 0 for a route that does not expire.
     expires: int = _EXPIRES.unpack_from(cache_info)[0]
-    return expires
+    return expires < 0
 
 
 def _next_hops(octets: bytes) -> Iterator[int]:
@@ -532,10 +456,10 @@ def _next_hops(octets: bytes) -> Iterator[int]:
         at += length + 3 & ~3
 
 
-# One dump for all families: a kernel without IPv6 just has less to say.
-_INTERFACES: Final = _Query(_RTM_GETLINK, _RTM_NEWLINK, _link_request(), parse_interface)
-_ADDRESSES: Final = _Query(_RTM_GETADDR, _RTM_NEWADDR, bytes(_ADDRESS.size), parse_address)
-_ROUTES: Final = _Query(_RTM_GETROUTE, _RTM_NEWROUTE, _UNICAST_ROUTES, parse_routes)
+# One dump covers all families: a kernel without IPv6 sends less.
+INTERFACES: Final = Query(_RTM_GETLINK, _RTM_NEWLINK, bytes(_LINK.size) + _SKIP_STATS, parse_interface)
+ADDRESSES: Final = Query(_RTM_GETADDR, _RTM_NEWADDR, bytes(_ADDRESS.size), parse_address)
+ROUTES: Final = Query(_RTM_GETROUTE, _RTM_NEWROUTE, _UNICAST_ROUTES, parse_routes)
 
 
 def _number(found: dict[int, bytes], kind: int, at: int, absent: int = 0) -> int:
@@ -549,7 +473,7 @@ def _number(found: dict[int, bytes], kind: int, at: int, absent: int = 0) -> int
 
 
 def _text(value: bytes) -> str:
-    """Return the text up to its NUL; a name may hold any octet but slash and space, and must find its way back."""
+    """Return the text up to its NUL. A name is any octets without slash and space, so it is decoded reversibly."""
     return value.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 

@@ -533,7 +533,7 @@ def test_links_that_cannot_be_read(
 
     config.write_text(LOOPBACK)
     monkeypatch.setattr("dmnotid.cli.links.read_links", refuse)
-    monkeypatch.setattr("dmnotid.links.monitor.read_links", refuse)
+    monkeypatch.setattr("dmnotid.links.availability.read_links", refuse)
     problem = "the network interfaces can't be read: Address family not supported by protocol\n"
     for words in ([], ["--json"], ["--watch"]):
         assert told(config, capsys, *words) == Done(1, "", problem)

@@ -16,7 +16,7 @@ import pytest
 
 from dmnotid.cli import main
 from dmnotid.config.values import ConnectionsConfig
-from dmnotid.links.monitor import Link, read_links
+from dmnotid.links.availability import Link, read_links
 from dmnotid.policy.authenticity import find_signers
 from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import decode_notification

@@ -1,4 +1,4 @@
-"""rtnetlink: octets as a kernel sent them, octets as none ever would, and the kernel itself."""
+"""rtnetlink: octets that a kernel sent, octets that no kernel would send, and the kernel itself."""
 
 import os
 import socket
@@ -7,7 +7,6 @@ import sys
 from contextlib import closing, suppress
 from errno import EBADMSG, ENODEV
 from ipaddress import IPv4Network, ip_network
-from pathlib import Path
 from struct import pack
 from typing import Any, cast
 
@@ -23,11 +22,8 @@ from dmnotid.links.rtnetlink import (
     IFF_UP,
     RT_TABLE_MAIN,
     Address,
-    Inquiry,
     Interface,
     Route,
-    drain,
-    has_news,
     messages,
     parse_routes,
     read_state,
@@ -35,6 +31,7 @@ from dmnotid.links.rtnetlink import (
     take_messages,
 )
 from tests.netns import Namespace, needs_namespace
+from tests.support import descriptors
 
 # Answers of Linux 6.18 (x86-64) in a namespace with wlan0 (ifindex 2) and eth0 (3), veth both; of the links only eth0,
 # of the routes that are not unicast one of each kind.
@@ -102,9 +99,9 @@ ROUTES = bytes.fromhex("""
 little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the captured octets are little-endian")
 
 QUERIES: dict[str, Any] = {
-    "links": rtnetlink._INTERFACES,
-    "addresses": rtnetlink._ADDRESSES,
-    "routes": rtnetlink._ROUTES,
+    "links": rtnetlink.INTERFACES,
+    "addresses": rtnetlink.ADDRESSES,
+    "routes": rtnetlink.ROUTES,
 }
 CAPTURED = {"links": LINKS, "addresses": ADDRESSES, "routes": ROUTES}
 
@@ -144,10 +141,6 @@ def take(name: str, octets: bytes) -> tuple[list[Any], tuple[bool, bool]]:
     return found, ended
 
 
-def descriptors() -> set[Path]:
-    return set(Path("/proc/self/fd").iterdir())
-
-
 def refused(name: str, octets: bytes) -> str:
     with pytest.raises(OSError, match="rtnetlink") as raised:
         take(name, octets)
@@ -156,15 +149,15 @@ def refused(name: str, octets: bytes) -> str:
 
 
 @little_endian
-def test_captured_link() -> None:
+def test_captured_link_is_parsed() -> None:
     found, ended = take("links", LINKS)
     assert ended == (True, True)
     flags = 0x1000 | IFF_UP | IFF_LOWER_UP | 0x42  # MULTICAST, BROADCAST, RUNNING
-    assert found == [Interface(3, "eth0", 1, flags, IF_OPER_UP, "veth", 0, "", carrier_changes=2)]
+    assert found == [Interface(3, "eth0", 1, flags, IF_OPER_UP, "veth", 0, "")]
 
 
 @little_endian
-def test_captured_addresses() -> None:
+def test_captured_addresses_are_parsed() -> None:
     found, ended = take("addresses", ADDRESSES)
     assert ended == (True, True)
     texts = [(own.ifindex, socket.inet_ntop({4: 2, 16: 10}[len(own.octets)], own.octets)) for own in found]
@@ -177,11 +170,10 @@ def test_captured_addresses() -> None:
     ]
     assert [index for index, text in texts if text.startswith("fe80:")] == [2, 3]
     assert {own.flags for own in found} == {0x80}
-    assert [own.created for own in found] == [0x38A97, 0x38A9B, 0x38A9B, 0x38A97, 0x38A9B, 0x38A9C, 0x38A9B]
 
 
 @little_endian
-def test_captured_routes() -> None:
+def test_captured_routes_are_parsed() -> None:
     found, ended = take("routes", ROUTES)
     assert ended == (True, True)
     assert [(found_route.ifindex, str(found_route)) for found_route in found] == [
@@ -198,7 +190,7 @@ def test_captured_routes() -> None:
 
 
 @little_endian
-def test_short_prefixes_only() -> None:
+def test_route_is_left_out_if_its_prefix_is_too_long() -> None:
     body = next((at, end) for kind, _, _, at, end in messages(ROUTES) if kind == 24 and ROUTES[at + 1] == 24)
     assert len(parse_routes(ROUTES, *body)) == 1
     assert len(parse_routes(ROUTES, *body, longest=24)) == 1
@@ -207,7 +199,7 @@ def test_short_prefixes_only() -> None:
 
 @little_endian
 @pytest.mark.parametrize("name", QUERIES)
-def test_every_prefix_of_captured_octets_is_refused_or_a_whole_number_of_messages(name: str) -> None:
+def test_prefix_of_captured_octets_is_refused_unless_messages_are_whole(name: str) -> None:
     octets = CAPTURED[name]
     whole = {end: number for number, (*_, end) in enumerate(messages(octets), 1)}
     for end in range(1, len(octets)):
@@ -246,80 +238,68 @@ def test_captured_octets_with_some_changed_give_values_or_an_oserror(name: str, 
     assert all(str(item) for item in found)
 
 
-def test_least_that_a_link_may_say() -> None:
-    assert take("links", message(16, link(attribute(3, b"usb0\0"))))[0] == [Interface(5, "usb0", 1, 1, 0, "", 0, "", 0)]
-
-
-def test_created_is_not_updated() -> None:
-    body = address(attribute(1, bytes(4)), attribute(6, pack("=IIII", 1, 2, 30, 40)))
-    assert take("addresses", message(20, body))[0] == [Address(5, bytes(4), 0, created=30)]
-    short = refused("addresses", message(20, address(attribute(1, bytes(4)), attribute(6, bytes(12)))))
-    assert "ifa_cacheinfo of 12 octets" in short
+def test_link_with_a_name_alone_is_parsed() -> None:
+    assert take("links", message(16, link(attribute(3, b"usb0\0"))))[0] == [Interface(5, "usb0", 1, 1, 0, "", 0, "")]
 
 
 @pytest.mark.parametrize(("expires", "there"), [(0, True), (1, True), (-1, False), (-(2**31), False)])
-def test_route_that_has_expired_is_none(expires: int, there: bool) -> None:  # noqa: FBT001 - a table of results
+def test_expired_route_is_left_out(expires: int, there: bool) -> None:  # noqa: FBT001 - a table of results
     info = attribute(12, pack("=IIiIIII", 1, 2, expires, 0, 0, 0, 0))
     found = take("routes", message(24, route(OIF, info, family=socket.AF_INET6)))[0]
-    assert found == [Route(5, 128, 0, 0, 0, RT_TABLE_MAIN, lasting=not expires)] * there
+    assert found == [Route(5, 128, 0, 0, 0, RT_TABLE_MAIN)] * there
 
 
-def test_expiry_that_is_cut_off() -> None:
-    told = refused("routes", message(24, route(OIF, attribute(12, bytes(8)), family=socket.AF_INET6)))
-    assert "rta_cacheinfo of 8 octets" in told
-
-
-def test_table_of_a_route() -> None:
+def test_route_table_has_32_bits() -> None:
     assert take("routes", message(24, route(OIF, table=100)))[0] == [Route(5, 32, 0, 0, 0, table=100)]
     large = route(OIF, attribute(15, pack("=I", 70_000)), table=252)
     assert take("routes", message(24, large))[0] == [Route(5, 32, 0, 0, 0, table=70_000)]
 
 
-def test_link_that_is_member_of_a_bridge() -> None:
+def test_link_names_the_bridge_that_it_is_a_member_of() -> None:
     info = attribute(1, b"veth\0") + attribute(4, b"bridge\0")
     body = link(attribute(3, b"p0\0"), attribute(10, pack("=I", 9)), attribute(18, info), attribute(16, b"\6"))
-    assert take("links", message(16, body))[0] == [Interface(5, "p0", 1, 1, 6, "veth", 9, "bridge", 0)]
+    assert take("links", message(16, body))[0] == [Interface(5, "p0", 1, 1, 6, "veth", 9, "bridge")]
 
 
-def test_name_that_is_no_text_finds_its_way_back() -> None:
+def test_name_that_is_not_utf_8_is_decoded_reversibly() -> None:
     (found,) = take("links", message(16, link(attribute(3, b"e\xffth\0junk"))))[0]
     assert os.fsencode(found.name) == b"e\xffth"
 
 
-def test_what_a_bridge_says_of_its_port_is_no_link() -> None:
+def test_report_of_a_bridge_about_its_port_is_not_a_link() -> None:
     assert take("links", message(16, link(attribute(3, b"p0\0"), family=7)))[0] == []
 
 
-def test_point_to_point_address_is_the_own_one() -> None:
+def test_address_of_a_point_to_point_link_is_not_that_of_the_peer() -> None:
     body = address(attribute(1, b"\xc0\0\2\2"), attribute(2, b"\xc0\0\2\1"))
-    assert take("addresses", message(20, body))[0] == [Address(5, b"\xc0\0\2\1", 0, 0)]
+    assert take("addresses", message(20, body))[0] == [Address(5, b"\xc0\0\2\1", 0)]
 
 
-def test_flags_beyond_eight_bits_replace_the_old_ones() -> None:
+def test_address_flags_of_32_bits_replace_those_of_eight() -> None:
     old = address(attribute(1, bytes(4)), flags=IFA_F_TENTATIVE)
-    assert take("addresses", message(20, old))[0] == [Address(5, bytes(4), IFA_F_TENTATIVE, 0)]
+    assert take("addresses", message(20, old))[0] == [Address(5, bytes(4), IFA_F_TENTATIVE)]
     new = old + attribute(8, pack("=I", 0x280))
-    assert take("addresses", message(20, new))[0] == [Address(5, bytes(4), 0x280, 0)]
+    assert take("addresses", message(20, new))[0] == [Address(5, bytes(4), 0x280)]
 
 
 @pytest.mark.parametrize("name", ["addresses", "routes"])
-def test_other_families_are_passed_over(name: str) -> None:
+def test_other_family_is_skipped(name: str) -> None:
     body = {"addresses": address(family=12), "routes": route(OIF, family=28)}[name]
     assert take(name, message(QUERIES[name].answer, body)) == ([], (False, True))
 
 
 @pytest.mark.parametrize("passed_over", [{"kind": 6}, {"table": 255}, {"flags": 0x200}])
-def test_routes_that_lead_nowhere_are_passed_over(passed_over: dict[str, int]) -> None:
+def test_route_is_skipped_if_blackhole_local_or_cached(passed_over: dict[str, int]) -> None:
     assert take("routes", message(24, route(OIF)))[0] == [Route(5, 32, 0, 0, 0, RT_TABLE_MAIN)]
     assert take("routes", message(24, route(OIF, **passed_over)))[0] == []
 
 
-def test_route_as_people_read_it() -> None:
+def test_route_as_text() -> None:
     assert str(Route(5, 32, 10 << 24 | 7, 8, 3, RT_TABLE_MAIN)) == "10.0.0.0/8 metric 3"
     assert str(Route(5, 128, 0, 0, 1024, RT_TABLE_MAIN)) == "default metric 1024"
 
 
-def test_route_without_interface_is_none() -> None:
+def test_route_without_interface_is_skipped() -> None:
     assert take("routes", message(24, route()))[0] == []
 
 
@@ -343,27 +323,28 @@ def test_route_without_interface_is_none() -> None:
         ("routes", route(OIF, attribute(1, bytes(4)), length=33), "destination of 4 octets, prefix 33, family 2"),
         ("routes", route(OIF, attribute(1, bytes(16))), "destination of 16 octets, prefix 0, family 2"),
         ("routes", route(attribute(4, b"\5")), "attribute 4 of 1 octets, not 4"),
+        ("routes", route(OIF, attribute(12, bytes(8)), family=10), "rta_cacheinfo of 8 octets"),
         ("routes", route(attribute(9, bytes(7))), "rtnexthop needs 8, 7 left"),
         ("routes", route(attribute(9, bytes(8))), "next hop length 0, 8 left"),
         ("routes", route(attribute(9, b"\x0c\0" + bytes(6))), "next hop length 12, 8 left"),
     ],
 )
 @little_endian
-def test_refused_bodies(name: str, body: bytes, problem: str) -> None:
+def test_malformed_body_is_refused(name: str, body: bytes, problem: str) -> None:
     assert problem in refused(name, message(QUERIES[name].answer, body))
 
 
-def test_attribute_that_ends_in_the_next_message_is_refused() -> None:
+def test_attribute_is_refused_if_it_ends_in_the_next_message() -> None:
     octets = message(16, link(attribute(3, b"a\0"), pack("=HH", 12, 99))) + done()
     assert "attribute length 12, 4 left" in refused("links", octets)
 
 
-def test_messages_of_another_request_are_passed_over() -> None:
+def test_message_of_another_request_is_skipped() -> None:
     octets = message(16, bytes(1), sequence=7) + done(-1, sequence=7)
     assert take("links", octets) == ([], (False, True))
 
 
-def test_error_of_the_kernel_is_raised_as_such() -> None:
+def test_error_of_the_kernel_is_raised() -> None:
     with pytest.raises(OSError, match="No such device") as raised:
         take("links", done(-ENODEV))
     assert raised.value.errno == ENODEV
@@ -372,7 +353,7 @@ def test_error_of_the_kernel_is_raised_as_such() -> None:
     assert "error number needs 4, 2 left" in refused("links", message(3, bytes(2)))
 
 
-def test_state_that_changed_under_the_dump_is_told() -> None:
+def test_dump_is_marked_if_the_state_changed_during_it() -> None:
     first = message(16, link(attribute(3, b"a\0")), flags=0x10)
     assert take("links", first)[1] == (False, False)
     assert take("links", first + done())[1] == (True, False)
@@ -397,14 +378,14 @@ class Kernel:
         return octets, [], flags, (sender, 0)
 
     def dump(self) -> list[Interface]:
-        return rtnetlink._dump(cast("socket.socket", self), rtnetlink._INTERFACES)
+        return rtnetlink.dump(cast("socket.socket", self), rtnetlink.INTERFACES)
 
 
 def named(name: bytes, sequence: int, *, flags: int = 0) -> bytes:
     return message(16, link(attribute(3, name)), sequence=sequence, flags=flags)
 
 
-def test_dump_under_which_things_changed_is_read_again() -> None:
+def test_dump_is_read_again_if_the_state_changed_during_it() -> None:
     kernel = Kernel(
         [(named(b"old", 1), 0, 0), (named(b"half", 1, flags=0x10), 0, 0), (done(sequence=1), 0, 0)],
         [(named(b"new", 2) + done(sequence=2), 0, 0)],
@@ -412,41 +393,29 @@ def test_dump_under_which_things_changed_is_read_again() -> None:
     assert [interface.name for interface in kernel.dump()] == ["new"]
 
 
-def test_dump_is_not_read_again_forever() -> None:
+def test_dump_is_refused_if_the_state_keeps_changing() -> None:
     kernel = Kernel(*([(done(flags=0x10, sequence=n), 0, 0)] for n in range(1, 100)))
-    with pytest.raises(InterruptedError, match="changed under"):
+    with pytest.raises(InterruptedError, match="changed during"):
         kernel.dump()
     assert len(kernel.requests) == rtnetlink.MAX_DUMPS
 
 
-def test_only_the_kernel_is_listened_to() -> None:
+def test_answer_of_another_process_is_skipped() -> None:
     kernel = Kernel([(named(b"lie", 1) + done(), 0, 4711), (named(b"truth", 1) + done(), 0, 0)])
     assert [interface.name for interface in kernel.dump()] == ["truth"]
 
 
-def test_answer_that_was_cut_is_refused() -> None:
+def test_truncated_answer_is_refused() -> None:
     kernel = Kernel([(named(b"eth0", 1) + done(), socket.MSG_TRUNC, 0)])
     with pytest.raises(OSError, match="more than 65536 octets"):
         kernel.dump()
 
 
-def test_kernel_that_does_not_answer_is_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtnetlink, "TIMEOUT", 0.01)
-    # A request that is no dump and wants no acknowledgement: the real kernel does it and says nothing.
-    monkeypatch.setattr(rtnetlink, "_request", lambda _query, sequence: pack("=IHHII", 16, 1, 0, sequence, 0))
-    with pytest.raises(TimeoutError):
-        read_state()
-    with closing(Inquiry()) as inquiry, pytest.raises(TimeoutError):
-        inquiry.read_interface(1)
-
-
-def test_answer_that_comes_late_is_passed_over() -> None:
-    with closing(Inquiry()) as inquiry:
-        inquiry._kernel.send(rtnetlink._request(rtnetlink._INTERFACES, 1))  # one that was given up
-        inquiry._sequence = 1
-        assert inquiry.read_interface(1).name == "lo"
-        inquiry._sequence = 2**32 - 1
-        assert inquiry.read_interface(1).name == "lo"
+def test_silent_kernel_raises_timeout() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    near.settimeout(0.01)
+    with near, far, pytest.raises(TimeoutError):
+        rtnetlink.dump(near, rtnetlink.INTERFACES)
 
 
 @pytest.mark.parametrize(
@@ -458,93 +427,49 @@ def test_answer_that_comes_late_is_passed_over() -> None:
         ("192.0.2.1/32", ["192.0.2.1/32"], ["192.0.2.0/32", "192.0.2.0/31"]),
     ],
 )
-def test_what_a_route_covers(destination: str, covered: list[str], not_covered: list[str]) -> None:
+def test_route_covers_part_of_its_destination(destination: str, covered: list[str], not_covered: list[str]) -> None:
     network = ip_network(destination)
     bits = 32 if isinstance(network, IPv4Network) else 128
     path = Route(5, bits, int(network.network_address), network.prefixlen, 0, RT_TABLE_MAIN)
     assert [text for text in covered + not_covered if path.covers(ip_network(text))] == covered
 
 
-def test_real_loopback_is_read_without_privilege() -> None:
-    """Any kernel that runs this test has it, also in a container; nobody (65534) may read it."""
+def test_loopback_is_read_without_privilege() -> None:
+    """Every machine and every container has it."""
     program = (
-        "import os; os.setgroups([]) if os.geteuid() == 0 else None; os.geteuid() or os.setuid(65534);"
-        "from dmnotid.links.rtnetlink import read_state; print([link.name for link in read_state().interfaces])"
+        # Imported before the user changes: other users may have no access to the checkout.
+        "import os; from dmnotid.links.rtnetlink import read_state\n"
+        "if os.geteuid() == 0: os.setgroups([]); os.setuid(65534)\n"
+        "print([link.name for link in read_state().interfaces])"
     )
-    # The modules are imported before the user changes: a checkout may be root's alone.
-    program = "import dmnotid.links.rtnetlink; " + program
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "'lo'" in told.stdout
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "'lo'" in done.stdout
 
 
-def test_one_interface_is_what_a_dump_says_of_it() -> None:
-    with closing(Inquiry()) as inquiry:
-        assert [inquiry.read_interface(link.ifindex) for link in read_state().interfaces] == read_state().interfaces
-
-
-def test_interface_that_is_not_there_is_an_error() -> None:
-    with closing(Inquiry()) as inquiry:
-        with pytest.raises(OSError, match="No such device") as caught:
-            inquiry.read_interface(2**30)
-        assert caught.value.errno == ENODEV
-        assert inquiry.read_interface(1).name == "lo"
-
-
-def test_sockets_are_not_inherited_and_closed() -> None:
+def test_sockets_are_closed_and_not_inherited() -> None:
     before = descriptors()
     read_state()
-    with closing(Inquiry()) as inquiry:
-        inquiry.read_interface(1)
     with closing(subscribe()) as subscription:
         assert not subscription.get_inheritable()
         assert subscription.gettimeout() == 0
     assert descriptors() == before
 
 
-def test_socket_is_closed_when_the_read_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtnetlink, "_INTERFACES", rtnetlink._INTERFACES._replace(request=0xFFF0))
-    before = descriptors()
-    with pytest.raises(OSError, match="Operation not supported"):
-        read_state()
-    assert descriptors() == before
-
-
-def test_socket_is_closed_when_it_cannot_subscribe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtnetlink, "_GROUPS", "no number")
-    before = descriptors()
-    with pytest.raises(TypeError):
-        subscribe()
-    assert descriptors() == before
-
-
-def overrun_and_look(namespace: Namespace) -> bool:
-    with closing(subscribe()) as subscription:
-        assert not has_news(subscription)
-        subscription.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
-        namespace.ip_batch([f"addr add 192.0.2.{number}/32 dev lo" for number in range(1, 200)])
-        return has_news(subscription)
-
-
 @pytest.mark.root
 @needs_namespace
-def test_an_overrun_is_news() -> None:
-    with Namespace() as namespace:
-        assert namespace.call(overrun_and_look, namespace)
-
-
-@pytest.mark.root
-@needs_namespace
-def test_state_of_a_namespace() -> None:
-    with Namespace() as namespace:
-        namespace.add_veth("eth0")
-        namespace.ip("addr", "add", "192.0.2.1/24", "dev", "eth0")
-        namespace.ip("addr", "add", "2001:db8::1/64", "dev", "eth0")
-        namespace.ip("route", "add", "default", "via", "192.0.2.2", "metric", "70")
-        namespace.ip("route", "add", "blackhole", "10.0.0.0/8")
-        namespace.ip("link", "add", "br0", "type", "bridge")
-        namespace.ip("link", "set", "eth0", "master", "br0")
-        state = namespace.call(read_state)
-        default_only = namespace.call(read_state, 0)
+def test_state_of_a_namespace_is_read(namespace: Namespace) -> None:
+    namespace.add_veth("eth0")
+    namespace.ip_batch(
+        [
+            "addr add 192.0.2.1/24 dev eth0",
+            "addr add 2001:db8::1/64 dev eth0",
+            "route add default via 192.0.2.2 metric 70",
+            "route add blackhole 10.0.0.0/8",
+            "link add br0 type bridge",
+            "link set eth0 master br0",
+        ]
+    )
+    state, default_only = read_state(), read_state(0)
     by_name = {interface.name: interface for interface in state.interfaces}
     eth0, br0 = by_name["eth0"], by_name["br0"]
     assert (eth0.kind, eth0.master, eth0.member_of) == ("veth", br0.ifindex, "bridge")
@@ -558,71 +483,36 @@ def test_state_of_a_namespace() -> None:
 
 @pytest.mark.root
 @needs_namespace
-def test_namespace_without_ipv6() -> None:
-    with Namespace(ipv6=False) as namespace:
+def test_state_without_ipv6_is_read() -> None:
+    with Namespace(ipv6=False) as namespace, namespace.entered():
         namespace.add_veth("eth0")
         namespace.ip("addr", "add", "192.0.2.1/24", "dev", "eth0")
-        state = namespace.call(read_state)
-    assert {len(own.octets) for own in state.addresses} == {4}
+        assert {len(own.octets) for own in read_state().addresses} == {4}
 
 
-def drops(inode: int) -> int:
-    """What the kernel had to throw away for this socket (of the calling thread's namespace)."""
-    for line in Path("/proc/thread-self/net/netlink").read_text().splitlines():
-        *_, dropped, number = line.split()
-        if number == str(inode):
-            return int(dropped)
-    return -1
-
-
-def overrun(namespace: Namespace) -> None:
+@pytest.mark.root
+@needs_namespace
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        ([], "addr add 192.0.2.1/24 dev eth0"),
+        # No route changes with the lifetime of an address.
+        (["addr add 192.0.2.1/24 dev eth0"], "addr change 192.0.2.1/24 dev eth0 valid_lft 600 preferred_lft 600"),
+        (["addr add 192.0.2.1/24 dev eth0"], "route add default via 192.0.2.2"),
+        (["addr add 192.0.2.1/24 dev eth0", "route add default via 192.0.2.2"], "route del default"),
+        ([], "addr add 2001:db8::1/64 dev eth0"),
+        (["addr add 2001:db8::1/64 dev eth0"], "addr change 2001:db8::1/64 dev eth0 valid_lft 600 preferred_lft 600"),
+        ([], "-6 route add default via fe80::1 dev eth0"),
+        ([], "link set eth0 down"),
+        (["link set eth0 down"], "link set eth0 name wlan0"),
+        ([], "link del eth0"),
+    ],
+)
+def test_each_kind_of_change_makes_the_subscription_readable(
+    namespace: Namespace, before: list[str], change: str
+) -> None:
+    namespace.add_veth("eth0")
+    namespace.ip_batch(before)
     with closing(subscribe()) as subscription:
-        namespace.ip_batch([f"addr add 10.0.{n >> 8}.{n & 255}/32 dev lo" for n in range(2000)])
-        assert drops(os.fstat(subscription.fileno()).st_ino) > 0
-        drain(subscription)
-        with pytest.raises(BlockingIOError):
-            subscription.recv(1)
-        namespace.ip("addr", "add", "10.9.9.9/32", "dev", "lo")
+        namespace.ip(*change.split())
         assert subscription.recv(1)
-
-
-@pytest.mark.root
-@needs_namespace
-def test_drain_after_an_overrun_leaves_a_socket_that_still_hears() -> None:
-    with Namespace() as namespace:
-        namespace.call(overrun, namespace)
-
-
-CHANGES = [
-    "addr add 192.0.2.1/24 dev eth0",
-    "addr change 192.0.2.1/24 dev eth0 valid_lft 600 preferred_lft 600",  # the address alone: no route follows it
-    "route add default via 192.0.2.2",
-    "route del default",
-    "addr add 2001:db8::1/64 dev eth0",
-    "addr change 2001:db8::1/64 dev eth0 valid_lft 600 preferred_lft 600",
-    "-6 route add default via fe80::1 dev eth0",
-    "link set eth0 down",
-    "link set eth0 name wlan0",
-    "link del wlan0",
-]
-
-
-def hear_each(namespace: Namespace) -> list[str]:
-    deaf = []
-    with closing(subscribe()) as subscription:
-        for change in CHANGES:
-            drain(subscription)
-            namespace.ip(*change.split())
-            try:
-                subscription.recv(1)
-            except BlockingIOError:
-                deaf.append(change)
-    return deaf
-
-
-@pytest.mark.root
-@needs_namespace
-def test_subscription_hears_every_kind_of_change() -> None:
-    with Namespace() as namespace:
-        namespace.add_veth("eth0")
-        assert namespace.call(hear_each, namespace) == []

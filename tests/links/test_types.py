@@ -1,7 +1,7 @@
-"""What tells the type of a link: every sort of link, by a tree of sysfs, and by what rtnetlink says of it.
+"""The type of each sort of link, from a tree of sysfs and from the facts of rtnetlink.
 
-The trees are in `sysfs/`, and its README says what they are. No such hardware was at hand: `source` names the document
-or source file of the kernel that a tree is modelled on, "seen" that the kernel itself has shown it.
+The trees are in `sysfs/`, described by its README. No such hardware was available: `source` names the document or source
+file of the kernel that a tree is modelled on; "seen" means that it was read from a running kernel.
 """
 
 from contextlib import nullcontext
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from dmnotid.config.values import ConnectionsConfig
-from dmnotid.links.monitor import Link, describe
+from dmnotid.links.availability import Link, describe
 from dmnotid.links.rtnetlink import (
     ARPHRD_ETHER,
     IF_OPER_UP,
@@ -32,7 +32,7 @@ ANY, MOBILE, WIRELESS, WIRELINE = (
     ConnectionType.WIRELESS,
     ConnectionType.WIRELINE,
 )
-ETHERNET = "Ethernet with a device behind it"
+ETHERNET = "Ethernet with a device"
 BY_USBNET = "drivers/net/usb/usbnet.c: DEVTYPE=wwan and wwan%d by FLAG_WWAN"
 
 
@@ -122,7 +122,7 @@ ROWS = [
         "as ethernet-pci: the card knows nothing of PPPoE"),
     Row("dsl-pppoe/ppp0", "ppp", MOBILE, "kind ppp",
         "drivers/net/ppp/pppoe.c: a channel of the same ppp%d as over a modem"),
-    Row("dsl-bridged/nas0", "", ANY, "no device behind it",
+    Row("dsl-bridged/nas0", "", ANY, "Ethernet without a device",
         "net/atm/br2684.c: nas%d, Ethernet without parent"),
     Row("modems-as-ethernet/usb0", "", WIRELINE, ETHERNET,
         "drivers/net/usb/rndis_host.c: FLAG_ETHER without FLAG_WWAN (some kernels of 2025 had it)"),
@@ -231,7 +231,7 @@ ROWS = [
     Row("software/eni1np1", "netdevsim", ANY, "kind netdevsim",
         "drivers/net/netdevsim/netdev.c: kind netdevsim, Ethernet, with a device on a bus of its own"),
     Row("software/hsr0", "hsr", ANY, "DEVTYPE=hsr", "net/hsr/hsr_device.c: DEVTYPE=hsr; hsr_netlink.c: kind hsr"),
-    Row("software/bat0", "batadv", ANY, "no device behind it, kind batadv",
+    Row("software/bat0", "batadv", ANY, "Ethernet without a device, kind batadv",
         "net/batman-adv: kind batadv, Ethernet, no parent"),
 ]
 # fmt: on
@@ -249,10 +249,10 @@ def uevent(entry: Path) -> dict[str, str]:
 
 
 def interface_of(entry: Path) -> Interface:
-    """What rtnetlink says of this interface, from its tree and from the kinds in the table."""
+    """The facts of rtnetlink about this interface, from its tree and from the kinds in the table."""
     flags = int((entry / "flags").read_text(encoding="ascii"), 16)
     hardware = int((entry / "type").read_text(encoding="ascii"))
-    made = Interface(int(uevent(entry)["IFINDEX"]), entry.name, hardware, flags, IF_OPER_UP, "", 0, "", 0)
+    made = Interface(int(uevent(entry)["IFINDEX"]), entry.name, hardware, flags, IF_OPER_UP, "", 0, "")
     made = made._replace(kind=KINDS[f"{entry.parent.name}/{entry.name}"])
     if (entry / "master").exists():
         master = entry.parent / (entry / "master").readlink().name
@@ -271,7 +271,7 @@ def described(example: str, **interfaces: str) -> dict[str, Link]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.path for row in ROWS])
-def test_types_that_are_detected(row: Row) -> None:
+def test_type_is_detected(row: Row) -> None:
     link = described(row.example)[row.interface]
     assert (link.type, link.why) == (row.type, row.why)
 
@@ -297,7 +297,7 @@ def test_types_that_are_detected(row: Row) -> None:
         ("ethernet-pci/enp1s0", WIRELINE, {"wireline": "eth*"}, (WIRELINE, ETHERNET)),
     ],
 )
-def test_patterns_come_first(
+def test_pattern_decides_before_detection(
     interface: str, detected: ConnectionType, patterns: dict[str, str], configured: tuple[ConnectionType, str]
 ) -> None:
     example, name = interface.split("/")
@@ -306,12 +306,12 @@ def test_patterns_come_first(
     assert (link.type, link.why) == configured
 
 
-# What is looked at first
+# Which fact decides first
 
 
 def detected(tmp_path: Path, *, device_type: str = "", holds: str = "", **fields: object) -> tuple[ConnectionType, str]:
     """The type of an interface in whose entry of sysfs these directories are."""
-    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "", 0)
+    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "")
     made = made._replace(**fields)  # type: ignore[arg-type]
     entry = tmp_path / made.name
     entry.mkdir()
@@ -325,7 +325,7 @@ def detected(tmp_path: Path, *, device_type: str = "", holds: str = "", **fields
 EVERYTHING = "device phy80211 wireless"
 
 
-def test_loopback_before_all(tmp_path: Path) -> None:
+def test_loopback_decides_first(tmp_path: Path) -> None:
     assert detected(tmp_path, flags=IFF_LOOPBACK, kind="wwan", holds=EVERYTHING) == (ANY, "loopback")
 
 
@@ -338,59 +338,59 @@ KINDS_WITHOUT_TREE = [
 
 
 @pytest.mark.parametrize("kind", ["bridge", "tun", *KINDS_WITHOUT_TREE])
-def test_kind_before_name_hardware_and_sysfs(tmp_path: Path, kind: str) -> None:
+def test_kind_decides_before_name_hardware_and_sysfs(tmp_path: Path, kind: str) -> None:
     found = detected(tmp_path, kind=kind, name="wwan0", hardware=512, device_type="wwan", holds=EVERYTHING)
     assert found == (ANY, f"kind {kind}")
 
 
-def test_kind_of_a_modem_before_what_it_is_a_member_of(tmp_path: Path) -> None:
+def test_kind_of_a_modem_decides_before_membership(tmp_path: Path) -> None:
     assert detected(tmp_path, kind="rmnet", master=9, member_of="bridge") == (MOBILE, "kind rmnet")
 
 
-def test_member_before_hardware_and_sysfs(tmp_path: Path) -> None:
+def test_membership_decides_before_hardware_and_sysfs(tmp_path: Path) -> None:
     found = detected(tmp_path, master=9, member_of="bridge", hardware=512, device_type="wwan", holds=EVERYTHING)
     assert found == (ANY, "member of a bridge")
 
 
-def test_wifi_before_device_type_and_name(tmp_path: Path) -> None:
+def test_wifi_decides_before_device_type_and_name(tmp_path: Path) -> None:
     found = detected(tmp_path, name="wwan0", device_type="wwan", holds=EVERYTHING)
     assert found == (WIRELESS, "sysfs phy80211")
 
 
 @pytest.mark.parametrize(("name", "pattern"), [("ppp7", "ppp*"), ("wwan7", "wwan*"), ("rmnet_data7", "rmnet*")])
-def test_name_before_ethernet(tmp_path: Path, name: str, pattern: str) -> None:
+def test_name_decides_before_ethernet(tmp_path: Path, name: str, pattern: str) -> None:
     assert detected(tmp_path, name=name, device_type="gadget", holds="device") == (MOBILE, f"named {pattern}")
 
 
-def test_interface_that_vanished_before_sysfs_was_read(tmp_path: Path) -> None:
-    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "", 0)
+def test_interface_without_sysfs_entry_has_no_type(tmp_path: Path) -> None:
+    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "")
     (link,) = describe(State([made], [], []), ConnectionsConfig(), sysfs=tmp_path)
     assert (link.type, link.why) == (ANY, "not in sysfs")
 
 
 @pytest.mark.parametrize("closed", ["", "eth0", "eth0/uevent"])
-def test_sysfs_that_is_closed_is_said(tmp_path: Path, closed: str) -> None:
-    """As a sandbox may close it: the type isn't known then, and all else still is."""
-    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "", 0)
+def test_unreadable_sysfs_is_reported(tmp_path: Path, closed: str) -> None:
+    """A sandbox may hide sysfs: the type is then unknown, and the conditions are still checked."""
+    made = Interface(5, "eth0", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP, IF_OPER_UP, "", 0, "")
     (tmp_path / "eth0/device").mkdir(parents=True)
     (tmp_path / "eth0/uevent").touch()
     (tmp_path / closed).chmod(0)
     with without_privileges(tmp_path) if IS_ROOT else nullcontext():
         (link,) = describe(State([made], [], []), ConnectionsConfig(), sysfs=tmp_path)
     (tmp_path / closed).chmod(0o700)
-    assert (link.type, link.why, link.missing) == (ANY, "sysfs can't be read", "no address")
+    assert (link.type, link.why, link.missing) == (ANY, "sysfs unreadable", "no address")
 
 
 # The table and the trees
 
 
-def test_every_tree_is_in_the_table_and_every_row_has_its_tree() -> None:
+def test_table_and_trees_are_complete() -> None:
     found = [f"{entry.parent.name}/{entry.name}" for entry in sorted(TREES.glob("*/*"))]
     assert found == sorted(row.path for row in ROWS)
 
 
 @pytest.mark.parametrize("example", sorted({row.example for row in ROWS}))
-def test_trees_are_those_of_a_machine(example: str) -> None:
+def test_tree_is_consistent(example: str) -> None:
     """Each interface has its own index, and links lead up to others of the same machine."""
     found = entries(example)
     assert [uevent(entry)["INTERFACE"] for entry in found] == [entry.name for entry in found]
