@@ -1,7 +1,7 @@
 """The type of each sort of link, from a tree of sysfs and from the facts of rtnetlink.
 
-The trees are in `sysfs/`, described by its README. No such hardware was available: `source` names the document or source
-file of the kernel that a tree is modelled on; "seen" means that it was read from a running kernel.
+The trees are in `sysfs/`, described by its README. No such hardware was available: `source` names the document or
+source file of the kernel that a tree is modelled on; "seen" means that it was read from a running kernel.
 """
 
 from contextlib import nullcontext
