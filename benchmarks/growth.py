@@ -14,9 +14,9 @@ from dmnotid.errors import DigestMismatch
 from dmnotid.journal.database import connect, fingerprint, seal
 from dmnotid.journal.file import FILE_NAME
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock
+from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
-from dmnotid.policy.servers import Server, Servers
+from dmnotid.policy.servers import MAX_TRIED_SECRETS, Server, Servers
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID
 from tests.processes import memory
 from tests.support import NOWHERE, SECRET, SERVER_ID, package, push
@@ -109,9 +109,9 @@ def many_remembered(scale: Scale) -> Iterator[Figure]:
 def by_trial(scale: Scale) -> Iterator[Figure]:
     """Measure forgeries without SERVER-ID, whose digest is tried with every secret.
 
-    All that come are tried in process alone: in the daemon, no more than there is time for.
+    With more servers than these, none is tried.
     """
-    most = SERVER_COUNTS[-1]
+    most = MAX_TRIED_SECRETS
     forgeries = [push(number, server_id=None, secret=b"of no server at all, this one") for number in range(DIFFERENT)]
     narrowed = [servers(most)[0], *({**it, "sources": ["192.0.2.0/24"]} for it in servers(most)[1:])]
     yield trial_times(scale, forgeries[0], most)

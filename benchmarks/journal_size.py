@@ -12,7 +12,9 @@ from typing import Final, NamedTuple
 from dmnotid.journal.file import FILE_NAME
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, sign, verify
+from dmnotid.policy.authenticity import VerifiedNotification, verify
+from dmnotid.policy.digest import sign
+from dmnotid.policy.freshness import Clock, Freshness
 from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Closed, Limits
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, ConnectionType, decode_notification, encode_notification

@@ -13,7 +13,8 @@ from benchmarks.machine import scratch
 from dmnotid.intake.endpoint import BATCH
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, verify
+from dmnotid.policy.authenticity import VerifiedNotification, verify
+from dmnotid.policy.freshness import Clock, Freshness
 from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import decode_notification

@@ -12,7 +12,8 @@ from benchmarks.figures import Figure, Scale
 from benchmarks.load import Sender
 from benchmarks.machine import ENVIRONMENT, daemon, program, scratch, taken_of
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, sign
+from dmnotid.policy.digest import sign
+from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, encode_notification

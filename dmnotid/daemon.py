@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -21,8 +20,8 @@ from dmnotid.errors import (
     EndpointError,
     HookError,
     JournalError,
-    NotTried,
     shortened,
+    show_time,
 )
 from dmnotid.hook.runner import check_hook
 from dmnotid.host.log import DiscardLog, logger
@@ -32,15 +31,12 @@ from dmnotid.intake.drops import Dropped
 from dmnotid.intake.endpoint import Endpoints, Intake
 from dmnotid.journal.queue import Journal
 from dmnotid.links.monitor import Links
-from dmnotid.policy.authenticity import Clock, judge_clock, show_time
+from dmnotid.policy.freshness import Clock, judge_clock
 from dmnotid.policy.reception import Datagram, receive_push
 from dmnotid.policy.sessions import SessionRequest
-from dmnotid.policy.trials import Trials
 
 _NO_REASONS: Final = frozenset({"received", "accepted"})
 """What is counted beside the reasons of discards."""
-
-_NOT_TRIED: Final = "too many came without SERVER-ID for all secrets to be tried"
 
 Observe = Callable[[Datagram], None]
 
@@ -84,7 +80,6 @@ class Daemon:
         self._on_reload = on_reload
         self._rules = config.rules
         self._discards = DiscardLog(config.log.discards)
-        self._trials = Trials(time.monotonic)
         self._doubt = _Doubt.NONE
         self._begins = True
         self._hangup = asyncio.Event()
@@ -224,10 +219,6 @@ class Daemon:
                 continue
             try:
                 request = self._take(datagram, ends)
-            except NotTried:
-                self.counters["lost"] += 1
-                self._discards.lose(_NOT_TRIED)
-                continue
             except JournalError as error:
                 self._count_repeats(ends)
                 self._give_up([*(earlier for earlier, _ in admitted), datagram], error)
@@ -276,7 +267,7 @@ class Daemon:
         if doubt is not self._doubt:
             self._doubt = doubt
             _tell_of_clock(clock, doubt)
-        return self._journal.admit(receive_push(datagram, self._rules, clock, self._trials.find_signers))
+        return self._journal.admit(receive_push(datagram, self._rules, clock))
 
     def _commit(self, admitted: list[tuple[Datagram, SessionRequest]]) -> None:
         begins = admitted and self._begins and not self._stop.is_set()

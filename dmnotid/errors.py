@@ -2,7 +2,7 @@
 
 DmnotidError
 ├─ Discard                    the datagram ends here; `reason` is a stable word
-│  ├─ DecodeError             what is wrong with the octets, and where
+│  ├─ DecodeError             octets that break the specification, with field and offset
 │  │  ├─ Truncated            truncated
 │  │  ├─ TrailingOctets       trailing-octets
 │  │  ├─ MalformedField       malformed-field
@@ -15,20 +15,31 @@ DmnotidError
 │     ├─ SecretNotProvisioned, DigestMismatch, DigestMissing
 │     ├─ Stale, FromTheFuture
 │     └─ Duplicate, QueueFull
-├─ NotTried                   the datagram ends here unjudged: no `reason`, it is lost
 ├─ ConfigError                every problem of a configuration, each with its place
-├─ UntrustedPath              a file that another user can change, or a path that can't be followed
-├─ UsageError                 a command line that asks for what can't be done
+├─ UntrustedPath              a path that another user can change, or that can't be followed
+├─ UsageError                 command-line arguments that contradict one another
 ├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
-│  └─ JournalDamaged          … because its file is damaged: it is set aside for a new one
+│  └─ JournalDamaged          … because its file is damaged; it is set aside for a new one
 └─ HookError                  a hook can't be started
+
+An exception carries its facts as attributes and builds its sentence in `__str__`: most discards are counted, and never
+written out.
 """
 
-from typing import ClassVar, NamedTuple, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar, Final, NamedTuple, Self
 
-EXCERPT_OCTETS = 16
-"""How many octets of a datagram an error shows at most."""
+EXCERPT_OCTETS: Final = 16
+"""Maximum number of octets of a datagram that an error shows."""
+
+MAX_SHOWN: Final = 64
+"""Maximum length, in characters, of a text from the network in a sentence."""
+
+MAX_SHOWN_BITS: Final = 64
+"""Maximum length of an integer from the network that is written out: a long-integer may have thousands of digits."""
 
 
 def shortened(text: str, most: int) -> str:
@@ -36,15 +47,28 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def show_time(seconds: float) -> str:
+    """Write POSIX seconds as `2025-01-01T00:00:00Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _show(value: int | str | bytes, form: str = "d") -> str:
+    """Write a value from a push header."""
+    if isinstance(value, int):
+        bits = value.bit_length()
+        return format(value, form) if bits <= MAX_SHOWN_BITS else f"an integer of {bits} bits"
+    return shortened(repr(value), MAX_SHOWN)
+
+
 class DmnotidError(Exception):
-    """The root of all that is raised on purpose."""
+    """The root of every exception of this module."""
 
 
 class Discard(DmnotidError):
-    """A datagram ends its walk here.
+    """A datagram is discarded.
 
     `reason` is the stable word that logs, counters and `dmnotid decode` show. `server_id` and `notification_id` are
-    what the datagram itself says, as far as it was read: ink from the network, not yet to be believed.
+    claims of the datagram, as far as it was decoded; nothing has verified them.
     """
 
     reason: ClassVar[str] = "discarded"
@@ -53,14 +77,13 @@ class Discard(DmnotidError):
 
 
 class DecodeError(Discard):
-    """Octets that are not what the specification asks for.
+    """Octets that the specification does not allow.
 
-    `pdu` names what was read ("Push PDU" or "DM Notification"), `field` the field as its specification spells it,
-    `offset` the octet of that PDU at which the problem stands (from 0), `octets` the whole PDU.
+    `pdu` is "Push PDU" or "DM Notification", `field` the field as its specification spells it, `offset` the octet of
+    that PDU (from 0) with the problem, and `octets` the whole PDU.
     """
 
     def __init__(self, pdu: str, field: str, offset: int, problem: str, octets: bytes = b"") -> None:
-        """Remember the place; the sentence is built when somebody reads it."""
         super().__init__(pdu, field, offset, problem)
         self.pdu = pdu
         self.field = field
@@ -70,12 +93,12 @@ class DecodeError(Discard):
         self._more = len(octets) > offset + EXCERPT_OCTETS
 
     def moved(self, by: int) -> Self:
-        """Return this error counted from `by` octets before: what was cut out of a PDU is told from the PDU's start."""
+        """Add `by` to the offset and return this error: the octets were a slice of the PDU from octet `by`."""
         self.offset += by
         return self
 
     def __str__(self) -> str:
-        """`DM Notification: Option Value at octet 35: needs 36, 35 left [00 00 03 e8 …]`."""
+        """`DM Notification: Option Value at octet 35: needs 36 octets, 35 are left [00 00 03 e8 …]`."""
         sentence = f"{self.pdu}: {self.field} at octet {self.offset}: {self.problem}"
         if not self.excerpt:
             return sentence
@@ -83,149 +106,249 @@ class DecodeError(Discard):
 
 
 class Truncated(DecodeError):
-    """The octets end, or a slice of them, before the field does."""
+    """The octets, or a slice of them, end before the field does."""
 
     reason = "truncated"
 
 
 class TrailingOctets(DecodeError):
-    """Octets follow the last Option: what a length-extension forgery always leaves behind."""
+    """Octets follow the last Option: every length-extension forgery leaves some."""
 
     reason = "trailing-octets"
 
 
 class MalformedField(DecodeError):
-    """A field is there in full and its octets are not legal."""
+    """A field is complete, and its octets are not legal."""
 
     reason = "malformed-field"
 
 
 class UnsupportedVersion(DecodeError):
-    """VER is not 2 (DM 1.3 shares Content-Type and Application-ID, not the package)."""
+    """VER is not 2: DM 1.3 has the same Content-Type and Application-ID, but another package."""
 
     reason = "unsupported-version"
 
 
 class Refusal(Discard):
-    """Well-formed octets that this device doesn't act on."""
+    """Well-formed octets that this device does not act on."""
 
 
+# The refusals are dataclasses without generated comparison, which would make them unhashable.
+
+
+@dataclass(eq=False)
 class NotAPush(Refusal):
-    """A WSP PDU other than Push."""
+    """A WSP PDU of another type than Push."""
 
     reason = "not-a-push"
+    pdu_type: int
+
+    def __str__(self) -> str:
+        return f"the PDU type is 0x{self.pdu_type:02x}, Push is expected"
 
 
+@dataclass(eq=False)
 class PushHeaderTooLong(Refusal):
-    """HeadersLen above `push.max_header_octets` (6.1)."""
+    """HeadersLen is above `push.max_header_octets` (6.1)."""
 
     reason = "push-header-too-long"
+    octets: int
+    most: int
+
+    def __str__(self) -> str:
+        return f"the push headers have {self.octets} octets, at most {self.most} are expected"
 
 
+@dataclass(eq=False)
 class ContentTypeMismatch(Refusal):
-    """A push of something else than a DM Notification."""
+    """The content of a push is not a DM Notification."""
 
     reason = "content-type-mismatch"
+    content_type: int | str
+
+    def __str__(self) -> str:
+        return f"Content-Type is {_show(self.content_type, '#04x')}, a DM Notification is expected"
 
 
+@dataclass(eq=False)
 class ApplicationIdMissing(Refusal):
-    """No X-Wap-Application-Id: such a push is for the browser (wml.ua)."""
+    """A push without X-Wap-Application-Id is for the browser (wml.ua)."""
 
     reason = "application-id-missing"
 
+    def __str__(self) -> str:
+        return "X-Wap-Application-Id is missing, which means the browser (wml.ua)"
 
+
+@dataclass(eq=False)
 class ApplicationIdMismatch(Refusal):
     """A push for another application."""
 
     reason = "application-id-mismatch"
+    application_id: int | str | bytes
+
+    def __str__(self) -> str:
+        return f"X-Wap-Application-Id is {_show(self.application_id)}, that of the DM client is expected"
 
 
+@dataclass(eq=False)
 class ApplicationIdConflict(Refusal):
-    """Two X-Wap-Application-Id fields that don't agree."""
+    """X-Wap-Application-Id fields with different values."""
 
     reason = "application-id-conflict"
+    application_ids: Iterable[int | str | bytes]
+
+    def __str__(self) -> str:
+        return f"X-Wap-Application-Id is given as {' and '.join(sorted(map(_show, self.application_ids)))}"
 
 
+@dataclass(eq=False)
 class UnknownServer(Refusal):
     """SERVER-ID names no configured server."""
 
     reason = "unknown-server"
+    server: str
+
+    def __str__(self) -> str:
+        return f"no server {self.server!r} is configured"
 
 
+@dataclass(eq=False)
 class ServerUndiscovered(Refusal):
-    """SERVER-ID is absent, and none or more than one server can be meant."""
+    """SERVER-ID is absent, and the server can't be derived from the rest.
+
+    `servers` is the number of servers whose secret fits, or that accept unsigned notifications from the sender; exactly
+    one is expected. If `untried_octets` is given, no secret was tried: `servers` have one, and that is the size of the
+    package.
+    """
 
     reason = "server-undiscovered"
+    servers: int
+    signed: bool
+    untried_octets: int | None = None
+
+    def __str__(self) -> str:
+        if self.untried_octets is not None:
+            work = f"{self.servers} secrets on a package of {self.untried_octets} octets"
+            return f"SERVER-ID is absent, and trying {work} is too much work"
+        if self.signed:
+            return f"SERVER-ID is absent, and the digest fits the secrets of {self.servers} servers"
+        return f"SERVER-ID and SHA256-DIGEST are absent, and {self.servers} servers accept that from this sender"
 
 
+@dataclass(eq=False)
 class SourceNotAllowed(Refusal):
-    """The sender's address is outside the server's `sources`."""
+    """The sender's address is outside the `sources` of `server`, or of every server with a secret if that is None."""
 
     reason = "source-not-allowed"
+    address: str
+    server: str | None = None
+
+    def __str__(self) -> str:
+        if self.server is None:
+            return f"SERVER-ID is absent, and {self.address} is not among the sources of any server with a secret"
+        return f"{self.address} is not among the sources of {self.server!r}"
 
 
+@dataclass(eq=False)
 class SecretNotProvisioned(Refusal):
-    """Signed, for a server without a secret."""
+    """A signed notification of a server without a secret."""
 
     reason = "secret-not-provisioned"
+    server: str
+
+    def __str__(self) -> str:
+        return f"the notification is signed, and no secret is provisioned for {self.server!r}"
 
 
+@dataclass(eq=False)
 class DigestMismatch(Refusal):
-    """SHA256-DIGEST was not made with the server's secret over these octets."""
+    """SHA256-DIGEST does not fit the secret of `server` or, if that is None, none of the `tried` secrets."""
 
     reason = "digest-mismatch"
+    server: str | None = None
+    tried: int = 1
+
+    def __str__(self) -> str:
+        if self.server is None:
+            return f"SERVER-ID is absent, and the digest fits none of {self.tried} secrets"
+        return f"the digest was not made with the secret of {self.server!r} over these octets"
 
 
+@dataclass(eq=False)
 class DigestMissing(Refusal):
-    """Unsigned, and the server must sign."""
+    """An unsigned notification of a server that must sign."""
 
     reason = "digest-missing"
+    server: str
+
+    def __str__(self) -> str:
+        return f"SHA256-DIGEST is absent, and {self.server!r} must sign"
 
 
+@dataclass(eq=False)
 class Stale(Refusal):
-    """Older than `freshness.max_age`."""
+    """Signed more than `freshness.max_age` ago.
+
+    `age` and `max_age` are in seconds. `newest` is the newest authenticated time (POSIX seconds) if the age is measured
+    from that, and None if it is measured from the device's clock.
+    """
 
     reason = "stale"
+    age: float
+    max_age: float
+    newest: float | None = None
+
+    def __str__(self) -> str:
+        reference = "the device's clock"
+        if self.newest is not None:
+            reference = f"the newest authenticated time ({show_time(self.newest)})"
+        return f"signed {self.age:.0f} s before {reference}, at most {self.max_age:.0f} s are accepted"
 
 
+@dataclass(eq=False)
 class FromTheFuture(Refusal):
-    """Further ahead of the clock than `freshness.max_skew`."""
+    """Signed more than `freshness.max_skew` ahead of the device's clock; both in seconds."""
 
     reason = "from-the-future"
+    ahead: float
+    max_skew: float
+
+    def __str__(self) -> str:
+        return f"signed {self.ahead:.0f} s ahead of the device's clock, at most {self.max_skew:.0f} s are accepted"
 
 
+@dataclass(eq=False)
 class Duplicate(Refusal):
     """A NOTIFICATION-ID of this server was accepted before (5.1.4).
 
-    `session` is the number of the one that was accepted. `same_content` is False where the octets differ from its
-    own: the server lost its counter.
+    `session` is the number of the accepted one. `same_content` is False if its octets differ: the server has lost its
+    counter.
     """
 
     reason = "duplicate"
-
-    def __init__(self, session: int, *, same_content: bool) -> None:
-        """Remember which; the sentence is built when somebody reads it."""
-        super().__init__(session)
-        self.session = session
-        self.same_content = same_content
+    session: int
+    same_content: bool
 
     def __str__(self) -> str:
-        """Write `accepted before as session 12`."""
         return f"accepted before as session {self.session}{'' if self.same_content else ', with other content'}"
 
 
+@dataclass(eq=False)
 class QueueFull(Refusal):
-    """The server has `sessions.max_pending` sessions waiting; nothing is remembered of this one."""
+    """The queue of `server` is full (`sessions.max_pending`); nothing of this notification is remembered."""
 
     reason = "queue-full"
+    server: str
+    pending: int
+    max_pending: int
 
-
-class NotTried(DmnotidError):
-    """Too much of the time went into digests by trial already: nobody judged this notification, so it is no Discard."""
+    def __str__(self) -> str:
+        return f"{self.pending} sessions of {self.server!r} are pending, sessions.max_pending is {self.max_pending}"
 
 
 class ConfigProblem(NamedTuple):
-    """One thing that is wrong with a configuration, and where (line and column from 1; 0 where no line is at fault)."""
+    """One problem of a configuration, and its place: line and column from 1, or 0 for a problem of no single line."""
 
     file: str
     line: int
@@ -240,10 +363,9 @@ class ConfigProblem(NamedTuple):
 
 
 class ConfigError(DmnotidError):
-    """A configuration that can't be used; `problems` holds all that is wrong with it."""
+    """A configuration that can't be used; `problems` holds every problem, at least one."""
 
     def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
-        """At least one problem."""
         super().__init__(problems)
         self.problems = problems
 
@@ -253,13 +375,12 @@ class ConfigError(DmnotidError):
 
 
 class UntrustedPath(DmnotidError):
-    """A path that another user can change, or that leads to no usable file.
+    """A path that another user can change, or that does not lead to a usable file.
 
-    `component` is the file, directory or link that is at fault; `problem` says what is wrong with it, and the way out.
+    `component` is the file, directory or link with the problem; `problem` is the problem and the way out.
     """
 
     def __init__(self, component: str, problem: str) -> None:
-        """Keep both; the sentence is built in `__str__`."""
         super().__init__(component, problem)
         self.component = component
         self.problem = problem
@@ -270,7 +391,7 @@ class UntrustedPath(DmnotidError):
 
 
 class UsageError(DmnotidError):
-    """A command line whose words don't go together."""
+    """Command-line arguments that contradict one another."""
 
 
 class EndpointError(DmnotidError):
@@ -282,13 +403,12 @@ class JournalError(DmnotidError):
 
 
 class JournalDamaged(JournalError):
-    """The file is there and is no journal any more."""
+    """The journal's file exists and is not a readable journal."""
 
 
 class HookError(DmnotidError):
-    """A hook that can't be started. `component` is the part of its path that is at fault, where one is."""
+    """A hook can't be started. `component` is the part of its path with the problem, if a part has one."""
 
     def __init__(self, message: str, *, component: str | None = None) -> None:
-        """`message` as for any exception."""
         super().__init__(message)
         self.component = component

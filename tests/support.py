@@ -17,7 +17,9 @@ import yaml
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, Freshness, VerifiedNotification, sign, verify
+from dmnotid.policy.authenticity import VerifiedNotification, verify
+from dmnotid.policy.digest import sign
+from dmnotid.policy.freshness import Clock, Freshness
 from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import ConnectionType, decode_notification, encode_notification
 from dmnotid.wire.wsp import encode_push

@@ -9,11 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.load import flooding
 from dmnotid.config.values import Config, ListenAddress
 from dmnotid.daemon import Daemon
 from dmnotid.errors import EndpointError, JournalError
@@ -23,7 +21,6 @@ from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.sessions import SessionRequest
-from dmnotid.policy.trials import FEW, Allowance, Trials
 from tests.processes import children
 from tests.support import (
     IS_ROOT,
@@ -526,64 +523,6 @@ async def test_what_finds_a_full_buffer_is_told_from_junk(tmp_path: Path, logged
     assert sum(line["count"] for line in logged.of("datagrams lost")) == counts["lost"]
     if before is not None and read_lost() == before + counts["lost"]:
         assert counts["junk"] == 100
-
-
-def many_servers(number: int) -> list[Any]:
-    """Return the usual ones and so many others."""
-    others: list[Any] = [{"id": f"dm{at}.example", "secret": {"text": f"secret {at:06}"}} for at in range(number)]
-    return [*SERVERS, *others]
-
-
-def without_id(number: int, secret: bytes = b"of no server at all") -> bytes:
-    return push(number, server_id=None, secret=secret, preferred=NOWHERE)
-
-
-async def test_no_time_for_trials_is_no_verdict_and_told_as_lost(tmp_path: Path, logged: LogLines) -> None:
-    """5.3: what has no SERVER-ID is tried with many secrets as long as that is allowed; all else goes on."""
-    config = make_config(tmp_path, servers=many_servers(FEW))
-    async with at_work(config) as daemon:
-        daemon._trials = Trials(time.monotonic, Allowance(share=1e-9, most=1e-9))
-        signed = [push(number, preferred=NOWHERE) for number in range(10)]
-        send(daemon, *[octets for true in signed for octets in (without_id(99), without_id(98, SECRET), true)])
-        await eventually(lambda: daemon.counters["accepted"] == len(signed) and daemon.counters["lost"] == 19)
-        assert counted(daemon) == {"received": 11, "accepted": 10, "digest-mismatch": 1, "lost": 19}
-        assert not logged.of("datagrams lost"), "that is for the end of the interval"
-    (line,) = logged.of("datagrams lost")
-    assert line["count"] == 19
-    assert line["problem"] == "too many came without SERVER-ID for all secrets to be tried"
-    assert logged.of("daemon stopped")[0]["lost"] == 19
-
-
-async def test_few_secrets_are_tried_whatever_comes(tmp_path: Path) -> None:
-    async with at_work(make_config(tmp_path)) as daemon:
-        daemon._trials = Trials(time.monotonic, Allowance(share=1e-9, most=-1))
-        send(daemon, *[without_id(1)] * 20, without_id(2, SECRET))
-        await eventually(lambda: daemon.counters["accepted"])
-        assert counted(daemon) == {"received": 21, "accepted": 1, "digest-mismatch": 20}
-
-
-async def test_a_flood_without_server_id_leaves_time_for_all_else(tmp_path: Path, logged: LogLines) -> None:
-    """Far more comes than half of any processor can try; nothing is made up here."""
-    config = make_config(tmp_path, servers=many_servers(2_000), log={"discards": "200ms"}, receive_buffer=16_777_216)
-    async with at_work(config) as daemon:
-        address = next(iter(daemon.endpoints)).socket.getsockname()
-        sent = 0
-        with flooding(address, [without_id(number) for number in range(64)], 20_000) as flood:
-            await eventually(lambda: told(logged))
-            while daemon.counters["accepted"] < 3:
-                send(daemon, push(sent, preferred=NOWHERE))
-                sent += 1
-                await asyncio.sleep(0.05)
-        await eventually(lambda: daemon.counters["received"] + daemon.counters["lost"] >= flood.sent + sent)
-    counts = counted(daemon)
-    assert counts["received"] + counts["lost"] == flood.sent + sent
-    assert counts["received"] == counts["accepted"] + counts["digest-mismatch"]
-    assert counts["digest-mismatch"] > 0
-    assert sum(line["count"] for line in logged.of("datagrams lost")) == counts["lost"]
-
-
-def told(logged: LogLines) -> bool:
-    return any("SERVER-ID" in line["problem"] for line in logged.of("datagrams lost"))
 
 
 async def test_what_comes_again_at_once_ends_alike_until_something_is_admitted(

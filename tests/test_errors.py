@@ -1,4 +1,4 @@
-"""The tree of exceptions, their reason words, and how they read."""
+"""The tree of exceptions, their reason words and their sentences."""
 
 import inspect
 
@@ -6,19 +6,36 @@ import pytest
 
 from dmnotid import errors
 from dmnotid.errors import (
+    ApplicationIdConflict,
+    ApplicationIdMismatch,
+    ApplicationIdMissing,
     ConfigError,
     ConfigProblem,
+    ContentTypeMismatch,
     DecodeError,
+    DigestMismatch,
+    DigestMissing,
     Discard,
     DmnotidError,
     Duplicate,
+    FromTheFuture,
     HookError,
     MalformedField,
+    NotAPush,
+    PushHeaderTooLong,
+    QueueFull,
     Refusal,
+    SecretNotProvisioned,
+    ServerUndiscovered,
+    SourceNotAllowed,
+    Stale,
     TrailingOctets,
     Truncated,
+    UnknownServer,
     UnsupportedVersion,
     UntrustedPath,
+    shortened,
+    show_time,
 )
 
 DECODE_REASONS = {
@@ -46,22 +63,22 @@ REFUSAL_REASONS = {
     "duplicate": "Duplicate",
     "queue-full": "QueueFull",
 }
-"""Reason words are an interface: logs, counters and people's alarms know them."""
+"""Reason words are an interface: logs, counters and operators' alarms use them."""
 
 
 def exceptions() -> list[type[DmnotidError]]:
     return [found for _, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, DmnotidError)]
 
 
-def test_decode_reasons() -> None:
+def test_every_decode_error_has_its_reason() -> None:
     assert {kind.reason: kind for kind in DecodeError.__subclasses__()} == DECODE_REASONS
 
 
-def test_refusal_reasons() -> None:
+def test_every_reason_has_one_refusal() -> None:
     assert {kind.reason: kind.__name__ for kind in Refusal.__subclasses__()} == REFUSAL_REASONS
 
 
-def test_one_root() -> None:
+def test_every_exception_is_in_one_tree() -> None:
     """Every exception of the module is in the tree, and a Discard is a DecodeError or a Refusal."""
     assert {DecodeError, Refusal} == set(Discard.__subclasses__())
     raised = [found for _, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, BaseException)]
@@ -73,9 +90,86 @@ def test_docstring_names_every_exception() -> None:
     assert [kind.__name__ for kind in exceptions() if kind.__name__ not in tree] == []
 
 
-def test_discard_claims_nothing_at_first() -> None:
-    discard = Refusal("why")
-    assert (discard.server_id, discard.notification_id, str(discard)) == (None, None, "why")
+def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
+    discard = ApplicationIdMissing()
+    assert (discard.server_id, discard.notification_id) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "sentence"),
+    [
+        (NotAPush(7), "the PDU type is 0x07, Push is expected"),
+        (PushHeaderTooLong(49, 48), "the push headers have 49 octets, at most 48 are expected"),
+        (ContentTypeMismatch(0x44), "Content-Type is 0x44, a DM Notification is expected"),
+        (ContentTypeMismatch("a/b\n"), r"Content-Type is 'a/b\n', a DM Notification is expected"),
+        (ApplicationIdMissing(), "X-Wap-Application-Id is missing, which means the browser (wml.ua)"),
+        (ApplicationIdMismatch(b""), "X-Wap-Application-Id is b'', that of the DM client is expected"),
+        (
+            ApplicationIdMismatch(1 << 99),
+            "X-Wap-Application-Id is an integer of 100 bits, that of the DM client is expected",
+        ),
+        (ApplicationIdMismatch("a" * 99), f"X-Wap-Application-Id is '{'a' * 63}…, that of the DM client is expected"),
+        (ApplicationIdConflict({7, "b"}), "X-Wap-Application-Id is given as 'b' and 7"),
+        (UnknownServer("a"), "no server 'a' is configured"),
+        (
+            ServerUndiscovered(65, signed=True, untried_octets=42),
+            "SERVER-ID is absent, and trying 65 secrets on a package of 42 octets is too much work",
+        ),
+        (
+            ServerUndiscovered(2, signed=True),
+            "SERVER-ID is absent, and the digest fits the secrets of 2 servers",
+        ),
+        (
+            ServerUndiscovered(0, signed=False),
+            "SERVER-ID and SHA256-DIGEST are absent, and 0 servers accept that from this sender",
+        ),
+        (SourceNotAllowed("192.0.2.1", "a"), "192.0.2.1 is not among the sources of 'a'"),
+        (
+            SourceNotAllowed("192.0.2.1"),
+            "SERVER-ID is absent, and 192.0.2.1 is not among the sources of any server with a secret",
+        ),
+        (SecretNotProvisioned("a"), "the notification is signed, and no secret is provisioned for 'a'"),
+        (DigestMismatch("a"), "the digest was not made with the secret of 'a' over these octets"),
+        (DigestMismatch(tried=3), "SERVER-ID is absent, and the digest fits none of 3 secrets"),
+        (DigestMissing("a"), "SHA256-DIGEST is absent, and 'a' must sign"),
+        (Stale(86_401.4, 86_400), "signed 86401 s before the device's clock, at most 86400 s are accepted"),
+        (
+            Stale(86_402, 86_400, 1_800_000_000),
+            "signed 86402 s before the newest authenticated time (2027-01-15T08:00:00Z), at most 86400 s are accepted",
+        ),
+        (FromTheFuture(601, 600), "signed 601 s ahead of the device's clock, at most 600 s are accepted"),
+        (Duplicate(12, same_content=True), "accepted before as session 12"),
+        (Duplicate(12, same_content=False), "accepted before as session 12, with other content"),
+        (QueueFull("a", 16, 16), "16 sessions of 'a' are pending, sessions.max_pending is 16"),
+    ],
+)
+def test_refusal_builds_its_sentence_from_its_facts(refusal: Refusal, sentence: str) -> None:
+    assert str(refusal) == sentence
+
+
+def test_refusal_can_be_a_key() -> None:
+    """The standard library keeps raised exceptions in sets, to find cycles."""
+    first, second = QueueFull("a", 1, 1), QueueFull("a", 1, 1)
+    assert len({first, second}) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "shown"), [("", 0, ""), ("abc", 3, "abc"), ("abcd", 3, "abc…"), ("abcd", 0, "…")]
+)
+def test_long_text_is_shortened_for_display(text: str, most: int, shown: str) -> None:
+    assert shortened(text, most) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1_735_689_599.999, "2024-12-31T23:59:59Z"),
+        (0xFFFF_FFFF, "2106-02-07T06:28:15Z"),
+    ],
+)
+def test_time_is_shown_in_utc(seconds: float, shown: str) -> None:
+    assert show_time(seconds) == shown
 
 
 @pytest.mark.parametrize(
@@ -97,7 +191,7 @@ def test_decode_error_shows_16_octets_at_most(octets: bytes, offset: int, shown:
     assert error.excerpt == octets[offset : offset + 16]
 
 
-def test_decode_error_without_octets() -> None:
+def test_decode_error_without_octets_has_no_excerpt() -> None:
     error = MalformedField("Push PDU", "Date", 4, "is odd")
     assert (error.pdu, error.field, error.offset, error.problem, error.excerpt) == (
         "Push PDU",
@@ -109,8 +203,8 @@ def test_decode_error_without_octets() -> None:
     assert str(error) == "Push PDU: Date at octet 4: is odd"
 
 
-def test_decode_error_moves() -> None:
-    """What was cut out of a PDU is told from the PDU's start; the octets shown stay those at the place."""
+def test_moved_decode_error_counts_from_the_pdu() -> None:
+    """The excerpt stays the same."""
     error = Truncated("Push PDU", "Date", 1, "is odd", b"\x01\x02\x03")
     assert error.moved(3) is error
     assert str(error) == "Push PDU: Date at octet 4: is odd [02 03]"
@@ -122,7 +216,7 @@ def test_untrusted_path_names_the_component_first() -> None:
     assert str(error) == "/srv/hook: writable by others: chmod go-w /srv/hook"
 
 
-def test_config_problem_reads_as_a_place() -> None:
+def test_config_problem_begins_with_its_place() -> None:
     assert str(ConfigProblem("a.yaml", 3, 5, "servers[1].id", "is empty")) == "a.yaml:3:5: servers[1].id: is empty"
     assert str(ConfigProblem("a.yaml", 3, 5, "", "is empty")) == "a.yaml:3:5: is empty"
     assert str(ConfigProblem("a.yaml", 0, 0, "hook", "is missing")) == "a.yaml: hook: is missing"
@@ -134,13 +228,6 @@ def test_config_error_has_a_line_for_each_problem() -> None:
     error = ConfigError(problems)
     assert error.problems == problems
     assert str(error) == "a.yaml:1:1: a: b\na.yaml:2:1: c: d"
-
-
-def test_duplicate_tells_whether_the_content_was_the_same() -> None:
-    """5.1.4."""
-    assert [Duplicate(3, same_content=same).same_content for same in (True, False)] == [True, False]
-    assert str(Duplicate(12, same_content=True)) == "accepted before as session 12"
-    assert str(Duplicate(12, same_content=False)) == "accepted before as session 12, with other content"
 
 
 def test_hook_error_names_the_component() -> None:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple, TextIO
 
-from dmnotid.errors import DecodeError, Discard
-from dmnotid.policy.authenticity import show_time
+from dmnotid.errors import DecodeError, Discard, show_time
 from dmnotid.wire.notification import (
     CONNECTION_TYPES,
     HEADER_OCTETS,

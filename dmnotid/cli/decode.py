@@ -16,13 +16,16 @@ from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, plac
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.words import parse_hex, parse_time
 from dmnotid.config.loading import load_config
-from dmnotid.errors import Discard, DmnotidError, UsageError
+from dmnotid.errors import Discard, DmnotidError, UsageError, show_time
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, VerifiedNotification, judge_clock, show_time
-from dmnotid.policy.reception import Rules, authenticate, check_route
+from dmnotid.policy.authenticity import VerifiedNotification
+from dmnotid.policy.freshness import Clock, judge_clock
+from dmnotid.policy.reception import Datagram, Progress, Rules, receive_package, receive_push
 from dmnotid.policy.servers import Servers
-from dmnotid.wire.notification import Notification, decode_notification
-from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
+from dmnotid.wire.notification import Notification
+
+NO_SERVERS: Final = Rules(Servers(()))
+"""The rules without a configuration: they judge the octets alone."""
 
 
 class Input(NamedTuple):
@@ -151,23 +154,21 @@ def _read_hex(text: str, where: str) -> Input:
 
 def decide(octets: bytes, judge: Judge) -> Verdict:
     """Take octets through the same stages as the daemon does, as far as `judge` says."""
-    body_offset: int | None = 0 if judge.bare else None
-    notification: Notification | None = None
+    progress = Progress(body_offset=0 if judge.bare else None)
+    rules = NO_SERVERS if judge.rules is None else judge.rules
     verified: VerifiedNotification | None = None
+    found: Discard | None = None
     try:
-        package = octets
-        if not judge.bare:
-            limit = judge.rules.max_header_octets if judge.rules else DEFAULT_MAX_HEADER_OCTETS
-            push = decode_push(octets, max_header_octets=limit)
-            check_route(push.header)
-            package = push.body
-            body_offset = push.body_offset
-        notification = decode_notification(package)
-        if judge.rules is not None:
-            verified = authenticate(notification, judge.source, judge.rules, judge.clock)
+        if judge.bare:
+            verified = receive_package(octets, judge.source, rules, judge.clock, progress)
+        else:
+            datagram = Datagram(octets, judge.source, judge.clock.now)
+            verified = receive_push(datagram, rules, judge.clock, progress)
     except Discard as discard:
-        return Verdict(body_offset, notification, None, discard)
-    return Verdict(body_offset, notification, verified, None)
+        # Without a configuration there is no server to find, so the question ends with the package.
+        if judge.rules is not None or progress.notification is None:
+            found = discard
+    return Verdict(progress.body_offset, progress.notification, verified, found)
 
 
 def _show_json(_octets: bytes, verdict: Verdict, _judge: Judge) -> None:

@@ -24,7 +24,7 @@ from dmnotid.daemon import Daemon
 from dmnotid.errors import DmnotidError
 from dmnotid.host import log
 from dmnotid.host.loop import run_to_completion
-from dmnotid.policy.authenticity import Clock
+from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Datagram
 from dmnotid.wire.notification import ConnectionType
 

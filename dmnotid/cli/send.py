@@ -27,9 +27,9 @@ from dmnotid.cli.words import (
 )
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
-from dmnotid.errors import DmnotidError, UsageError
+from dmnotid.errors import DmnotidError, UsageError, show_time
 from dmnotid.policy.addresses import show_address
-from dmnotid.policy.authenticity import show_time, sign
+from dmnotid.policy.digest import sign
 from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import (
     MAX_NOTIFICATION_ID,

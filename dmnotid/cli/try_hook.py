@@ -29,7 +29,8 @@ from dmnotid.host.loop import loop_factory, reset_signals
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.links.availability import Link, available_connections, read_links
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, verify
+from dmnotid.policy.authenticity import verify
+from dmnotid.policy.freshness import Clock
 from dmnotid.policy.retry import Retry, after_try
 from dmnotid.policy.schedule import choose_connection
 from dmnotid.policy.servers import Server

@@ -52,7 +52,7 @@ from dmnotid.config.values import (
 )
 from dmnotid.errors import ConfigError, ConfigProblem
 from dmnotid.policy.addresses import MAX_PORT, Network, parse_address
-from dmnotid.policy.authenticity import Freshness
+from dmnotid.policy.freshness import Freshness
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Limits

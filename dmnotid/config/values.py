@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple
 
 from dmnotid.errors import ConfigProblem
 from dmnotid.policy.addresses import Network, show_address
-from dmnotid.policy.authenticity import Freshness
+from dmnotid.policy.freshness import Freshness
 from dmnotid.policy.reception import Rules
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.servers import Server, Servers

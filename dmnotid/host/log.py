@@ -271,7 +271,6 @@ class DiscardLog:
         """Nothing is logged or scheduled before the first event."""
         self.interval = interval
         self._seen: Counter[str] = Counter()
-        self._lost: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, discard: Discard, source: object, times: int = 1) -> None:
@@ -293,11 +292,6 @@ class DiscardLog:
         self._begin()
         return max(min(times, FIRST_DISCARDS - before), 0)
 
-    def lose(self, problem: str) -> None:
-        """Count one datagram that nobody judged, told at the interval's end alone; a running event loop is needed."""
-        self._lost[problem] += 1
-        self._begin()
-
     def _begin(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.interval, self.flush)
@@ -312,10 +306,7 @@ class DiscardLog:
                 logger.warning(
                     "datagrams discarded", reason=reason, count=count - FIRST_DISCARDS, interval=self.interval
                 )
-        for problem, count in self._lost.items():
-            logger.warning("datagrams lost", count=count, interval=self.interval, problem=problem)
         self._seen.clear()
-        self._lost.clear()
 
 
 def _level_of(discard: Discard) -> Callable[..., object]:

@@ -25,7 +25,8 @@ from dmnotid.journal.database import (
     transaction,
 )
 from dmnotid.journal.file import JournalFile
-from dmnotid.policy.authenticity import VerifiedNotification, judge_clock
+from dmnotid.policy.authenticity import VerifiedNotification
+from dmnotid.policy.freshness import judge_clock
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
@@ -533,8 +534,7 @@ class Journal:
             "SELECT count(*) FROM session WHERE state = 'pending' AND server_id = ?", (server_id,)
         ).fetchone()
         if waiting >= self._limits.max_pending:
-            message = f"{waiting} sessions of {server_id!r} wait, sessions.max_pending is {self._limits.max_pending}"
-            full = QueueFull(message)
+            full = QueueFull(server_id, waiting, self._limits.max_pending)
             full.server_id, full.notification_id = server_id, verified.notification.notification_id
             raise full
 

@@ -1,24 +1,28 @@
-"""The DM servers this device knows, found by SERVER-ID or by what verifies. There is no default server."""
+"""The configured DM servers, found by SERVER-ID or else by the secret that fits. There is no default server."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Final
 
 from dmnotid.errors import DigestMismatch, ServerUndiscovered, SourceNotAllowed, UnknownServer
 from dmnotid.policy.addresses import Network, Source, parse_ip
+from dmnotid.policy.digest import is_signed_with
 from dmnotid.wire.notification import Notification
 from dmnotid.wire.octets import normal_server_id
 
-REMEMBERED_ADDRESSES: Final = 64
-"""For how many senders it is remembered which secrets are tried; each is one of a list of all servers at most."""
+MAX_TRIED_SECRETS: Final = 64
+"""Maximum number of servers with a secret for a notification without SERVER-ID to be tried with their secrets."""
+
+MAX_TRIED_OCTETS: Final = 1_024
+"""Maximum size of such a notification: each secret tried costs a digest over all of its octets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
     """A configured DM server.
 
-    `secret` is None where none is provisioned; `sources` are the networks it may send from, any where empty.
+    `secret` is None if none is provisioned. `sources` are the networks that it may send from; empty for any.
     """
 
     id: str
@@ -27,22 +31,19 @@ class Server:
     sources: tuple[Network, ...] = ()
 
     def allows(self, source: Source) -> bool:
-        """Tell whether a datagram from there may speak for this server."""
+        """Return whether the server may send from that address."""
         if not self.sources:
             return True
         address = parse_ip(source.address)
         return address is not None and any(address in network for network in self.sources)
 
 
-FindSigners = Callable[[Notification, Sequence[Server]], Sequence[Server]]
-"""Tells with which of these servers' secrets a notification's digest was made."""
-
-
 class Servers:
-    """All configured servers; SERVER-IDs are compared case-sensitively, after NFC."""
+    """All configured servers. SERVER-IDs are compared case-sensitively, after NFC."""
 
     def __init__(self, servers: Iterable[Server]) -> None:
-        """ValueError for an id that can't be a SERVER-ID, or that stands twice."""
+        """Raise ValueError for an id that is not a valid SERVER-ID, or that is given twice."""
+        # By normalised SERVER-ID, in the order of the configuration.
         self._by_id: dict[str, Server] = {}
         for server in servers:
             identity = normal_server_id(server.id)
@@ -50,69 +51,54 @@ class Servers:
                 message = f"SERVER-ID {identity!r} is configured twice"
                 raise ValueError(message)
             self._by_id[identity] = server
-        self._secretive = [server for server in self if server.secret is not None]
-        self._from_address: dict[str, Sequence[Server]] = {}
+        # The servers with a secret, each beside it.
+        self._secrets = [(server, server.secret) for server in self if server.secret is not None]
 
     def __iter__(self) -> Iterator[Server]:
-        """In the order of the configuration."""
+        """Iterate in the order of the configuration."""
         return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        return len(self._by_id)
 
     @property
     def ipv4_sources(self) -> bool:
-        """Whether any server's `sources` have an IPv4 network."""
+        """Whether the `sources` of any server contain an IPv4 network."""
         return any(isinstance(network, IPv4Network) for server in self for network in server.sources)
 
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._by_id)
+    def find(self, notification: Notification, source: Source) -> Server:
+        """Return the server of a notification, which may send from `source`.
 
-    def find(self, notification: Notification, source: Source, find_signers: FindSigners) -> Server:
-        """Find the server that a notification speaks for, and see that it may send from there.
-
-        `find_signers` is asked only where SERVER-ID is absent. Raises UnknownServer, SourceNotAllowed, DigestMismatch,
-        ServerUndiscovered, and what `find_signers` does.
+        Raises UnknownServer, SourceNotAllowed, ServerUndiscovered, and DigestMismatch if the secret of no server fits.
         """
         server_id = notification.server_id
         if server_id is None:
-            return self._discover(notification, source, find_signers)
+            return self._find_signer(notification, source) if notification.signed else self._find_unsigned(source)
         server = self._by_id.get(server_id)
         if server is None:
-            message = f"no server {server_id!r} is configured"
-            raise UnknownServer(message)
-        if server.sources and not server.allows(source):
-            message = f"{source.address} is not among the sources of {server.id!r}"
-            raise SourceNotAllowed(message)
+            raise UnknownServer(server_id)
+        if not server.allows(source):
+            raise SourceNotAllowed(source.address, server.id)
         return server
 
-    def _discover(self, notification: Notification, source: Source, find_signers: FindSigners) -> Server:
-        if not notification.signed:
-            return self._only_unsigned(source)
-        allowed = self._secretive_from(source.address)
-        if self._secretive and not allowed:
-            message = f"no SERVER-ID, and {source.address} is not among the sources of any server with a secret"
-            raise SourceNotAllowed(message)
-        found = find_signers(notification, allowed)
+    def _find_signer(self, notification: Notification, source: Source) -> Server:
+        # Anyone can send such notifications, so the work for one is bounded before any of it is done.
+        secrets, octets = len(self._secrets), len(notification.octets)
+        if secrets > MAX_TRIED_SECRETS or octets > MAX_TRIED_OCTETS:
+            raise ServerUndiscovered(secrets, signed=True, untried_octets=octets)
+        allowed = [(server, secret) for server, secret in self._secrets if server.allows(source)]
+        if secrets and not allowed:
+            raise SourceNotAllowed(source.address)
+        # Every secret is tried, so that the time taken does not reveal which one fits.
+        found = [server for server, secret in allowed if is_signed_with(notification, secret)]
         if not found:
-            message = f"no SERVER-ID, and the digest fits none of {len(allowed)} secrets"
-            raise DigestMismatch(message)
+            raise DigestMismatch(tried=len(allowed))
         if len(found) > 1:
-            message = f"no SERVER-ID, and the digest fits the secrets of {len(found)} servers"
-            raise ServerUndiscovered(message)
+            raise ServerUndiscovered(len(found), signed=True)
         return found[0]
 
-    def _secretive_from(self, address: str) -> Sequence[Server]:
-        """Return the servers with a secret that may send from there; remembered for the latest few addresses."""
-        known = self._from_address.get(address)
-        if known is None:
-            if len(self._from_address) >= REMEMBERED_ADDRESSES:
-                del self._from_address[next(iter(self._from_address))]
-            known = [server for server in self._secretive if server.allows(Source(address, 0))]
-            self._from_address[address] = known
-        return known
-
-    def _only_unsigned(self, source: Source) -> Server:
+    def _find_unsigned(self, source: Source) -> Server:
         found = [server for server in self if not server.require_digest and server.allows(source)]
         if len(found) != 1:
-            message = f"neither SERVER-ID nor digest, and {len(found)} servers take that from {source.address}"
-            raise ServerUndiscovered(message)
+            raise ServerUndiscovered(len(found), signed=False)
         return found[0]

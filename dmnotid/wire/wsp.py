@@ -116,8 +116,7 @@ def decode_push(datagram: bytes, *, max_header_octets: int = DEFAULT_MAX_HEADER_
     """
     start, body_offset = header_border(datagram)
     if body_offset - start > max_header_octets:
-        message = f"{body_offset - start} octets of push headers, at most {max_header_octets} are taken"
-        raise PushHeaderTooLong(message)
+        raise PushHeaderTooLong(body_offset - start, max_header_octets)
     try:
         header = decode_header_block(datagram[start:body_offset])
     except DecodeError as error:
@@ -145,8 +144,7 @@ def header_border(datagram: bytes) -> tuple[int, int]:
 
 def _refuse_type(datagram: bytes) -> None:
     if len(datagram) > 1 and datagram[1] != TYPE_PUSH:
-        message = f"PDU type 0x{datagram[1]:02x}, only Push (0x{TYPE_PUSH:02x}) is taken"
-        raise NotAPush(message)
+        raise NotAPush(datagram[1])
 
 
 @lru_cache(REMEMBERED_BLOCKS)

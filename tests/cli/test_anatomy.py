@@ -11,7 +11,7 @@ from dmnotid.cli.anatomy import COLOURS, PLAIN, Part, package_parts, place_of, p
 from dmnotid.cli.decode import Judge, Verdict, decide, describe
 from dmnotid.errors import DecodeError, MalformedField, NotAPush, Truncated
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock
+from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Rules
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, encode_notification
@@ -156,7 +156,7 @@ def test_place_of_a_problem_is_in_the_datagram(octets: bytes) -> None:
 def test_place() -> None:
     assert place_of(Truncated("Push PDU", "HeadersLen", 2, "0"), 6) == 2
     assert place_of(MalformedField("DM Notification", "SERVER-ID", 6, "is empty"), 6) == 12
-    assert place_of(NotAPush("PDU type 0x07"), 0) is None
+    assert place_of(NotAPush(7), 0) is None
 
 
 EVERYTHING = encode_push(

@@ -13,7 +13,8 @@ from dmnotid.cli import main
 from dmnotid.cli.anatomy import PLAIN
 from dmnotid.cli.decode import Judge, answer, decide, describe
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, sign
+from dmnotid.policy.digest import sign
+from dmnotid.policy.freshness import Clock
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
 from tests.cli.program import PROGRAM, SECRET, SERVER_ID, Done, Terminal, dmnotid, shows_secret, write_config
@@ -202,7 +203,7 @@ def test_package(capsys: pytest.CaptureFixture[str]) -> None:
         "DM Notification: VER at octet 0: 0, only 2 is known [01 06 03 d8 af 87 20 00 00 01]"
     )
     assert asked(["--package", PACKAGE], capsys)["body_offset"] == 0
-    assert shown([PACKAGE], capsys).out.endswith("discarded: not-a-push: PDU type 0x00, only Push (0x06) is taken\n\n")
+    assert shown([PACKAGE], capsys).out.endswith("discarded: not-a-push: the PDU type is 0x00, Push is expected\n\n")
 
 
 # --- The place of the problem
@@ -214,7 +215,7 @@ DM = "DM Notification"
     ("datagram", "verdict"),
     [
         ("", "truncated at octet 0 of 0: Push PDU: HeadersLen at octet 0: the datagram ends before it"),
-        (NOT_A_PUSH, "not-a-push: PDU type 0x07, only Push (0x06) is taken"),
+        (NOT_A_PUSH, "not-a-push: the PDU type is 0x07, Push is expected"),
         ("010603d8af", "truncated at octet 2 of 5: Push PDU: HeadersLen at octet 2: needs 3, 2 left [03 d8 af]"),
         (
             "010604d8af870020000001",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmnotid.cli.words import parse_hex, parse_number, parse_time, parse_to
-from dmnotid.policy.authenticity import show_time
+from dmnotid.errors import show_time
 
 
 @pytest.mark.parametrize(

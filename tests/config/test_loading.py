@@ -32,7 +32,7 @@ from dmnotid.config.tree import MAX_DEPTH, parse_duration
 from dmnotid.config.values import NAMED_TYPES, Config, ConnectionsConfig, HookConfig, ListenAddress, LogConfig
 from dmnotid.errors import ConfigError
 from dmnotid.host.trust import check_trusted_path
-from dmnotid.policy.authenticity import Freshness
+from dmnotid.policy.freshness import Freshness
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Limits

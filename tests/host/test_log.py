@@ -270,8 +270,8 @@ def test_a_full_disk_is_no_reason_to_stop() -> None:
 # Floods
 
 
-def discard(kind: type[Discard] = Stale, text: str = "too old") -> Discard:
-    found = kind(text)
+def discard(refusal: Discard | None = None) -> Discard:
+    found = Stale(86_401, 86_400) if refusal is None else refusal
     found.server_id, found.notification_id = "dm.example", 7
     return found
 
@@ -286,7 +286,7 @@ async def test_a_discard_is_one_line_with_stable_keys(logged: LogLines) -> None:
     assert line["reason"] == "stale"
     assert (line["server_id"], line["notification_id"]) == ("dm.example", 7)
     assert line["source"] == "192.0.2.7:40000"
-    assert line["problem"] == "too old"
+    assert line["problem"] == str(Stale(86_401, 86_400))
 
 
 async def test_the_first_discards_of_a_reason_are_told_one_by_one(logged: LogLines) -> None:
@@ -294,7 +294,7 @@ async def test_the_first_discards_of_a_reason_are_told_one_by_one(logged: LogLin
     for _ in range(FIRST_DISCARDS + 7):
         discards.note(discard(), SOURCE)
     for _ in range(FIRST_DISCARDS):
-        discards.note(discard(UnknownServer), SOURCE)
+        discards.note(discard(UnknownServer("dm.example")), SOURCE)
     assert FIRST_DISCARDS == 5
     assert [line["reason"] for line in logged.of("datagram discarded")] == ["stale"] * 5 + ["unknown-server"] * 5
     assert logged.of("datagrams discarded") == []
@@ -358,12 +358,12 @@ async def test_flush_at_stop_leaves_no_timer_and_says_all_once(logged: LogLines)
 @pytest.mark.parametrize(
     ("found", "level"),
     [
-        (discard(NotAPush), "info"),
-        (discard(UnknownServer), "info"),
+        (discard(NotAPush(7)), "info"),
+        (discard(UnknownServer("dm.example")), "info"),
         (Duplicate(3, same_content=True), "info"),
         (Duplicate(3, same_content=False), "warning"),
-        (discard(DigestMismatch), "warning"),
-        (discard(QueueFull), "warning"),
+        (discard(DigestMismatch("dm.example")), "warning"),
+        (discard(QueueFull("dm.example", 1, 1)), "warning"),
         (TrailingOctets("DM Notification", "end", 4, "1 more"), "warning"),
     ],
 )
@@ -383,23 +383,3 @@ async def test_the_octets_of_a_decode_error_are_hex(logged: LogLines) -> None:
     discards.flush()
     assert NASTY[:8].encode().hex(" ") in logged.all()[0]["problem"]
     assert logged.getvalue().replace("\n", "").isprintable()
-
-
-async def test_what_was_lost_is_told_once_an_interval(logged: LogLines) -> None:
-    discards = DiscardLog(0.02)
-    for counted in (1, 2):
-        for _ in range(FIRST_DISCARDS + 7):
-            discards.lose("no time")
-        assert len(logged.of("datagrams lost")) == counted - 1
-        await eventually(partial(ended, discards))
-    told = [(line["level"], line["count"], line["interval"], line["problem"]) for line in logged.all()]
-    assert told == [("warning", 12, 0.02, "no time")] * 2
-
-
-async def test_what_was_lost_is_told_at_a_stop(logged: LogLines) -> None:
-    discards = DiscardLog(3_600)
-    discards.lose("no time")
-    discards.flush()
-    discards.flush()
-    assert [line["count"] for line in logged.of("datagrams lost")] == [1]
-    assert ended(discards)

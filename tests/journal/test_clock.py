@@ -12,7 +12,7 @@ from pathlib import Path
 from dmnotid import RELEASED_AT
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
-from dmnotid.policy.authenticity import show_time
+from dmnotid.errors import show_time
 from dmnotid.policy.reception import Datagram
 from tests.support import (
     NOWHERE,

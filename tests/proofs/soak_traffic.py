@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from dmnotid.errors import Discard
-from dmnotid.policy.authenticity import Freshness, judge_clock
+from dmnotid.policy.freshness import Freshness, judge_clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.wsp import encode_push

@@ -10,8 +10,9 @@ import pytest
 
 from dmnotid.errors import Discard, Duplicate, QueueFull
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, Freshness
-from dmnotid.policy.reception import Datagram, Rules, check_route, receive_push
+from dmnotid.policy.freshness import Clock, Freshness
+from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.routing import check_route
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import decode_notification
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push

@@ -128,8 +128,9 @@ def test_header_block_prefixes_are_read_on_their_own(vector: Vector) -> None:
 @pytest.mark.parametrize("pdu_type", [number for number in range(256) if number != 6])
 def test_other_types_are_not_a_push(pdu_type: int) -> None:
     """4, WAP-230 8.2.4.1: Push alone, nor ConfirmedPush."""
-    with pytest.raises(NotAPush, match=rf"^PDU type 0x{pdu_type:02x}, only Push \(0x06\) is taken$"):
+    with pytest.raises(NotAPush) as caught:
         decode_push(bytes([1, pdu_type, 3]) + octets("D8 AF 87") + PACKAGE)
+    assert caught.value.pdu_type == pdu_type
 
 
 @pytest.mark.parametrize(
@@ -322,7 +323,7 @@ def test_header_limit(length: int, limit: int) -> None:
     assert decode_push(passing, max_header_octets=limit).body == PACKAGE
     with pytest.raises(PushHeaderTooLong) as caught:
         decode_push(passing, max_header_octets=limit - 1)
-    assert str(caught.value) == f"{length} octets of push headers, at most {limit - 1} are taken"
+    assert (caught.value.octets, caught.value.most) == (length, limit - 1)
 
 
 def test_header_limit_is_48() -> None:

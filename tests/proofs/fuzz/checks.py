@@ -5,7 +5,9 @@ from ipaddress import ip_network
 
 from dmnotid.errors import DecodeError, Discard
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.authenticity import Clock, VerifiedNotification, sign
+from dmnotid.policy.authenticity import VerifiedNotification
+from dmnotid.policy.digest import sign
+from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification

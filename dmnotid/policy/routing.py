@@ -1,0 +1,26 @@
+"""Routing: whether a push is meant for the DM client (6)."""
+
+from functools import lru_cache
+
+from dmnotid.errors import ApplicationIdConflict, ApplicationIdMismatch, ApplicationIdMissing, ContentTypeMismatch
+from dmnotid.wire.wsp import APPLICATION_ID_DM, REMEMBERED_BLOCKS, PushHeader, application_id, is_dm_content_type
+
+
+# A gateway sends the same header with every push, and this runs for every datagram.
+@lru_cache(REMEMBERED_BLOCKS)
+def check_route(header: PushHeader) -> None:
+    """Check that the body of a push is a DM Notification package.
+
+    Raises ContentTypeMismatch, then ApplicationIdMissing, ApplicationIdConflict or ApplicationIdMismatch.
+    """
+    content_type, values = header
+    if not is_dm_content_type(content_type):
+        raise ContentTypeMismatch(content_type)
+    if not values:
+        raise ApplicationIdMissing
+    # The same application in several forms (7, its URI) is one member.
+    ids = {application_id(value) for value in values}
+    if len(ids) > 1:
+        raise ApplicationIdConflict(ids)
+    if APPLICATION_ID_DM not in ids:
+        raise ApplicationIdMismatch(ids.pop())
