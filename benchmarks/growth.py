@@ -11,8 +11,9 @@ from benchmarks.figures import Figure, Scale
 from benchmarks.machine import daemon, scratch
 from benchmarks.walk import DIFFERENT, rate_of, timed
 from dmnotid.errors import DigestMismatch
-from dmnotid.journal.database import connect, fingerprint, seal
+from dmnotid.journal.database import connect
 from dmnotid.journal.file import FILE_NAME
+from dmnotid.journal.rows import fingerprint, seal
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push

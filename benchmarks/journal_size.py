@@ -5,7 +5,6 @@ Ids are 16 bits, so one server has 65,536 of them at most; this remembers that m
 
 import tempfile
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -56,12 +55,12 @@ def verified(notification_id: int, kind: Kind) -> VerifiedNotification:
 
 def fill(directory: Path, rows: int, *, close: bool, kind: Kind = USUAL) -> tuple[int, int]:
     """Write so many rows; the size in octets of the file, and of the files with the log while it was open."""
-    with closing(Journal(directory, limits=Limits(max_pending=70_000), remember=3 * 86_400)) as journal:
+    with Journal(directory, limits=Limits(max_pending=70_000), remember=3 * 86_400) as journal:
         for start in range(0, rows, BATCH):
             made = [journal.admit(verified(number, kind)) for number in range(start, min(start + BATCH, rows))]
             journal.commit()
             for request in made if close else ():
-                journal.close_requests([(request, Closed.DONE)])
+                journal.close([(request, Closed.DONE)])
         open_size = sum(file.stat().st_size for file in directory.iterdir())
     return (directory / FILE_NAME).stat().st_size, open_size
 

@@ -53,8 +53,7 @@ def new(notification_id: int) -> VerifiedNotification:
 def admit(directory: Path, made: list[VerifiedNotification]) -> float:
     """Admit them all, as the daemon does; how many a second."""
     limits = Limits(max_pending=65_536)
-    with closing(Journal(directory, limits=limits, remember=3 * 86_400)) as journal:
-        journal.pending()  # as the daemon does when it begins
+    with Journal(directory, limits=limits, remember=3 * 86_400) as journal:
         began = time.perf_counter()
         for start in range(0, len(made), BATCH):
             for verified in made[start : start + BATCH]:

@@ -81,7 +81,6 @@ class Daemon:
         self._rules = config.rules
         self._discards = DiscardLog(config.log.discards)
         self._doubt = _Doubt.NONE
-        self._begins = True
         self._hangup = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -186,12 +185,8 @@ class Daemon:
             problem = f"state: {config.state} is taken up by a restart only, {self.config.state} stays in use"
             logger.warning("configuration warning", problem=problem)
             config = config._replace(state=self.config.state)
-        # What waits in a socket that is closed here is judged by the former rules, and starts by these or not at all.
-        self._begins = False
-        try:
-            self.endpoints.bind(config.listen, ipv4_sources=config.rules.servers.ipv4_sources)
-        finally:
-            self._begins = True
+        # What waits in a socket that is closed here is judged by the former rules.
+        self.endpoints.bind(config.listen, ipv4_sources=config.rules.servers.ipv4_sources)
         self.endpoints.configure(_intake(config))
         self._links.configure(config.connections)
         self.config, self._rules = config, config.rules
@@ -270,11 +265,7 @@ class Daemon:
         return self._journal.admit(receive_push(datagram, self._rules, clock))
 
     def _commit(self, admitted: list[tuple[Datagram, SessionRequest]]) -> None:
-        begins = admitted and self._begins and not self._stop.is_set()
-        start = self._dispatcher.foresee(request for _, request in admitted) if begins else None
         try:
-            if start is not None:
-                self._journal.begin_admitted(start.request)
             self._journal.commit()
         except JournalError as error:
             self._give_up([datagram for datagram, _ in admitted], error)
@@ -282,7 +273,7 @@ class Daemon:
         self.counters["accepted"] += len(admitted)
         try:
             if admitted:
-                self._dispatcher.add((request for _, request in admitted), start)
+                self._dispatcher.add(request for _, request in admitted)
         finally:  # what has begun goes on while it is told of
             for datagram, request in admitted:
                 _log_accepted(datagram, request)
@@ -310,10 +301,9 @@ class Daemon:
 
     def _open(self, stack: ExitStack) -> None:
         config = self.config
-        self._journal = Journal(
-            config.state, limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest
+        self._journal = stack.enter_context(
+            Journal(config.state, limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)
         )
-        stack.callback(self._journal.close)
         self._links = Links(config.connections)
         stack.callback(self._links.close)
         self._dispatcher = Dispatcher(config, self._journal, self._links, self._status.change)

@@ -13,7 +13,8 @@ from dmnotid.config.values import Config
 from dmnotid.errors import JournalError
 from dmnotid.hook.runner import Begun, Hook, Run
 from dmnotid.host.log import logger
-from dmnotid.journal.queue import LAST_CHANCE, Journal
+from dmnotid.journal.queue import Journal
+from dmnotid.journal.rows import LAST_CHANCE
 from dmnotid.links.availability import explain_missing
 from dmnotid.links.monitor import Links
 from dmnotid.policy.retry import after_try
@@ -64,10 +65,9 @@ class Dispatcher:
         self._woken = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
-        self._begun: SessionStart | None = None
-        self._generation = 0
         self._go_by(config)
-        self._take_up_new()
+        for request in self._journal.pending():
+            self._take_up(request)
         self._tell_of_held_back()
         if config.sessions.min_interval:
             self._learn_last_starts()
@@ -95,16 +95,6 @@ class Dispatcher:
         self._servers = frozenset(server.id for server in config.servers)
         self._hook = Hook(config.hook)
 
-    def _take_up_new(self) -> None:
-        """Take up what the journal holds, where another file than before is at its place. Raises JournalError."""
-        while self._generation != self._journal.generation:
-            generation = self._journal.generation
-            for request in self._journal.pending():
-                session = request.session
-                if session not in self._waiting and session not in self._running and session not in self._unwritten:
-                    self._take_up(request)
-            self._generation = generation
-
     def _take_up(self, request: SessionRequest) -> None:
         self._waiting.add(request)
         self._tell_of(request)
@@ -113,13 +103,6 @@ class Dispatcher:
         """Let a session that waits say for what, once there is no connection for it."""
         self._untold[request.session] = request
         self._unseen.append(request)
-
-    def _look_for_new(self) -> None:
-        try:
-            self._journal.check()
-            self._take_up_new()
-        except JournalError as error:
-            logger.error("journal not read", problem=str(error))
 
     def _learn_last_starts(self) -> None:
         """Take from the journal what former processes started, as far back as it matters now."""
@@ -165,26 +148,12 @@ class Dispatcher:
         """How many sessions have a hook that runs."""
         return len(self._running)
 
-    def foresee(self, requests: Iterable[SessionRequest]) -> SessionStart | None:
-        """Return the try that will begin at once when these are added, as far as that is known now.
-
-        Its begin can be written together with them then: each commit that waits for the disk keeps a session waiting.
-        """
-        can_begin = self._group is not None and not self._stopping and self._write_again_at <= time.monotonic()
-        if not can_begin or self._begun is not None or self._next_start(self._waiting) is not None:
-            return None
-        return self._next_start(Schedule(requests))
-
-    def add(self, requests: Iterable[SessionRequest], begun: SessionStart | None = None) -> None:
-        """Take up what was just made durable, `begun` with it: the journal can be written then."""
-        self._begun = begun or self._begun
+    def add(self, requests: Iterable[SessionRequest]) -> None:
+        """Take up what was just made durable: the journal can be written then."""
         self._write_again_at = self._ends_again_at = float("-inf")
         for request in requests:
             self._take_up(request)
         self._woken.set()
-        # What asks for more than a moment's look is left to who is woken.
-        if begun is not None and self._links.still_has(begun.connection):
-            self._start(begun)
 
     def wake(self) -> None:
         """Look again for something to start: connections changed."""
@@ -192,34 +161,16 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Start and settle sessions until `stop`; a bug in it is raised here."""
-        await self._end_left_over()
         self._give_up_interrupted()
         async with asyncio.TaskGroup() as self._group:
             while not self._stopping:
                 self._woken.clear()
                 began = time.monotonic()
-                self._look_for_new()
                 self._write_again()
                 await self._expire()
                 await self._start_all()
-                self._withdraw()
                 self._tell_of_waiting()
                 await self._sleep(began)
-
-    async def _end_left_over(self) -> None:
-        """End what a daemon that was killed left running; a stop doesn't wait for it any longer than for a hook."""
-        left = self._journal.left_over
-        if not left or self._stopping:
-            return
-        task = asyncio.ensure_future(self._hook.end_left_over(left))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            await asyncio.wait([task])
-        finally:
-            task.cancel()
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("hooks left over not ended", problem=repr(task.exception()))
 
     def start_no_more(self) -> None:
         """Let what runs be the last of this process: what comes now is for the next one."""
@@ -234,7 +185,6 @@ class Dispatcher:
         self.abort()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._withdraw()
         self._write_ends(list(self._unwritten.values()))
 
     def abort(self) -> None:
@@ -274,7 +224,7 @@ class Dispatcher:
         """Begin a try, if that can be written down."""
         if self._group is None or not self._begin(start):
             return False
-        begun = self._hook.begin(start, partial(self._journal.note_process, start.request))
+        begun = self._hook.begin(start, lambda _: None)
         trying = self._try(start, self._hook, begun)
         try:
             task = self._group.create_task(trying, name=f"session {start.request.session}")
@@ -323,12 +273,9 @@ class Dispatcher:
 
     def _begin(self, start: SessionStart) -> bool:
         """Write down that a try begins; whether it may."""
-        request, begun = start.request, self._begun
+        request = start.request
         try:
-            if begun is not None and (begun.request.session, begun.attempt) == (request.session, start.attempt):
-                self._begun = None
-            else:
-                self._journal.begin_attempt(request, start.attempt)
+            self._journal.begin(request, start.attempt)
         except JournalError as error:
             facts = {"session": request.session, "again_in": WRITE_AGAIN_AFTER}
             logger.error("session not started", problem=str(error), **facts)
@@ -339,17 +286,6 @@ class Dispatcher:
         self.counters["tries"] += 1
         self._on_change()
         return True
-
-    def _withdraw(self) -> None:
-        """Write down that what was to begin at once did not: its connection was lost meanwhile."""
-        begun, self._begun = self._begun, None
-        if begun is None or begun.request.session not in self._waiting:
-            return
-        try:
-            self._journal.withdraw_attempt(begun.request)
-        except JournalError as error:
-            self._begun = begun  # at the next turn again: its first try is not to be number 2
-            logger.error("try not withdrawn", session=begun.request.session, problem=str(error))
 
     async def _try(self, start: SessionStart, hook: Hook, begun: Begun) -> None:
         connection = start.connection
@@ -424,7 +360,7 @@ class Dispatcher:
         """Close some in one transaction, or else one by one: a row may be at fault alone. Returns what failed then."""
         failed: list[JournalError] = []
         try:
-            self._journal.close_requests(ends)
+            self._journal.close(ends)
         except JournalError as error:
             if len(ends) == 1:
                 return [error]

@@ -21,7 +21,6 @@ from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.sessions import SessionRequest
-from tests.processes import children
 from tests.support import (
     IS_ROOT,
     NOWHERE,
@@ -39,7 +38,6 @@ from tests.support import (
     make_config,
     package,
     push,
-    write_script,
 )
 
 BIG = [(9, bytes(4_000)), (10, bytes(4_000))]
@@ -94,37 +92,6 @@ async def test_a_notification_is_accepted_and_run_once(tmp_path: Path, logged: L
     assert accepted["source"].startswith("127.0.0.1:")
     assert accepted["signed"] is True
     assert [line["reason"] for line in logged.of("datagram discarded")] == ["duplicate"] * 2
-
-
-async def test_a_session_begins_before_anything_is_told_of_it(tmp_path: Path, logged: LogLines) -> None:
-    """And what is told is told in its order."""
-    recorder = Recorder(tmp_path)
-    async with at_work(make_config(tmp_path, recorder.command)) as daemon:
-        await eventually(lambda: not children(os.getpid()))
-        daemon.deliver(batch(push(1, preferred=WIRELINE)))
-        assert len(children(os.getpid())) == 1
-        assert not logged.of("session starts")
-        await eventually(lambda: logged.of("session done"))
-    told = [line["event"] for line in logged.all()]
-    assert told[-5:] == ["notification accepted", "session starts", "session done", "daemon stopping", "daemon stopped"]
-
-
-async def test_a_session_that_begins_at_the_last_moment_is_ended_as_any_other(tmp_path: Path, logged: LogLines) -> None:
-    """A second stop ends what runs: also what has begun in the same turn of the loop."""
-    config = make_config(tmp_path, [str(write_script(tmp_path / "hook", "exec sleep 60"))])
-    async with at_work(config) as daemon:
-        before = descriptors()
-        daemon.deliver(batch(push(1, preferred=WIRELINE)))
-        daemon.stop()
-        daemon.stop()
-        await eventually(lambda: logged.of("daemon stopped"))
-        assert [line["event"] for line in logged.all()[-4:-1]] == [
-            "session starts",
-            "daemon stopping",
-            "session interrupted",
-        ]
-        assert children(os.getpid()) == []
-        assert len(descriptors()) < len(before)
 
 
 async def test_every_discard_is_counted_under_its_reason(tmp_path: Path, logged: LogLines) -> None:
@@ -245,7 +212,7 @@ async def test_what_shares_a_batch_with_one_that_fails_may_come_again(
 async def test_one_batch_is_one_transaction(tmp_path: Path) -> None:
     commits: list[str] = []
     async with at_work(make_config(tmp_path)) as daemon:
-        daemon._journal._database.set_trace_callback(commits.append)
+        daemon._journal._file.ensure().set_trace_callback(commits.append)
         one, two, three = (push(number, server_id=OTHER_ID, preferred=NOWHERE) for number in (1, 2, 3))
         daemon.deliver(batch(one, b"junk", one, two, three))
         assert commits.count("COMMIT") == 1
@@ -259,7 +226,7 @@ async def test_one_batch_is_one_transaction(tmp_path: Path) -> None:
 
 def page_limit(daemon: Daemon) -> Callable[[], object]:
     """Let the journal grow no more; call what comes back, and it may again."""
-    database = daemon._journal._database
+    database = daemon._journal._file.ensure()
     (pages,) = database.execute("PRAGMA page_count").fetchone()
     database.execute(f"PRAGMA max_page_count = {pages}")
     return lambda: database.execute("PRAGMA max_page_count = 1000000")
@@ -312,7 +279,7 @@ async def test_what_a_failed_rescue_takes_along_is_not_said_to_be_accepted(
         with monkeypatch.context() as patch:
             patch.setattr(journalfile, "rescue", no_memory)
             damage = "CREATE TRIGGER damaged BEFORE INSERT ON session WHEN new.notification_id = 4"
-            daemon._journal._database.execute(f"{damage} BEGIN SELECT no_such(); END")
+            daemon._journal._file.ensure().execute(f"{damage} BEGIN SELECT no_such(); END")
             daemon.deliver(batch(*(push(number, preferred=NOWHERE) for number in (2, 3, 4))))
         assert counted(daemon) == {"received": 4, "accepted": 1, "not accepted": 3}
         daemon.deliver(batch(push(2, preferred=NOWHERE)))

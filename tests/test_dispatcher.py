@@ -1,8 +1,6 @@
 """From the queue to the hook: a real journal, real hooks; only the connections are made up."""
 
 import asyncio
-import os
-import signal
 import sqlite3
 import subprocess
 import time
@@ -18,13 +16,10 @@ import pytest
 from dmnotid import dispatcher as dispatcher_module
 from dmnotid.config.values import Config, ConnectionsConfig
 from dmnotid.dispatcher import ENDS_AT_ONCE, Dispatcher
-from dmnotid.errors import JournalError
-from dmnotid.hook.processes import Identity, identify
 from dmnotid.journal.queue import Journal
 from dmnotid.links.monitor import Links
-from dmnotid.policy.sessions import Connection, SessionRequest
+from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType
-from tests.processes import children
 from tests.support import (
     OPEN_ID,
     OTHER_ID,
@@ -32,12 +27,10 @@ from tests.support import (
     SERVERS,
     LogLines,
     Recorder,
-    descriptors,
     eventually,
     is_alive,
     make_config,
     verified,
-    write_script,
 )
 
 MOBILE = Connection(ConnectionType.MOBILE, "wwan0")
@@ -81,20 +74,17 @@ class Bench:
     def accept(self, notification_id: int, server_id: str = SERVER_ID, **more: Any) -> int:  # noqa: ANN401
         """Do what the daemon does with a verified notification; the session's number."""
         request = self.journal.admit(verified(notification_id, server_id=server_id, **more))
-        start = self.dispatcher.foresee([request])
-        if start is not None:
-            self.journal.begin_admitted(start.request)
         self.journal.commit()
-        self.dispatcher.add([request], start)
+        self.dispatcher.add([request])
         return request.session
 
     def attempts(self) -> list[int]:
         """The tries that the file has of each session."""
-        return [row[0] for row in self.journal._database.execute("SELECT attempts FROM session ORDER BY session")]
+        return [row[0] for row in self.journal._file.ensure().execute("SELECT attempts FROM session ORDER BY session")]
 
     def states(self) -> dict[int, str]:
         """The state of each session in the file, by its number."""
-        return dict(self.journal._database.execute("SELECT session, state FROM session").fetchall())
+        return dict(self.journal._file.ensure().execute("SELECT session, state FROM session").fetchall())
 
 
 @asynccontextmanager
@@ -103,7 +93,7 @@ async def at_work(
 ) -> AsyncIterator[Bench]:
     """Run a dispatcher; it is stopped in order at the end, and must have had no bug."""
     bench = Bench(config, links or MadeUpLinks(WIRELINE), kind)
-    with closing(bench.journal):
+    with bench.journal:
         task = asyncio.create_task(bench.dispatcher.run())
         try:
             yield bench
@@ -275,137 +265,6 @@ async def test_a_connection_lost_between_choice_and_hook_is_not_used(tmp_path: P
     assert logged.of("session waits") == []
 
 
-class LastingLinks(MadeUpLinks):
-    """Connections that a moment's look finds as they are."""
-
-    def still_has(self, connection: Connection) -> bool:
-        return connection in self.connections
-
-
-async def test_what_can_begin_at_once_does_not_wait_for_the_loop(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
-    async with at_work(make_config(tmp_path, recorder.command), LastingLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        bench.accept(1)
-        assert bench.dispatcher.running == 1
-        bench.accept(2)
-        assert bench.dispatcher.running == 1
-        await eventually(lambda: bench.dispatcher.pending == 0)
-        assert bench.attempts() == [1, 1]
-    assert recorder.names == [(1, 1), (2, 1)]
-
-
-async def test_what_was_to_begin_and_expired_is_closed_and_not_withdrawn(tmp_path: Path) -> None:
-    async with at_work(make_config(tmp_path, sessions={"expire_after": "1s"}), MadeUpLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        bench.accept(1)
-        time.sleep(1.01)  # noqa: ASYNC251 - the loop stands still
-        await eventually(lambda: bench.dispatcher.counters["expired"])
-        await asyncio.sleep(0.05)
-        assert bench.journal._open == {}
-        assert bench.states() == {1: "expired"}
-
-
-async def test_what_can_not_be_withdrawn_is_tried_again(
-    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, left=[])
-    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-
-        def refuse(_: SessionRequest) -> None:
-            raise JournalError
-
-        with monkeypatch.context() as patch:
-            patch.setattr(bench.journal, "withdraw_attempt", refuse)
-            bench.accept(1)
-            await eventually(lambda: logged.of("try not withdrawn"))
-        assert bench.attempts() == [1]
-        bench.dispatcher.wake()
-        await eventually(lambda: bench.attempts() == [0])
-        assert bench.journal.last_starts(60) == {}
-        links.connections = links.left = [WIRELINE]
-        bench.dispatcher.wake()
-        await eventually(lambda: bench.dispatcher.pending == 0)
-    assert recorder.names == [(1, 1)]
-    assert logged.of("session starts")[0]["attempt"] == 1
-
-
-async def test_a_bug_in_the_first_look_leaves_the_session_to_the_loop(tmp_path: Path) -> None:
-    class OddLinks(MadeUpLinks):
-        looks = 0
-
-        def still_has(self, _: Connection) -> bool:
-            self.looks += 1
-            if self.looks == 1:
-                raise ZeroDivisionError
-            return True
-
-    recorder = Recorder(tmp_path)
-    async with at_work(make_config(tmp_path, recorder.command), OddLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        with pytest.raises(ZeroDivisionError):
-            bench.accept(1)
-        await eventually(lambda: bench.dispatcher.pending == 0)
-    assert recorder.names == [(1, 1)]
-
-
-async def test_the_first_try_is_written_with_its_admission(tmp_path: Path) -> None:
-    """One commit that waits for the disk lies between a datagram and its hook."""
-    recorder = Recorder(tmp_path)
-    async with at_work(make_config(tmp_path, recorder.command), MadeUpLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        statements: list[str] = []
-        bench.journal._database.set_trace_callback(statements.append)
-        session = bench.accept(1)
-        assert bench.attempts() == [1]
-        await eventually(lambda: bench.dispatcher.pending == 0)
-        bench.journal._database.set_trace_callback(None)
-        assert bench.states() == {session: "done"}
-    together = statements[: statements.index("COMMIT")]
-    assert sum("INSERT" in statement for statement in together) == 1
-    assert [statement for statement in statements if "attempts =" in statement] == together[-1:]
-    assert recorder.names == [(1, 1)]
-
-
-async def test_a_try_that_was_written_and_lost_its_connection_is_withdrawn(tmp_path: Path) -> None:
-    """No try is spent, in the file either."""
-    recorder, links = Recorder(tmp_path), LostLinks(WIRELINE, left=[])
-    async with at_work(make_config(tmp_path, recorder.command), links) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        bench.accept(1)
-        assert bench.attempts() == [1]
-        await eventually(lambda: bench.attempts() == [0])
-        assert bench.journal.last_starts(60) == {}
-        links.connections = links.left = [WIRELINE]
-        bench.dispatcher.wake()
-        await eventually(lambda: bench.dispatcher.pending == 0)
-        assert bench.attempts() == [1]
-    assert recorder.names == [(1, 1)]
-
-
-async def test_one_of_many_begins_at_once_and_the_others_in_their_turn(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
-    async with at_work(make_config(tmp_path, recorder.command), MadeUpLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        for notification_id in (1, 2, 3):  # the dispatcher has no turn in between
-            bench.accept(notification_id)
-        assert bench.attempts() == [1, 0, 0]
-        await eventually(lambda: bench.dispatcher.pending == 0)
-        assert bench.attempts() == [1, 1, 1]
-    assert recorder.names == [(1, 1), (2, 1), (3, 1)]
-
-
-@pytest.mark.parametrize("connections", [[], [MOBILE]])
-async def test_what_can_not_begin_at_once_is_not_written_as_begun(
-    tmp_path: Path, connections: list[Connection]
-) -> None:
-    async with at_work(make_config(tmp_path), MadeUpLinks(*connections)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        bench.accept(1, preferred=[ConnectionType.WIRELINE])
-        assert bench.attempts() == [0]
-
-
 async def test_what_was_to_begin_when_the_stop_came_has_no_try_spent(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     config = make_config(tmp_path, recorder.command)
@@ -435,20 +294,6 @@ async def test_what_waits_and_can_start_by_now_comes_before_what_is_new(tmp_path
         assert bench.attempts() == [0, 0]
         await eventually(lambda: bench.dispatcher.pending == 0)
     assert recorder.names == [(1, 1), (2, 1)]
-
-
-@pytest.mark.parametrize("next_one", [WIRELINE, MOBILE])
-async def test_what_was_to_begin_is_withdrawn_also_where_another_came_after_it(
-    tmp_path: Path, next_one: Connection
-) -> None:
-    links = MadeUpLinks(WIRELINE)
-    async with at_work(make_config(tmp_path), links) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        bench.accept(1, preferred=[ConnectionType.WIRELINE])
-        links.connections = [MOBILE]
-        bench.accept(2, preferred=[next_one.type])
-        assert bench.attempts() == [1, 0]
-        await eventually(lambda: bench.attempts()[0] == 0)
 
 
 async def test_what_is_about_to_start_and_loses_its_connection_says_again_that_it_waits(
@@ -684,7 +529,7 @@ async def test_many_that_expire_at_once_are_closed_in_a_few_transactions(tmp_pat
 def count_commits(bench: Bench) -> list[str]:
     """Watch the statements that end a transaction."""
     commits: list[str] = []
-    bench.journal._database.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    bench.journal._file.ensure().set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
     return commits
 
 
@@ -768,7 +613,7 @@ async def test_no_clock_makes_a_rest_longer_than_the_interval(tmp_path: Path, wr
     async with at_work(config) as bench:
         bench.accept(1)
         await eventually(lambda: bench.dispatcher.pending == 0)
-        bench.journal._database.execute("UPDATE session SET started_at = started_at + ?", (wrong_by,))
+        bench.journal._file.ensure().execute("UPDATE session SET started_at = started_at + ?", (wrong_by,))
     async with at_work(config) as bench:
         bench.accept(2)
         await eventually(lambda: bench.dispatcher.pending == 0)
@@ -846,43 +691,6 @@ async def test_another_time_to_expire_counts_for_what_runs_as_well(tmp_path: Pat
         (tmp_path / "go").touch()
         await eventually(lambda: bench.dispatcher.pending == 0)
         assert bench.states() == {session: "expired"}
-
-
-async def test_sessions_of_a_file_that_is_put_there_are_taken_up(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
-    (tmp_path / "other").mkdir()
-    other = make_config(tmp_path / "other", recorder.command)
-    async with at_work(other, MadeUpLinks()) as bench:
-        bench.accept(7)
-    config = make_config(tmp_path, recorder.command)
-    async with at_work(config) as bench:
-        (other.state / "journal.sqlite3").replace(config.state / "journal.sqlite3")
-        bench.dispatcher.wake()
-        await eventually(lambda: recorder.runs)
-        await eventually(lambda: bench.dispatcher.pending == 0)
-        assert [run["environment"]["DMNOTID_NOTIFICATION_ID"] for run in recorder.runs] == ["7"]
-
-
-async def test_what_runs_is_not_taken_up_a_second_time_from_another_file(tmp_path: Path) -> None:
-    """It is read from the file that was made anew, as is what has ended and could not be written down yet."""
-    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
-    config = make_config(tmp_path, recorder.command, sessions={"concurrency": 2})
-    async with at_work(config) as bench:
-        session = bench.accept(1)
-        await eventually(lambda: recorder.names)
-        for times in (1, 2):
-            generation = bench.journal.generation
-            (config.state / "journal.sqlite3").unlink()
-            if times > 1:
-                bench.dispatcher._write_ends = lambda ends: None  # type: ignore[method-assign] # noqa: ARG005
-                (tmp_path / "go").touch()
-                await eventually(lambda: bench.dispatcher.counters["done"])
-            bench.dispatcher.wake()
-            await eventually(lambda generation=generation: bench.journal.generation > generation)  # type: ignore[misc]
-            await asyncio.sleep(0.1)
-        assert recorder.names == [(session, 1)]
-        assert bench.dispatcher.pending == 0
-        del bench.dispatcher._write_ends
 
 
 async def test_a_last_chance_outlives_a_shorter_time_to_expire(tmp_path: Path) -> None:
@@ -984,25 +792,6 @@ def start_group(*command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, process_group=0)
 
 
-async def test_a_hook_that_was_left_over_is_ended_before_its_session_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else the next session of its server would run beside it."""
-    monkeypatch.setattr(dispatcher_module, "INTERRUPTIONS", 0)
-    hook = start_group("sleep", "60")
-    config = make_config(tmp_path, retry={"attempts": 1})
-    async with at_work(config, MadeUpLinks()) as bench:
-        request = bench.journal.admit(verified(1))
-        bench.journal.commit()
-        bench.journal.begin_attempt(request, 1)
-        bench.journal.note_process(request, str(identify(hook.pid)))
-    async with at_work(config) as bench:
-        async with asyncio.timeout(5):
-            await eventually(lambda: hook.poll() == -signal.SIGTERM)
-        await eventually(lambda: bench.dispatcher.pending == 0)
-        assert bench.states() == {1: "failed"}
-
-
 async def test_a_session_of_a_server_that_is_no_longer_configured_is_held_back(
     tmp_path: Path, logged: LogLines
 ) -> None:
@@ -1023,7 +812,7 @@ async def test_a_session_of_a_server_that_is_no_longer_configured_is_held_back(
 async def test_a_dispatcher_that_is_cancelled_leaves_no_hook_behind(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
     bench = Bench(make_config(tmp_path, recorder.command), MadeUpLinks(WIRELINE))
-    with closing(bench.journal):
+    with bench.journal:
         task = asyncio.create_task(bench.dispatcher.run())
         bench.accept(1)
         await eventually(lambda: recorder.names)
@@ -1039,7 +828,7 @@ async def test_a_dispatcher_that_is_cancelled_leaves_no_hook_behind(tmp_path: Pa
 
 def read_only(bench: Bench) -> Callable[[], object]:
     """Let nothing be written; call what comes back, and it may again."""
-    database, refuse = bench.journal._database, "BEGIN SELECT RAISE(ABORT, 'it is read-only'); END"
+    database, refuse = bench.journal._file.ensure(), "BEGIN SELECT RAISE(ABORT, 'it is read-only'); END"
     database.execute(f"CREATE TRIGGER no_update BEFORE UPDATE ON session {refuse}")
     database.execute(f"CREATE TRIGGER no_insert BEFORE INSERT ON session {refuse}")
     return lambda: database.executescript("DROP TRIGGER no_update; DROP TRIGGER no_insert")
@@ -1069,7 +858,7 @@ async def test_a_row_that_cannot_be_written_holds_up_no_other(tmp_path: Path, lo
         bench.accept(1)
         bench.accept(2, OTHER_ID)
         refuse = "SELECT RAISE(ABORT, 'this row is damaged')"
-        bench.journal._database.execute(
+        bench.journal._file.ensure().execute(
             f"CREATE TRIGGER damaged BEFORE UPDATE ON session WHEN old.session = 1 BEGIN {refuse}; END"
         )
         links.connections = [WIRELINE]
@@ -1145,7 +934,7 @@ async def test_an_end_that_cannot_be_written_keeps_no_other_from_being(tmp_path:
         bench.accept(2)
         bench.accept(3)
         refuse = "SELECT RAISE(ABORT, 'this row is damaged')"
-        bench.journal._database.execute(
+        bench.journal._file.ensure().execute(
             f"CREATE TRIGGER damaged BEFORE UPDATE ON session WHEN old.session = 2 BEGIN {refuse}; END"
         )
         bench.dispatcher.configure(make_config(tmp_path, sessions={"expire_after": "1ms"}))
@@ -1161,7 +950,7 @@ async def test_many_ends_that_cannot_be_written_are_not_tried_one_by_one(tmp_pat
         bench.journal.commit()
         read_only(bench)
         updates: list[str] = []
-        bench.journal._database.set_trace_callback(lambda sql: updates.append(sql) if "UPDATE" in sql else None)
+        bench.journal._file.ensure().set_trace_callback(lambda sql: updates.append(sql) if "UPDATE" in sql else None)
         bench.dispatcher.configure(make_config(tmp_path, sessions={**limits, "expire_after": "1ms"}))
         await eventually(lambda: bench.dispatcher.pending == 0)
         assert len(logged.of("session expired")) == 300
@@ -1182,48 +971,6 @@ async def test_a_pause_that_cannot_be_written_is_kept_in_memory(tmp_path: Path, 
         writable()
         await eventually(lambda: bench.dispatcher.pending == 0)
     assert recorder.names == [(1, 1), (1, 2)]
-
-
-async def test_a_session_whose_task_never_ran_leaves_no_process(tmp_path: Path) -> None:
-    """As where all tasks are cancelled because of a bug in another one."""
-    pids = tmp_path / "pids"
-    hook = write_script(tmp_path / "hook", f"echo $$ > {pids}.new; mv {pids}.new {pids}; exec sleep 60")
-    async with at_work(make_config(tmp_path, [str(hook)]), SureLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        before = descriptors()
-        bench.accept(1)
-        (task,) = bench.dispatcher._tasks
-        task.cancel()
-        await asyncio.wait([task])
-        assert children(os.getpid()) in ([], ["Z"])
-        await eventually(lambda: descriptors() == before and not children(os.getpid()))
-
-
-async def test_a_process_is_noted_before_anything_else_begins(tmp_path: Path) -> None:
-    """Else a daemon that is killed leaves one behind that the next one doesn't know of."""
-    hook = write_script(tmp_path / "hook", "exec sleep 60")
-    async with at_work(make_config(tmp_path, [str(hook)]), SureLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        bench.accept(1)
-        (noted,) = bench.journal._database.execute("SELECT process FROM session").fetchone()
-        identity = Identity.parse(noted)
-        assert identity is not None
-        assert is_alive(identity.pid)
-        bench.dispatcher.abort()
-
-
-async def test_a_session_that_has_no_task_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError
-
-    async with at_work(make_config(tmp_path, ["/bin/sleep", "60"]), SureLinks(WIRELINE)) as bench:
-        await eventually(lambda: bench.dispatcher._group)
-        before = descriptors()
-        with monkeypatch.context() as patched:
-            patched.setattr(bench.dispatcher._group, "create_task", refuse)
-            with pytest.raises(RuntimeError):
-                bench.accept(1)
-        await eventually(lambda: descriptors() == before and not children(os.getpid()))
 
 
 async def test_a_bug_in_one_session_is_not_the_end_of_others(tmp_path: Path, logged: LogLines) -> None:

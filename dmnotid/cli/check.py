@@ -13,7 +13,7 @@ from dmnotid.config.values import Config, HookConfig
 from dmnotid.errors import HookError
 from dmnotid.hook.runner import check_hook
 from dmnotid.host.trust import check_trusted_path
-from dmnotid.journal.file import see_who_may_write
+from dmnotid.journal.file import check_state
 from dmnotid.links.availability import read_links
 from dmnotid.policy.servers import Server
 
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
         complain_of_distrust(config.hook, distrust)
         return EXIT_PROBLEM
     if is_own(config.state):
-        see_who_may_write(config.state)
+        check_state(config.state)
     return EXIT_OK
 
 

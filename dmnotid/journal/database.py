@@ -1,28 +1,23 @@
 """The database of the journal: its schema, how it is opened, and what SQLite's errors mean."""
 
-import hashlib
 import os
 import sqlite3
-from binascii import crc32
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from dmnotid.errors import JournalDamaged, JournalError
+from dmnotid.journal.rows import COLUMNS, MAX_SESSION, read_text, seal
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+
 APPLICATION_ID: Final = 0x444D4E00
-"""`DMN` and the version, in the header beside user_version: a flipped bit there is no newer program's file."""
+"""`DMN` and the version, in the header beside user_version.
 
-MAX_SESSION: Final = 1 << 53
-"""No session ever gets so high a number: one that stands in a file shows that it is damaged. A file that is half way
-there isn't opened, so that none that is given out comes near it."""
+With both, a flipped bit in the version is not mistaken for the file of a newer program."""
 
-# `package` is what came, kept while the session is open; `fingerprint` tells its content from another of the same id.
-# `seal` is a checksum of what never changes. `sent_at` is authenticated time: NULL in an unsigned notification.
-# `received_at`, `not_before`, `started_at` (the last try's) and `closed_at` are wall clock time, and `clock_believed`
-# tells what the first is worth. All times are POSIX seconds. `process` names the one that runs the session's hook.
+# The columns are explained at `rows.Row`.
 SCHEMA: Final = """
 CREATE TABLE session (
     session          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,7 +35,6 @@ CREATE TABLE session (
     closed_at        REAL,
     started_at       REAL,
     seal             INTEGER,
-    process          TEXT,
     UNIQUE (server_id, notification_id)
 );
 CREATE INDEX pending ON session (server_id) WHERE state = 'pending';
@@ -60,22 +54,13 @@ ALTER TABLE session ADD COLUMN seal INTEGER;
 ALTER TABLE session ADD COLUMN process TEXT;
 UPDATE session SET seal = seal(
     CAST(server_id AS BLOB), CAST(notification_id AS INTEGER), CAST(fingerprint AS BLOB), CAST(sent_at AS INTEGER));
-"""
+""",
+    2: "ALTER TABLE session DROP COLUMN process;",
 }
-"""What makes the next schema out of each older one, but for its version."""
+"""Statements that turn each older schema into the next one."""
 
-COLUMNS: Final = (
-    "session", "server_id", "notification_id", "fingerprint", "package", "source", "sent_at", "received_at",
-    "clock_believed", "state", "attempts", "not_before", "closed_at", "started_at", "seal",
-    "process",
-)  # fmt: skip
-"""The columns of a row, in the order of the table."""
-
-LATER_COLUMNS: Final = ("started_at", "seal", "process")
-"""Those that the first schema has not."""
-
-# What says of a file, rather than of the disk or of the moment, that it can't be used. A statement of ours that is
-# wrong here (ERROR) is a damaged schema, a row that exists though it was not found (UNIQUE) a damaged index.
+# Error codes that blame the file, not the disk or the moment. Our statements are correct, so ERROR means a damaged
+# schema, and a UNIQUE conflict with a row that a SELECT has not found means a damaged index.
 _DAMAGE: Final = frozenset(
     {
         sqlite3.SQLITE_CORRUPT,
@@ -85,10 +70,6 @@ _DAMAGE: Final = frozenset(
         sqlite3.SQLITE_NOTADB,
         sqlite3.SQLITE_SCHEMA,
         sqlite3.SQLITE_TOOBIG,
-    }
-)
-_DAMAGE_IN_FULL: Final = frozenset(
-    {
         sqlite3.SQLITE_CONSTRAINT_NOTNULL,
         sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
         sqlite3.SQLITE_CONSTRAINT_ROWID,
@@ -98,80 +79,40 @@ _DAMAGE_IN_FULL: Final = frozenset(
 _UNOPENABLE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 _HELD: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
-
-def seal(server_id: str, notification_id: int, fingerprint: bytes, sent_at: int | None) -> int:
-    """Return the checksum of what identifies a row: of a damaged file only what was once written is believed."""
-    return crc32(repr((server_id, notification_id, fingerprint, sent_at)).encode("utf-8", "surrogateescape"))
-
-
-def fingerprint(package: bytes) -> bytes:
-    """Return what tells its content from another of the same id, and from what a damaged file makes of it."""
-    return hashlib.sha256(package).digest()[:16]
-
-
-def _seal_octets(server_id: bytes | None, *others: Any) -> int:  # noqa: ANN401 - what a damaged row holds
-    """Seal a row of an older schema: of its text only the octets are sure."""
-    return seal(read_text(server_id or b""), *others)
-
-
 SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeError, MemoryError)
-"""What a statement raises: UnicodeError where a damaged file has text that is none, or a message quotes it, or where a
-value is none; MemoryError where SQLite has too little, and has then rolled the transaction back."""
+"""Exceptions of a statement: UnicodeError for invalid text in a damaged file, MemoryError if SQLite has too little."""
 
 
 @contextmanager
-def told(file: Path, action: str) -> Iterator[None]:
-    """Raise what SQLite says as a JournalError."""
+def journal_errors(file: Path, action: str) -> Iterator[None]:
+    """Raise the errors of SQLite and of the system as JournalError, or as JournalDamaged if the file is at fault."""
     try:
         yield
-    except SQLITE_ERRORS as error:
+    except (*SQLITE_ERRORS, OSError) as error:
         raise explain(error, file, action) from error
 
 
-@contextmanager
-def transaction(database: sqlite3.Connection, file: Path) -> Iterator[None]:
-    """Make one transaction of what is done in it: all of it is durable afterwards, or nothing. Raises JournalError."""
-    refuse_second(database, file)
-    with told(file, "write"):
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            database.execute("COMMIT")
-        finally:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-
-
-def refuse_second(database: sqlite3.Connection, file: Path) -> None:
-    """See that no transaction is open. Raises JournalError."""
-    if database.in_transaction:
-        message = f"{file}: can't write the journal: something else is being written"
-        raise JournalError(message)
-
-
 def explain(error: Exception, file: Path, action: str) -> JournalError:
-    """Make a JournalError with the file's name of what SQLite says; JournalDamaged where the file is at fault."""
-    message = f"{file}: can't {action} the journal: {str(error) or 'out of memory'}"
-    # What can't be encoded came from us, what can't be decoded stands in the file.
+    """Return the JournalError for an error of SQLite, JournalDamaged if the file is at fault."""
+    message = f"{file}: cannot {action} the journal: {str(error) or 'out of memory'}"
+    # Text that can't be encoded comes from the caller, text that can't be decoded from the file.
     code = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorcode", 0)
     if code & 0xFF in _HELD:
-        message = f"{file}: another dmnotid holds this journal; one process at a time for a state directory"
-    damaged = code & 0xFF in _DAMAGE or code in _DAMAGE_IN_FULL
-    if code == sqlite3.SQLITE_READONLY:  # where the system lets us write, it is the file's header that says so
+        message = f"{file}: another dmnotid holds this journal; a state directory can have one process at a time"
+    # An extended code has the plain one in its lowest octet.
+    damaged = code in _DAMAGE or code & 0xFF in _DAMAGE
+    if code == sqlite3.SQLITE_READONLY:
+        # If the system allows writing, SQLite has this from the header of the file.
         damaged = all(os.access(path, os.W_OK) for path in (file.parent, file, Path(f"{file}-wal")) if path.exists())
     return (JournalDamaged if damaged else JournalError)(message)
 
 
-def _create(file: Path) -> None:
-    """Make it for its owner alone: an empty file is an empty database, and the log gets its permissions from it."""
-    with suppress(OSError):  # there is one; or SQLite will say why not
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-
-
 def connect(file: Path) -> sqlite3.Connection:
-    """Open or create a journal of the newest schema and hold it alone. Raises JournalError."""
+    """Open or create a journal of the newest schema and lock it for this process. Raises JournalError."""
+    # SQLite takes an empty file for an empty database, and gives the log the permissions of the file.
+    with suppress(OSError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     database: sqlite3.Connection | None = None
-    _create(file)
     try:
         database = sqlite3.connect(file, timeout=0, isolation_level=None)
         _prepare(database, file)
@@ -187,13 +128,13 @@ def connect(file: Path) -> sqlite3.Connection:
 
 
 def _name_cause(failure: JournalError, file: Path) -> JournalError:
-    """Add what the system says of a file that can't be opened: SQLite says no more than that."""
+    """Add the system's reason why a file can't be opened, which SQLite does not report."""
     for side in ("", "-wal"):
         path = Path(f"{file}{side}")
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # an empty one means nothing
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
-            expected = "files that dmnotid may read and write are expected"
+            expected = "files that dmnotid can read and write are expected"
             return type(failure)(f"{failure} ({path}: {error.strerror}; {expected})")
     return failure
 
@@ -201,10 +142,11 @@ def _name_cause(failure: JournalError, file: Path) -> JournalError:
 def _prepare(database: sqlite3.Connection, file: Path) -> None:
     database.text_factory = read_text
     database.create_function("seal", 4, _seal_octets, deterministic=True)
-    # Held by one process, and no shared-memory file; a second process is told at its first read.
+    # One process holds the file, without a shared-memory file beside it. A second process fails at its first read.
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     database.execute("PRAGMA cell_size_check = ON")
-    database.execute("PRAGMA cache_size = -512")  # KiB; the kernel has a cache too
+    # In KiB; the kernel caches the file too.
+    database.execute("PRAGMA cache_size = -512")
     version = _version(database, file)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
@@ -212,41 +154,38 @@ def _prepare(database: sqlite3.Connection, file: Path) -> None:
         steps = [_MIGRATIONS[older] for older in range(version, SCHEMA_VERSION)] if version else [SCHEMA]
         marks = f"PRAGMA application_id = {APPLICATION_ID | SCHEMA_VERSION}; PRAGMA user_version = {SCHEMA_VERSION};"
         database.executescript(f"BEGIN IMMEDIATE; {''.join(steps)} {marks} COMMIT;")
-    # Taken now, not at the first notification.
+    # The first write takes the lock; without one here, that would be the first notification.
     database.execute("BEGIN IMMEDIATE")
     database.execute("COMMIT")
     if tuple(name for _, name, *_ in database.execute("PRAGMA table_info(session)")) != COLUMNS:
-        message = f"{file}: the journal's table has other columns than {', '.join(COLUMNS)}"
+        message = f"{file}: the table of the journal has other columns than {', '.join(COLUMNS)}"
         raise JournalDamaged(message)
+    # With its highest number used up, SQLite would report a full disk for ever.
     (highest,) = database.execute(_HIGHEST).fetchone()
-    if not isinstance(highest, int) or highest > MAX_SESSION // 2:
-        message = f"{file}: session numbers have come to an end ({highest!r})"
+    if not isinstance(highest, int) or highest > MAX_SESSION:
+        message = f"{file}: the session number {highest!r} is too high"
         raise JournalDamaged(message)
+
+
+def _seal_octets(server_id: bytes | None, *others: Any) -> int:  # noqa: ANN401 - any value of a damaged row
+    """Seal a row of the first schema, in which a text may not be UTF-8."""
+    return seal(read_text(server_id or b""), *others)
 
 
 def _version(database: sqlite3.Connection, file: Path) -> int:
-    """Return the schema's version, 0 for a file without any. Raises JournalError for a newer one, or for nonsense."""
+    """Return the version of the schema, 0 for an empty file.
+
+    Raises JournalError for a newer one, JournalDamaged for the file of another program.
+    """
     (version,) = database.execute("PRAGMA user_version").fetchone()
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    # The first schema had no application_id.
     known = {0: 0, 1: 0}.get(version, APPLICATION_ID | version) if 0 <= version <= 0xFF else None  # noqa: PLR2004
     if application != known or bool(tables) != bool(version):
         message = f"{file}: not a journal of dmnotid (version {version}, application {application:#x})"
         raise JournalDamaged(message)
     if version > SCHEMA_VERSION:
-        message = f"{file}: schema {version} was written by a newer dmnotid, {SCHEMA_VERSION} is known"
+        message = f"{file}: schema {version} was written by a newer dmnotid; at most {SCHEMA_VERSION} is expected"
         raise JournalError(message)
     return int(version)
-
-
-def read_text(octets: bytes) -> str:
-    """Read a column as text; octets that are none stay what they are, so that one bad row stays one."""
-    return octets.decode("utf-8", "surrogateescape")
-
-
-def is_text(value: object) -> bool:
-    """Tell whether a column can be written as it was read: octets that are no UTF-8 can't."""
-    try:
-        return isinstance(value, str) and bool(value.encode())
-    except UnicodeEncodeError:
-        return False

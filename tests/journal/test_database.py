@@ -1,6 +1,5 @@
-"""The database of the journal: its schemas, old and new."""
+"""The database of the journal: its schemas, old and new, and files that can't be opened."""
 
-import hashlib
 import os
 import sqlite3
 import time
@@ -10,16 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.journal.database import APPLICATION_ID, COLUMNS, SCHEMA_VERSION, seal
+from dmnotid.errors import JournalError
+from dmnotid.journal.database import APPLICATION_ID, SCHEMA_VERSION
 from dmnotid.journal.file import FILE_NAME
-from tests.journal.test_file import (
+from dmnotid.journal.rows import COLUMNS, fingerprint, is_sealed
+from tests.journal.journals import (
+    NO_TEXT,
+    ROOMY,
     accepts,
     admit,
+    another_process,
+    count_rows,
+    ids,
     kept_files,
-    opened,
+    open_journal,
+    refusal,
     sql,
 )
-from tests.support import LogLines, verified
+from tests.support import IS_ROOT, LogLines, descriptors, verified, without_privileges
 
 SCHEMA_1 = """
 CREATE TABLE session (
@@ -44,90 +51,87 @@ CREATE INDEX undated ON session (session) WHERE NOT clock_believed;
 CREATE INDEX unsigned ON session (received_at) WHERE sent_at IS NULL;
 PRAGMA user_version = 1;
 """
-"""The first schema, as it was."""
+
+SCHEMA_2 = f"""
+{SCHEMA_1}
+ALTER TABLE session ADD COLUMN started_at REAL;
+ALTER TABLE session ADD COLUMN seal INTEGER;
+ALTER TABLE session ADD COLUMN process TEXT;
+PRAGMA user_version = 2;
+PRAGMA application_id = {APPLICATION_ID | 2};
+"""
+OLD = {1: SCHEMA_1, 2: SCHEMA_2}
 
 
-def old_journal(directory: Path) -> None:
-    """Write a file of the first schema: one session that waits, one that is done."""
+def old_journal(directory: Path, schema: str = SCHEMA_1, rows: int = 2) -> None:
+    """Write a file of an older schema, in which every odd session is done."""
     with closing(sqlite3.connect(directory / FILE_NAME, isolation_level=None)) as database:
-        database.executescript(SCHEMA_1)
-        for number, state, closed_at in ((1, "done", time.time()), (2, "pending", None)):
-            made = verified(number)
-            fingerprint = hashlib.sha256(made.notification.octets).digest()[:16]
+        database.executescript(schema)
+        database.execute("BEGIN")
+        for number in range(1, rows + 1):
+            made, done = verified(number), number % 2
+            octets = made.notification.octets
             database.execute(
                 "INSERT INTO session (server_id, notification_id, fingerprint, package, source, sent_at, received_at,"
                 " clock_believed, state, attempts, closed_at) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)",
-                (made.server_id, number, fingerprint, None if closed_at else made.notification.octets,
-                 str(made.source), made.notification.sent_at, made.received_at, state, number, closed_at),
-            )  # fmt: skip
-
-
-def test_the_first_schema_becomes_the_newest(tmp_path: Path) -> None:
-    old_journal(tmp_path)
-    with opened(tmp_path) as journal:
-        (request,) = journal.pending()
-        assert (request.session, request.attempts, request.notification.notification_id) == (2, 2, 2)
-        assert journal.newest_authenticated == request.notification.sent_at
-        assert not accepts(journal, 1)
-        assert admit(journal, 3).session == 3
-    assert kept_files(tmp_path) == []
-    file = tmp_path / FILE_NAME
-    assert sql(file, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
-    assert sql(file, "PRAGMA application_id") == [(APPLICATION_ID | SCHEMA_VERSION,)]
-    rows = sql(file, "SELECT server_id, notification_id, fingerprint, sent_at, seal FROM session")
-    assert [seal(*row[:4]) == row[4] for row in rows] == [True] * 3
-
-
-def test_a_migrated_file_has_the_columns_and_indexes_of_a_new_one(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    for directory in (old, new):
-        directory.mkdir()
-    old_journal(old)
-
-    def shape(directory: Path) -> tuple[object, ...]:
-        with opened(directory):
-            pass
-        file = directory / FILE_NAME
-        columns = [row[1:] for row in sql(file, "PRAGMA table_info(session)")]
-        return columns, sql(file, "SELECT name, sql FROM sqlite_schema WHERE type = 'index' ORDER BY name")
-
-    assert shape(old) == shape(new)
-    assert tuple(name for name, *_ in sql(new / FILE_NAME, "SELECT name FROM pragma_table_info('session')")) == COLUMNS
-
-
-def test_a_migration_that_is_interrupted_leaves_the_old_schema(tmp_path: Path) -> None:
-    old_journal(tmp_path)
-    sql(tmp_path / FILE_NAME, "PRAGMA journal_mode = WAL")
-    killed = os.fork()
-    if not killed:  # the child dies in the middle of it, before COMMIT
-        database = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("ALTER TABLE session ADD COLUMN started_at REAL")
-        os._exit(0)
-    os.waitpid(killed, 0)
-    with opened(tmp_path) as journal:
-        assert [request.session for request in journal.pending()] == [2]
-
-
-def fill_old_journal(directory: Path, rows: int) -> None:
-    """Write a file of the first schema in which every third session is done."""
-    old_journal(directory)
-    with closing(sqlite3.connect(directory / FILE_NAME, isolation_level=None)) as database:
-        database.execute("BEGIN")
-        for number in range(3, rows + 1):
-            made = verified(number)
-            octets, done = made.notification.octets, number % 3 == 0
-            database.execute(
-                "INSERT INTO session (server_id, notification_id, fingerprint, package, source, sent_at, received_at,"
-                " clock_believed, state, closed_at) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
-                (made.server_id, number, hashlib.sha256(octets).digest()[:16], None if done else octets,
-                 str(made.source), made.notification.sent_at, made.received_at, "done" if done else "pending",
+                (made.server_id, number, fingerprint(octets), None if done else octets, str(made.source),
+                 made.notification.sent_at, made.received_at, "done" if done else "pending", number,
                  time.time() if done else None),
             )  # fmt: skip
         database.execute("COMMIT")
 
 
-def damage_a_leaf(file: Path) -> None:
+@pytest.mark.parametrize("version", OLD)
+def test_older_schema_becomes_the_newest(tmp_path: Path, version: int) -> None:
+    old_journal(tmp_path, OLD[version])
+    if version == 2:
+        sql(tmp_path, "UPDATE session SET process = 'boot 5 pid 77', started_at = 5.0 WHERE session = 2")
+    with open_journal(tmp_path) as journal:
+        (request,) = journal.pending()
+        assert (request.session, request.attempts, request.notification.notification_id) == (2, 2, 2)
+        assert not accepts(journal, 1)
+        assert admit(journal, 3).session == 3
+        if version == 1:
+            assert journal.newest_authenticated is not None
+            assert all(is_sealed(row) for row in journal.rows())
+    assert kept_files(tmp_path) == []
+    assert sql(tmp_path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert sql(tmp_path, "PRAGMA application_id") == [(APPLICATION_ID | SCHEMA_VERSION,)]
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_migrated_file_has_the_columns_and_indexes_of_a_new_one(tmp_path: Path, version: int) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory in (old, new):
+        directory.mkdir()
+    old_journal(old, OLD[version])
+
+    def shape(directory: Path) -> tuple[object, ...]:
+        with open_journal(directory):
+            pass
+        columns = [row[1:] for row in sql(directory, "PRAGMA table_info(session)")]
+        return columns, sql(directory, "SELECT name, sql FROM sqlite_schema WHERE type = 'index' ORDER BY name")
+
+    assert shape(old) == shape(new)
+    assert tuple(name for (name,) in sql(new, "SELECT name FROM pragma_table_info('session')")) == COLUMNS
+
+
+def test_interrupted_migration_leaves_the_old_schema(tmp_path: Path) -> None:
+    old_journal(tmp_path)
+    sql(tmp_path, "PRAGMA journal_mode = WAL")
+    killed = os.fork()
+    if not killed:
+        # The child ends in the middle of the migration, before COMMIT.
+        database = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ALTER TABLE session ADD COLUMN started_at REAL")
+        os._exit(0)
+    os.waitpid(killed, 0)
+    with open_journal(tmp_path) as journal:
+        assert ids(journal) == [2]
+
+
+def damage_the_middle(file: Path) -> None:
     octets = bytearray(file.read_bytes())
     leaves = [at for at in range(4_096, len(octets), 4_096) if octets[at] == 0x0D]
     at = leaves[len(leaves) // 2]
@@ -135,43 +139,159 @@ def damage_a_leaf(file: Path) -> None:
     file.write_bytes(octets)
 
 
-def damage_the_first_page(file: Path) -> None:
-    octets = bytearray(file.read_bytes())
-    octets[:100] = bytes(100)
-    file.write_bytes(octets)
+def damage_the_version(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA user_version = 77")
 
 
-@pytest.mark.parametrize("damage", [damage_a_leaf, damage_the_first_page])
-def test_a_damaged_file_of_the_first_schema_is_rescued(
-    tmp_path: Path, logged: LogLines, damage: Callable[[Path], None]
+@pytest.mark.parametrize("damage", [damage_the_middle, damage_the_version])
+@pytest.mark.parametrize("version", OLD)
+def test_damaged_file_of_an_older_schema_is_rescued(
+    tmp_path: Path, logged: LogLines, damage: Callable[[Path], None], version: int
 ) -> None:
-    fill_old_journal(tmp_path, 300)
+    old_journal(tmp_path, OLD[version], rows=300)
     damage(tmp_path / FILE_NAME)
-    with opened(tmp_path) as journal:
-        assert len(journal.pending()) > 160
-        rows = journal._database.execute("SELECT server_id, notification_id, fingerprint, sent_at, seal FROM session")
-        assert all(seal(*row[:4]) == row[4] for row in rows)
-        assert journal.newest_authenticated is not None
+    with open_journal(tmp_path, limits=ROOMY) as journal:
+        assert len(journal.pending()) > 120
         assert not accepts(journal, 1), "done before"
     assert logged.of("journal set aside")[0]["rows_rescued"] > 250
 
 
-def test_a_row_of_the_first_schema_that_is_not_what_was_written_is_not_rescued(
-    tmp_path: Path, logged: LogLines
-) -> None:
-    fill_old_journal(tmp_path, 300)
-    sql(tmp_path / FILE_NAME, "UPDATE session SET fingerprint = zeroblob(16) WHERE session IN (2, 4)")
-    damage_a_leaf(tmp_path / FILE_NAME)
-    with opened(tmp_path) as journal:
-        assert {request.session for request in journal.pending()}.isdisjoint({2, 4})
+def test_row_of_the_first_schema_that_is_not_as_written_is_not_rescued(tmp_path: Path, logged: LogLines) -> None:
+    old_journal(tmp_path, rows=10)
+    sql(tmp_path, "UPDATE session SET fingerprint = zeroblob(16) WHERE session IN (2, 4)")
+    damage_the_version(tmp_path / FILE_NAME)
+    with open_journal(tmp_path, limits=ROOMY) as journal:
+        assert ids(journal) == [6, 8, 10]
     assert logged.of("journal set aside")[0]["rows_lost"] == 2
 
 
-def test_text_of_the_first_schema_that_is_none_costs_its_row_alone(tmp_path: Path, logged: LogLines) -> None:
-    fill_old_journal(tmp_path, 10)
-    sql(tmp_path / FILE_NAME, "UPDATE session SET server_id = CAST(x'ff41' AS TEXT) WHERE session = 5")
-    sql(tmp_path / FILE_NAME, "UPDATE session SET notification_id = CAST(x'ff41' AS TEXT) WHERE session = 7")
-    with opened(tmp_path) as journal:
-        assert [request.session for request in journal.pending()] == [2, 4, 8, 10]
-    assert [line["session"] for line in logged.of("row set aside")] == [5, 7]
+def test_text_of_the_first_schema_that_is_not_utf8_costs_its_row_alone(tmp_path: Path, logged: LogLines) -> None:
+    old_journal(tmp_path, rows=10)
+    sql(tmp_path, f"UPDATE session SET server_id = {NO_TEXT} WHERE session = 4")  # noqa: S608
+    sql(tmp_path, f"UPDATE session SET notification_id = {NO_TEXT} WHERE session = 6")  # noqa: S608
+    with open_journal(tmp_path, limits=ROOMY) as journal:
+        assert ids(journal) == [2, 8, 10]
+    assert [line["session"] for line in logged.of("row set aside")] == [4, 6]
     assert kept_files(tmp_path) == []
+
+
+# Files that can't be opened
+
+
+def open_error(directory: Path) -> str:
+    before = descriptors()
+    with pytest.raises(JournalError) as caught:
+        open_journal(directory)
+    assert descriptors() == before
+    text = str(caught.value)
+    assert text.startswith(f"{directory / FILE_NAME}: ")
+    return text
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    with another_process(tmp_path, "") as process:
+        assert "another dmnotid holds this journal" in open_error(tmp_path)
+        process.kill()
+        process.wait()
+        with open_journal(tmp_path) as journal:
+            assert journal.pending() == []
+
+
+def test_second_journal_in_the_same_process_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        with pytest.raises(JournalError, match="another dmnotid holds this journal"):
+            open_journal(tmp_path)
+        admit(journal)
+    assert count_rows(tmp_path) == 1
+
+
+def test_newer_schema_is_left_alone(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        admit(journal)
+    newer = SCHEMA_VERSION + 1
+    sql(tmp_path, f"PRAGMA user_version = {newer}")
+    sql(tmp_path, f"PRAGMA application_id = {APPLICATION_ID | newer}")
+    octets = (tmp_path / FILE_NAME).read_bytes()
+    expected = f"schema {newer} was written by a newer dmnotid; at most {SCHEMA_VERSION} is expected"
+    assert expected in open_error(tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == octets
+
+
+def test_empty_file_becomes_a_journal(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).touch()
+    with open_journal(tmp_path) as journal:
+        admit(journal)
+    assert sql(tmp_path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+
+
+def test_directory_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    assert "cannot open the journal: unable to open database file" in open_error(tmp_path)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be another user for a while")
+@pytest.mark.parametrize("what", ["directory", "file", "file-unreadable"])
+def test_permission_denied_is_reported_with_its_reason(tmp_path: Path, what: str) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    if what != "directory":
+        with open_journal(state) as journal:
+            admit(journal)
+        (state / FILE_NAME).chmod(0o644 if what == "file" else 0o600)
+    with without_privileges(state):
+        text = open_error(state)
+    assert "cannot open the journal: " in text
+    assert "another dmnotid" not in text
+
+
+# Damage that a header or the schema shows
+
+
+@pytest.mark.parametrize("change", ["PRAGMA user_version = 77", "PRAGMA user_version = -5", "PRAGMA application_id = 7",
+                                    "DROP INDEX signed", "ALTER TABLE session DROP COLUMN started_at",
+                                    "ALTER TABLE session DROP COLUMN seal"])  # fmt: skip
+def test_damaged_header_or_schema_loses_no_row(tmp_path: Path, logged: LogLines, change: str) -> None:
+    with open_journal(tmp_path) as journal:
+        admit(journal, 1)
+    sql(tmp_path, change)
+    with open_journal(tmp_path) as journal:
+        assert ids(journal) == [1]
+        assert not accepts(journal, 1)
+    assert len(logged.of("journal set aside")) == len(kept_files(tmp_path)) == (0 if "INDEX" in change else 1)
+
+
+def test_default_that_is_damaged_in_the_schema_is_given_to_no_row(tmp_path: Path) -> None:
+    with open_journal(tmp_path):
+        pass
+    file = tmp_path / FILE_NAME
+    octets = file.read_bytes()
+    at = octets.index(b"DEFAULT 'pending'", 0, 4_096)
+    file.write_bytes(octets[:at] + b"DEFAULT 'pAnding'" + octets[at + 17 :])
+    with open_journal(tmp_path) as journal:
+        admit(journal, 1)
+    with open_journal(tmp_path) as journal:
+        assert ids(journal) == [1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE sqlite_sequence SET seq = 9223372036854775807",
+        "UPDATE sqlite_sequence SET seq = 9007199254740991",
+        "UPDATE session SET session = 9000000000000000000",
+    ],
+)
+def test_session_number_that_is_too_high_is_damage(tmp_path: Path, logged: LogLines, change: str) -> None:
+    """SQLite would report a full disk for ever."""
+    with open_journal(tmp_path) as journal:
+        admit(journal, 1)
+    sql(tmp_path, change)
+    for _ in range(2):
+        with open_journal(tmp_path) as journal:
+            assert refusal(journal, 1) is not None
+            assert ids(journal)[0] == 1
+            assert all(request.session < 1_000 for request in journal.pending())
+            accepts(journal, 2)
+    assert len(logged.of("journal set aside")) == 1

@@ -432,7 +432,7 @@ def check(directory: Path, promises: Promises, sent: set[tuple[str, int]], chanc
     """Open what the disk holds as the daemon does. Raises AssertionError for a promise that is not kept."""
     with listening() as lines:
         try:
-            with closing(open_journal(directory)) as journal:
+            with open_journal(directory) as journal:
                 attempts = {request.session: request.attempts for request in journal.pending()}
                 check_repeats(journal, promises, chance)
             rows = rows_of(directory)

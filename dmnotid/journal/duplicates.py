@@ -1,0 +1,146 @@
+"""The row that makes a notification a duplicate (5.1.4), and the pruning of rows that no longer do.
+
+    open --closed--> remembered --`remember` seconds later--> forgotten: its id is new again, and pruning deletes it
+
+Whether that time is over is decided by authenticated time for a signed row, so that no clock can make a replay new, and
+by arrival for an unsigned row. An arrival under a clock that was not believed, or was ahead, is corrected as soon as a
+notification arrives under a better clock.
+"""
+
+import sqlite3
+import time
+from typing import Final
+
+from dmnotid.errors import Duplicate
+from dmnotid.journal.rows import SELECT_ONE, UNREADABLE, Row, fingerprint
+from dmnotid.policy.authenticity import VerifiedNotification
+
+PRUNE_EVERY: Final = 3_600
+"""Minimum time between two prunings, in seconds."""
+
+PRUNE_ROWS: Final = 1_000
+"""Maximum number of rows that one admission deletes, so that a backlog does not delay reception."""
+
+CACHED_ROWS: Final = 1_024
+"""Maximum number of rows that are cached for a flood of duplicates."""
+
+CLOCK_STEP: Final = 1.0
+"""A believed clock that goes back by more than this, in seconds, was ahead before."""
+
+# `remember` is at least max_age + max_skew, so a replay of a pruned signed row is stale whatever the clock says.
+_PRUNE: Final = """
+DELETE FROM session WHERE session IN (
+    SELECT session FROM session WHERE closed_at IS NOT NULL AND sent_at < :newest - :remember
+    UNION ALL
+    SELECT session FROM session
+    WHERE closed_at IS NOT NULL AND sent_at IS NULL AND received_at < :now - :remember
+        AND (clock_believed OR NOT :believed)
+    LIMIT :rows
+)
+"""
+_DATE_UNBELIEVED: Final = "UPDATE session SET received_at = ?, clock_believed = 1 WHERE NOT clock_believed"
+_DATE_AHEAD: Final = "UPDATE session SET received_at = :now WHERE sent_at IS NULL AND received_at > :now"
+
+
+class Duplicates:
+    """Decides about duplicates in the database of a journal, in the transaction of its caller."""
+
+    def __init__(self, remember: float) -> None:
+        # Time for which a closed row makes a notification a duplicate, in seconds.
+        self.remember = remember
+        # Monotonic time of the last pruning that deleted all it could.
+        self._pruned_at = float("-inf")
+        # Whether the table may have arrival times to correct.
+        self._undated = True
+        # Latest arrival of an unsigned notification since then; a believed clock that is earlier was ahead.
+        self._latest = float("-inf")
+        # Rows by server and id, valid while the connection counts no further change.
+        self._cache: dict[tuple[str, int], Row] = {}
+        self._cached_at = 0
+
+    def reset(self) -> None:
+        """Assume nothing of the table: changes were rolled back, or there is another file."""
+        self._pruned_at = float("-inf")
+        self._undated = True
+        self._cache.clear()
+
+    def correct_arrivals(self, database: sqlite3.Connection, verified: VerifiedNotification) -> None:
+        """Give rows with the arrival of a worse clock the arrival of `verified`, if its clock is believed."""
+        now = verified.received_at
+        if not verified.clock_believed or not (self._undated or now < self._latest - CLOCK_STEP):
+            return
+        if not database.in_transaction:
+            database.execute("BEGIN IMMEDIATE")
+        database.execute(_DATE_UNBELIEVED, (now,))
+        database.execute(_DATE_AHEAD, {"now": now})
+        self._undated = False
+        self._latest = now
+
+    def find_forgotten(
+        self, database: sqlite3.Connection, verified: VerifiedNotification, newest: int | None
+    ) -> Row | None:
+        """Return the forgotten row whose place a notification takes, None if there is no row. Raises Duplicate."""
+        row = self._find(database, verified)
+        if row is None or is_forgotten(row, verified, newest, self.remember):
+            return row
+        notification = verified.notification
+        duplicate = Duplicate(row.session, same_content=row.fingerprint == fingerprint(notification.octets))
+        duplicate.server_id, duplicate.notification_id = verified.server_id, notification.notification_id
+        raise duplicate
+
+    def note_admitted(self, verified: VerifiedNotification) -> None:
+        """Note the arrival of a notification that was inserted."""
+        if not verified.clock_believed:
+            self._undated = True
+        if verified.notification.sent_at is None:
+            self._latest = max(self._latest, verified.received_at)
+
+    def prune(self, database: sqlite3.Connection, verified: VerifiedNotification, newest: int | None) -> None:
+        """Delete forgotten rows, if PRUNE_EVERY is over; `newest` is the newest authenticated time."""
+        now = time.monotonic()
+        if now - self._pruned_at < PRUNE_EVERY:
+            return
+        facts = {
+            "newest": max(newest or 0, verified.notification.sent_at or 0),
+            "remember": self.remember,
+            "believed": verified.clock_believed,
+            "now": verified.received_at,
+            "rows": PRUNE_ROWS,
+        }
+        if database.execute(_PRUNE, facts).rowcount < PRUNE_ROWS:
+            self._pruned_at = now
+
+    def _find(self, database: sqlite3.Connection, verified: VerifiedNotification) -> Row | None:
+        identity = verified.server_id, verified.notification.notification_id
+        if database.total_changes != self._cached_at or len(self._cache) >= CACHED_ROWS:
+            self._cache.clear()
+            self._cached_at = database.total_changes
+        row = self._cache.get(identity)
+        if row is None:
+            found = database.execute(SELECT_ONE, identity).fetchone()
+            if found is None:
+                return None
+            # The octets of the package are not needed, and may be 65 kB.
+            row = self._cache[identity] = Row._make(found)._replace(package=None)
+        return row
+
+
+def is_forgotten(row: Row, verified: VerifiedNotification, newest: int | None, remember: float) -> bool:
+    """Return whether the id of a row is new again (5.1.4), so that a notification may take its place.
+
+    Between signed notifications, only their own times count; `newest` is the newest authenticated time.
+    """
+    if row.state == UNREADABLE:
+        # It was accepted and can't be run, so a repeat is welcome.
+        return True
+    if row.closed_at is None:
+        return False
+    # The columns of a damaged file may hold anything.
+    sent_at = verified.notification.sent_at
+    if row.sent_at is not None and (sent_at is not None or row.sent_at == newest):
+        reference = max(newest or 0, sent_at or 0)
+        return isinstance(row.sent_at, int) and reference - row.sent_at > remember
+    # A server that may leave its notifications unsigned isn't protected from replays anyway.
+    dated = bool(row.clock_believed) or not verified.clock_believed
+    is_time = isinstance(row.received_at, int | float)
+    return dated and is_time and verified.received_at - row.received_at > remember

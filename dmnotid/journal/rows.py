@@ -1,0 +1,202 @@
+"""One accepted notification as a row of the table: every column list, and the way from a value to a row and back.
+
+A damaged file can hold any value in any column, so a row is checked before a session is made of it.
+"""
+
+import hashlib
+import time
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from dmnotid import RELEASED_AT
+from dmnotid.policy.sessions import Limits, SessionRequest
+from dmnotid.wire.notification import Notification, decode_notification
+
+MAX_SESSION: Final = 1 << 52
+"""Highest session number of a sound file. A higher one shows that the file is damaged."""
+
+LAST_CHANCE: Final = 3_600
+"""Shortest time, in seconds, that a session still has when its row is read, unless `sessions.expire_after` is shorter.
+
+Without it, a clock that is years ahead at the start would expire every session."""
+
+UNREADABLE: Final = "unreadable"
+"""State of a row that can't be run. A repeat of its notification takes its place."""
+
+
+class Row(NamedTuple):
+    """A row, with its columns in the order of the table. Times are POSIX seconds of the wall clock."""
+
+    session: int
+    server_id: str
+    notification_id: int
+    # Distinguishes the content from another notification with the same id.
+    fingerprint: bytes
+    # The octets as received, kept while the session is open.
+    package: bytes | None
+    source: str
+    # Authenticated time, NULL for an unsigned notification.
+    sent_at: int | None
+    received_at: float
+    # Whether `received_at` comes from a believed clock.
+    clock_believed: int
+    # "pending", a value of `Closed`, or UNREADABLE.
+    state: str
+    attempts: int
+    not_before: float
+    closed_at: float | None
+    # Start of the last try.
+    started_at: float | None
+    # Checksum of the columns that never change.
+    seal: int | None
+
+
+COLUMNS: Final = Row._fields
+
+_NAMES: Final = ", ".join(COLUMNS)
+_MARKS: Final = ", ".join("?" * len(COLUMNS))
+
+# Every column is given: the DEFAULTs of the schema are in the file, and may be damaged there.
+INSERT: Final = f"INSERT INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
+REPLACE: Final = f"INSERT OR REPLACE INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
+INSERT_IF_NEW: Final = f"INSERT OR IGNORE INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
+
+SELECT_PAGE: Final = f"SELECT {_NAMES} FROM session WHERE session > ? ORDER BY session LIMIT ?"  # noqa: S608
+SELECT_ONE: Final = f"SELECT {_NAMES} FROM session WHERE server_id = ? AND notification_id = ?"  # noqa: S608
+
+# From the table itself, with the number under which the index finds the same notification.
+SELECT_OPEN: Final = f"""
+SELECT (SELECT other.session FROM session AS other
+        WHERE other.server_id = session.server_id AND other.notification_id = session.notification_id), {_NAMES}
+FROM session NOT INDEXED WHERE state = 'pending' OR closed_at IS NULL ORDER BY session
+"""  # noqa: S608
+
+SELECT_NEWEST: Final = f"""
+SELECT {_NAMES} FROM session WHERE typeof(sent_at) = 'integer' AND sent_at <= ? ORDER BY sent_at DESC
+"""  # noqa: S608
+
+# Types that a row must have so that its session can be run.
+_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+    "session": int,
+    "server_id": str,
+    "notification_id": int,
+    "fingerprint": bytes,
+    "package": bytes,
+    "source": str,
+    "received_at": (int, float),
+    "clock_believed": int,
+    "state": str,
+    "attempts": int,
+    "not_before": (int, float),
+}
+
+
+def fingerprint(package: bytes) -> bytes:
+    """Return a digest that distinguishes these octets from others, in 16 octets."""
+    return hashlib.sha256(package).digest()[:16]
+
+
+def seal(server_id: object, notification_id: object, content: object, sent_at: object) -> int:
+    """Return the checksum of the columns that never change; `content` is the fingerprint.
+
+    Of a damaged file, only sealed rows are believed.
+    """
+    return crc32(repr((server_id, notification_id, content, sent_at)).encode("utf-8", "surrogateescape"))
+
+
+def new_row(
+    server_id: str,
+    notification: Notification,
+    source: str,
+    received_at: float,
+    *,
+    believed: bool,
+    session: int | None = None,
+    attempts: int = 0,
+    not_before: float = 0.0,
+) -> tuple[object, ...]:
+    """Return the values of an open row, in the order of COLUMNS. Without `session`, SQLite chooses the number."""
+    octets, number, sent_at = notification.octets, notification.notification_id, notification.sent_at
+    content = fingerprint(octets)
+    sealed = seal(server_id, number, content, sent_at)
+    closed_at = started_at = None
+    return (
+        session, server_id, number, content, octets, source, sent_at, received_at, int(believed),
+        "pending", attempts, not_before, closed_at, started_at, sealed,
+    )  # fmt: skip
+
+
+def row_of(request: SessionRequest) -> tuple[object, ...]:
+    """Return the values of the row of an open request, with its number."""
+    return new_row(
+        request.server_id,
+        request.notification,
+        request.source,
+        request.received_at,
+        # The request doesn't carry the judgement of its arrival; this is the half of it that never changes.
+        believed=request.received_at >= RELEASED_AT,
+        session=request.session,
+        attempts=request.attempts,
+        not_before=time.time() + max(request.not_before - time.monotonic(), 0),
+    )
+
+
+def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionRequest:
+    """Make the request of an open row. Raises DecodeError or ValueError if the row is not as it was written."""
+    for column, kind in _TYPES.items():
+        value = getattr(row, column)
+        if not isinstance(value, kind) or (isinstance(value, str) and not is_text(value)):
+            message = f"{column} has a value of type {type(value).__name__} that cannot be used"
+            raise ValueError(message)
+    notification = decode_notification(row.package or b"")
+    if fingerprint(notification.octets) != row.fingerprint or notification.notification_id != row.notification_id:
+        message = "package is not the one that was written"
+        raise ValueError(message)
+    if row.state != "pending":
+        message = f"state is {row.state!r}, 'pending' is expected"
+        raise ValueError(message)
+    # The file has wall clock times, memory has monotonic ones. The wall clock may have been wrong by years when it was
+    # written, or may be now, so a pause has an upper bound and the remaining time a lower one.
+    now, monotonic, whole = time.time(), time.monotonic(), limits.expire_after
+    waited = max(now - row.received_at, 0) if row.clock_believed else 0
+    return SessionRequest(
+        row.session,
+        row.server_id,
+        notification,
+        row.source,
+        row.received_at,
+        row.attempts,
+        monotonic + min(max(row.not_before - now, 0), longest_pause),
+        monotonic + max(whole - waited, min(whole, LAST_CHANCE)),
+    )
+
+
+def is_whole(row: Row) -> bool:
+    """Return whether a row of a damaged file is what was written, as far as its checksum shows."""
+    texts = [row.server_id, row.source, row.state, *(value for value in row if isinstance(value, str))]
+    if not all(is_text(text) for text in texts):
+        return False
+    if row.seal is None:
+        # The first schema had no checksum: the fingerprint covers an open row, nothing covers a closed one.
+        return row.closed_at is not None or (
+            isinstance(row.package, bytes) and fingerprint(row.package) == row.fingerprint
+        )
+    return is_sealed(row)
+
+
+def is_sealed(row: Row) -> bool:
+    """Return whether the checksum of a row fits its columns."""
+    return row.seal == seal(row.server_id, row.notification_id, row.fingerprint, row.sent_at)
+
+
+def read_text(octets: bytes) -> str:
+    """Decode a text column. Octets that are not UTF-8 are kept, so that they make one row unusable and no other."""
+    return octets.decode("utf-8", "surrogateescape")
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is non-empty text of valid UTF-8."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
