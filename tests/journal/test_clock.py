@@ -47,7 +47,7 @@ async def at_work(config: Config) -> AsyncIterator[Daemon]:
 def arrive(daemon: Daemon, payload: bytes, *, clock: float) -> str:
     """Let a datagram arrive when the clock says so; what became of it."""
     before = dict(daemon.counters)
-    daemon.deliver([Datagram(payload, SOURCE, clock)])
+    daemon.receiver.deliver([Datagram(payload, SOURCE, clock)])
     (word,) = {word for word, count in daemon.counters.items() if count != before.get(word, 0)} - {"received"}
     return word
 
