@@ -60,6 +60,7 @@ _KEEP: Final = """
 UPDATE session SET attempts = ?
 WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND state = 'pending'
 """
+_RENUMBER: Final = "UPDATE session SET session = (SELECT max(session) FROM session) + 1 WHERE session = ?"
 _DATE_STARTS: Final = "UPDATE session SET started_at = :now WHERE typeof(started_at) = 'real' AND started_at > :now"
 _LAST_STARTS: Final = """
 SELECT server_id, max(started_at) FROM session
@@ -247,6 +248,8 @@ class Journal:
             notification = request.notification
             identity = request.session, request.server_id, notification.notification_id, notification.octets
             if not database.execute(_KEEP, (request.attempts, *identity)).rowcount:
+                # If another file was put there, its row may have this number.
+                database.execute(_RENUMBER, (request.session,))
                 database.execute(REPLACE, row_of(request))
         for found, *values in database.execute(SELECT_OPEN).fetchall():
             row = Row._make(values)

@@ -373,14 +373,14 @@ def test_place_that_cannot_be_made_is_tried_again_by_each_write(tmp_path: Path) 
 def test_file_put_in_its_place_is_set_aside_and_its_rows_are_taken_up(tmp_path: Path, logged: LogLines) -> None:
     state, other = tmp_path / "state", tmp_path / "other"
     with open_journal(other) as journal:
-        for number in (50, 51, 52):
+        for number in (50, 51):
             admit(journal, number)
     with open_journal(state) as journal:
         admit(journal, 1)
         state.rename(tmp_path / "beneath")
         other.rename(state)
         assert accepts(journal, 2)
-        assert not accepts(journal, 52)
+        assert not accepts(journal, 51)
         assert "another file was put in its place" in logged.of("journal set aside")[0]["problem"]
     with open_journal(state) as journal:
-        assert {1, 2, 51, 52} <= set(ids(journal))
+        assert set(ids(journal)) == {1, 2, 50, 51}
