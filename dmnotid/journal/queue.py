@@ -122,6 +122,7 @@ class Journal:
         Raises Duplicate or QueueFull, and then remembers nothing of it. After JournalError, nothing that was admitted
         since the last commit is accepted.
         """
+        self._duplicates.refuse_cached(verified, self._newest)
         with self._errors("write"):
             database = self._file.ensure()
             self._duplicates.correct_arrivals(database, verified)
@@ -235,6 +236,7 @@ class Journal:
                     database.execute("BEGIN IMMEDIATE")
                 database.executemany(statement, rows)
                 database.execute("COMMIT")
+            self._duplicates.note_change()
         except JournalDamaged:
             # The file was replaced. An end that is not written now would be run again after a stop.
             if not again:

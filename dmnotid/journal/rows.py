@@ -62,7 +62,11 @@ REPLACE: Final = f"INSERT OR REPLACE INTO session ({_NAMES}) VALUES ({_MARKS})" 
 INSERT_IF_NEW: Final = f"INSERT OR IGNORE INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
 
 SELECT_PAGE: Final = f"SELECT {_NAMES} FROM session WHERE session > ? ORDER BY session LIMIT ?"  # noqa: S608
-SELECT_ONE: Final = f"SELECT {_NAMES} FROM session WHERE server_id = ? AND notification_id = ?"  # noqa: S608
+
+# Without the package, which may have 65 kB.
+SELECT_KNOWN: Final = f"""
+SELECT {_NAMES.replace(" package", " NULL")} FROM session WHERE server_id = ? AND notification_id = ?
+"""  # noqa: S608
 
 # From the table itself, with the number under which the index finds the same notification.
 SELECT_OPEN: Final = f"""
