@@ -177,8 +177,9 @@ def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionReque
 
 def is_whole(row: Row) -> bool:
     """Return whether a row of a damaged file is what was written, as far as its checksum shows."""
-    texts = [row.server_id, row.source, row.state, *(value for value in row if isinstance(value, str))]
-    if not all(is_text(text) for text in texts):
+    if not all(isinstance(value, str) for value in (row.server_id, row.source, row.state)):
+        return False
+    if not all(is_text(value) for value in row if isinstance(value, str)):
         return False
     if row.seal is None:
         # The first schema had no checksum: the fingerprint covers an open row, nothing covers a closed one.
