@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
+from dmnotid.cli.arguments import parse_connection_types
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.cli.words import parse_connection_types
 from dmnotid.config.loading import load_connections
 from dmnotid.config.tree import spell
 from dmnotid.config.values import ConnectionsConfig
