@@ -159,7 +159,7 @@ def waking_busy(scale: Scale) -> Iterator[Figure]:
         address = service.address
         rest = [latencies(hook, address, fresh(run * times, times)) for run in range(scale.runs)]
         service.send(push(1, server_id=OTHER_ID))
-        service.wait("session starts", scale.runs * times + 1)
+        service.wait("session started", scale.runs * times + 1)
         duplicate = push(1, server_id=OTHER_ID, sent_at=time.time() - 60)
         with flooding(address, [duplicate], 10_000, SENDERS):
             time.sleep(0.2)

@@ -222,7 +222,7 @@ async def test_session_of_a_datagram_drained_at_the_stop_starts_in_the_next_daem
         send(daemon, push(1, preferred=WIRELINE))
         daemon.stop()
     assert counted(daemon) == {"received": 1, "accepted": 1}
-    assert logged.of("session starts") == []
+    assert logged.of("session started") == []
     async with at_work(make_config(tmp_path, recorder.command)) as daemon:
         await eventually(lambda: recorder.names and not daemon.pending)
     assert recorder.names == [(1, 1)]

@@ -132,7 +132,7 @@ async def test_session_pending_over_a_restart_under_another_clock_is_run(tmp_pat
             assert arrive(daemon, unsigned, clock=clock) == "accepted"
     async with at_work(nowhere) as daemon:
         # Each of the two processes logs it, after it has looked for expired sessions.
-        await eventually(lambda: len(logged.of("session waiting")) + len(logged.of("session waits")) == 4)
+        await eventually(lambda: len(logged.of("session waiting")) + len(logged.of("session waiting")) == 4)
         assert daemon.pending == 2
     mobile = make_config(tmp_path, recorder.command, connections={"mobile": {"interfaces": ["lo"]}, "wireline": {}})
     async with at_work(mobile) as daemon:

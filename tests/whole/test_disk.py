@@ -105,7 +105,7 @@ def test_full_disk_accepts_nothing_until_there_is_room(tmp_path: Path, state: Pa
         )
         case.open()
         service.wait("session done", 2)
-        assert service.wait("end not written")["level"] == "error"
+        assert service.wait("session end not written")["level"] == "error"
         case.receives()
         service.send(push(2, preferred=WIRELINE))
         wait_until(lambda: "duplicate" in service.reasons())
@@ -140,7 +140,7 @@ def test_read_only_file_system_that_is_replaced_loses_nothing(
         case.refuses(*new)
         case.open()
         service.wait("session done", 2)
-        assert str(state) in service.wait("end not written")["problem"]
+        assert str(state) in service.wait("session end not written")["problem"]
         case.receives()
 
         copy = tmp_path / "copy"

@@ -166,7 +166,7 @@ async def test_session_of_a_datagram_drained_at_the_reload_starts_by_the_new_rul
         # Sent in the same turn of the loop, the datagram is read before the reload or by it.
         send(endpoint, push(1, preferred=NOWHERE))
         await eventually(lambda: ends(logged))
-        await eventually(lambda: logged.of("sessions held back") or logged.of("sessions held"))
+        await eventually(lambda: logged.of("sessions held") or logged.of("sessions held"))
         assert (counted(daemon), daemon.pending) == ({"received": 1, "accepted": 1}, 1)
     assert recorder.names == []
 
