@@ -10,18 +10,17 @@ from dmnotid.wire.notification import ConnectionType, Notification
 
 
 class Connection(NamedTuple):
-    """An available connection: its type (ANY if it is none of the three) and its network interface."""
+    """A connection that is available: its type (ANY where it is none of the three) and its network interface."""
 
     type: ConnectionType
     interface: str
 
 
 class SessionRequest(NamedTuple):
-    """An accepted session whose row is not closed. Only the journal makes one, from a row.
+    """A session that was accepted and is not closed: made by the journal, from its row, and by nothing else.
 
     `session` is the number that log lines and the hook carry. `attempts` counts the tries begun so far. `received_at`
-    is wall clock time (POSIX seconds). The session starts at `not_before` or later, and before `expires_at`.
-    (`dmnotid test-hook` makes up a request to show it; that one is never queued.)
+    is wall clock time (POSIX seconds). (The command line makes some up to show them; they are never run from a queue.)
     """
 
     session: int
@@ -38,13 +37,13 @@ class SessionRequest(NamedTuple):
         return self._replace(attempts=attempts)
 
     def later(self, not_before: float) -> "SessionRequest":
-        """Return the same request with that earliest time for its next try."""
+        """Return the same request, not to be tried before that time."""
         return self._replace(not_before=not_before)
 
     def with_time(self, more: float, least: float) -> "SessionRequest":
-        """Return the same request with `more` seconds added before it expires; a negative number takes time away.
+        """Return the same request with that much more time before it expires.
 
-        Taking time away leaves it until `least`, or until its former expiry if that is earlier.
+        With less time, it still has until `least`, if it had.
         """
         return self._replace(expires_at=max(self.expires_at + more, min(self.expires_at, least)))
 
@@ -58,7 +57,7 @@ class SessionStart(NamedTuple):
 
 
 class Result(StrEnum):
-    """How one try ended, as far as the next try depends on it."""
+    """How one try ended, as far as trying again goes."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -73,7 +72,7 @@ class Outcome(NamedTuple):
 
 
 class Closed(StrEnum):
-    """Why a session needs no further try."""
+    """Why a request needs no further try."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -82,10 +81,9 @@ class Closed(StrEnum):
 
 
 class Limits(NamedTuple):
-    """The bounds of the queue; times in seconds.
+    """How many sessions run at once, wait per server, and how long (seconds) a request may wait for its end.
 
-    At most `concurrency` sessions run at once, at most `max_pending` of one server are queued, and a queued session
-    expires after `expire_after`. At least `min_interval` lies between two starts for one server, tries included.
+    `min_interval` is the time in seconds that must lie between two starts for one server, tries included.
     """
 
     concurrency: int = 1

@@ -17,7 +17,7 @@ from dmnotid.config.values import ConnectionsConfig, Reach
 from dmnotid.links.monitor import PAUSE, Links
 from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType
-from tests.netns import Namespace, in_namespace
+from tests.netns import Namespace, needs_namespace
 from tests.support import DEADLINE, LogLines, descriptors
 
 SETTLE = 0.3
@@ -183,7 +183,8 @@ class RecordingSelector(selectors.DefaultSelector):
         return super().select(timeout)
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 def test_no_timer_is_left_after_settling_and_after_a_notice(namespace: Namespace) -> None:
     """The daemon wakes up only for the kernel."""
     selector = RecordingSelector()
@@ -208,7 +209,8 @@ def test_no_timer_is_left_after_settling_and_after_a_notice(namespace: Namespace
 # On links that change
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_changes_are_followed(namespace: Namespace) -> None:
     namespace.add_veth("eth0")
     with Watched(config(wireline="eth*")) as watched:
@@ -230,7 +232,8 @@ async def test_changes_are_followed(namespace: Namespace) -> None:
         await watched.until()
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_route_is_lost_with_its_next_hop(namespace: Namespace) -> None:
     """The kernel sends a notice about the next hop alone."""
     namespace.add_veth("eth0")
@@ -243,7 +246,8 @@ async def test_route_is_lost_with_its_next_hop(namespace: Namespace) -> None:
         await watched.until()
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_lost_connection_settles_again(namespace: Namespace, logged: LogLines) -> None:
     """5.3.4: a link that comes and goes starts nothing; the log names each loss and its reason."""
     namespace.add_uplink("eth0")
@@ -265,7 +269,8 @@ async def test_lost_connection_settles_again(namespace: Namespace, logged: LogLi
     ]
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_each_connection_settles_by_itself(namespace: Namespace) -> None:
     with Watched(config(settle=SETTLE)) as watched:
         namespace.add_uplink("eth0")
@@ -276,7 +281,8 @@ async def test_each_connection_settles_by_itself(namespace: Namespace) -> None:
         assert time.monotonic() >= added_at + SETTLE - 0.01
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_renamed_interface_is_another_connection(namespace: Namespace, logged: LogLines) -> None:
     namespace.add_uplink("eth0")
     with Watched(config(wireline="eth*", wireless="wlan*")) as watched:
@@ -292,7 +298,8 @@ async def test_renamed_interface_is_another_connection(namespace: Namespace, log
     ]
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_read_now_finds_a_change_before_its_notice_is_read(namespace: Namespace) -> None:
     """5.3.4: a connection is available when the session starts over it, not only when it was chosen."""
     namespace.add_uplink("eth0")
@@ -312,7 +319,8 @@ def drops() -> int:
     return sum(int(line.split()[-2]) for line in lines if int(line.split()[-1]) in own)
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_overrun_is_another_notice(namespace: Namespace) -> None:
     namespace.add_veth("eth0")
     with Watched(config()) as watched:
@@ -324,7 +332,8 @@ async def test_overrun_is_another_notice(namespace: Namespace) -> None:
         await watched.until()
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_reads_of_a_flapping_link_are_apart(namespace: Namespace) -> None:
     """The pause after each read is left to reception, however many notices the kernel sends."""
     namespace.add_uplink("eth0")
@@ -339,7 +348,8 @@ async def test_reads_of_a_flapping_link_are_apart(namespace: Namespace) -> None:
         assert 1 <= watched.changes <= 1 + (time.monotonic() - began) / PAUSE
 
 
-@in_namespace
+@pytest.mark.root
+@needs_namespace
 async def test_close_ends_everything(namespace: Namespace) -> None:
     """Closed in the pause after a notice, with a planned read; links that stay open are the fence."""
     before = descriptors()
