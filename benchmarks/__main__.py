@@ -1,6 +1,6 @@
 """Measures, prints a table, and writes docs/performance.md: `python -m benchmarks`, from the top of the repository.
 
-Root, a C compiler and snmptrapd are needed for all of it. Quiet machines tell more: nothing else should run.
+Needs root, a C compiler and snmptrapd. No other program should run meanwhile.
 """
 
 import argparse
@@ -16,17 +16,16 @@ from benchmarks.machine import about
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "performance.md"
 MARK: Final = "<!-- measured -->\n"
-"""In the document, what stands behind it is written anew."""
+"""The text of the document after this line is replaced."""
 
 ROWS: Final[dict[str, Measure]] = {
-    "memory": rest.idle_memory,  # the first: see there
+    "memory": rest.idle_memory,  # first: it replaces this process and starts again
     "duplicates": walk.duplicates,
     "pure": walk.pure_half,
     "commits": keeping.group_commit,
     "junk": floods.junk_cost,
     "beside-junk": floods.true_beside_junk,
     "beside-forgeries": floods.true_beside_forgeries,
-    "beside-trials": floods.true_beside_trials,
     "burst": bursts.burst,
     "waking": waking.waking,
     "waking-busy": waking.waking_busy,
@@ -34,23 +33,28 @@ ROWS: Final[dict[str, Measure]] = {
     "idle": rest.idle_minute,
     "servers": growth.many_servers,
     "remembered": growth.many_remembered,
-    "trial": growth.by_trial,
     "decode": walk.decode_lines,
 }
 
 
 def main() -> int:
-    """Measure what was asked for."""
+    """Measure the rows of the command line, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure how fast dmnotid is.")
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all, unless given")
-    parser.add_argument("--short", action="store_true", help="see that it runs: less of everything, and no document")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="show that it runs: a twentieth of the amount, and the document is not written",
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    if missing := [name for name in ("cc", "snmptrapd", "taskset") if shutil.which(name) is None]:
-        parser.error(f"needed here: {', '.join(missing)}")
+    chosen = [name for name in ROWS if name in (arguments.rows or ROWS)]
+    tools = ["taskset", *(("cc", "snmptrapd") if {"waking", "waking-busy"}.intersection(chosen) else ())]
+    if missing := [name for name in tools if shutil.which(name) is None]:
+        parser.error(f"these rows need {', '.join(missing)}")
     figures: list[Figure] = []
-    for name in [name for name in ROWS if name in (arguments.rows or ROWS)]:
+    for name in chosen:
         print(f"{name} …", file=sys.stderr, flush=True)
         figures += ROWS[name](Scale(arguments.short))
     print("\n".join([", ".join(about()), "", table(figures)]))
@@ -60,7 +64,7 @@ def main() -> int:
 
 
 def write(figures: Sequence[Figure]) -> None:
-    """Put the table into the document."""
+    """Write the table into the document."""
     kept = DOCUMENT.read_text(encoding="utf-8").partition(MARK)[0]
     date, *where = about()
     said = f"Measured on {date} ({', '.join(where)}); {RUNS} runs, each beside its yardstick."

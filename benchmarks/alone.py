@@ -1,7 +1,7 @@
-"""What processes take of memory where no other one runs Python, as on a device.
+"""Memory of processes while no other process runs Python, as on a device.
 
-A page of a library that two processes have counts half in the PSS of each, and this program has most of what it
-measures. So a shell measures in its place, and becomes it again.
+A library page that two processes share counts half in the PSS of each, and this program shares most pages with what it
+measures. So a shell measures in its place, and then starts it again.
 """
 
 import os
@@ -15,14 +15,14 @@ from tempfile import mkdtemp
 from typing import Final
 
 _TOLD: Final = "DMNOTID_BENCHMARKS_ALONE"
-"""In the environment: the directory of what the shell has found."""
+"""Environment variable: the directory of the results."""
 
 _SHELL: Final = """
 directory=$1 runs=$2
 shift 2
 for file in "$directory"/*.sh; do
     for run in $(seq "$runs"); do
-        : > "$directory/said"  # now: what the run before has said must not be taken for this one's
+        : > "$directory/said"  # now: the output of the run before must not count for this one
         sh "$file" >> "$directory/said" 2>&1 &
         tries=0
         until grep -q ready "$directory/said"; do
@@ -41,9 +41,9 @@ exec "$@"
 
 
 def measure(commands: Callable[[Path], Mapping[str, Sequence[str]]], runs: int, environment: Mapping[str, str]) -> None:
-    """Measure programs `runs` times, each once it has said `ready`, where that is not done yet; this one begins anew.
+    """Measure programs `runs` times, each once it has printed `ready`, and start this program again; else do nothing.
 
-    `commands` gets a directory that they may use, and names them.
+    `commands` takes a directory that they may use, and returns each command by its name.
     """
     if _TOLD in os.environ:
         return
@@ -56,11 +56,11 @@ def measure(commands: Callable[[Path], Mapping[str, Sequence[str]]], runs: int, 
 
 
 def found(name: str, kind: str) -> list[float]:
-    """Return what was measured of a program in each run (MB); `kind` is a line of /proc/PID/smaps_rollup."""
+    """Return the size of a program in each run, in MB; `kind` is a line of /proc/PID/smaps_rollup."""
     text = Path(os.environ[_TOLD], f"{name}.told").read_text()
     return [int(size) / 1024 for size in re.findall(rf"(?m)^{kind}: +(\d+) kB", text)]
 
 
 def forget() -> None:
-    """Delete what was found."""
+    """Delete the results."""
     shutil.rmtree(os.environ.pop(_TOLD))

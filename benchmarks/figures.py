@@ -1,4 +1,4 @@
-"""What a measurement is: values of several runs, each beside its yardstick's of the same run, and their target."""
+"""Values of several runs, each beside that of its yardstick in the same run, and their target."""
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
@@ -9,25 +9,29 @@ SHORT_RUNS: Final = 2
 
 
 class Scale(NamedTuple):
-    """How much is measured: `runs` of each row, and what `of` makes of a full amount."""
+    """How much is measured: all of it, or a twentieth to show that it runs."""
 
     short: bool = False
 
     @property
     def runs(self) -> int:
-        """How many runs the median is of."""
+        """Number of runs of each row."""
         return SHORT_RUNS if self.short else RUNS
 
     def of(self, amount: int, least: int = 1) -> int:
-        """Return how much of a full amount is to be done."""
+        """Return the share of a full amount that is measured."""
         return max(amount // 20, least) if self.short else amount
+
+    def seconds(self, full: float) -> float:
+        """Return how long a measurement lasts that takes `full` seconds otherwise."""
+        return full / 10 if self.short else full
 
 
 class Figure(NamedTuple):
-    """One line of the table: what was measured in each run, and beside which yardstick.
+    """One line of the table: the value of each run, and that of its yardstick.
 
     `unit` is a format such as "{:,.0f}/s". `at_least` or `at_most` is the target: of the ratio of the two where there
-    is a yardstick, else of the value itself; with neither, the line is told and not judged.
+    is a yardstick, else of the value itself; without a target the line is only reported.
     """
 
     what: str
@@ -40,7 +44,7 @@ class Figure(NamedTuple):
 
     @property
     def ratios(self) -> list[float]:
-        """Return what is judged, of each run."""
+        """The values that are judged, one for each run."""
         if not self.yardsticks:
             return list(self.values)
         return [
@@ -49,7 +53,7 @@ class Figure(NamedTuple):
 
     @property
     def target(self) -> str:
-        """Write the target, empty where there is none."""
+        """The target as text, empty without one."""
         form = "{:g}" if self.yardsticks else self.unit
         if self.at_least is not None:
             return f"≥ {form.format(self.at_least)}"
@@ -57,7 +61,7 @@ class Figure(NamedTuple):
 
     @property
     def met(self) -> bool | None:
-        """Tell whether the median is where it should be, None where nothing is asked."""
+        """Whether the median meets the target; None without one."""
         middle = median(self.ratios)
         if self.at_least is not None:
             return middle >= self.at_least

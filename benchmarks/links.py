@@ -107,7 +107,7 @@ def start_times(starts: int) -> list[float]:
 def time_start(namespace: Namespace, service: Service, file: Path, number: int) -> float:
     """Let a session wait for its connection, let that come, and measure; then take it away again."""
     namespace.call(service.send, push(number, preferred=[ConnectionType.WIRELINE]))
-    service.wait("session waits", number + 1)
+    service.wait("session waiting", number + 1)
     time.sleep(QUIET)
     route = ("default", "via", "192.0.2.2")
     came = time.time()

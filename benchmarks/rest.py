@@ -1,4 +1,4 @@
-"""What the daemon costs while nothing happens: its start, its memory, its wake-ups."""
+"""What an idle daemon costs: its start, its memory, its wake-ups."""
 
 import socket
 import subprocess
@@ -18,17 +18,17 @@ from tests.support import write_config
 IMPORTS: Final = "import asyncio, uvloop, yaml, structlog, sqlite3"
 WAITS: Final = f"{IMPORTS}\nprint('ready', flush=True)\nimport sys; sys.stdin.read()"
 SCRIPT: Final = "import sys; from dmnotid.cli import main; sys.exit(main())"
-"""What the installed program is."""
+"""The installed program."""
 
 WATCHDOG: Final = 20
-"""How long the watchdog waits for a sign of life (seconds); there are two in that time."""
+"""Time-out of the watchdog in seconds; the daemon pings twice in it."""
 
 STARTS: Final = 4
-"""How many starts are measured beside each other in one run; the fastest counts, for the others had company."""
+"""Number of starts in one run; the fastest counts, as other processes slow the rest down."""
 
 
 def start_time(command: list[str], word: bytes) -> float:
-    """Return how long it takes (milliseconds) until a program says a word, at best."""
+    """Return the shortest time until a program prints a word, in milliseconds."""
     return 1_000 * min(_start_time(command, word) for _ in range(STARTS))
 
 
@@ -46,26 +46,23 @@ def _start_time(command: list[str], word: bytes) -> float:
 
 
 def start(scale: Scale) -> Iterator[Figure]:
-    """Measure the start to READY, on what processors there are and on one."""
+    """Measure the start to READY."""
     with scratch() as directory:
         command = [sys.executable, "-c", SCRIPT, "run", "--config", str(write_config(directory))]
         other = [sys.executable, "-c", WAITS]
         start_time(command, b'"daemon ready"')  # compiles what is not compiled yet, and makes the journal
-        for what, prefix in ("start to READY", []), ("the same on one processor", pinned()):
-            values, others = [], []
-            for _ in range(scale.runs):
-                values.append(start_time([*prefix, *command], b'"daemon ready"'))
-                others.append(start_time([*prefix, *other], b"ready"))
-            yield Figure(what, values, "{:.0f} ms", "the interpreter with its imports", others, at_most=1.3)
+        runs = [(start_time(command, b'"daemon ready"'), start_time(other, b"ready")) for _ in range(scale.runs)]
+    values, others = zip(*runs, strict=True)
+    yield Figure("start to READY", values, "{:.0f} ms", "the interpreter with its imports", others, at_most=1.3)
 
 
 def idle_memory(scale: Scale) -> Iterator[Figure]:
-    """Measure memory at rest, of each alone. Before all other rows: this program ends for that, and begins anew."""
+    """Measure memory at rest, of each program alone; must be the first row, as this program is started again for it."""
     alone.measure(_idle, scale.runs, ENVIRONMENT)
-    for kind in ("Rss", "Pss"):
+    for kind, most in (("Rss", 1.25), ("Pss", None)):
         values, others = (alone.found(name, kind) for name in (DAEMON, YARDSTICK))
         beside = "the interpreter with its imports"
-        yield Figure(f"idle memory, {kind.upper()}", values, "{:.1f} MB", beside, others, at_most=1.15)
+        yield Figure(f"idle memory, {kind.upper()}", values, "{:.1f} MB", beside, others, at_most=most)
     alone.forget()
 
 
@@ -80,7 +77,7 @@ IDLE: Final = f"{IMPORTS}\nprint('ready', flush=True)\nimport time; time.sleep(3
 
 
 def idle_minute(scale: Scale) -> Iterator[Figure]:
-    """Measure what is done in a minute in which nothing happens, by one daemon alone and by one with a watchdog."""
+    """Measure an idle minute of a daemon, and of one with a watchdog."""
     with ExitStack() as stack:
         service = stack.enter_context(daemon(stack.enter_context(scratch())))
         manager = stack.enter_context(watching(stack.enter_context(scratch()), scale.of(WATCHDOG, 2)))
@@ -100,15 +97,14 @@ def idle_minute(scale: Scale) -> Iterator[Figure]:
 
 
 class Manager:
-    """Stands in for the service manager: the other end of NOTIFY_SOCKET, and the daemon that was started with it."""
+    """A service manager: the other end of NOTIFY_SOCKET, and the daemon that was started with it."""
 
     def __init__(self, sock: socket.socket, service: Service) -> None:
-        """`sock` is bound to where the daemon tells."""
         self._socket = sock
         self.service = service
 
     def pings_for(self, seconds: float) -> int:
-        """Read what comes for so long; how many signs of life that were."""
+        """Receive for so many seconds; return the number of watchdog pings."""
         pings, until = 0, time.monotonic() + seconds
         while True:
             self._socket.settimeout(max(until - time.monotonic(), 0))
@@ -120,7 +116,7 @@ class Manager:
 
 @contextmanager
 def watching(directory: Path, watchdog: float) -> Iterator[Manager]:
-    """Run a daemon as a service manager does that waits for signs of life (seconds)."""
+    """Run a daemon under a watchdog of so many seconds."""
     path = directory / "notify"
     told = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": str(round(watchdog * 1_000_000))}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -130,4 +126,4 @@ def watching(directory: Path, watchdog: float) -> Iterator[Manager]:
 
 
 AS_ITSELF: Final = ["/bin/sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh"]
-"""What says in WATCHDOG_PID which process it becomes."""
+"""Sets WATCHDOG_PID to its own process, which becomes the daemon."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import pytest
 
@@ -42,6 +42,11 @@ _WHY_NOT = why_not()
 
 needs_namespace = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
 """Skips if `why_not` returns a reason; mark such tests as `root` too."""
+
+
+def in_namespace(test: T) -> T:
+    """Mark a test that makes network namespaces, which needs root."""
+    return cast("T", pytest.mark.root(needs_namespace(cast("Any", test))))
 
 
 class Namespace:
@@ -161,7 +166,10 @@ def call_inside(namespace: Path, function: Callable[P, T], *args: P.args, **kwar
 
 
 def _ip(*arguments: str, given: str | None = None) -> str:
-    done = subprocess.run(["ip", *arguments], input=given, capture_output=True, text=True, check=False)
+    # The name of an interface is any octets.
+    done = subprocess.run(
+        ["ip", *arguments], input=given, capture_output=True, text=True, errors="surrogateescape", check=False
+    )
     if done.returncode:
         message = f"ip {' '.join(arguments)}: {done.stderr.strip()}"
         raise OSError(message)

@@ -1,11 +1,11 @@
-"""A datagram laid out as people read a protocol: octet ranges, field names as the specification writes them, values.
+"""A datagram as a table: octet ranges, field names as the specification writes them, values.
 
-What is right and wrong is the decoders' to say; this only walks along with their own readers, as far as these come.
+Only the decoders judge octets. This module reads them with the decoders' own readers, up to the first error.
 """
 
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
 from typing import Final, NamedTuple, TextIO
 
 from dmnotid.errors import DecodeError, Discard, show_time
@@ -39,11 +39,8 @@ from dmnotid.wire.wsp import (
     is_application_id,
 )
 
-REMEMBERED: Final = 256
-"""How many parts are remembered as they are shown: in a file of many datagrams most are like those of another."""
-
 PER_ROW: Final = 8
-"""Octets of hex a row."""
+"""Octets in one row of hex."""
 
 ROW_WIDTH: Final = len("00 ") * PER_ROW
 SPAN_WIDTH: Final = 9
@@ -51,7 +48,7 @@ NO_SPAN: Final = " " * SPAN_WIDTH
 
 
 class Part(NamedTuple):
-    """Octets of a datagram and where they begin, the name of what they are, and what they say."""
+    """Octets of a datagram and the offset of the first, the name of the field, and its value."""
 
     start: int
     octets: bytes
@@ -60,36 +57,27 @@ class Part(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset behind it."""
+        """The offset after the last octet."""
         return self.start + len(self.octets)
 
 
 def push_parts(datagram: bytes) -> list[Part]:
-    """Lay out the push around a package, up to where its octets stop making sense."""
+    """Return the parts of the push around a package, up to the first error."""
     parts = [Part(0, datagram[:1], "TID", str(datagram[0]))] if datagram else []
     if len(datagram) > 1:
         kind = "Push" if datagram[1] == TYPE_PUSH else "not Push"
         parts.append(Part(1, datagram[1:2], "Type", f"{kind} (0x{datagram[1]:02x})"))
-    try:
+    # The decoders report what is wrong; here the parts before the error are enough.
+    with suppress(Discard):
         start, body = header_border(datagram)
         parts.append(Part(2, datagram[2:start], "HeadersLen", str(body - start)))
-        parts += _header_parts(datagram[start:body], start)
-    except Discard:
-        return parts
-    return parts
-
-
-@lru_cache(REMEMBERED)
-def _header_parts(block: bytes, base: int) -> tuple[Part, ...]:
-    content_type, at = decode_content_type(block)
-    parts = [Part(base, block[:at], "Content-Type", _show_content_type(content_type))]
-    try:
+        block = datagram[start:body]
+        content_type, at = decode_content_type(block)
+        parts.append(Part(start, block[:at], "Content-Type", _show_content_type(content_type)))
         for field in fields(block, at):
             octets = block[field.start : field.end]
-            parts.append(Part(base + field.start, octets, _show_name(field), _show_field(field)))
-    except DecodeError:
-        return tuple(parts)
-    return tuple(parts)
+            parts.append(Part(start + field.start, octets, _show_name(field), _show_field(field)))
+    return parts
 
 
 def _show_content_type(content_type: int | str) -> str:
@@ -117,16 +105,19 @@ def _show_value(value: FieldValue) -> str:
 
 
 def package_parts(package: bytes, base: int) -> list[Part]:
-    """Lay out a package that begins at octet `base` of its datagram, up to where its octets stop making sense."""
+    """Return the parts of a package that begins at octet `base` of its datagram, up to the first error."""
+    if not package:
+        return []
+    parts = [Part(base, package[:1], "VER", str(package[0] >> 4))]
     if len(package) < HEADER_OCTETS:
-        return [_version(package, base)] if package else []
-    id_octets = package[2:4]
-    parts = [
-        *_beginning(package[:2], base),
-        Part(base + 2, id_octets, "NOTIFICATION-ID", str(int.from_bytes(id_octets, "big"))),
-    ]
+        return parts
+    count = int.from_bytes(package[:2], "big") >> 7 & MAX_OPTIONS
+    # OC ends in the octet in which RESERVED begins.
+    parts.append(Part(base, package[:2], "OC", f"{count} Option{'' if count == 1 else 's'}"))
+    parts.append(Part(base + 1, package[1:2], "RESERVED", str(package[1] & 0x7F)))
+    parts.append(Part(base + 2, package[2:4], "NOTIFICATION-ID", str(int.from_bytes(package[2:4], "big"))))
     number, at = 0, HEADER_OCTETS
-    for _ in range(_option_count(package)):
+    for _ in range(count):
         start = at + OPTION_HEADER_OCTETS
         header = package[at:start]
         at = start + (int.from_bytes(header, "big") & MAX_OPTION_LENGTH)
@@ -139,40 +130,16 @@ def package_parts(package: bytes, base: int) -> list[Part]:
     return parts
 
 
-def _version(package: bytes, base: int) -> Part:
-    return Part(base, package[:1], "VER", str(package[0] >> 4))
-
-
-def _option_count(package: bytes) -> int:
-    return int.from_bytes(package[:2], "big") >> 7 & MAX_OPTIONS
-
-
-@lru_cache(REMEMBERED)
-def _beginning(octets: bytes, base: int) -> tuple[Part, ...]:
-    count = _option_count(octets)
-    return (
-        _version(octets, base),
-        Part(base, octets, "OC", f"{count} Option{'' if count == 1 else 's'}"),
-        Part(base + 1, octets[1:], "RESERVED", str(octets[1] & 0x7F)),
-    )
-
-
-@lru_cache(REMEMBERED)
 def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Part, ...]:
     name = OPTION_NAMES.get(number, f"Option {number}")
-    says = f"Delta {header[0] >> 4}, Length {len(value)}: Option Number {number}"
-    option = Part(at - OPTION_HEADER_OCTETS, header, "Option", says)
+    summary = f"Delta {header[0] >> 4}, Length {len(value)}: Option Number {number}"
+    option = Part(at - OPTION_HEADER_OCTETS, header, "Option", summary)
     if number == OPTION_SHA256_DIGEST and len(value) == SHA256_DIGEST_OCTETS:
         time, digest = value[:TIME_OCTETS], value[TIME_OCTETS:]
         seconds = int.from_bytes(time, "big")
-        signed_at = Part(at, time, f"{name} time", _show_seconds(seconds))
+        signed_at = Part(at, time, f"{name} time", f"{show_time(seconds)} ({seconds})")
         return option, signed_at, Part(at + TIME_OCTETS, digest, f"{name} digest", "SHA-256")
     return option, Part(at, value, name, _SHOW.get(number, _show_value)(value))
-
-
-@lru_cache(REMEMBERED)
-def _show_seconds(seconds: int) -> str:
-    return f"{show_time(seconds)} ({seconds})"
 
 
 def _show_text(value: bytes) -> str:
@@ -202,7 +169,7 @@ _SHOW: Final[dict[int, Callable[[bytes], str]]] = {
 
 
 class Palette(NamedTuple):
-    """What goes before and behind a piece of text on a terminal; empty elsewhere."""
+    """The control sequences before and after coloured text on a terminal; empty elsewhere."""
 
     dim: str = ""
     good: str = ""
@@ -211,7 +178,7 @@ class Palette(NamedTuple):
 
 
 def palette_for(stream: TextIO) -> Palette:
-    """Return colours on a terminal, none elsewhere or with NO_COLOR in the environment."""
+    """Return COLOURS for a terminal, unless NO_COLOR is set in the environment; PLAIN otherwise."""
     return COLOURS if stream.isatty() and not os.environ.get("NO_COLOR") else PLAIN
 
 
@@ -220,38 +187,28 @@ PLAIN: Final = Palette()
 
 
 def render(parts: list[Part], palette: Palette = PLAIN) -> list[str]:
-    """Write parts as lines: the octets' range, the octets, the name, what they say."""
+    """Return parts as lines: the range of octets, the octets, the name, the value."""
     width = max([len(part.name) for part in parts], default=0)
     lines: list[str] = []
     for part in parts:
-        lines += _lines(part, width, palette)
+        digits = part.octets.hex(" ")
+        rows = [digits[at : at + ROW_WIDTH - 1] for at in range(0, len(digits), ROW_WIDTH)] or [""]
+        size = len(part.octets)
+        span = f"{part.start}-{part.start + size - 1}" if size > 1 else str(part.start) if size else ""
+        hexadecimal = f"{palette.dim}{rows[0].ljust(ROW_WIDTH)}{palette.off}"
+        lines.append(f"{span.rjust(SPAN_WIDTH)}  {hexadecimal}  {part.name.ljust(width)}  {part.value}".rstrip())
+        lines += [f"{NO_SPAN}  {palette.dim}{row}{palette.off}" for row in rows[1:]]
     return lines
 
 
-@lru_cache(REMEMBERED)
-def _lines(part: Part, width: int, palette: Palette) -> tuple[str, ...]:
-    digits = part.octets.hex(" ")
-    span, row = _show_span(part.start, len(part.octets)), digits[: ROW_WIDTH - 1].ljust(ROW_WIDTH)
-    said = f"{part.name.ljust(width)}  {part.value}"
-    first = f"{span.rjust(SPAN_WIDTH)}  {palette.dim}{row}{palette.off}  {said}".rstrip()
-    if len(digits) < ROW_WIDTH:
-        return (first,)
-    rows = [digits[at : at + ROW_WIDTH - 1] for at in range(ROW_WIDTH, len(digits), ROW_WIDTH)]
-    return first, *[f"{NO_SPAN}  {palette.dim}{row}{palette.off}" for row in rows]
-
-
-def _show_span(start: int, size: int) -> str:
-    return f"{start}-{start + size - 1}" if size > 1 else str(start) if size else ""
-
-
 def unread_part(octets: bytes, parts: list[Part]) -> list[Part]:
-    """Return what stands behind the last part, if anything does: octets that nobody could or would read."""
+    """Return the octets after the last part, if there are any, as a part of their own."""
     end = parts[-1].end if parts else 0
     return [Part(end, octets[end:], "not read", "")] if end < len(octets) else []
 
 
 def place_of(discard: Discard, body_offset: int) -> int | None:
-    """Return the octet of the datagram at which a discard found its problem, or None where it has no place."""
+    """Return the octet of the datagram with the problem, or None for a discard that is not about an octet."""
     if not isinstance(discard, DecodeError):
         return None
     return discard.offset + (body_offset if discard.pdu == PACKAGE else 0)

@@ -1,8 +1,10 @@
-"""`dmnotid decode`: what a datagram says, where it is wrong, and what would become of it. Touches no journal."""
+"""`dmnotid decode`: show the fields of a datagram, where it is wrong, and what the daemon would do with it.
+
+The command reads no journal, so it can't detect a duplicate.
+"""
 
 import argparse
 import dataclasses
-import ipaddress
 import json
 import os
 import sys
@@ -13,8 +15,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, place_of, push_parts, render, unread_part
+from dmnotid.cli.arguments import parse_hex, parse_sender, parse_time
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
-from dmnotid.cli.words import parse_hex, parse_time
 from dmnotid.config.loading import load_config
 from dmnotid.errors import Discard, DmnotidError, UsageError, show_time
 from dmnotid.policy.addresses import Source
@@ -22,21 +24,25 @@ from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import Clock, judge_clock
 from dmnotid.policy.reception import Datagram, Progress, Rules, receive_package, receive_push
 from dmnotid.policy.servers import Servers
-from dmnotid.wire.notification import Notification
+from dmnotid.wire.notification import Notification, decode_notification, encode_notification
 
 NO_SERVERS: Final = Rules(Servers(()))
 """The rules without a configuration: they judge the octets alone."""
 
 
 class Input(NamedTuple):
-    """One datagram to look at, or the problem that kept it from being read."""
+    """One datagram, or the problem that kept it from being read."""
 
     octets: bytes
     problem: str | None = None
 
 
 class Judge(NamedTuple):
-    """How far to go: with rules, on to server, digest and age at that clock. `bare` octets are a package, no push."""
+    """How a datagram is judged.
+
+    With `rules` the checks go on to server, digest and age, for that sender and at that clock; without, they end with
+    the package. `bare` octets are a package without a push.
+    """
 
     bare: bool
     rules: Rules | None
@@ -45,7 +51,11 @@ class Judge(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How far a datagram came. `body_offset` is None without a good push, `notification` without a good package."""
+    """How far a datagram came.
+
+    `body_offset` is None without a good push, `notification` without a good package, and `verified` without a good
+    digest and age, or without rules to check them.
+    """
 
     body_offset: int | None
     notification: Notification | None
@@ -54,32 +64,21 @@ class Verdict(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what follows `dmnotid decode`."""
-    parser.add_argument("hex", nargs="*", metavar="HEX", help="one datagram; none: standard input, a datagram a line")
-    parser.add_argument("--file", type=Path, metavar="FILE", help="one datagram as raw octets (- for standard input)")
-    parser.add_argument(
-        "--package", action="store_true", help="the octets are a bare package, without a push around it"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object for each datagram")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="go on to server, digest and age")
-    at = "the clock to believe (default: this machine's): POSIX seconds, now-2d, 2025-01-01T00:00:00Z"
-    parser.add_argument("--at", type=parse_time, metavar="TIME", help=at)
-    parser.add_argument(
-        "--source", type=_address, metavar="ADDRESS", help="the sender (default: servers' sources pass)"
-    )
-
-
-def _address(text: str) -> Source:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        message = f"{text!r} is no IPv4 or IPv6 address"
-        raise argparse.ArgumentTypeError(message) from None
-    return Source(text, 0)
+    """Declare the arguments of `dmnotid decode`."""
+    given = "one datagram (without HEX and --file: standard input, one datagram a line)"
+    parser.add_argument("hex", nargs="*", metavar="HEX", help=given)
+    parser.add_argument("--file", type=Path, metavar="FILE", help="one datagram as raw octets (-: standard input)")
+    parser.add_argument("--package", action="store_true", help="the octets are a package without a push around it")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each datagram")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="also check server, digest and age")
+    times = "the clock for the age: POSIX seconds, now-2d, 2025-01-01T00:00:00Z (default: the clock of this machine)"
+    parser.add_argument("--at", type=parse_time, metavar="TIME", help=times)
+    senders = "the sender (default: one that every server's sources allow)"
+    parser.add_argument("--source", type=parse_sender, metavar="ADDRESS", help=senders)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Show every datagram; 0 when all were accepted, 1 when any was not."""
+    """Show every datagram; 0 if all were accepted, 1 otherwise."""
     _check_usage(arguments)
     judge = _judge(arguments)
     show = _show_json if arguments.json else partial(_show_text, palette=palette_for(sys.stdout))
@@ -100,11 +99,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _check_usage(arguments: argparse.Namespace) -> None:
     if arguments.hex and arguments.file is not None:
-        message = "either HEX or --file FILE is expected, not both"
-        raise UsageError(message)
+        raise UsageError("either HEX or --file FILE is expected, not both")
     if arguments.config is None and (arguments.at is not None or arguments.source is not None):
-        message = "--at and --source are for the checks that --config FILE adds"
-        raise UsageError(message)
+        raise UsageError("--at and --source are for the checks that --config FILE adds")
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
@@ -123,10 +120,10 @@ def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
     if arguments.file is not None:
         return iter([Input(_read_file(arguments.file))])
     if sys.stdin is None:
-        message = "standard input is closed, and neither HEX nor --file FILE is given"
-        raise DmnotidError(message)
+        raise DmnotidError("standard input is closed, and neither HEX nor --file FILE is given")
     if sys.stdin.isatty():
-        print("Hex is read from standard input, one datagram a line, to its end (Ctrl-D).", file=sys.stderr)
+        print("Reading hex from standard input, one datagram a line; Ctrl-D ends it.", file=sys.stderr)
+    # Octets that are not UTF-8 are reported with their column, as any other character that is not a hex digit.
     return _read_lines(open(sys.stdin.fileno(), errors="surrogateescape", closefd=False))
 
 
@@ -134,8 +131,7 @@ def _read_file(file: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        message = f"{file}: {error.strerror}"
-        raise DmnotidError(message) from error
+        raise DmnotidError(f"{file}: {error.strerror}") from error
 
 
 def _read_lines(lines: Iterable[str]) -> Iterator[Input]:
@@ -145,15 +141,15 @@ def _read_lines(lines: Iterable[str]) -> Iterator[Input]:
             yield _read_hex(digits.rstrip(), f"line {number}")
 
 
-def _read_hex(text: str, where: str) -> Input:
+def _read_hex(text: str, origin: str) -> Input:
     try:
         return Input(parse_hex(text))
     except ValueError as error:
-        return Input(b"", f"{where}: {error}")
+        return Input(b"", f"{origin}: {error}")
 
 
 def decide(octets: bytes, judge: Judge) -> Verdict:
-    """Take octets through the same stages as the daemon does, as far as `judge` says."""
+    """Take octets through the daemon's own walk."""
     progress = Progress(body_offset=0 if judge.bare else None)
     rules = NO_SERVERS if judge.rules is None else judge.rules
     verified: VerifiedNotification | None = None
@@ -165,7 +161,7 @@ def decide(octets: bytes, judge: Judge) -> Verdict:
             datagram = Datagram(octets, judge.source, judge.clock.now)
             verified = receive_push(datagram, rules, judge.clock, progress)
     except Discard as discard:
-        # Without a configuration there is no server to find, so the question ends with the package.
+        # Without rules there is no server to find, so only a discard before that stage counts.
         if judge.rules is not None or progress.notification is None:
             found = discard
     return Verdict(progress.body_offset, progress.notification, verified, found)
@@ -191,20 +187,6 @@ def answer(verdict: Verdict) -> dict[str, object]:
     return facts
 
 
-_NO_FACTS: Final = dict.fromkeys(
-    (
-        "notification_id",
-        "server_id",
-        "preferred_connections",
-        "requested_mos",
-        "cached_mos",
-        "sent_at",
-        "signed",
-        "unknown_options",
-    )
-)
-
-
 def facts_of(notification: Notification) -> dict[str, object]:
     """Return what a package says, in JSON's types."""
     return {
@@ -219,12 +201,16 @@ def facts_of(notification: Notification) -> dict[str, object]:
     }
 
 
+_NO_FACTS: Final = dict.fromkeys(facts_of(decode_notification(encode_notification(0))))
+"""The facts of octets that are not a package: every key, without a value."""
+
+
 def _show_text(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette) -> None:
     print("\n".join(describe(octets, verdict, judge, palette)), end="\n\n")
 
 
 def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = PLAIN) -> list[str]:
-    """Write a datagram and its verdict as lines for people."""
+    """Return the lines of text about a datagram: its parts, then the verdict."""
     body_offset = verdict.body_offset
     parts = [] if judge.bare else push_parts(octets)
     if body_offset is not None:
@@ -235,14 +221,13 @@ def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = P
 
 def _show_verdict(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette) -> str:
     if verdict.discard is None:
-        return f"{palette.good}accepted{palette.off}: {_so_far(verdict, judge)}"
+        return f"{palette.good}accepted{palette.off}: {_show_accepted(verdict, judge)}"
     place = place_of(verdict.discard, verdict.body_offset or 0)
-    where = "" if place is None else f" at octet {place} of {len(octets)}"
-    return f"{palette.bad}discarded: {verdict.discard.reason}{where}{palette.off}: {verdict.discard}"
+    at = "" if place is None else f" at octet {place} of {len(octets)}"
+    return f"{palette.bad}discarded: {verdict.discard.reason}{at}{palette.off}: {verdict.discard}"
 
 
-def _so_far(verdict: Verdict, judge: Judge) -> str:
-    """Say how far a good datagram came; whether it is a duplicate only the journal of a daemon knows."""
+def _show_accepted(verdict: Verdict, judge: Judge) -> str:
     if verdict.verified is None:
         return "well-formed; server, digest and age need --config"
     server_id, sent_at = verdict.verified.server_id, verdict.verified.notification.sent_at

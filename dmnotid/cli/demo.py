@@ -1,4 +1,4 @@
-"""`dmnotid demo`: the real daemon on a loopback port, shown a notification and what else may knock."""
+"""`dmnotid demo`: the real daemon on a loopback port, with one datagram of every kind."""
 
 import argparse
 import asyncio
@@ -10,20 +10,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dmnotid.cli.anatomy import palette_for
 from dmnotid.cli.decode import Judge, decide, describe
+from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
-from dmnotid.cli.send import Order
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
 from dmnotid.errors import DmnotidError
 from dmnotid.host import log
 from dmnotid.host.loop import run_to_completion
+from dmnotid.policy.addresses import show_address
 from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Datagram
 from dmnotid.wire.notification import ConnectionType
@@ -31,12 +32,12 @@ from dmnotid.wire.notification import ConnectionType
 SERVER_ID: Final = "dm.example.com"
 FIRST_ID: Final = 50_001
 PATIENCE: Final = 20
-"""How long (seconds) the demo waits for what each datagram must bring about."""
+"""Maximum time for the effect of one datagram, in seconds."""
 
-# The hook says what it was told; a real one starts a DM client here.
-_HOOK: Final = 'echo "DM session with $DMNOTID_SERVER_ID over $DMNOTID_INTERFACE ($DMNOTID_CONNECTION), told:"; cat'
+# The hook prints its facts; a real one starts a DM client here.
+_HOOK: Final = 'echo "DM session with $DMNOTID_SERVER_ID over $DMNOTID_INTERFACE ($DMNOTID_CONNECTION), facts:"; cat'
 
-# Loopback stands in for a mobile connection: it is there on every machine, and hardly any other one of that type is.
+# Loopback stands in for a mobile connection: every machine has it, and few have a real mobile one.
 _CONFIG: Final = """\
 servers:
   - id: {server_id}
@@ -54,7 +55,7 @@ log: {{format: text, junk: true}}
 
 
 class Step(NamedTuple):
-    """One datagram of the demo: what it is, and the count of the daemon's that it must raise."""
+    """One datagram of the demo: its title, its octets, and the counter of the daemon that it must raise."""
 
     title: str
     datagram: bytes
@@ -62,20 +63,18 @@ class Step(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what follows `dmnotid demo`."""
+    """Declare the arguments of `dmnotid demo`."""
     parser.add_argument("--once", action="store_true", help="end after the last datagram instead of staying up")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Show it all; 0 when the daemon did with every datagram what it should."""
+    """Run the demo; 0 if the daemon did the expected with every datagram."""
     with tempfile.TemporaryDirectory(prefix="dmnotid-demo-") as directory:
         config = _prepare(Path(directory))
         log.configure(config.log.level, config.log.format)
         demo = _Demo(config, Path(directory) / "secret", once=arguments.once)
-        run_to_completion(demo.daemon.run())
-        if demo.reader_left:
-            raise BrokenPipeError
-        return EXIT_OK if demo.as_it_should_be else EXIT_PROBLEM
+        run_to_completion(demo.run())
+        return EXIT_OK if demo.succeeded else EXIT_PROBLEM
 
 
 def _prepare(directory: Path) -> Config:
@@ -83,7 +82,7 @@ def _prepare(directory: Path) -> Config:
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(16) + "\n")
     file = directory / "dmnotid.yaml"
-    # A reload refuses a file that its group can write, as the umask may allow.
+    # The umask may let the group write new files, and the daemon refuses such a configuration.
     file.touch(mode=0o600)
     state = directory / "state"
     file.write_text(_CONFIG.format(server_id=SERVER_ID, hook=_quoted(_HOOK), state=_quoted(str(state))))
@@ -94,102 +93,90 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-class _Daemon(Daemon):
-    """The daemon as `dmnotid run` runs it, with the demo going on beside it."""
-
-    def __init__(self, demo: "_Demo", config: Config) -> None:
-        super().__init__(config, observe=demo.show)
-        self._demo = demo
-
-    async def run(self) -> None:
-        telling = asyncio.ensure_future(self._demo.tell())
-        telling.add_done_callback(lambda _: self.stop() if self._demo.failed(telling) else None)
-        await super().run()
-        if self._demo.failed(telling):
-            await telling
-        telling.cancel()
-
-
 class _Demo:
+    """The daemon, and the story that is played to it."""
+
     def __init__(self, config: Config, secret_file: Path, *, once: bool) -> None:
-        self.as_it_should_be = False
-        self.reader_left = False
-        self.daemon = _Daemon(self, config)
+        # Whether every datagram of the story had the expected effect.
+        self.succeeded = False
+        # Whether standard output was closed by its reader while the daemon printed a datagram.
+        self._reader_left = False
         self._config = config
         self._secret_file = secret_file
         self._once = once
         self._palette = palette_for(sys.stdout)
+        self._daemon = Daemon(config, observe=self._show)
 
-    def show(self, datagram: Datagram) -> None:
-        """Print what arrived; what became of it follows in the daemon's own log."""
-        with self._reader():
-            self._print(datagram)
-
-    @contextmanager
-    def _reader(self) -> Iterator[None]:
-        """Stop when whoever reads along goes away."""
+    async def run(self) -> None:
+        """Run daemon and story until both are over. Raises BrokenPipeError if the reader of standard output left."""
+        story = asyncio.create_task(self._tell_story())
         try:
-            yield
+            await self._daemon.run()
+        finally:
+            story.cancel()
+        with suppress(asyncio.CancelledError):
+            await story
+        if self._reader_left:
+            raise BrokenPipeError
+
+    def _show(self, datagram: Datagram) -> None:
+        # The daemon calls this, and takes an exception for an internal error of its own.
+        try:
+            self._print(datagram)
         except BrokenPipeError:
-            self.reader_left = True
-            self.daemon.stop()
+            self._reader_left = True
+            self._daemon.stop()
 
     def _print(self, datagram: Datagram) -> None:
         judge = Judge(bare=False, rules=self._config.rules, source=datagram.source, clock=Clock(datagram.received_at))
         print(f"    {len(datagram.payload)} octets from {datagram.source}:")
         verdict = decide(datagram.payload, judge)
-        *anatomy, said = describe(datagram.payload, verdict, judge, self._palette)
-        # Whether a good one is new, only the daemon knows: its log says so next.
-        for line in anatomy if verdict.discard is None else [*anatomy, said]:
+        *anatomy, conclusion = describe(datagram.payload, verdict, judge, self._palette)
+        # Only the daemon can detect a duplicate, so the conclusion about a good datagram is left to its log.
+        for line in anatomy if verdict.discard is None else [*anatomy, conclusion]:
             print("   ", line)
         sys.stdout.flush()
 
-    async def tell(self) -> None:
-        """Send every datagram of the story, and see that each has the end it must have."""
-        await self.daemon.ready.wait()
-        with self._reader():
-            await self._tell()
-
-    @staticmethod
-    def failed(telling: asyncio.Future[None]) -> bool:
-        """Tell whether the story broke off by an error."""
-        return telling.done() and not telling.cancelled() and telling.exception() is not None
-
-    async def _tell(self) -> None:
-        address = next(iter(self.daemon.endpoints)).socket.getsockname()
-        right = True
-        for number, step in enumerate(_story(self._config), 1):
-            print(f"\n--- {number}. {step.title}")
-            right &= await self._play(step, address)
-        self.as_it_should_be = right
-        print("\n--- " + ("All as it should be." if right else "Not as it should be: see above."))
-        self._invite(address)
-
-    async def _play(self, step: Step, address: tuple[str, int]) -> bool:
-        before = self.daemon.counters[step.counter]
-        _send(step.datagram, address)
-        came = await self._until(lambda: self.daemon.counters[step.counter] > before)
-        return came and await self._until(lambda: not self.daemon.pending)
-
-    def _invite(self, address: tuple[str, int]) -> None:
+    async def _tell_story(self) -> None:
+        """Send every datagram and check its effect; stops the daemon with `--once`, and on an error."""
+        try:
+            await self._daemon.ready.wait()
+            host, port = next(iter(self._daemon.endpoints)).socket.getsockname()
+            succeeded = True
+            for number, step in enumerate(_story(self._config), 1):
+                print(f"\n--- {number}. {step.title}")
+                succeeded &= await self._play(step, host, port)
+            self.succeeded = succeeded
+            print("\n--- " + ("Everything as expected." if succeeded else "Not everything as expected: see above."))
+            if not self._once:
+                self._invite(show_address(host, port))
+        except BaseException:
+            self._daemon.stop()
+            raise
         if self._once:
-            self.daemon.stop()
-            return
-        called = Path(sys.argv[0]).absolute()
-        program = f"{shlex.quote(sys.executable)} -m dmnotid" if called.suffix == ".py" else shlex.quote(str(called))
-        where = (
-            f"--to {address[0]}:{address[1]} --server {SERVER_ID} --secret-file {shlex.quote(str(self._secret_file))}"
-        )
-        print("The daemon stays up until Ctrl-C. Send it more from another terminal:\n")
-        print(f"    {program} send {where}\n", flush=True)
+            self._daemon.stop()
 
-    async def _until(self, condition: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.01)
-        return True
+    async def _play(self, step: Step, host: str, port: int) -> bool:
+        counters, before = self._daemon.counters, self._daemon.counters[step.counter]
+        _send(step.datagram, (host, port))
+        counted = await _until(lambda: counters[step.counter] > before)
+        return counted and await _until(lambda: not self._daemon.pending)
+
+    def _invite(self, address: str) -> None:
+        script = Path(sys.argv[0]).absolute()
+        program = f"{shlex.quote(sys.executable)} -m dmnotid" if script.suffix == ".py" else shlex.quote(str(script))
+        print("The daemon stays up until Ctrl-C. Send it more from another terminal:\n")
+        secret_file = shlex.quote(str(self._secret_file))
+        print(f"    {program} send --to {address} --server {SERVER_ID} --secret-file {secret_file}\n", flush=True)
+
+
+async def _until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True
 
 
 def _send(datagram: bytes, address: tuple[str, int]) -> None:
@@ -197,8 +184,7 @@ def _send(datagram: bytes, address: tuple[str, int]) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(datagram, address)
     except OSError as error:
-        message = f"dmnotid demo: nothing can be sent over loopback: {error.strerror}"
-        raise DmnotidError(message) from error
+        raise DmnotidError(f"dmnotid demo: sending over loopback failed: {error.strerror}") from error
 
 
 def _story(config: Config) -> Iterator[Step]:
@@ -209,9 +195,8 @@ def _story(config: Config) -> Iterator[Step]:
     yield Step("the same once more: a duplicate", signed, "duplicate")
     yield Step("a forged one, signed with another secret", _order(secret[::-1]).build(FIRST_ID + 1), "digest-mismatch")
     yield Step("a stale one, two days old", _order(secret, sent_at=two_days_ago).build(FIRST_ID + 2), "stale")
-    yield Step(
-        "one of a server that this device doesn't know", _order(secret, "other.example").build(1), "unknown-server"
-    )
+    yield Step("one of a server that is not configured", _order(secret, "other.example").build(1), "unknown-server")
+    # A HeadersLen of 127 octets, of which five are there.
     yield Step("junk", b"\x00\x06\x7f" + secrets.token_bytes(5), "truncated")
 
 
@@ -222,7 +207,5 @@ def _order(secret: bytes, server_id: str = SERVER_ID, sent_at: float | None = No
         preferred=(ConnectionType.MOBILE, ConnectionType.WIRELESS),
         requested_mos=(1, 2),
         cached_mos=((3, bytes.fromhex("deadbeef")),),
-        headers=(),
-        tid=None,
         sent_at=sent_at,
     )

@@ -1,4 +1,4 @@
-"""`dmnotid links`: every network interface, what connection it is, what it lacks, and which one a session would use."""
+"""`dmnotid links`: every network interface, its connection type, what it lacks, and which one a session would use."""
 
 import argparse
 import asyncio
@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
+from dmnotid.cli.arguments import parse_connection_types
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.cli.words import parse_connection_types
-from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_connections
+from dmnotid.config.tree import spell
 from dmnotid.config.values import ConnectionsConfig
 from dmnotid.errors import DmnotidError
 from dmnotid.host import log
@@ -26,75 +26,73 @@ from dmnotid.policy.schedule import choose_connection
 from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType
 
-_TITLES: Final = ("INTERFACE", "TYPE", "UP", "CARRIER", "ADDRESS", "ROUTE", "AVAILABLE", "TYPE TOLD BY")
+_TITLES: Final = ("INTERFACE", "TYPE", "UP", "CARRIER", "ADDRESS", "ROUTE", "AVAILABLE", "TYPE FROM")
 _NOTHING: Final = ("-",) * 5
 
 Show = Callable[[Sequence[Link], Sequence[Connection]], None]
-"""Prints these interfaces; the connections are those of them that a session may use now, the best route first."""
+"""Prints all interfaces, and which of the connections a session would use: those that it may use, best route first."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what follows `dmnotid links`."""
     add = parser.add_argument
-    add("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG} where it is there, else none")
+    add("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG} if it exists")
     add(
         "--prefer",
         type=parse_connection_types,
         default=(),
         metavar="TYPE,…",
-        help="for a session that prefers these, most wanted first: mobile, wireless, wireline, any",
+        help="connections that the session prefers, most wanted first: mobile, wireless, wireline, any",
     )
-    add("--watch", action="store_true", help="go on, and show what changes and settles, until Ctrl-C")
-    add("--json", action="store_true", help="one object a line, for programs")
+    add("--watch", action="store_true", help="follow changes until Ctrl-C")
+    add("--json", action="store_true", help="print one JSON object a line")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print what there is now, or follow it. Needs no privilege, and reads no secret."""
+    """Print the interfaces once, or follow them. Needs no privilege, and reads no secret."""
     config = _load(arguments.config)
-    # How long a connection has held only who watches it knows.
-    proviso = "" if arguments.watch or not config.settle else f", if it has held for {spell(config.settle)}"
+    # A single read cannot show how long a connection has been available.
+    proviso = "" if arguments.watch or not config.settle else f", if it has been available for {spell(config.settle)}"
     show = partial(_print_json, arguments.prefer) if arguments.json else _Table(arguments.prefer, proviso).show
     if arguments.watch:
         log.configure("warning", "text", sys.stderr)
         asyncio.run(_follow(config, show))
-    with _reading():
+    with _kernel_errors():
         links = read_links(config)
     show(links, available_connections(links))
     return EXIT_OK
 
 
 def _load(file: Path | None) -> ConnectionsConfig:
-    """Read a configuration's `connections`; without a file, and none at the usual place, take the defaults."""
-    if file is None and not _is_there(DEFAULT_CONFIG):
+    """Read `connections` of a configuration; the defaults if no file is given and the default one does not exist."""
+    if file is None and not _exists(DEFAULT_CONFIG):
         return ConnectionsConfig()
     return load_connections(file or DEFAULT_CONFIG)
 
 
-def _is_there(file: Path) -> bool:
-    """Tell whether a file exists; so does one that can't be looked at: reading it says why."""
+def _exists(file: Path) -> bool:
     try:
         file.lstat()
     except FileNotFoundError:
         return False
     except OSError:
+        # Reading the file reports why it is not accessible.
         pass
     return True
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
-    """Say what it is that the system refuses."""
+def _kernel_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"the network interfaces can't be read: {error.strerror}"
-        raise DmnotidError(message) from error
+        raise DmnotidError(f"network interfaces cannot be read: {error.strerror}") from error
 
 
 async def _follow(config: ConnectionsConfig, show: Show) -> NoReturn:
-    """Show what there is, and again after each change, as a daemon sees it that starts now."""
+    """Show the interfaces, and again after each change, as a daemon that starts now finds them."""
     links, changed = Links(config), asyncio.Event()
-    with _reading():
+    with _kernel_errors():
         links.open(changed.set)
     try:
         while True:
@@ -107,20 +105,24 @@ async def _follow(config: ConnectionsConfig, show: Show) -> NoReturn:
 
 
 class _Table:
-    """Shows all interfaces, and from then on those that are otherwise than before, in columns that stay in place."""
+    """Shows all interfaces, then those that have changed, in columns that stay in place."""
 
     def __init__(self, preferred: Sequence[ConnectionType], proviso: str) -> None:
         self._preferred = preferred
+        # The condition that a single read cannot check; empty while watching.
         self._proviso = proviso
+        # The rows shown last, by interface.
         self._rows: dict[str, tuple[str, ...]] = {}
+        # The sentence shown last; empty before the first table.
         self._choice = ""
+        # Columns only grow, so later rows line up with earlier ones.
         self._widths = [0] * len(_TITLES)
 
     def show(self, links: Sequence[Link], connections: Sequence[Connection]) -> None:
         rows = {link.name: _row(link, connections) for link in links}
         changed = [row for name, row in rows.items() if self._rows.get(name) != row]
         changed += [(name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows]
-        choice = self._tell_choice(links, connections)
+        choice = self._choose(links, connections)
         if not self._choice:
             print(self._lines([_TITLES, *changed]), choice, sep="\n")
         elif changed or choice != self._choice:
@@ -129,7 +131,7 @@ class _Table:
                 print(choice)
         self._rows, self._choice = rows, choice
 
-    def _tell_choice(self, links: Sequence[Link], connections: Sequence[Connection]) -> str:
+    def _choose(self, links: Sequence[Link], connections: Sequence[Connection]) -> str:
         preferred = self._preferred
         session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
         chosen = choose_connection(preferred, connections)
@@ -138,9 +140,10 @@ class _Table:
         return f"{session} would use {printable(chosen.interface)} ({chosen.type}){self._proviso}"
 
     def _lines(self, rows: Sequence[Sequence[str]]) -> str:
+        # The name of an interface may contain escape sequences of terminals.
         cells = [[printable(cell) for cell in row] for row in rows]
-        for column, those in enumerate(zip(*cells, strict=True)):
-            self._widths[column] = max(self._widths[column], *map(len, those))
+        for column, texts in enumerate(zip(*cells, strict=True)):
+            self._widths[column] = max(self._widths[column], *map(len, texts))
         return "\n".join("  ".join(map(str.ljust, row, self._widths)).rstrip() for row in cells)
 
 
@@ -157,15 +160,15 @@ def _row(link: Link, connections: Sequence[Connection]) -> tuple[str, ...]:
     )
 
 
-def _first(those: Sequence[object]) -> str:
-    """Return the first one, and how many more there are."""
-    more = f" (+{len(those) - 1})" if len(those) > 1 else ""
-    return f"{those[0]}{more}" if those else "-"
+def _first(values: Sequence[object]) -> str:
+    """Return the first value, and the number of others."""
+    more = f" (+{len(values) - 1})" if len(values) > 1 else ""
+    return f"{values[0]}{more}" if values else "-"
 
 
 def _missing(link: Link, connections: Sequence[Connection]) -> str | None:
-    """Return why sessions may not use it, None where they may."""
-    return link.missing or (None if Connection(link.type, link.name) in connections else "settling")
+    """Return why sessions may not use an interface, None if they may."""
+    return link.missing or (None if link.connection in connections else "settling")
 
 
 def _print_json(preferred: Sequence[ConnectionType], links: Sequence[Link], connections: Sequence[Connection]) -> None:

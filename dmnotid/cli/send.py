@@ -10,142 +10,108 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn, TextIO
+from typing import Final, TextIO
 
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
-from dmnotid.cli.words import (
-    parse_cached_mos,
-    parse_connection_types,
+from dmnotid.cli.arguments import (
+    add_option_arguments,
+    find_server,
+    parse_count,
+    parse_destination,
     parse_hex,
-    parse_mo_indexes,
     parse_number,
-    parse_positive,
+    parse_server_id,
     parse_time,
-    parse_to,
 )
+from dmnotid.cli.order import Order
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.config.loading import load_config
-from dmnotid.config.values import Config
 from dmnotid.errors import DmnotidError, UsageError, show_time
 from dmnotid.policy.addresses import show_address
-from dmnotid.policy.digest import sign
-from dmnotid.policy.servers import Server
-from dmnotid.wire.notification import (
-    MAX_NOTIFICATION_ID,
-    MAX_TIME,
-    CachedMo,
-    ConnectionType,
-    encode_notification,
-)
-from dmnotid.wire.octets import normal_server_id
-from dmnotid.wire.wsp import WAP_PUSH_PORT, encode_field, encode_push
+from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME
+from dmnotid.wire.wsp import WAP_PUSH_PORT, encode_field
 
 SHOWN: Final = 10
-"""How many datagrams of one call are told one by one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What every notification of a call has in common; without `server_id` no SERVER-ID, without `secret` unsigned."""
-
-    server_id: str | None
-    secret: bytes | None
-    preferred: tuple[ConnectionType, ...] | None
-    requested_mos: tuple[int, ...] | None
-    cached_mos: tuple[CachedMo, ...] | None
-    headers: tuple[bytes, ...]
-    tid: int | None
-    sent_at: float | None
-
-    def build(self, notification_id: int) -> bytes:
-        """Build one datagram, signed as of now unless a time is given. Raises DmnotidError for what doesn't fit."""
-        try:
-            package = self.build_package(notification_id)
-        except ValueError as error:
-            _complain(str(error))
-        tid = notification_id & 0xFF if self.tid is None else self.tid
-        return encode_push(package, tid=tid, further=self.headers)
-
-    def build_package(self, notification_id: int) -> bytes:
-        """Build the package alone, signed likewise. Raises ValueError for what doesn't fit."""
-        sent_at = int(time.time() if self.sent_at is None else self.sent_at)
-        package = encode_notification(
-            notification_id,
-            server_id=self.server_id,
-            preferred_connections=self.preferred,
-            requested_mos=self.requested_mos,
-            cached_mos=self.cached_mos,
-            sent_at=None if self.secret is None else sent_at,
-        )
-        return package if self.secret is None else sign(package, self.secret)
+"""Maximum number of datagrams that one call reports one by one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what follows `dmnotid send`."""
-    where = parser.add_argument_group("where to")
+    """Declare the arguments of `dmnotid send`."""
+    _add_destination(parser.add_argument_group("destination"))
+    _add_server(parser.add_argument_group("server"))
+    package = parser.add_argument_group("notification")
+    ids = "first NOTIFICATION-ID, decimal or 0x (default: the one after the last that this user sent for the server)"
+    parse_id = partial(parse_number, lowest=0, highest=MAX_NOTIFICATION_ID)
+    package.add_argument("--id", type=parse_id, metavar="N", help=ids)
+    add_option_arguments(package)
+    times = "time of SHA256-DIGEST, such as now-2d or 2025-01-01T00:00:00Z (default: now)"
+    package.add_argument("--time", type=_parse_signed_time, metavar="TIME", help=times)
+    push = parser.add_argument_group("push")
+    tids = "TID (default: the last octet of the NOTIFICATION-ID)"
+    push.add_argument("--tid", type=partial(parse_number, lowest=0, highest=0xFF), metavar="N", help=tids)
+    further = "a further push header: 'X-Name: text', '0x34: 1' (well-known number) or 'hex:8d90'; may be repeated"
+    push.add_argument("--header", type=_parse_header, action="append", default=[], metavar="NAME:VALUE", help=further)
+
+
+def _add_destination(group: argparse._ArgumentGroup) -> None:
     local = ("127.0.0.1", WAP_PUSH_PORT)
-    where.add_argument(
-        "--to", type=parse_to, default=local, metavar="HOST[:PORT]", help=f"default: {show_address(*local)}"
-    )
-    where.add_argument(
-        "--print", action="store_true", help="print each datagram in hex and send nothing (it uses ids up all the same)"
-    )
-    where.add_argument("--count", type=parse_positive, default=1, metavar="N", help="how many (default: 1)")
-    where.add_argument("--rate", type=_rate, metavar="N", help="how many a second at most (default: no limit)")
-    _add_who(parser.add_argument_group("from which server"))
-    _add_what(parser.add_argument_group("what it says"))
-    push = parser.add_argument_group("the push around it")
-    push.add_argument("--tid", type=_octet, metavar="N", help="TID (default: the NOTIFICATION-ID's last octet)")
-    further = "a further push header: 'X-Name: text', '0x34: 1' (well-known number) or 'hex:8d90'"
-    push.add_argument("--header", type=_header, action="append", default=[], metavar="NAME:VALUE", help=further)
+    shown = f"default: {show_address(*local)}"
+    group.add_argument("--to", type=parse_destination, default=local, metavar="HOST[:PORT]", help=shown)
+    printing = "print each datagram in hex and send nothing; the NOTIFICATION-IDs count as sent"
+    group.add_argument("--print", action="store_true", help=printing)
+    group.add_argument("--count", type=parse_count, default=1, metavar="N", help="number of datagrams (default: 1)")
+    group.add_argument("--rate", type=_parse_rate, metavar="N", help="most datagrams a second (default: no limit)")
 
 
-def _add_who(who: argparse._ArgumentGroup) -> None:
-    who.add_argument("--server", metavar="ID", help="SERVER-ID (default: the only one of --config)")
-    who.add_argument("--no-server-id", action="store_true", help="leave the SERVER-ID Option out")
-    who.add_argument(
-        "--config", type=Path, metavar="FILE", help="take server and secret from a configuration of dmnotid"
-    )
-    who.add_argument("--secret-file", type=Path, metavar="FILE", help="take the secret from a file (less one newline)")
-    who.add_argument("--unsigned", action="store_true", help="leave the SHA256-DIGEST Option out")
+def _add_server(group: argparse._ArgumentGroup) -> None:
+    ids = "SERVER-ID (default: the only one of --config)"
+    group.add_argument("--server", type=parse_server_id, metavar="ID", help=ids)
+    group.add_argument("--no-server-id", action="store_true", help="leave the SERVER-ID Option out")
+    configs = "take the server and its secret from a configuration of dmnotid"
+    group.add_argument("--config", type=Path, metavar="FILE", help=configs)
+    secrets = "take the secret from a file, without the line break at its end"
+    group.add_argument("--secret-file", type=Path, metavar="FILE", help=secrets)
+    group.add_argument("--unsigned", action="store_true", help="leave the SHA256-DIGEST Option out")
 
 
-def _add_what(what: argparse._ArgumentGroup) -> None:
-    ids = "NOTIFICATION-ID (decimal or 0x), counted up from there (default: on from the last this user sent for it)"
-    what.add_argument("--id", type=_notification_id, metavar="N", help=ids)
-    add_wishes(what)
-    what.add_argument(
-        "--time", type=_time, metavar="TIME", help="time of SHA256-DIGEST, as now-2d or 2025-01-01T00:00:00Z"
-    )
+def _parse_rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of datagrams a second, above 0, is expected")
+    return rate
 
 
-def add_wishes(what: argparse._ArgumentGroup) -> None:
-    """Declare what a server asks for."""
-    types = "PREFERRED-CON-TYPE: mobile, wireless, wireline, any"
-    what.add_argument("--prefer", type=parse_connection_types, metavar="TYPE,…", help=types)
-    what.add_argument("--req-mo", type=parse_mo_indexes, metavar="N,…", help="REQ-MO: MO indexes")
-    validators = "REQ-MO-CV: MO index, cache validator"
-    what.add_argument("--req-mo-cv", type=parse_cached_mos, metavar="N:HEX,…", help=validators)
+def _parse_signed_time(text: str) -> float:
+    seconds = parse_time(text)
+    if not 0 <= seconds <= MAX_TIME:
+        raise argparse.ArgumentTypeError(f"{text!r}: a time from 1970 to 2106 is expected")
+    return seconds
+
+
+def _parse_header(text: str) -> bytes:
+    try:
+        return parse_hex(text[4:]) if text.startswith("hex:") else _encode_header(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def _encode_header(text: str) -> bytes:
+    name, colon, value = (word.strip() for word in text.partition(":"))
+    if not colon:
+        raise ValueError("NAME: VALUE or hex:OCTETS is expected")
+    if not name.startswith("0x"):
+        return encode_field(name, value)
+    return encode_field(parse_number(name, 0, 0x7F), int(value) if value.isdecimal() else value)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Build and send (or print) every datagram; 1 where one can't be built or sent."""
+    """Build and send (or print) every datagram; 1 if one can't be built or sent."""
     server_id, secret = _server_and_secret(arguments)
-    order = _order(arguments, server_id, secret)
-    order.build(MAX_NOTIFICATION_ID)  # what can't be built takes no id
-    first = arguments.id
-    if first is None:
-        first = next_ids(server_id or "", arguments.count)
-    if arguments.print:
-        for notification_id in _paced(first, arguments.count, None):
-            print(order.build(notification_id).hex())
-        return EXIT_OK
-    return _send_all(order, first, arguments)
-
-
-def _order(arguments: argparse.Namespace, server_id: str | None, secret: bytes | None) -> Order:
-    return Order(
+    order = Order(
         server_id=None if arguments.no_server_id else server_id,
         secret=secret,
         preferred=arguments.prefer,
@@ -155,69 +121,47 @@ def _order(arguments: argparse.Namespace, server_id: str | None, secret: bytes |
         tid=arguments.tid,
         sent_at=arguments.time,
     )
+    try:
+        # Built before an id is taken, so that a notification that can't be built uses none up.
+        order.build(MAX_NOTIFICATION_ID)
+    except ValueError as error:
+        raise DmnotidError(f"dmnotid send: {error}") from error
+    first = next_ids(server_id or "", arguments.count) if arguments.id is None else arguments.id
+    if arguments.print:
+        for notification_id in _paced(first, arguments.count, None):
+            print(order.build(notification_id).hex())
+        return EXIT_OK
+    return _send_all(order, first, arguments)
 
 
 def _server_and_secret(arguments: argparse.Namespace) -> tuple[str | None, bytes | None]:
-    server_id = None if arguments.server is None else read_server_id(arguments.server)
+    server_id: str | None = arguments.server
     secret: bytes | None = None
     if arguments.config is not None:
-        server_id, secret = _from_config(arguments.config, server_id)
+        server = find_server(load_config(arguments.config, os.environ), server_id)
+        server_id, secret = server.id, server.secret
     elif server_id is None and not arguments.no_server_id:
-        _demand("--server ID is needed (or --no-server-id, or --config with one server)")
+        raise UsageError("--server ID is needed (or --no-server-id, or --config with one server)")
     if arguments.secret_file is not None:
         secret = _read_secret(arguments.secret_file)
     if arguments.unsigned:
         if arguments.time is not None:
-            _demand("--time goes into the digest, which --unsigned leaves out")
+            raise UsageError("--time is part of the digest, which --unsigned leaves out")
         return server_id, None
     if secret is None:
-        _demand("a secret is needed to sign: --secret-file FILE, or --config FILE with one (or --unsigned)")
+        raise UsageError("a secret is needed to sign: --secret-file FILE, or --config FILE with one (or --unsigned)")
     return server_id, secret
-
-
-def read_server_id(text: str) -> str:
-    """Read what follows --server. Raises UsageError for what can't be a SERVER-ID."""
-    try:
-        return normal_server_id(text)
-    except ValueError as error:
-        _demand(f"--server {text!r}: {error}")
-
-
-def _from_config(file: Path, server_id: str | None) -> tuple[str, bytes | None]:
-    config = load_config(file, os.environ)
-    if server_id is None and len(config.servers) == 1:
-        server_id = config.servers[0].id
-    server = find_server(config, server_id)
-    return server.id, server.secret
-
-
-def find_server(config: Config, server_id: str | None) -> Server:
-    """Return the configured server of that SERVER-ID. Raises UsageError where there is none."""
-    servers = {server.id: server for server in config.servers}
-    server = servers.get(server_id or "")
-    if server is None:
-        _demand(f"--server is one of {', '.join(map(repr, servers))} in {config.file}")
-    return server
 
 
 def _read_secret(file: Path) -> bytes:
     try:
         octets = file.read_bytes()
     except OSError as error:
-        _complain(f"--secret-file {file}: {error.strerror}")
+        raise DmnotidError(f"dmnotid send: --secret-file {file}: {error.strerror}") from error
     secret = octets.removesuffix(b"\n").removesuffix(b"\r") if octets.endswith(b"\n") else octets
     if not secret:
-        _complain(f"--secret-file {file}: is empty")
+        raise DmnotidError(f"dmnotid send: --secret-file {file}: is empty")
     return secret
-
-
-def _complain(problem: str) -> NoReturn:
-    message = f"dmnotid send: {problem}"
-    raise DmnotidError(message)
-
-
-def _demand(what: str) -> NoReturn:
-    raise UsageError(what)
 
 
 def _send_all(order: Order, first: int, arguments: argparse.Namespace) -> int:
@@ -232,7 +176,7 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace) -> int:
                     print(f"sent {len(datagram)} octets to {peer}: {_describe(order, notification_id)}")
             _raise_pending(sock)
     except (OSError, UnicodeError) as error:
-        problem = error.strerror if isinstance(error, OSError) else f"no host name: {error}"
+        problem = error.strerror if isinstance(error, OSError) else f"not a host name: {error}"
         print(f"dmnotid send: {show_address(host, port)}: {problem}", file=sys.stderr)
         return EXIT_PROBLEM
     if arguments.count > SHOWN:
@@ -242,11 +186,11 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace) -> int:
 
 
 def _connect(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     sock = socket.socket(family, kind, protocol)
     try:
-        # Connected, the socket is told when nobody listens on this machine's port.
-        sock.connect(where)
+        # Only a connected UDP socket receives errors such as "connection refused".
+        sock.connect(address)
     except OSError:
         sock.close()
         raise
@@ -254,6 +198,7 @@ def _connect(host: str, port: int) -> socket.socket:
 
 
 def _raise_pending(sock: socket.socket) -> None:
+    # After the send, the kernel reports on the socket that a port of this machine is closed.
     refused = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if refused:
         raise OSError(refused, os.strerror(refused))
@@ -261,14 +206,13 @@ def _raise_pending(sock: socket.socket) -> None:
 
 def _describe(order: Order, notification_id: int) -> str:
     server = "no SERVER-ID" if order.server_id is None else f"SERVER-ID {order.server_id!r}"
-    when = "now" if order.sent_at is None else show_time(order.sent_at)
-    return (
-        f"NOTIFICATION-ID {notification_id}, {server}, {'unsigned' if order.secret is None else 'signed as of ' + when}"
-    )
+    signed_at = "now" if order.sent_at is None else show_time(order.sent_at)
+    signature = "unsigned" if order.secret is None else f"signed as of {signed_at}"
+    return f"NOTIFICATION-ID {notification_id}, {server}, {signature}"
 
 
 def _paced(first: int, count: int, rate: float | None) -> Iterator[int]:
-    """Count NOTIFICATION-IDs up from `first`, no more than `rate` a second."""
+    """Yield `count` NOTIFICATION-IDs from `first`, at most `rate` a second."""
     begin = time.monotonic()
     for index in range(count):
         if rate is not None:
@@ -277,10 +221,10 @@ def _paced(first: int, count: int, rate: float | None) -> Iterator[int]:
 
 
 def next_ids(server_id: str, count: int) -> int:
-    """Take `count` NOTIFICATION-IDs for a server from this user's counter; the first of them.
+    """Take `count` NOTIFICATION-IDs for a server from this user's counter, and return the first.
 
-    The counter is a small file in $XDG_STATE_HOME; where it can't be kept, ids start anywhere, and standard error says
-    so.
+    The counter is a small file in $XDG_STATE_HOME. If it can't be used, a warning goes to standard error, and the ids
+    start at a random one.
     """
     file = Path("sent-ids.json")
     try:
@@ -292,11 +236,12 @@ def next_ids(server_id: str, count: int) -> int:
             return _count_up(counter, server_id, count)
     except OSError as error:
         print(f"dmnotid send: ids are not counted, {file}: {error.strerror}", file=sys.stderr)
-        return random.randrange(MAX_NOTIFICATION_ID + 1)  # noqa: S311 - no secret, only seldom the same
+        return random.randrange(MAX_NOTIFICATION_ID + 1)  # noqa: S311 - not a secret, only rarely the same
 
 
 def _state_home() -> Path:
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - never raises
+    # expanduser leaves the ~ of a user without a home directory.
     if not os.path.isabs(home):  # noqa: PTH117
         raise FileNotFoundError(errno.ENOENT, "this user has no home directory, and XDG_STATE_HOME is not absolute")
     return Path(home)
@@ -307,53 +252,9 @@ def _count_up(counter: TextIO, server_id: str, count: int) -> int:
         known = json.loads(counter.read() or "{}")
         first = int(known.get(server_id, 0)) + 1
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
-        known, first = {}, 1  # a file that was cut off or edited: begin again
+        # The file was cut off or edited: start again.
+        known, first = {}, 1
     known[server_id] = (first + count - 1) & MAX_NOTIFICATION_ID
     counter.truncate(0)
     json.dump(known, counter)
     return first & MAX_NOTIFICATION_ID
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        message = f"{text!r}: datagrams a second, above 0, are expected"
-        raise argparse.ArgumentTypeError(message)
-    return rate
-
-
-def _notification_id(text: str) -> int:
-    return parse_number(text, MAX_NOTIFICATION_ID)
-
-
-def _octet(text: str) -> int:
-    return parse_number(text, 0xFF)
-
-
-def _time(text: str) -> float:
-    seconds = parse_time(text)
-    if not 0 <= seconds <= MAX_TIME:
-        message = f"{text!r}: SHA256-DIGEST holds times from 1970 to 2106"
-        raise argparse.ArgumentTypeError(message)
-    return seconds
-
-
-def _header(text: str) -> bytes:
-    try:
-        return parse_hex(text[4:]) if text.startswith("hex:") else _encode_header(text)
-    except ValueError as error:
-        message = f"{text!r}: {error}"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _encode_header(text: str) -> bytes:
-    name, colon, value = (word.strip() for word in text.partition(":"))
-    if not colon:
-        message = "NAME: VALUE or hex:OCTETS is expected"
-        raise ValueError(message)
-    if not name.startswith("0x"):
-        return encode_field(name, value)
-    return encode_field(parse_number(name, 0x7F), int(value) if value.isdecimal() else value)

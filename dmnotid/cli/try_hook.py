@@ -1,4 +1,4 @@
-"""`dmnotid test-hook`: what the hook would be told, built by the code that tells it; and one run of it."""
+"""`dmnotid test-hook`: show what the hook would receive, built by the code that the daemon uses; and run it once."""
 
 import argparse
 import asyncio
@@ -13,14 +13,14 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
+from dmnotid.cli.arguments import add_option_arguments, find_server, parse_count, parse_server_id
 from dmnotid.cli.check import complain_of_distrust, describe_trust, find_distrust, section
+from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.cli.send import Order, add_wishes, find_server, read_server_id
-from dmnotid.cli.words import parse_positive
-from dmnotid.config.durations import spell
-from dmnotid.config.loading import load_config
-from dmnotid.config.values import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig
+from dmnotid.config.loading import MAX_INTERFACE_NAME, load_config
+from dmnotid.config.tree import spell
+from dmnotid.config.values import Config, ConnectionsConfig, HookConfig
 from dmnotid.errors import Discard, DmnotidError, HookError
 from dmnotid.hook.facts import build_arguments, build_environment, build_facts, build_input, find_home
 from dmnotid.hook.runner import Hook
@@ -35,14 +35,14 @@ from dmnotid.policy.retry import Retry, after_try
 from dmnotid.policy.schedule import choose_connection
 from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Closed, Connection, Outcome, Result, SessionRequest, SessionStart
-from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
+from dmnotid.wire.notification import ConnectionType, decode_notification
 
 SESSION: Final = 0
-"""The number of the made-up session: the journal counts from 1."""
+"""The number of the made-up session; the journal counts from 1."""
 
 NOTIFICATION_ID: Final = 1
 SOURCE: Final = Source("192.0.2.1", 40_000)
-"""An address of documentation, which no sender has."""
+"""An address for documentation (RFC 5737), which no real sender has."""
 
 USUAL_INTERFACES: Final = {
     ConnectionType.ANY: "eth0",
@@ -50,45 +50,44 @@ USUAL_INTERFACES: Final = {
     ConnectionType.WIRELESS: "wlan0",
     ConnectionType.WIRELINE: "eth0",
 }
-"""What a connection is made up of where none is available."""
-
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""The interface of a made-up connection, if none is available."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what follows `dmnotid test-hook`."""
+    """Declare the arguments of `dmnotid test-hook`."""
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--run", action="store_true", help="run the hook too, as the daemon does")
-    how.add_argument("--json", action="store_true", help="print one JSON object")
-    what = parser.add_argument_group("the made-up notification")
-    what.add_argument("--server", metavar="ID", help="its server (default: the first of the configuration)")
-    add_wishes(what)
-    what.add_argument("--unsigned", action="store_true", help="leave the SHA256-DIGEST Option out")
-    start = parser.add_argument_group("the made-up session (default: the connection that would be chosen now)")
-    start.add_argument("--connection", choices=list(map(str, ConnectionType)), metavar="TYPE", help="connection type")
-    start.add_argument("--interface", type=_interface, metavar="NAME", help="network interface")
-    start.add_argument("--attempt", type=parse_positive, default=1, metavar="N", help="which try (default: 1)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--run", action="store_true", help="also run the hook, as the daemon does")
+    mode.add_argument("--json", action="store_true", help="print one JSON object")
+    notification = parser.add_argument_group("the made-up notification")
+    servers = "its server (default: the first of the configuration)"
+    notification.add_argument("--server", type=parse_server_id, metavar="ID", help=servers)
+    add_option_arguments(notification)
+    notification.add_argument("--unsigned", action="store_true", help="leave the SHA256-DIGEST Option out")
+    session = parser.add_argument_group("the made-up session (default: the connection that would be chosen now)")
+    types = list(map(str, ConnectionType))
+    session.add_argument("--connection", choices=types, metavar="TYPE", help="connection type")
+    session.add_argument("--interface", type=_parse_interface, metavar="NAME", help="network interface")
+    tries = "number of the try, from 1 (default: 1)"
+    session.add_argument("--attempt", type=parse_count, default=1, metavar="N", help=tries)
 
 
-def _interface(text: str) -> str:
+def _parse_interface(text: str) -> str:
     if not re.fullmatch(r"[^\s/:]+", text) or len(text.encode()) > MAX_INTERFACE_NAME:
-        message = f"{text!r}: the name of a network interface is expected"
-        raise argparse.ArgumentTypeError(message)
+        raise argparse.ArgumentTypeError(f"{text!r}: the name of a network interface is expected")
     return text
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print what the hook would be told; 1 where its path is not trusted. With --run 0 only where it says done."""
-    # Only with --run is a program started that the file names.
+    """Print what the hook would receive; 1 if its path is not trusted or, with --run, if its outcome is not done."""
+    # The paths are checked only with --run: nothing else starts a program that the file names.
     config = load_config(arguments.config, os.environ, check_trusted_path if arguments.run else None)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    server_id = config.servers[0].id if arguments.server is None else read_server_id(arguments.server)
-    start = make_up(config, find_server(config, server_id), arguments)
+    start = make_up(config, find_server(config, arguments.server or config.servers[0].id), arguments)
     distrust = find_distrust(config.hook)
     if arguments.json:
-        print(json.dumps(facts(config.hook, start, distrust)))
+        print(json.dumps(as_json(config.hook, start, distrust)))
     else:
         for line in describe(config.hook, start, distrust):
             print(line)
@@ -101,40 +100,32 @@ def main(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-# --- What is made up ---------------------------------------------------------------------------------------------
+# --- The made-up try ---------------------------------------------------------------------------------------------
 
 
 def make_up(config: Config, server: Server, arguments: argparse.Namespace) -> SessionStart:
-    """Make a try as the daemon would, of a notification that nobody sent. Raises DmnotidError for what doesn't fit."""
-    now = time.time()
-    notification = _notification(server, arguments)
-    try:
-        verify(notification, server, SOURCE, Clock(now), config.freshness)
-    except Discard as discard:
-        _note(f"the daemon would drop such a notification: {discard.reason}: {discard}")
-    connection = _connection(config.connections, notification.preferred_connections, arguments)
-    request = SessionRequest(
-        SESSION, server.id, notification, str(SOURCE), now, arguments.attempt - 1, not_before=0.0, expires_at=inf
-    )
-    return SessionStart(request, connection, arguments.attempt)
-
-
-def _notification(server: Server, arguments: argparse.Namespace) -> Notification:
+    """Make a try of a notification that was never received. Raises DmnotidError for a value that does not fit."""
     order = Order(
         server_id=server.id,
         secret=None if arguments.unsigned else server.secret,
         preferred=arguments.prefer,
         requested_mos=arguments.req_mo,
         cached_mos=arguments.req_mo_cv,
-        headers=(),
-        tid=None,
-        sent_at=None,
     )
     try:
-        return decode_notification(order.build_package(NOTIFICATION_ID))
+        notification = decode_notification(order.build_package(NOTIFICATION_ID))
     except ValueError as error:
-        message = f"dmnotid test-hook: {error}"
-        raise DmnotidError(message) from error
+        raise DmnotidError(f"dmnotid test-hook: {error}") from error
+    now = time.time()
+    try:
+        verify(notification, server, SOURCE, Clock(now), config.freshness)
+    except Discard as discard:
+        _note(f"the daemon would discard such a notification: {discard.reason}: {discard}")
+    connection = _connection(config.connections, notification.preferred_connections, arguments)
+    request = SessionRequest(
+        SESSION, server.id, notification, str(SOURCE), now, arguments.attempt - 1, not_before=0.0, expires_at=inf
+    )
+    return SessionStart(request, connection, arguments.attempt)
 
 
 def _connection(
@@ -153,8 +144,9 @@ def _connection(
     wanted = preferred if kind is None else (kind,)
     found = choose_connection(wanted, available_connections(links))
     if found is None:
-        found = _usual(wanted)
-        _note(f"no connection is available now that fits; this one is made up: {found.interface} ({found.type})")
+        usual = wanted[0] if wanted else ConnectionType.ANY
+        found = Connection(usual, USUAL_INTERFACES[usual])
+        _note(f"no suitable connection is available now; this one is made up: {found.interface} ({found.type})")
     return found if kind is None else Connection(kind, found.interface)
 
 
@@ -168,32 +160,27 @@ def _named(links: Sequence[Link], name: str) -> Connection:
     return Connection(ConnectionType.ANY, name)
 
 
-def _usual(wanted: Sequence[ConnectionType]) -> Connection:
-    kind = wanted[0] if wanted else ConnectionType.ANY
-    return Connection(kind, USUAL_INTERFACES[kind])
-
-
 def _note(text: str) -> None:
     print(f"dmnotid test-hook: {text}", file=sys.stderr)
 
 
-# --- What is shown -----------------------------------------------------------------------------------------------
+# --- Output ------------------------------------------------------------------------------------------------------
 
 
-def tell(hook: HookConfig, start: SessionStart) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments and the environment of the command."""
-    told = build_facts(start)
-    return build_arguments(hook.command, told), build_environment(told, hook.environment, find_home())
+def _command(hook: HookConfig, start: SessionStart) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments and the environment of the hook's process."""
+    facts = build_facts(start)
+    return build_arguments(hook.command, facts), build_environment(facts, hook.environment, find_home())
 
 
-def facts(hook: HookConfig, start: SessionStart, distrust: HookError | None) -> dict[str, object]:
-    """Return all that the hook would be told, for programs."""
-    told: dict[str, object] = {"socket": str(hook.socket)}
+def as_json(hook: HookConfig, start: SessionStart, distrust: HookError | None) -> dict[str, object]:
+    """Return everything that the hook would receive, as one JSON object."""
+    receiver: dict[str, object] = {"socket": str(hook.socket)}
     if hook.socket is None:
-        argv, environment = tell(hook, start)
-        told = {"argv": argv, "environment": environment}
+        argv, environment = _command(hook, start)
+        receiver = {"argv": argv, "environment": environment}
     return {
-        **told,
+        **receiver,
         "stdin": build_input(build_facts(start)),
         "trusted": distrust is None,
         "problem": None if distrust is None else str(distrust),
@@ -203,15 +190,15 @@ def facts(hook: HookConfig, start: SessionStart, distrust: HookError | None) -> 
 
 
 def describe(hook: HookConfig, start: SessionStart, distrust: HookError | None) -> Iterator[str]:
-    """Say the same to people; arguments and values are quoted, so that each stands on a line of its own."""
+    """Return the same as lines of text, with every argument and value quoted."""
     kind, interface = start.connection
-    who = f"a notification of {start.request.server_id!r}"
-    yield f"made up      {who}, session {SESSION}, attempt {start.attempt}, over {interface} ({kind})"
+    notification = f"a notification of {start.request.server_id!r}"
+    yield f"made up      {notification}, session {SESSION}, attempt {start.attempt}, over {interface} ({kind})"
     yield f"hook         {describe_trust(distrust)}"
     if hook.socket is not None:
         yield f"socket       {str(hook.socket)!r}"
     else:
-        argv, environment = tell(hook, start)
+        argv, environment = _command(hook, start)
         yield from section("arguments", map(repr, argv))
         yield from section("environment", (f"{name}={value!r}" for name, value in environment.items()))
     yield f"input        {build_input(build_facts(start)).rstrip()}"
@@ -226,8 +213,8 @@ def _run(config: Config, start: SessionStart) -> int:
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         ended = runner.run(_try(config.hook, start))
     if isinstance(ended, signal.Signals):
-        what = "its process group was ended" if config.hook.socket is None else "its connection was closed"
-        _note(f"interrupted by {ended.name}: {what}")
+        effect = "its process group was ended" if config.hook.socket is None else "its connection was closed"
+        _note(f"interrupted by {ended.name}: {effect}")
         return 128 + ended
     print(f"outcome      {ended.result}: {ended.detail}")
     print(f"next         {_next(ended, start.attempt, config.retry)}")
@@ -235,7 +222,7 @@ def _run(config: Config, start: SessionStart) -> int:
 
 
 async def _try(hook: HookConfig, start: SessionStart) -> Outcome | signal.Signals:
-    """Run the hook to its end; a signal ends it as the daemon's stop would, and is what comes back."""
+    """Run the hook to its end. A signal ends it as the daemon's stop would, and is returned."""
     trying = asyncio.ensure_future(Hook(hook).run(start))
     caught: list[signal.Signals] = []
 
@@ -243,7 +230,7 @@ async def _try(hook: HookConfig, start: SessionStart) -> Outcome | signal.Signal
         caught.append(number)
         trying.cancel()
 
-    for number in _SIGNALS:
+    for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
     try:
         return await trying
@@ -252,12 +239,12 @@ async def _try(hook: HookConfig, start: SessionStart) -> Outcome | signal.Signal
 
 
 def _next(outcome: Outcome, attempt: int, retry: Retry) -> str:
-    """Say what the daemon would do after this try."""
-    verdict = after_try(outcome, attempt, retry, 0)
-    if verdict is Closed.DONE:
-        return "nothing: this notification is done"
-    if verdict is Closed.REFUSED:
-        return "nothing: refused is for good, it is not tried again"
-    if isinstance(verdict, Closed):
-        return f"nothing: it is given up after {retry.attempts} tries (retry.attempts)"
-    return f"it is tried again in about {spell(verdict)}"
+    """Return what the daemon would do after this try."""
+    decision = after_try(outcome, attempt, retry, 0)
+    if decision is Closed.DONE:
+        return "nothing: the session is done"
+    if decision is Closed.REFUSED:
+        return "nothing: a refused session is not tried again"
+    if isinstance(decision, Closed):
+        return f"nothing: the session has failed after {retry.attempts} tries (retry.attempts)"
+    return f"another try in about {spell(decision)}"

@@ -1,7 +1,7 @@
-"""The systemd journal's native protocol: a log record with fields of its own, in one datagram.
+"""The native protocol of the systemd journal: a log record with searchable fields, in one datagram.
 
-https://systemd.io/JOURNAL_NATIVE_PROTOCOL/: `NAME=value` and a newline; a value with a newline in it stands behind its
-name, a newline and its length (64 bits, little endian) instead.
+https://systemd.io/JOURNAL_NATIVE_PROTOCOL/: `NAME=value` and a newline for each field. If the value contains a newline,
+the name is followed by a newline, the length of the value (64 bits, little endian), the value and a newline.
 """
 
 import os
@@ -14,7 +14,7 @@ SOCKET: Final = Path("/run/systemd/journal/socket")
 
 
 def leads_to_journal(descriptor: int, journal_stream: str | None) -> bool:
-    """Tell whether a descriptor is the stream to the journal that $JOURNAL_STREAM names (systemd.exec(5))."""
+    """Return whether a descriptor is the stream to the journal that $JOURNAL_STREAM names (systemd.exec(5))."""
     try:
         about = os.fstat(descriptor)
     except OSError:
@@ -23,10 +23,10 @@ def leads_to_journal(descriptor: int, journal_stream: str | None) -> bool:
 
 
 class Journald:
-    """A channel to the journal. Nothing waits: what isn't taken at once has to go another way."""
+    """A channel to the journal, which never blocks."""
 
     def __init__(self, path: Path = SOCKET) -> None:
-        """Nobody need listen there yet: that shows at each record."""
+        """Open the channel. An error of the path shows when a record is sent."""
         self._path = str(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
@@ -35,12 +35,12 @@ class Journald:
         self._socket.close()
 
     def send(self, fields: Iterable[tuple[str, str]]) -> None:
-        """Send one record. Raises OSError where the journal doesn't take it, or not at once."""
+        """Send one record. Raises OSError if the journal does not take it at once."""
         self._socket.sendto(encode(fields), self._path)
 
 
 def encode(fields: Iterable[tuple[str, str]]) -> bytes:
-    """Return a record's octets; names are of A-Z, 0-9 and _, as the journal wants them."""
+    """Return the octets of a record; names consist of A-Z, 0-9 and _, as the journal requires."""
     return b"".join(
         _encode_field(name.encode("ascii"), value.encode("utf-8", "backslashreplace")) for name, value in fields
     )

@@ -7,18 +7,18 @@ reverse path. This part is on every IPv6 socket:
     octets of the IPv6 header                                  refused if
     8-23    source address                                     in ::ffff:0:0/96
 
-Its second part refuses what can be no push:
+Its second part refuses datagrams that can't be a push:
 
-    octets of the UDP datagram, as the program sees them       refused where
+    octets of the UDP datagram, as the program sees them       refused if
     0-7     UDP header
     8       TID
     9       Type                                               not 0x06
-    10      HeadersLen, where it has one octet                 0, or more than what follows
+    10      HeadersLen, if it has one octet                    0, or more octets than follow
             (its first octet 0x80-0xff: of several octets)     left to the decoder
     11-     Content-Type, …                                    the datagram ends before octet 11
 
-`decode_push` refuses all of that whatever the configuration (as `truncated` or `not-a-push`), and the program nothing
-that `decode_push` takes.
+`decode_push` refuses all of these datagrams, as `truncated` or `not-a-push`; the program refuses none that
+`decode_push` accepts.
 """
 
 import socket
@@ -30,7 +30,7 @@ from dmnotid.wire.octets import SHORT_INTEGER
 from dmnotid.wire.wsp import TYPE_PUSH
 
 UDP_HEADER_OCTETS: Final = 8
-"""At the time of the filter they still stand in front (net/ipv4/udp.c, net/ipv6/udp.c)."""
+"""Octets of the UDP header, which the kernel removes after the filter has run (net/ipv4/udp.c, net/ipv6/udp.c)."""
 
 _TYPE: Final = UDP_HEADER_OCTETS + 1
 _HEADERS_LEN: Final = UDP_HEADER_OCTETS + 2
@@ -63,18 +63,18 @@ COPY: Final = 0x07
 ADD: Final = 0x04
 """A += k."""
 IF_EQUAL: Final = 0x15
-"""If A = k go on after `yes` instructions, else after `no`."""
+"""If A = k skip `yes` instructions, else `no`."""
 IF_AT_LEAST: Final = 0x35
 IF_AT_LEAST_X: Final = 0x3D
-"""The same with X in the place of k."""
+"""The same with X in place of k."""
 RETURN: Final = 0x06
-"""Keep k octets; 0 refuses."""
+"""Accept k octets; 0 refuses the datagram."""
 
 WHOLE: Final = 0xFFFF_FFFF
 
 
 class Instruction(NamedTuple):
-    """One instruction: jumps count from the next one."""
+    """One instruction. Jumps are relative to the next one."""
 
     code: int
     yes: int
@@ -118,11 +118,11 @@ ALL_ELSE: Final = (Instruction(RETURN, 0, 0, WHOLE),)
 
 _INSTRUCTION: Final = Struct("=HBBI")
 _PROGRAM: Final = Struct("@HP")
-"""struct sock_fprog: how many instructions, and where they stand."""
+"""struct sock_fprog: the number of instructions, and their address."""
 
 
 def attach(sock: socket.socket, *, junk: bool = False) -> None:
-    """Let the kernel refuse forged IPv4 senders and, without `junk`, what can be no push; its drop counter counts both.
+    """Let the kernel refuse forged IPv4 senders and, without `junk`, what can't be a push; its drop counter has both.
 
     The program replaces an earlier one in one step. Raises OSError; an earlier program then stays.
     """

@@ -12,7 +12,7 @@ import time
 from typing import Final
 
 from dmnotid.errors import Duplicate
-from dmnotid.journal.rows import SELECT_ONE, UNREADABLE, Row, fingerprint
+from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint
 from dmnotid.policy.authenticity import VerifiedNotification
 
 PRUNE_EVERY: Final = 3_600
@@ -54,9 +54,9 @@ class Duplicates:
         self._undated = True
         # Latest arrival of an unsigned notification since then; a believed clock that is earlier was ahead.
         self._latest = float("-inf")
-        # Rows by server and id, valid while the connection counts no further change.
+        # Rows by server and id, as read since the table was last changed. A flood of signed repeats needs them: without
+        # a cache, it costs twice as much.
         self._cache: dict[tuple[str, int], Row] = {}
-        self._cached_at = 0
 
     def reset(self) -> None:
         """Assume nothing of the table: changes were rolled back, or there is another file."""
@@ -64,32 +64,50 @@ class Duplicates:
         self._undated = True
         self._cache.clear()
 
+    def note_change(self) -> None:
+        """Forget cached rows, because the table was changed."""
+        self._cache.clear()
+
+    def refuse_cached(self, verified: VerifiedNotification, newest: int | None) -> None:
+        """Raise Duplicate if a cached row decides that; arguments as for `find_forgotten`."""
+        row = self._cache.get((verified.server_id, verified.notification.notification_id))
+        if row is not None and not self._corrects(verified):
+            self._refuse(row, verified, newest)
+
     def correct_arrivals(self, database: sqlite3.Connection, verified: VerifiedNotification) -> None:
         """Give rows with the arrival of a worse clock the arrival of `verified`, if its clock is believed."""
-        now = verified.received_at
-        if not verified.clock_believed or not (self._undated or now < self._latest - CLOCK_STEP):
+        if not self._corrects(verified):
             return
+        now = verified.received_at
         if not database.in_transaction:
             database.execute("BEGIN IMMEDIATE")
         database.execute(_DATE_UNBELIEVED, (now,))
         database.execute(_DATE_AHEAD, {"now": now})
         self._undated = False
         self._latest = now
+        self.note_change()
 
     def find_forgotten(
         self, database: sqlite3.Connection, verified: VerifiedNotification, newest: int | None
     ) -> Row | None:
-        """Return the forgotten row whose place a notification takes, None if there is no row. Raises Duplicate."""
-        row = self._find(database, verified)
-        if row is None or is_forgotten(row, verified, newest, self.remember):
-            return row
-        notification = verified.notification
-        duplicate = Duplicate(row.session, same_content=row.fingerprint == fingerprint(notification.octets))
-        duplicate.server_id, duplicate.notification_id = verified.server_id, notification.notification_id
-        raise duplicate
+        """Return the forgotten row whose place a notification takes, None if there is no row. Raises Duplicate.
+
+        `newest` is the newest authenticated time.
+        """
+        identity = verified.server_id, verified.notification.notification_id
+        found = database.execute(SELECT_KNOWN, identity).fetchone()
+        if found is None:
+            return None
+        row = Row._make(found)
+        if len(self._cache) >= CACHED_ROWS:
+            self._cache.clear()
+        self._cache[identity] = row
+        self._refuse(row, verified, newest)
+        return row
 
     def note_admitted(self, verified: VerifiedNotification) -> None:
         """Note the arrival of a notification that was inserted."""
+        self.note_change()
         if not verified.clock_believed:
             self._undated = True
         if verified.notification.sent_at is None:
@@ -110,19 +128,18 @@ class Duplicates:
         if database.execute(_PRUNE, facts).rowcount < PRUNE_ROWS:
             self._pruned_at = now
 
-    def _find(self, database: sqlite3.Connection, verified: VerifiedNotification) -> Row | None:
-        identity = verified.server_id, verified.notification.notification_id
-        if database.total_changes != self._cached_at or len(self._cache) >= CACHED_ROWS:
-            self._cache.clear()
-            self._cached_at = database.total_changes
-        row = self._cache.get(identity)
-        if row is None:
-            found = database.execute(SELECT_ONE, identity).fetchone()
-            if found is None:
-                return None
-            # The octets of the package are not needed, and may be 65 kB.
-            row = self._cache[identity] = Row._make(found)._replace(package=None)
-        return row
+    def _corrects(self, verified: VerifiedNotification) -> bool:
+        """Return whether this notification arrived under a better clock than rows may have."""
+        is_behind = verified.received_at < self._latest - CLOCK_STEP
+        return verified.clock_believed and (self._undated or is_behind)
+
+    def _refuse(self, row: Row, verified: VerifiedNotification, newest: int | None) -> None:
+        if is_forgotten(row, verified, newest, self.remember):
+            return
+        notification = verified.notification
+        duplicate = Duplicate(row.session, same_content=row.fingerprint == fingerprint(notification.octets))
+        duplicate.server_id, duplicate.notification_id = verified.server_id, notification.notification_id
+        raise duplicate
 
 
 def is_forgotten(row: Row, verified: VerifiedNotification, newest: int | None, remember: float) -> bool:

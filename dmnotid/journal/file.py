@@ -162,8 +162,11 @@ def rescue(damaged: Path, database: sqlite3.Connection) -> dict[str, object]:
                         continue
                     # Under a number that is too high, SQLite could give out no higher one.
                     sound = isinstance(row.session, int) and 0 < row.session <= MAX_SESSION
-                    copy = row if sound else (None, *row[1:])
-                    rescued += max(database.execute(INSERT_IF_NEW, copy).rowcount, 0)
+                    added = database.execute(INSERT_IF_NEW, row if sound else (None, *row[1:])).rowcount > 0
+                    if not added:
+                        # Another row may have its number. If it is the same notification, nothing is added.
+                        added = database.execute(INSERT_IF_NEW, (None, *row[1:])).rowcount > 0
+                    rescued += added
                 break
             except JournalDamaged as damage:
                 stopped = str(damage)
@@ -185,9 +188,10 @@ def _read(source: sqlite3.Connection, damaged: Path, order: str) -> Iterator[Row
         source.execute("PRAGMA writable_schema = ON")
         found = source.execute(f"SELECT * FROM session NOT INDEXED ORDER BY session {order}")  # noqa: S608
         names = [name for name, *_ in found.description]
+        # An older schema has fewer columns, and other ones.
+        places = [names.index(name) if name in names else None for name in COLUMNS]
         for values in found:
-            columns = dict(zip(names, values, strict=True))
-            yield Row._make(columns.get(name) for name in COLUMNS)
+            yield Row._make([None if place is None else values[place] for place in places])
 
 
 def check_state(state: Path) -> None:

@@ -60,6 +60,7 @@ _KEEP: Final = """
 UPDATE session SET attempts = ?
 WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND state = 'pending'
 """
+_RENUMBER: Final = "UPDATE session SET session = (SELECT max(session) FROM session) + 1 WHERE session = ?"
 _DATE_STARTS: Final = "UPDATE session SET started_at = :now WHERE typeof(started_at) = 'real' AND started_at > :now"
 _LAST_STARTS: Final = """
 SELECT server_id, max(started_at) FROM session
@@ -121,6 +122,7 @@ class Journal:
         Raises Duplicate or QueueFull, and then remembers nothing of it. After JournalError, nothing that was admitted
         since the last commit is accepted.
         """
+        self._duplicates.refuse_cached(verified, self._newest)
         with self._errors("write"):
             database = self._file.ensure()
             self._duplicates.correct_arrivals(database, verified)
@@ -234,6 +236,7 @@ class Journal:
                     database.execute("BEGIN IMMEDIATE")
                 database.executemany(statement, rows)
                 database.execute("COMMIT")
+            self._duplicates.note_change()
         except JournalDamaged:
             # The file was replaced. An end that is not written now would be run again after a stop.
             if not again:
@@ -247,6 +250,8 @@ class Journal:
             notification = request.notification
             identity = request.session, request.server_id, notification.notification_id, notification.octets
             if not database.execute(_KEEP, (request.attempts, *identity)).rowcount:
+                # If another file was put there, its row may have this number.
+                database.execute(_RENUMBER, (request.session,))
                 database.execute(REPLACE, row_of(request))
         for found, *values in database.execute(SELECT_OPEN).fetchall():
             row = Row._make(values)

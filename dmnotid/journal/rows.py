@@ -62,7 +62,11 @@ REPLACE: Final = f"INSERT OR REPLACE INTO session ({_NAMES}) VALUES ({_MARKS})" 
 INSERT_IF_NEW: Final = f"INSERT OR IGNORE INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
 
 SELECT_PAGE: Final = f"SELECT {_NAMES} FROM session WHERE session > ? ORDER BY session LIMIT ?"  # noqa: S608
-SELECT_ONE: Final = f"SELECT {_NAMES} FROM session WHERE server_id = ? AND notification_id = ?"  # noqa: S608
+
+# Without the package, which may have 65 kB.
+SELECT_KNOWN: Final = f"""
+SELECT {_NAMES.replace(" package", " NULL")} FROM session WHERE server_id = ? AND notification_id = ?
+"""  # noqa: S608
 
 # From the table itself, with the number under which the index finds the same notification.
 SELECT_OPEN: Final = f"""
@@ -173,8 +177,9 @@ def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionReque
 
 def is_whole(row: Row) -> bool:
     """Return whether a row of a damaged file is what was written, as far as its checksum shows."""
-    texts = [row.server_id, row.source, row.state, *(value for value in row if isinstance(value, str))]
-    if not all(is_text(text) for text in texts):
+    if not all(isinstance(value, str) for value in (row.server_id, row.source, row.state)):
+        return False
+    if not all(is_text(value) for value in row if isinstance(value, str)):
         return False
     if row.seal is None:
         # The first schema had no checksum: the fingerprint covers an open row, nothing covers a closed one.

@@ -91,10 +91,6 @@ class Links:
         self._config = config
         self.read_now()
 
-    def still_has(self, _: Connection) -> bool:
-        """Return False: the links have to be read."""
-        return False
-
     def read_now(self) -> bool:
         """Read again, and call `on_change` if anything changed; return whether the read succeeded.
 

@@ -6,7 +6,7 @@ from dmnotid.policy.sessions import Closed, Outcome, Result
 
 
 class Retry(NamedTuple):
-    """Pauses between tries (seconds): `first`, doubled up to `longest`; `attempts` tries in all."""
+    """Pauses between tries in seconds: `first`, doubled up to `longest`. `attempts` is the number of tries in all."""
 
     first: float = 30
     longest: float = 3_600
@@ -14,9 +14,9 @@ class Retry(NamedTuple):
 
 
 def after_try(outcome: Outcome, attempt: int, retry: Retry, jitter: float) -> Closed | float:
-    """Say what follows a try: why the request is closed, or the pause before the next one in seconds.
+    """Return why a session needs no further try after this one, or the pause before the next try in seconds.
 
-    `jitter`, 0 to 1, shortens the pause by up to a quarter, so that a fleet doesn't call its server in step.
+    `jitter`, 0 to 1, shortens the pause by up to a quarter: the devices of a fleet must not call their server in step.
     """
     if outcome.result is Result.DONE:
         return Closed.DONE
@@ -24,5 +24,6 @@ def after_try(outcome: Outcome, attempt: int, retry: Retry, jitter: float) -> Cl
         return Closed.REFUSED
     if attempt >= retry.attempts:
         return Closed.FAILED
+    # The exponent is bounded because a float overflows long before `attempts` is used up.
     doublings = min(attempt - 1, 63)
     return min(retry.first * 2.0**doublings, retry.longest) * (1 - jitter / 4)

@@ -10,17 +10,18 @@ from dmnotid.wire.notification import ConnectionType, Notification
 
 
 class Connection(NamedTuple):
-    """A connection that is available: its type (ANY where it is none of the three) and its network interface."""
+    """An available connection: its type (ANY if it is none of the three) and its network interface."""
 
     type: ConnectionType
     interface: str
 
 
 class SessionRequest(NamedTuple):
-    """A session that was accepted and is not closed: made by the journal, from its row, and by nothing else.
+    """An accepted session whose row is not closed. Only the journal makes one, from a row.
 
     `session` is the number that log lines and the hook carry. `attempts` counts the tries begun so far. `received_at`
-    is wall clock time (POSIX seconds). (The command line makes some up to show them; they are never run from a queue.)
+    is wall clock time (POSIX seconds). The session starts at `not_before` or later, and before `expires_at`.
+    (`dmnotid test-hook` makes up a request to show it; that one is never queued.)
     """
 
     session: int
@@ -37,13 +38,13 @@ class SessionRequest(NamedTuple):
         return self._replace(attempts=attempts)
 
     def later(self, not_before: float) -> "SessionRequest":
-        """Return the same request, not to be tried before that time."""
+        """Return the same request with that earliest time for its next try."""
         return self._replace(not_before=not_before)
 
     def with_time(self, more: float, least: float) -> "SessionRequest":
-        """Return the same request with that much more time before it expires.
+        """Return the same request with `more` seconds added before it expires; a negative number takes time away.
 
-        With less time, it still has until `least`, if it had.
+        Taking time away leaves it until `least`, or until its former expiry if that is earlier.
         """
         return self._replace(expires_at=max(self.expires_at + more, min(self.expires_at, least)))
 
@@ -57,7 +58,7 @@ class SessionStart(NamedTuple):
 
 
 class Result(StrEnum):
-    """How one try ended, as far as trying again goes."""
+    """How one try ended, as far as the next try depends on it."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -72,7 +73,7 @@ class Outcome(NamedTuple):
 
 
 class Closed(StrEnum):
-    """Why a request needs no further try."""
+    """Why a session needs no further try."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -81,9 +82,10 @@ class Closed(StrEnum):
 
 
 class Limits(NamedTuple):
-    """How many sessions run at once, wait per server, and how long (seconds) a request may wait for its end.
+    """The bounds of the queue; times in seconds.
 
-    `min_interval` is the time in seconds that must lie between two starts for one server, tries included.
+    At most `concurrency` sessions run at once, at most `max_pending` of one server are queued, and a queued session
+    expires after `expire_after`. At least `min_interval` lies between two starts for one server, tries included.
     """
 
     concurrency: int = 1

@@ -84,9 +84,9 @@ def test_arguments_are_joined(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["01", "0g"], "arguments: column 5: 'g' is no hex digit"),
-        (["01", "060"], "arguments: column 6: an odd number of hex digits (5), two are an octet"),
-        (["\x1b[31m"], "arguments: column 1: '\\x1b' is no hex digit"),
+        (["01", "0g"], "arguments: column 5: 'g' is not a hex digit"),
+        (["01", "060"], "arguments: column 6: the number of hex digits (5) is odd, two make an octet"),
+        (["\x1b[31m"], "arguments: column 1: '\\x1b' is not a hex digit"),
     ],
 )
 def test_arguments_that_are_no_hex(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,8 +118,8 @@ def test_standard_input() -> None:
     verdicts = [line.partition(":")[0] for line in done.out.splitlines() if line[:1] in {"a", "d"}]
     assert verdicts == ["accepted", "accepted", "discarded", "accepted"]
     assert done.err.splitlines() == [
-        "line 6: column 8: 'x' is no hex digit",
-        "line 8: column 3: an odd number of hex digits (3), two are an octet",
+        "line 6: column 8: 'x' is not a hex digit",
+        "line 8: column 3: the number of hex digits (3) is odd, two make an octet",
     ]
     assert done.status == 1
 
@@ -135,7 +135,7 @@ def test_standard_input_in_json_is_in_order() -> None:
         ("error", None),
         ("accept", None),
     ]
-    assert found[2]["problem"] == "line 6: column 8: 'x' is no hex digit"
+    assert found[2]["problem"] == "line 6: column 8: 'x' is not a hex digit"
 
 
 @pytest.mark.parametrize("given_", [b"", b"\n\n", b"# nothing\n", b"   "])
@@ -387,7 +387,7 @@ def test_bare_package_with_configuration(tmp_path: Path, capsys: pytest.CaptureF
 def test_wrong_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = shown(["--config", str(tmp_path / "none"), GOOD], capsys)
     assert (done.status, done.out) == (1, "")
-    assert done.err == f"{tmp_path}/none: {tmp_path}/none cannot be read: No such file or directory\n"
+    assert done.err == f"{tmp_path}/none: {tmp_path}/none can't be read: No such file or directory\n"
 
 
 def test_nothing_is_written(tmp_path: Path) -> None:

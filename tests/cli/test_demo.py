@@ -34,7 +34,7 @@ def test_once(temporary: Path) -> None:
     done = dmnotid("demo", "--once")
     assert (done.status, done.err) == (0, "")
     _, *steps, end = done.out.split("\n--- ")
-    assert end.startswith("All as it should be.")
+    assert end.startswith("Everything as expected.")
     assert [step[:3] for step in steps] == [f"{number}. " for number in range(1, 7)]
     for step, wanted in zip(steps, ENDS, strict=True):
         became = re.findall(
@@ -47,7 +47,7 @@ def test_once(temporary: Path) -> None:
     assert "SERVER-ID             'dm.example.com'" in steps[0]
     assert "accepted: " not in done.out  # whether it is new, the daemon says
     assert "hook output" in steps[0]
-    assert "DM session with dm.example.com over lo (mobile), told:" in steps[0]
+    assert "DM session with dm.example.com over lo (mobile), facts:" in steps[0]
     told = re.search(r"line='(\{.*\})'", steps[0])
     assert told is not None
     assert json.loads(told[1])["requested_mos"] == [1, 2]
@@ -87,8 +87,8 @@ def test_without_any_network(temporary: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "DM session with dm.example.com over lo (mobile), told:" in done.stdout
-    assert "All as it should be." in done.stdout
+    assert "DM session with dm.example.com over lo (mobile), facts:" in done.stdout
+    assert "Everything as expected." in done.stdout
     assert list(temporary.iterdir()) == []
 
 

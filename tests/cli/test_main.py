@@ -96,14 +96,14 @@ def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> N
         (["demo", "--twice"], "dmnotid: error: unrecognized arguments: --twice"),
         (["run", "here"], "dmnotid: error: unrecognized arguments: here"),
         (["check", "--config"], "dmnotid check: error: argument --config: expected one argument"),
-        (["decode", "--at", "then", "00"], "dmnotid decode: error: argument --at: 'then' is no time"),
+        (["decode", "--at", "then", "00"], "dmnotid decode: error: argument --at: 'then': POSIX seconds"),
         (
             ["links", "--prefer", "wifi"],
             "argument --prefer: 'wifi': a list of any, mobile, wireless, wireline is expected",
         ),
         (["links", "--prefer", "mobile,,any"], "argument --prefer: 'mobile,,any': a list of any, mobile, "),
         (["links", "wlan0"], "dmnotid: error: unrecognized arguments: wlan0"),
-        (["decode", "--source", "here", "00"], "argument --source: 'here' is no IPv4 or IPv6 address"),
+        (["decode", "--source", "here", "00"], "argument --source: 'here': an IPv4 or IPv6 address"),
     ],
 )
 def test_wrong_command_lines(words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:

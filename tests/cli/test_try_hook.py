@@ -169,7 +169,7 @@ def test_unsigned(place: Place, server: str, dropped: bool, capsys: pytest.Captu
     done = told(place, capsys, "--unsigned", "--server", server)
     assert done.status == 0
     assert "DMNOTID_SIGNED='0'" in done.out
-    assert ("the daemon would drop such a notification: digest-missing: " in done.err) == dropped
+    assert ("the daemon would discard such a notification: digest-missing: " in done.err) == dropped
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_unsigned(place: Place, server: str, dropped: bool, capsys: pytest.Captu
     [
         ([], ("wireline", "lo"), ""),
         (["--prefer", "mobile,wireline"], ("wireline", "lo"), ""),
-        (["--prefer", "mobile"], ("mobile", "wwan0"), "no connection is available now that fits"),
-        (["--connection", "wireless"], ("wireless", "wlan0"), "no connection is available now that fits"),
+        (["--prefer", "mobile"], ("mobile", "wwan0"), "no suitable connection is available now"),
+        (["--connection", "wireless"], ("wireless", "wlan0"), "no suitable connection is available now"),
         (["--connection", "wireline", "--prefer", "mobile"], ("wireline", "lo"), ""),
         (["--connection", "any"], ("any", "lo"), ""),
         (["--interface", "lo", "--prefer", "mobile"], ("wireline", "lo"), ""),
@@ -262,11 +262,11 @@ def test_warnings_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> 
     ("words", "wanted"),
     [
         (["--server", "other"], "--server is one of 'dm.example.com', \"b 'c'\", 'open' in "),
-        (["--server", ""], "--server ''"),
+        (["--server", ""], "--server: ''"),
         (["--run", "--json"], "not allowed with argument"),
         (["--prefer", "wlan"], "a list of any, mobile, wireless, wireline is expected"),
         (["--connection", "wlan"], "invalid choice: 'wlan'"),
-        (["--attempt", "0"], "at least 1 is expected"),
+        (["--attempt", "0"], "a number from 1 to 1000000000 is expected"),
         (["--interface", "a b"], "'a b': the name of a network interface is expected"),
         (["--interface", "ä" * 8], "the name of a network interface is expected"),
     ],
@@ -291,14 +291,14 @@ def test_what_no_notification_can_hold(place: Place, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("text", "words", "status", "outcome", "follows"),
     [
-        ("exit 0", [], 0, "done: exit 0", "nothing: this notification is done"),
-        ("exit 78", [], 1, "refused: exit 78", "nothing: refused is for good, it is not tried again"),
-        ("exit 3", [], 1, "failed: exit 3", "it is tried again in about 30s"),
-        ("exit 3", ["--attempt", "4"], 1, "failed: exit 3", "it is tried again in about 4m"),
-        ("kill -9 $$", ["--attempt", "9"], 1, "failed: killed by SIGKILL", "it is tried again in about 1h"),
+        ("exit 0", [], 0, "done: exit 0", "nothing: the session is done"),
+        ("exit 78", [], 1, "refused: exit 78", "nothing: a refused session is not tried again"),
+        ("exit 3", [], 1, "failed: exit 3", "another try in about 30s"),
+        ("exit 3", ["--attempt", "4"], 1, "failed: exit 3", "another try in about 4m"),
+        ("kill -9 $$", ["--attempt", "9"], 1, "failed: killed by SIGKILL", "another try in about 1h"),
         (
             *("exit 3", ["--attempt", "10"], 1, "failed: exit 3"),
-            "nothing: it is given up after 10 tries (retry.attempts)",
+            "nothing: the session has failed after 10 tries (retry.attempts)",
         ),
     ],
 )
@@ -461,4 +461,4 @@ def test_run_of_a_socket_where_nobody_answers(place: Place, listener: socket.soc
     assert listener.fileno() >= 0
     done = dmnotid(*place.words, "--run")
     assert done.status == 1
-    assert "outcome      failed: timed out after 0.3 s\nnext         it is tried again in about 30s\n" in done.out
+    assert "outcome      failed: timed out after 0.3 s\nnext         another try in about 30s\n" in done.out

@@ -24,14 +24,14 @@ def _log_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[socket.socket]:
-    """Listen as the journal does; what is not there yet is an error, not a wait."""
+    """Listen as the journal does. Reading without a queued record raises BlockingIOError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as listening:
         listening.bind(str(tmp_path / "journal"))
         yield listening
 
 
 def decode(octets: bytes) -> dict[str, str]:
-    """Read a record by the protocol's own rules."""
+    """Read a record by the rules of the protocol."""
     fields = {}
     while octets:
         name, _, rest = octets.partition(b"\n")
@@ -47,22 +47,22 @@ def decode(octets: bytes) -> dict[str, str]:
     return fields
 
 
-def test_fields_stand_one_a_line() -> None:
+def test_each_field_is_a_line() -> None:
     assert encode([("MESSAGE", "hello"), ("PRIORITY", "6")]) == b"MESSAGE=hello\nPRIORITY=6\n"
 
 
-def test_a_value_with_a_newline_says_its_length() -> None:
+def test_value_with_a_newline_has_its_length() -> None:
     assert encode([("DMNOTID_SERVER_ID", "a\nPRIORITY=0")]) == (
         b"DMNOTID_SERVER_ID\n\x0c\x00\x00\x00\x00\x00\x00\x00a\nPRIORITY=0\n"
     )
     assert decode(encode([("A", "x\ny"), ("B", ""), ("C", "=")])) == {"A": "x\ny", "B": "", "C": "="}
 
 
-def test_text_that_is_no_unicode_is_escaped() -> None:
+def test_lone_surrogate_is_escaped() -> None:
     assert encode([("A", "\ud800")]) == b"A=\\ud800\n"
 
 
-def test_a_record_arrives(journal: socket.socket) -> None:
+def test_record_arrives(journal: socket.socket) -> None:
     channel = Journald(Path(journal.getsockname()))
     channel.send([("MESSAGE", "hello")])
     assert decode(journal.recv(4_096)) == {"MESSAGE": "hello"}
@@ -74,7 +74,7 @@ def fill(channel: Journald) -> None:
         channel.send([("MESSAGE", "hello" * 100)])
 
 
-def test_a_journal_that_is_busy_or_gone_holds_nobody_up(journal: socket.socket, tmp_path: Path) -> None:
+def test_busy_or_missing_journal_raises_at_once(journal: socket.socket, tmp_path: Path) -> None:
     channel = Journald(Path(journal.getsockname()))
     with pytest.raises(BlockingIOError):
         fill(channel)
@@ -84,7 +84,7 @@ def test_a_journal_that_is_busy_or_gone_holds_nobody_up(journal: socket.socket, 
     channel.close()
 
 
-def test_the_stream_to_the_journal_is_known_by_its_number() -> None:
+def test_stream_to_the_journal_is_identified_by_device_and_inode() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         about = os.fstat(ours.fileno())
@@ -96,7 +96,7 @@ def test_the_stream_to_the_journal_is_known_by_its_number() -> None:
 
 
 class Stream:
-    """Standard output that leads to the journal, and what comes out there."""
+    """Standard output that leads to the journal, and the end at which the journal reads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, form: str, path: str) -> None:
         ours, self._theirs = socket.socketpair()
@@ -108,9 +108,6 @@ class Stream:
 
     def close(self) -> None:
         self._stream.close()
-        self._theirs.close()
-
-    def cut_off(self) -> None:
         self._theirs.close()
 
     def text(self) -> str:
@@ -128,7 +125,7 @@ def stream(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> Iterator[
     stream.close()
 
 
-def test_a_record_of_a_session_can_be_searched_for(stream: Stream, journal: socket.socket) -> None:
+def test_record_of_a_session_has_searchable_fields(stream: Stream, journal: socket.socket) -> None:
     logger.warning(
         "session try failed", session=3, server_id="dm.example", notification_id=0, attempt=2, outcome="exit 1"
     )
@@ -148,7 +145,7 @@ def test_a_record_of_a_session_can_be_searched_for(stream: Stream, journal: sock
     assert not stream.text()
 
 
-def test_what_the_network_says_makes_no_field_of_its_own(stream: Stream, journal: socket.socket) -> None:
+def test_text_from_the_network_cannot_add_fields(stream: Stream, journal: socket.socket) -> None:
     logger.info("datagram discarded", reason="unknown-server", server_id="x\nPRIORITY=0\nMESSAGE=forged")
     fields = decode(journal.recv(4_096))
     assert fields["DMNOTID_SERVER_ID"] == "x\nPRIORITY=0\nMESSAGE=forged"
@@ -156,7 +153,7 @@ def test_what_the_network_says_makes_no_field_of_its_own(stream: Stream, journal
     assert not stream.text()
 
 
-def test_other_records_stay_lines(stream: Stream, journal: socket.socket) -> None:
+def test_record_without_session_or_server_remains_a_line(stream: Stream, journal: socket.socket) -> None:
     logger.info("daemon ready", servers=2)
     (line,) = parse_lines(stream.text())
     assert line["event"] == "daemon ready"
@@ -164,25 +161,14 @@ def test_other_records_stay_lines(stream: Stream, journal: socket.socket) -> Non
         journal.recv(4_096)
 
 
-def test_a_record_that_the_journal_does_not_take_becomes_a_line(stream: Stream, tmp_path: Path) -> None:
+def test_record_that_the_journal_refuses_becomes_a_line(stream: Stream, tmp_path: Path) -> None:
     (tmp_path / "journal").unlink()
     logger.info("notification accepted", session=3)
     (line,) = parse_lines(stream.text())
     assert line["session"] == 3
 
 
-def test_lines_go_on_where_the_stream_is_dead(stream: Stream, journal: socket.socket) -> None:
-    """A journal that was stopped has closed its end for good; its socket is there again when it is."""
-    stream.cut_off()
-    logger.error("reload refused", problem="x")
-    fields = decode(journal.recv(4_096))
-    assert fields.keys() == {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER"}
-    assert (fields["PRIORITY"], parse_lines("<3>" + fields["MESSAGE"])[0]["problem"]) == ("3", "x")
-    journal.close()
-    logger.info("ready", servers=2)  # nobody is there: it is dropped
-
-
-def test_json_that_was_asked_for_is_lines_alone(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> None:
+def test_configured_json_is_lines_alone(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> None:
     stream = Stream(monkeypatch, "json", journal.getsockname())
     logger.info("notification accepted", session=3)
     assert parse_lines(stream.text())[0]["session"] == 3

@@ -17,9 +17,10 @@ from dmnotid.config.loading import load_config
 from dmnotid.config.values import ListenAddress
 from dmnotid.daemon import Daemon
 from dmnotid.errors import EndpointError
-from dmnotid.host.systemd import Manager, PassedSocket
+from dmnotid.host.systemd import Manager
 from dmnotid.intake.drops import read_drops
-from dmnotid.intake.endpoint import Endpoints, Intake, bind
+from dmnotid.intake.endpoint import Intake
+from dmnotid.intake.sockets import Endpoints, bind
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.servers import Server
@@ -275,8 +276,7 @@ def passed_socket(*, ipv6_only: bool = False, port: int = PORT, locked: bool = F
 @contextmanager
 def receiving_passed(sock: socket.socket, *, ipv4_sources: bool) -> Iterator[Receiver]:
     datagrams: list[Datagram] = []
-    with closing(Endpoints(datagrams.extend)) as endpoints:
-        endpoints.take_over(sock)
+    with closing(Endpoints(datagrams.extend, passed=[sock])) as endpoints:
         endpoints.bind([WIDE], ipv4_sources=ipv4_sources)
         endpoints.configure(Intake(junk=False))
         yield Receiver(endpoints, datagrams)
@@ -335,10 +335,9 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
 def test_dual_stack_socket_without_filter_is_refused_beside_ipv4_sources(
     *, ipv6_only: bool, locked: bool, ipv4_sources: bool, refused: bool
 ) -> None:
-    with closing(Endpoints(lambda _: None)) as endpoints:
-        sock = passed_socket(ipv6_only=ipv6_only, port=0, locked=locked)
-        port = sock.getsockname()[1]
-        endpoints.take_over(sock)
+    sock = passed_socket(ipv6_only=ipv6_only, port=0, locked=locked)
+    port = sock.getsockname()[1]
+    with closing(Endpoints(lambda _: None, passed=[sock])) as endpoints:
         if refused:
             with pytest.raises(EndpointError) as caught:
                 endpoints.bind([WIDE], ipv4_sources=ipv4_sources)
@@ -351,18 +350,17 @@ def test_dual_stack_socket_without_filter_is_refused_beside_ipv4_sources(
 @needs_ipv6
 def test_ipv6_address_without_filter_is_accepted_beside_ipv4_sources() -> None:
     """No IPv4 packet arrives at ::1, though the socket is not IPv6-only."""
-    with closing(Endpoints(lambda _: None)) as endpoints:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(("::1", 0))
-        sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
-        endpoints.take_over(sock)
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::1", 0))
+    sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+    with closing(Endpoints(lambda _: None, passed=[sock])) as endpoints:
         endpoints.bind([WIDE], ipv4_sources=True)
 
 
 def manager_with(sock: socket.socket) -> Manager:
     manager = Manager({})
-    manager.sockets.append(PassedSocket(sock, stored=False))
+    manager.sockets.append(sock)
     return manager
 
 

@@ -13,7 +13,8 @@ from dmnotid.journal.rows import (
     INSERT,
     INSERT_IF_NEW,
     REPLACE,
-    SELECT_ONE,
+    SELECT_KNOWN,
+    SELECT_PAGE,
     Row,
     fingerprint,
     is_sealed,
@@ -105,7 +106,8 @@ def test_statements_write_and_read_every_column(tmp_path: Path) -> None:
     database = connect(tmp_path / FILE_NAME)
     for statement, change in ((INSERT, {}), (INSERT_IF_NEW, {}), (REPLACE, {"session": 6, "attempts": 4})):
         database.execute(statement, row._replace(**change))  # type: ignore[arg-type]
-        (found,) = database.execute(SELECT_ONE, (SERVER_ID, 7)).fetchall()
-        assert Row._make(found) == row._replace(**change)  # type: ignore[arg-type]
+        written = row._replace(**change)  # type: ignore[arg-type]
+        assert database.execute(SELECT_PAGE, (0, 9)).fetchall() == [written]
+        assert database.execute(SELECT_KNOWN, (SERVER_ID, 7)).fetchall() == [written._replace(package=None)]
     database.close()
     assert len(COLUMNS) == len(row)

@@ -23,7 +23,7 @@ from dmnotid.links.rtnetlink import (
     State,
 )
 from dmnotid.wire.notification import ConnectionType
-from tests.netns import Namespace, needs_namespace
+from tests.netns import Namespace, in_namespace
 from tests.support import wait_until
 
 ANY, MOBILE, WIRELESS, WIRELINE = (
@@ -248,8 +248,7 @@ def connections(configured: ConnectionsConfig) -> list[tuple[str, str]]:
     return [(str(of), name) for of, name in available_connections(read_links(configured))]
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_conditions_are_met_one_after_the_other(namespace: Namespace) -> None:
     """5.3.4: available is up, with carrier, address and route."""
 
@@ -279,8 +278,7 @@ def test_conditions_are_met_one_after_the_other(namespace: Namespace) -> None:
     assert missing() == "down"
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_tentative_address_does_not_count() -> None:
     with Namespace(dad=True) as namespace, namespace.entered():
         # One probe a second: duplicate address detection does not end during this test.
@@ -294,8 +292,7 @@ def test_tentative_address_does_not_count() -> None:
         assert [str(own) for own in read()["eth0"].addresses] == ["2001:db8::2"]
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_duplicate_address_does_not_count() -> None:
     with Namespace(dad=True) as namespace, namespace.entered():
         namespace.add_veth("eth0")
@@ -306,8 +303,7 @@ def test_duplicate_address_does_not_count() -> None:
         assert read()["eth0"].missing == "no address"
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_ipv6_alone_is_enough_until_its_route_expires(namespace: Namespace) -> None:
     """The kernel still lists a route that has expired, and no longer uses it."""
     namespace.add_veth("eth0")
@@ -319,8 +315,7 @@ def test_ipv6_alone_is_enough_until_its_route_expires(namespace: Namespace) -> N
     assert read()["eth0"].missing == "no route"
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_default_route_counts_in_any_table_and_for_each_next_hop(namespace: Namespace) -> None:
     for number, name in enumerate(("eth0", "eth1", "eth2"), 1):
         namespace.add_veth(name)
@@ -332,8 +327,7 @@ def test_default_route_counts_in_any_table_and_for_each_next_hop(namespace: Name
     assert {name for name, found in read().items() if found.available} == {"eth0"}
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_real_links_are_ordered_by_metric_then_name(namespace: Namespace) -> None:
     for number, (name, metric) in enumerate([("wlan0", 600), ("eth1", 100), ("eth0", 100), ("wwan0", 50)], 1):
         namespace.add_uplink(name, number, metric)
@@ -341,8 +335,7 @@ def test_real_links_are_ordered_by_metric_then_name(namespace: Namespace) -> Non
     assert found == [("any", "wwan0"), ("wireline", "eth0"), ("wireline", "eth1"), ("wireless", "wlan0")]
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_reach_selects_connections(namespace: Namespace) -> None:
     namespace.add_uplink("eth0")
     namespace.add_veth("eth1")
@@ -359,8 +352,7 @@ def test_reach_selects_connections(namespace: Namespace) -> None:
     assert names("2001:db8::/32") == []
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_real_loopback_counts_only_if_named(namespace: Namespace) -> None:
     assert connections(config("any")) == []
     assert connections(config("any", wireline="lo")) == [("wireline", "lo")]
@@ -369,8 +361,7 @@ def test_real_loopback_counts_only_if_named(namespace: Namespace) -> None:
     assert str(read(config("any", wireline="lo"))["lo"]) == "lo: down"
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_bridge_is_a_connection_and_its_member_is_not(namespace: Namespace) -> None:
     namespace.add_veth("eth0")
     namespace.ip_batch(
@@ -385,8 +376,7 @@ def test_bridge_is_a_connection_and_its_member_is_not(namespace: Namespace) -> N
     assert connections(config()) == [("any", "br0")]
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_process_inside_reads_the_sysfs_of_its_namespace(namespace: Namespace) -> None:
     namespace.add_uplink("eth0")
     program = (

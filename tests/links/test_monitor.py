@@ -17,7 +17,7 @@ from dmnotid.config.values import ConnectionsConfig, Reach
 from dmnotid.links.monitor import PAUSE, Links
 from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType
-from tests.netns import Namespace, needs_namespace
+from tests.netns import Namespace, in_namespace
 from tests.support import DEADLINE, LogLines, descriptors
 
 SETTLE = 0.3
@@ -183,8 +183,7 @@ class RecordingSelector(selectors.DefaultSelector):
         return super().select(timeout)
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_no_timer_is_left_after_settling_and_after_a_notice(namespace: Namespace) -> None:
     """The daemon wakes up only for the kernel."""
     selector = RecordingSelector()
@@ -209,8 +208,7 @@ def test_no_timer_is_left_after_settling_and_after_a_notice(namespace: Namespace
 # On links that change
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_changes_are_followed(namespace: Namespace) -> None:
     namespace.add_veth("eth0")
     with Watched(config(wireline="eth*")) as watched:
@@ -232,8 +230,7 @@ async def test_changes_are_followed(namespace: Namespace) -> None:
         await watched.until()
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_route_is_lost_with_its_next_hop(namespace: Namespace) -> None:
     """The kernel sends a notice about the next hop alone."""
     namespace.add_veth("eth0")
@@ -246,8 +243,7 @@ async def test_route_is_lost_with_its_next_hop(namespace: Namespace) -> None:
         await watched.until()
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_lost_connection_settles_again(namespace: Namespace, logged: LogLines) -> None:
     """5.3.4: a link that comes and goes starts nothing; the log names each loss and its reason."""
     namespace.add_uplink("eth0")
@@ -269,8 +265,7 @@ async def test_lost_connection_settles_again(namespace: Namespace, logged: LogLi
     ]
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_each_connection_settles_by_itself(namespace: Namespace) -> None:
     with Watched(config(settle=SETTLE)) as watched:
         namespace.add_uplink("eth0")
@@ -281,8 +276,7 @@ async def test_each_connection_settles_by_itself(namespace: Namespace) -> None:
         assert time.monotonic() >= added_at + SETTLE - 0.01
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_renamed_interface_is_another_connection(namespace: Namespace, logged: LogLines) -> None:
     namespace.add_uplink("eth0")
     with Watched(config(wireline="eth*", wireless="wlan*")) as watched:
@@ -298,8 +292,7 @@ async def test_renamed_interface_is_another_connection(namespace: Namespace, log
     ]
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_read_now_finds_a_change_before_its_notice_is_read(namespace: Namespace) -> None:
     """5.3.4: a connection is available when the session starts over it, not only when it was chosen."""
     namespace.add_uplink("eth0")
@@ -319,8 +312,7 @@ def drops() -> int:
     return sum(int(line.split()[-2]) for line in lines if int(line.split()[-1]) in own)
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_overrun_is_another_notice(namespace: Namespace) -> None:
     namespace.add_veth("eth0")
     with Watched(config()) as watched:
@@ -332,8 +324,7 @@ async def test_overrun_is_another_notice(namespace: Namespace) -> None:
         await watched.until()
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_reads_of_a_flapping_link_are_apart(namespace: Namespace) -> None:
     """The pause after each read is left to reception, however many notices the kernel sends."""
     namespace.add_uplink("eth0")
@@ -348,8 +339,7 @@ async def test_reads_of_a_flapping_link_are_apart(namespace: Namespace) -> None:
         assert 1 <= watched.changes <= 1 + (time.monotonic() - began) / PAUSE
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 async def test_close_ends_everything(namespace: Namespace) -> None:
     """Closed in the pause after a notice, with a planned read; links that stay open are the fence."""
     before = descriptors()

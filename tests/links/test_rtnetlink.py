@@ -30,7 +30,7 @@ from dmnotid.links.rtnetlink import (
     subscribe,
     take_messages,
 )
-from tests.netns import Namespace, needs_namespace
+from tests.netns import Namespace, in_namespace
 from tests.support import descriptors
 
 # Answers of Linux 6.18 (x86-64) in a namespace with wlan0 (ifindex 2) and eth0 (3), veth both; of the links only eth0,
@@ -455,8 +455,7 @@ def test_sockets_are_closed_and_not_inherited() -> None:
     assert descriptors() == before
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_state_of_a_namespace_is_read(namespace: Namespace) -> None:
     namespace.add_veth("eth0")
     namespace.ip_batch(
@@ -481,8 +480,7 @@ def test_state_of_a_namespace_is_read(namespace: Namespace) -> None:
     assert [(path.ifindex, str(path)) for path in default_only.routes] == [(eth0.ifindex, "default metric 70")]
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_state_without_ipv6_is_read() -> None:
     with Namespace(ipv6=False) as namespace, namespace.entered():
         namespace.add_veth("eth0")
@@ -490,8 +488,7 @@ def test_state_without_ipv6_is_read() -> None:
         assert {len(own.octets) for own in read_state().addresses} == {4}
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 @pytest.mark.parametrize(
     ("before", "change"),
     [

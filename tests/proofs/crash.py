@@ -78,7 +78,7 @@ echo "done $run" >> "$CRASH_LINES"
 """
 
 MOMENTS: Final = {
-    "starting": 4, "at any time": 4, "sent": 3, "notification accepted": 2, "session starts": 2, "session done": 2,
+    "starting": 4, "at any time": 4, "sent": 3, "notification accepted": 2, "session started": 2, "session done": 2,
     "hook": 3, "idle": 2, "stopping": 1,
 }  # fmt: skip
 """When the daemon is killed, and how often so."""
@@ -524,7 +524,10 @@ class Harness:
         return sorted(((chance.choice(bursts), key) for key in keys), reverse=True)
 
     def _count_kill(self, round_: Round) -> None:
-        starts, ends = round_.count("session starts"), round_.count("session done") + round_.count("session try failed")
+        starts, ends = (
+            round_.count("session started"),
+            round_.count("session done") + round_.count("session try failed"),
+        )
         if round_.count("daemon stopping"):
             self._kills["while stopping"] += 1
         elif not round_.count("daemon ready"):

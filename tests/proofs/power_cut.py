@@ -395,7 +395,7 @@ class Promises:
         event = line["event"]
         if event == "notification accepted":
             self.accepted[line["session"]] = line["server_id"], line["notification_id"]
-        elif event == "session starts":
+        elif event == "session started":
             self.attempts[line["session"]] = line["attempt"]
         elif event == "session done":
             self.closed[line["session"]] = "done"
@@ -705,7 +705,7 @@ def cut_power(directory: Path, *, cuts: int, notifications: int, seed: int) -> R
             "seed": seed,
             "log": {
                 event: said[event]
-                for event in ("daemon ready", "notification accepted", "session starts", "session done")
+                for event in ("daemon ready", "notification accepted", "session started", "session done")
             },
             "system calls": dict(recorded.calls),
             "events": dict(kinds),

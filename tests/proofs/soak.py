@@ -439,7 +439,7 @@ class Soak:
         report.expect("received", received, self._sent + self._guest_sent - drops)
         report.expect("sum of all counts", sum(counted.values()), received)
         report.expect("accepted", counted["accepted"], len(self._log.ends))
-        ends = {**Counter(self._log.ends.values()), "tries": self._log.events["session starts"]}
+        ends = {**Counter(self._log.ends.values()), "tries": self._log.events["session started"]}
         report.expect("ends of sessions", stopped["sessions"], ends)
         flexible = fates[None] + sum(fates[name] for name in FLEXIBLE)
         wanted = {name: number for name, number in fates.items() if name is not None and name not in FLEXIBLE}
@@ -461,7 +461,7 @@ class Soak:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         facts["datagrams"] = f"{self._sent + self._guest_sent:,} sent, {self._drops:,} dropped by the kernel"
         facts["kinds"] = _counted(self._traffic.kinds)
-        facts["hooks started"] = f"{events['session starts']:,}"
+        facts["hooks started"] = f"{events['session started']:,}"
         facts["reloads"] = f"{events['configuration reloaded']} taken up, {events['reload refused']} refused"
         facts["processor time of the daemon and its hooks"] = f"{used.ru_utime + used.ru_stime:.0f} s"
         facts["machine"] = f"{os.cpu_count()} x {processor()}, Linux {platform.release()}"

@@ -174,7 +174,7 @@ def test_who_hands_over_sees_links_come_and_go(device: Device) -> None:
     for number in (1, 2):
         device.send(push(number, preferred=[ConnectionType.MOBILE]))
         device.wait_accepted(number)
-        device.wait_record("session waits", number)
+        device.wait_record("session waiting", number)
         assert Run(number, 1) not in device.runs(f"{SESSION_STATE}/runs")
         device.run("ip", "link", "set", "far0", "up")  # and so wwan0 has carrier
         device.wait_run(number, file=f"{SESSION_STATE}/runs")

@@ -5,15 +5,12 @@ import time
 import pytest
 
 from tests.support import wait_until
-from tests.system.device import CRASH, PORT, RUNS, STATE, Device, Run, Stream, notification
+from tests.system.device import CRASH, RUNS, STATE, Device, Run, Stream, notification
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 STORM = 8
 """How many crashes make a storm: the default limit closes the socket for good at the sixth start within ten seconds."""
-
-OWN_RATE = 100
-"""How many notifications a second the daemon's own socket gets: what comes in two seconds has room in its buffer."""
 
 
 def assert_none_lost(device: Device, stream: Stream) -> None:
@@ -92,31 +89,7 @@ def test_killed_daemon_is_started_again(device: Device) -> None:
     device.wait_run(1)
 
 
-def test_without_the_socket_unit_restarts_lose_none(device: Device) -> None:
-    device.without_socket()
-    device.start("dmnotid.service")
-    store = {"FileDescriptorStoreMax": "128", "NFileDescriptorStore": "1"}
-    assert device.machine.show("dmnotid.service", *store) == store
-    with Stream(device, OWN_RATE) as stream:
-        stream.wait_more(20)
-        device.run("systemctl", "restart", "dmnotid.service")
-        stream.wait_more(20)
-    assert_none_lost(device, stream)
-    crash(device, 1, by="KILL")
-    device.wait_run(1)
-    assert device.machine.show("dmnotid.service", *store) == store
-
-
-def test_without_the_socket_unit_a_crash_storm_loses_none(device: Device) -> None:
-    device.without_socket()
-    device.crash_at_will("[Service]\nRestartSec=100ms\n")
-    device.start("dmnotid.service")
-    storm(device)
-    assert device.machine.show("dmnotid.service", "NFileDescriptorStore")["NFileDescriptorStore"] == "1"
-
-
 def test_the_socket_unit_takes_the_port_over_after_a_stop(device: Device) -> None:
-    """Over a restart it can't: what systemd keeps of the daemon's own is in the way."""
     device.without_socket()
     device.start("dmnotid.service")
     device.run("systemctl", "stop", "dmnotid.service")
@@ -124,22 +97,6 @@ def test_the_socket_unit_takes_the_port_over_after_a_stop(device: Device) -> Non
     device.run("systemctl", "start", "dmnotid.service")
     assert device.is_active()
     assert device.is_active("dmnotid.socket"), [entry.fields["MESSAGE"] for entry in device.log(unit="dmnotid.socket")]
-
-
-def test_without_the_socket_unit_sockets_that_a_reload_opens_are_kept(device: Device) -> None:
-    """Many are exchanged for as many others: for a moment there are twice as many."""
-    count = 10
-
-    def listen_from(first: int) -> None:
-        device.configure(listen=[f"127.0.0.{number}:{PORT}" for number in range(first, first + count)])
-
-    listen_from(1)
-    device.without_socket()
-    device.start("dmnotid.service")
-    listen_from(1 + count)
-    device.run("systemctl", "reload", "dmnotid.service")
-    device.wait_record("configuration reloaded")
-    assert device.machine.show("dmnotid.service", "NFileDescriptorStore")["NFileDescriptorStore"] == str(count)
 
 
 def test_without_the_socket_unit_a_stop_closes_the_port(device: Device) -> None:

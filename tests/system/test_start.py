@@ -59,7 +59,7 @@ def test_systemd_journal_has_levels_and_fields(device: Device) -> None:
     about = device.log("DMNOTID_NOTIFICATION_ID=6")
     assert [entry.fields["DMNOTID_EVENT"] for entry in about] == [
         "notification accepted",
-        "session starts",
+        "session started",
         "session done",
     ]
     (session,) = {entry.fields["DMNOTID_SESSION"] for entry in about}

@@ -142,9 +142,9 @@ class Device:
 
     def waits(self, session: int) -> dict[str, Any]:
         """Wait until the log says what a session waits for, before it starts; that line."""
-        line = wait_until(lambda: self._first(session, "session waits", "session starts"))
+        line = wait_until(lambda: self._first(session, "session waiting", "session started"))
         assert line is not None
-        assert line["event"] == "session waits", line
+        assert line["event"] == "session waiting", line
         return line
 
     def ran(self, session: int) -> Ran:
@@ -157,7 +157,7 @@ class Device:
 
     def started(self, session: int) -> bool:
         """Whether the log says so by now."""
-        return self._first(session, "session starts") is not None
+        return self._first(session, "session started") is not None
 
     def stop(self) -> dict[str, Any]:
         """Stop the daemon; its last line."""
@@ -208,7 +208,7 @@ def test_the_order_of_the_notification_decides_and_not_the_route(device: Device)
         assert ran == (str(preferred[0]), names[preferred[0]], ran.at, "up")
     for preferred in ((), (ANY,), (ANY, MOBILE)):
         assert device.ran(device.notify(*preferred)).over == ("wireline", "eth0")
-    assert device.service.of("session waits") == []
+    assert device.service.of("session waiting") == []
     assert device.stop()["sessions"] == {"tries": len(asked) + 3, "done": len(asked) + 3}
 
 
@@ -280,7 +280,7 @@ def test_a_session_waits_until_a_link_has_been_there_for_long_enough(device: Dev
     ran = device.ran(session)
     assert ran.over == ("wireless", "wlan0")
     assert ran.at >= came_at + (2 if settle is None else settle)
-    assert [line["session"] for line in device.service.of("session waits")] == [session]
+    assert [line["session"] for line in device.service.of("session waiting")] == [session]
 
 
 def test_who_waits_for_a_connection_holds_up_nobody_else(device: Device) -> None:
@@ -405,12 +405,12 @@ def test_a_reload_lets_start_what_waits(device: Device) -> None:
     order = [
         line["event"]
         for line in device.service.lines()
-        if line["event"] in ("session starts", "configuration reloaded")
+        if line["event"] in ("session started", "configuration reloaded")
     ]
     assert (
         order
-        == ["configuration reloaded", "session starts"] * 2
-        + ["configuration reloaded", "configuration reloaded", "session starts"] * 2
+        == ["configuration reloaded", "session started"] * 2
+        + ["configuration reloaded", "configuration reloaded", "session started"] * 2
     )
 
 
@@ -469,7 +469,7 @@ def test_no_session_starts_over_what_was_lost_just_now(device: Device) -> None:
         ran = device.ran(session)
         assert ran == ("wireless", "wlan0", ran.at, "up")
         assert ran.at >= back_at + settle
-    waits = [line["session"] for line in device.service.of("session waits")]
+    waits = [line["session"] for line in device.service.of("session waiting")]
     assert waits == sorted(set(waits)), "said once of each"
 
 

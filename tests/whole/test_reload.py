@@ -1,4 +1,4 @@
-"""Another configuration for a running daemon: taken over whole, or refused with nothing changed."""
+"""Reloads of a running daemon: another configuration is applied as a whole, or refused with nothing changed."""
 
 import asyncio
 import os
@@ -35,25 +35,30 @@ from tests.support import (
 
 @asynccontextmanager
 async def at_work(file: Path) -> AsyncIterator[tuple[Daemon, list[Config]]]:
-    """Run a daemon with a configuration file; what it took over later is listed."""
-    taken: list[Config] = []
-    daemon = Daemon(load_config(file, {}), on_reload=taken.append)
-    task = asyncio.create_task(daemon.run())
-    await daemon.ready.wait()
-    try:
-        yield daemon, taken
-    finally:
-        if not daemon._stop.is_set():  # a second stop would not wait for hooks
-            daemon.stop()
-        await task
+    """Run a daemon with a configuration file, and collect the configurations that it applies later."""
+    applied: list[Config] = []
+    daemon = Daemon(load_config(file, {}), on_reload=applied.append)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(daemon.run())
+        await daemon.ready.wait()
+        try:
+            yield daemon, applied
+        finally:
+            if not running.done():
+                daemon.stop()
+
+
+def ends(logged: LogLines) -> list[dict[str, Any]]:
+    """Return the last line of each reload so far."""
+    return [line for line in logged.all() if line["event"] in ("configuration reloaded", "reload refused")]
 
 
 async def reloaded(daemon: Daemon, logged: LogLines) -> dict[str, Any]:
-    """Ask for a reload; its last line."""
-    before = len(logged.of("configuration reloaded") + logged.of("reload refused"))
+    """Request a reload, and return its last line."""
+    before = len(ends(logged))
     daemon.reload()
-    await eventually(lambda: len(logged.of("configuration reloaded") + logged.of("reload refused")) > before)
-    return [line for line in logged.all() if line["event"] in ("configuration reloaded", "reload refused")][-1]
+    await eventually(lambda: len(ends(logged)) > before)
+    return ends(logged)[-1]
 
 
 def send(endpoint: Endpoint, *datagrams: bytes) -> None:
@@ -67,7 +72,10 @@ def only(daemon: Daemon) -> Endpoint:
     return endpoint
 
 
-async def test_secrets_are_read_again(tmp_path: Path, logged: LogLines) -> None:
+# Applied
+
+
+async def test_secret_files_are_read_again(tmp_path: Path, logged: LogLines) -> None:
     secret = tmp_path / "secret"
     secret.touch(mode=0o600)
     secret.write_text("the first of two secrets\n")
@@ -86,9 +94,9 @@ async def test_secrets_are_read_again(tmp_path: Path, logged: LogLines) -> None:
         assert (daemon.counters["digest-mismatch"], daemon.counters["accepted"]) == (2, 2)
 
 
-async def test_everything_of_a_new_configuration_counts(tmp_path: Path, logged: LogLines) -> None:
+async def test_every_section_is_applied(tmp_path: Path, logged: LogLines) -> None:
     recorder = Recorder(tmp_path)
-    async with at_work(write_config(tmp_path, servers=SERVERS[:1], connections={"mobile": {}})) as (daemon, taken):
+    async with at_work(write_config(tmp_path, servers=SERVERS[:1], connections={"mobile": {}})) as (daemon, applied):
         send(only(daemon), push(1, server_id=OTHER_ID), push(2, preferred=NOWHERE))
         await eventually(lambda: daemon.counters["received"] == 2)
         assert (daemon.counters["unknown-server"], daemon.pending) == (1, 1)
@@ -115,152 +123,22 @@ async def test_everything_of_a_new_configuration_counts(tmp_path: Path, logged: 
         await eventually(lambda: daemon.counters["received"] == 6)
         for reason in ("stale", "push-header-too-long", "queue-full"):
             assert daemon.counters[reason] == 1, reason
-    assert [config.log.level for config in taken] == ["warning"]
+    assert [config.log.level for config in applied] == ["warning"]
 
 
-async def test_problems_are_all_told_and_nothing_changes(tmp_path: Path, logged: LogLines) -> None:
-    file = write_config(tmp_path)
-    async with at_work(file) as (daemon, taken):
-        endpoint, open_before = only(daemon), descriptors()
-        good = file.read_text()
-        file.write_text(good.replace("retry:", "retri:").replace("format: json", "format: xml"))
-        line = await reloaded(daemon, logged)
-        assert (line["event"], line["level"], line["problems"]) == ("reload refused", "error", 2)
-        problems = [line["problem"] for line in logged.of("configuration problem")]
-        assert [problem.split(": ")[1] for problem in problems] == ["log.format", "retri"]
-        assert all(problem.startswith(f"{file}:") for problem in problems)
-        assert only(daemon) is endpoint
-        assert descriptors() == open_before
-        send(endpoint, push(1, preferred=WIRELINE))
-        await eventually(lambda: logged.of("session done"))
-        assert taken == []
+async def test_receive_buffer_is_applied(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path, receive_buffer=8_192)) as (daemon, _):
+        sock = only(daemon).socket
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 8_192
+        write_config(tmp_path, receive_buffer=16_384)
+        await reloaded(daemon, logged)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 16_384
+    assert not logged.of("receive buffer reduced")
 
 
-@pytest.mark.parametrize("how", ["gone", "no file", "no yaml", "empty"])
-async def test_a_file_that_cannot_be_read(tmp_path: Path, logged: LogLines, how: str) -> None:
-    file = write_config(tmp_path)
-    async with at_work(file) as (daemon, _):
-        file.unlink()
-        if how == "no file":
-            file.mkdir()
-        elif how != "gone":
-            file.write_bytes(b"" if how == "empty" else b"\xff{{[")
-        assert (await reloaded(daemon, logged))["event"] == "reload refused"
-        assert str(file) in logged.of("configuration problem")[0]["problem"]
-        send(only(daemon), push(1, preferred=WIRELINE))
-        await eventually(lambda: logged.of("session done"))
-
-
-async def test_an_address_that_cannot_be_had_refuses_the_whole(tmp_path: Path, logged: LogLines) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        async with at_work(write_config(tmp_path)) as (daemon, _):
-            endpoint = only(daemon)
-            write_config(tmp_path, servers=SERVERS[1:], listen=["127.0.0.2:0", f"127.0.0.1:{taken.getsockname()[1]}"])
-            line = await reloaded(daemon, logged)
-            assert line["event"] == "reload refused"
-            assert "Address already in use" in line["problem"]
-            assert only(daemon) is endpoint
-            send(endpoint, push(1, preferred=WIRELINE))
-            await eventually(lambda: daemon.counters["accepted"])
-
-
-async def test_another_state_directory_takes_a_restart(tmp_path: Path, logged: LogLines) -> None:
-    async with at_work(write_config(tmp_path)) as (daemon, _):
-        write_config(tmp_path, state=str(tmp_path / "other"), servers=SERVERS[:1])
-        line = await reloaded(daemon, logged)
-        assert (line["event"], line["servers"]) == ("configuration reloaded", 1)
-        assert "taken up by a restart only" in logged.of("configuration warning")[0]["problem"]
-        assert daemon.config.state == tmp_path / "state"
-    assert not (tmp_path / "other").exists()
-
-
-async def test_a_hook_that_could_not_be_run_is_told_before_anything_comes(tmp_path: Path, logged: LogLines) -> None:
-    missing = tmp_path / "none"
-    file = write_config(tmp_path, [str(missing)])
-    async with at_work(file) as (daemon, _):
-        (line,) = logged.of("hook not startable")
-        assert (line["level"], line["problem"]) == ("warning", f"{missing}: No such file or directory")
-        write_config(tmp_path)
-        assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
-        assert len(logged.of("hook not startable")) == 1
-        write_config(tmp_path, [str(tmp_path)])
-        assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
-        await eventually(lambda: len(logged.of("hook not startable")) == 2)
-
-
-async def test_warnings_of_a_new_configuration_are_told(tmp_path: Path, logged: LogLines) -> None:
-    async with at_work(write_config(tmp_path)) as (daemon, _):
-        write_config(tmp_path, servers=[{"id": SERVER_ID, "secret": {"text": "short"}}])
-        assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
-        assert [line["level"] for line in logged.of("configuration warning")] == ["warning"]
-
-
-async def test_no_datagram_is_lost_over_a_hundred_reloads(tmp_path: Path, logged: LogLines) -> None:
-    """Addresses come and go meanwhile; what is sent to the one that stays arrives, each once."""
-    file = write_config(tmp_path, sessions={"max_pending": 65_536})
-    configurations: list[dict[str, Any]] = [
-        {"listen": ["127.0.0.1:0"]},
-        {"listen": ["127.0.0.2:0", "127.0.0.1:0"], "servers": SERVERS[::-1]},
-        {"listen": ["127.0.0.1:0", "127.0.0.3:0"], "retry": {"attempts": 9}},
-        {"listen": ["not an address"]},
-    ]
-    async with at_work(file) as (daemon, _):
+async def test_junk_filter_is_applied(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path, log={"junk": False})) as (daemon, _):
         endpoint = only(daemon)
-        number = 0
-        for turn in range(100):
-            write_config(tmp_path, sessions={"max_pending": 65_536}, **configurations[turn % 4])
-            daemon.reload()
-            told = len(logged.of("configuration reloaded") + logged.of("reload refused"))
-            while len(logged.of("configuration reloaded") + logged.of("reload refused")) == told:
-                send(endpoint, push(number, preferred=NOWHERE))
-                number += 1
-                await asyncio.sleep(0)
-        await eventually(lambda: daemon.counters["received"] == number)
-        assert daemon.counters["accepted"] == number == daemon.pending
-        assert endpoint in list(daemon.endpoints)
-    assert (len(logged.of("configuration reloaded")), len(logged.of("reload refused"))) == (75, 25)
-
-
-async def test_reloads_leave_nothing_behind(tmp_path: Path, logged: LogLines) -> None:
-    file = write_config(tmp_path)
-    async with at_work(file) as (daemon, _):
-        await reloaded(daemon, logged)
-        before, threads, tasks = descriptors(), threading.active_count(), len(asyncio.all_tasks())
-        for turn in range(20):
-            write_config(tmp_path, listen=["127.0.0.1:0"] + ["127.0.0.2:0"] * (turn % 2))
-            assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
-        write_config(tmp_path)
-        await reloaded(daemon, logged)
-        assert descriptors() == before
-        assert (threading.active_count(), len(asyncio.all_tasks())) == (threads, tasks)
-
-
-async def test_a_signal_asks_for_it(tmp_path: Path, logged: LogLines) -> None:
-    file = write_config(tmp_path)
-    async with at_work(file) as (daemon, _):
-        write_config(tmp_path, servers=[{"id": OPEN_ID, "require_digest": False}])
-        os.kill(os.getpid(), signal.SIGHUP)
-        await eventually(lambda: logged.of("configuration reloaded"))
-        assert [server.id for server in daemon.config.servers] == [OPEN_ID]
-
-
-async def test_a_reload_that_is_asked_for_at_the_stop_is_no_matter(tmp_path: Path, logged: LogLines) -> None:
-    recorder = Recorder(tmp_path, "import time; time.sleep(0.2)")
-    async with at_work(write_config(tmp_path, recorder.command)) as (daemon, _):
-        send(only(daemon), push(1, preferred=WIRELINE))
-        await eventually(lambda: recorder.names)
-        daemon.reload()
-        daemon.stop()
-        daemon.reload()
-    assert logged.of("session done")
-    assert logged.all()[-1]["event"] == "daemon stopped"
-
-
-async def test_junk_can_be_looked_at_after_a_reload(tmp_path: Path, logged: LogLines) -> None:
-    file = write_config(tmp_path, log={"junk": False})
-    async with at_work(file) as (daemon, _):
-        (endpoint,) = daemon.endpoints
         send(endpoint, b"junk")
         write_config(tmp_path, log={"junk": True})
         await reloaded(daemon, logged)
@@ -275,11 +153,179 @@ async def test_junk_can_be_looked_at_after_a_reload(tmp_path: Path, logged: LogL
     assert daemon.counters["junk"] + daemon.counters["lost"] == 2
 
 
-async def test_the_receive_buffer_is_taken_up(tmp_path: Path, logged: LogLines) -> None:
-    async with at_work(write_config(tmp_path, receive_buffer=8_192)) as (daemon, _):
-        (endpoint,) = daemon.endpoints
-        assert endpoint.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 8_192
-        write_config(tmp_path, receive_buffer=16_384)
+async def test_session_of_a_datagram_drained_at_the_reload_starts_by_the_new_rules(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    """Its server is no longer configured, so the session is held."""
+    recorder = Recorder(tmp_path)
+    async with at_work(write_config(tmp_path, recorder.command)) as (daemon, _):
+        endpoint = only(daemon)
+        servers = [{"id": OPEN_ID, "require_digest": False}]
+        write_config(tmp_path, recorder.command, servers=servers, listen=["127.0.0.2:0"])
+        daemon.reload()
+        # Sent in the same turn of the loop, the datagram is read before the reload or by it.
+        send(endpoint, push(1, preferred=NOWHERE))
+        await eventually(lambda: ends(logged))
+        await eventually(lambda: logged.of("sessions held") or logged.of("sessions held"))
+        assert (counted(daemon), daemon.pending) == ({"received": 1, "accepted": 1}, 1)
+    assert recorder.names == []
+
+
+def counted(daemon: Daemon) -> dict[str, int]:
+    return {word: count for word, count in daemon.counters.items() if count}
+
+
+async def test_warnings_of_the_new_configuration_are_logged(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        write_config(tmp_path, servers=[{"id": SERVER_ID, "secret": {"text": "short"}}])
+        assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
+        assert [line["level"] for line in logged.of("configuration warning")] == ["warning"]
+
+
+async def test_hook_that_cannot_be_started_is_reported_at_start_and_reload(tmp_path: Path, logged: LogLines) -> None:
+    missing = tmp_path / "none"
+    async with at_work(write_config(tmp_path, [str(missing)])) as (daemon, _):
+        (line,) = logged.of("hook not startable")
+        assert (line["level"], line["problem"]) == ("warning", f"{missing}: No such file or directory")
+        write_config(tmp_path)
+        assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
+        assert len(logged.of("hook not startable")) == 1
+        write_config(tmp_path, [str(tmp_path)])
+        assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
+        assert len(logged.of("hook not startable")) == 2
+
+
+async def test_other_state_directory_needs_a_restart(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        write_config(tmp_path, state=str(tmp_path / "other"), servers=SERVERS[:1])
+        line = await reloaded(daemon, logged)
+        assert (line["event"], line["servers"]) == ("configuration reloaded", 1)
+        assert "needs a restart" in logged.of("configuration warning")[0]["problem"]
+        assert daemon.config.state == tmp_path / "state"
+    assert not (tmp_path / "other").exists()
+
+
+async def test_sighup_requests_a_reload(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        write_config(tmp_path, servers=[{"id": OPEN_ID, "require_digest": False}])
+        os.kill(os.getpid(), signal.SIGHUP)
+        await eventually(lambda: logged.of("configuration reloaded"))
+        assert [server.id for server in daemon.config.servers] == [OPEN_ID]
+
+
+async def test_no_datagram_is_lost_over_reloads(tmp_path: Path, logged: LogLines) -> None:
+    """Other addresses come and go; each datagram to the one that stays is accepted once."""
+    file = write_config(tmp_path, sessions={"max_pending": 65_536})
+    configurations: list[dict[str, Any]] = [
+        {"listen": ["127.0.0.1:0"]},
+        {"listen": ["127.0.0.2:0", "127.0.0.1:0"], "servers": SERVERS[::-1]},
+        {"listen": ["127.0.0.1:0", "127.0.0.3:0"], "retry": {"attempts": 9}},
+        {"listen": ["not an address"]},
+    ]
+    async with at_work(file) as (daemon, _):
+        endpoint = only(daemon)
+        number = 0
+        for turn in range(20):
+            write_config(tmp_path, sessions={"max_pending": 65_536}, **configurations[turn % 4])
+            before = len(ends(logged))
+            daemon.reload()
+            while len(ends(logged)) == before:
+                send(endpoint, push(number, preferred=NOWHERE))
+                number += 1
+                await asyncio.sleep(0)
+        await eventually(lambda: daemon.counters["received"] == number)
+        assert daemon.counters["accepted"] == number == daemon.pending
+        assert endpoint in list(daemon.endpoints)
+    assert (len(logged.of("configuration reloaded")), len(logged.of("reload refused"))) == (15, 5)
+
+
+async def test_reloads_leave_nothing_open(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(write_config(tmp_path)) as (daemon, _):
         await reloaded(daemon, logged)
-        assert endpoint.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 16_384
-    assert not logged.of("receive buffer reduced")
+        before, threads, tasks = descriptors(), threading.active_count(), len(asyncio.all_tasks())
+        for turn in range(6):
+            write_config(tmp_path, listen=["127.0.0.1:0"] + ["127.0.0.2:0"] * (turn % 2))
+            assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
+        write_config(tmp_path)
+        await reloaded(daemon, logged)
+        assert descriptors() == before
+        assert (threading.active_count(), len(asyncio.all_tasks())) == (threads, tasks)
+
+
+# Refused
+
+
+async def test_all_problems_are_logged_and_nothing_changes(tmp_path: Path, logged: LogLines) -> None:
+    file = write_config(tmp_path)
+    async with at_work(file) as (daemon, applied):
+        endpoint, open_before = only(daemon), descriptors()
+        good = file.read_text()
+        file.write_text(good.replace("retry:", "retri:").replace("format: json", "format: xml"))
+        line = await reloaded(daemon, logged)
+        assert (line["event"], line["level"], line["problems"]) == ("reload refused", "error", 2)
+        assert line["instead"] == "the configuration in force remains"
+        problems = [line["problem"] for line in logged.of("configuration problem")]
+        assert [problem.split(": ")[1] for problem in problems] == ["log.format", "retri"]
+        assert all(problem.startswith(f"{file}:") for problem in problems)
+        assert only(daemon) is endpoint
+        assert descriptors() == open_before
+        send(endpoint, push(1, preferred=WIRELINE))
+        await eventually(lambda: logged.of("session done"))
+        assert applied == []
+
+
+@pytest.mark.parametrize("content", [None, "directory", "", b"\xff{{["])
+async def test_file_that_cannot_be_read_changes_nothing(
+    tmp_path: Path, logged: LogLines, content: str | bytes | None
+) -> None:
+    file = write_config(tmp_path)
+    async with at_work(file) as (daemon, _):
+        file.unlink()
+        if content == "directory":
+            file.mkdir()
+        elif content is not None:
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert (await reloaded(daemon, logged))["event"] == "reload refused"
+        (problem,) = logged.of("configuration problem")
+        assert str(file) in problem["problem"]
+        send(only(daemon), push(1, preferred=WIRELINE))
+        await eventually(lambda: logged.of("session done"))
+
+
+async def test_address_that_cannot_be_bound_refuses_the_whole(tmp_path: Path, logged: LogLines) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        async with at_work(write_config(tmp_path)) as (daemon, _):
+            endpoint = only(daemon)
+            write_config(tmp_path, servers=SERVERS[1:], listen=["127.0.0.2:0", f"127.0.0.1:{taken.getsockname()[1]}"])
+            line = await reloaded(daemon, logged)
+            assert line["event"] == "reload refused"
+            assert "Address already in use" in line["problem"]
+            assert only(daemon) is endpoint
+            send(endpoint, push(1, preferred=WIRELINE))
+            await eventually(lambda: daemon.counters["accepted"])
+
+
+async def test_address_in_conflict_with_an_open_one_needs_a_restart(tmp_path: Path, logged: LogLines) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    async with at_work(write_config(tmp_path, listen=[f"127.0.0.1:{port}"])) as (daemon, _):
+        write_config(tmp_path, servers=SERVERS[:1], listen=[f"0.0.0.0:{port}"])
+        line = await reloaded(daemon, logged)
+        assert line["event"] == "reload refused"
+        assert "restart" in line["problem"]
+        assert daemon.config.servers[1:] != ()
+
+
+async def test_reload_requested_at_the_stop_changes_nothing(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path, "sys.stdin.read(); import time; time.sleep(0.2)")
+    async with at_work(write_config(tmp_path, recorder.command)) as (daemon, _):
+        send(only(daemon), push(1, preferred=WIRELINE))
+        await eventually(lambda: recorder.names)
+        daemon.reload()
+        daemon.stop()
+        daemon.reload()
+        await eventually(lambda: logged.of("daemon stopped"))
+    assert logged.of("session done")
+    assert logged.all()[-1]["event"] == "daemon stopped"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmnotid.cli.words import parse_hex, parse_number, parse_time, parse_to
+from dmnotid.cli.arguments import parse_destination, parse_hex, parse_number, parse_time
 from dmnotid.errors import show_time
 
 
@@ -42,7 +42,7 @@ def test_times_from_now(text: str, ahead: float) -> None:
 def test_no_times(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is expected") as caught:
         parse_time(text)
-    assert str(caught.value).startswith(f"{text!r} is no time: ")
+    assert str(caught.value).startswith(f"{text!r}: ")
 
 
 @given(st.integers(0, 0xFFFF_FFFF))
@@ -74,15 +74,15 @@ def test_octets_in_hex_may_be_cut_anywhere() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("0", "column 1: an odd number of hex digits (1), two are an octet"),
-        ("01 06 0", "column 7: an odd number of hex digits (5), two are an octet"),
-        ("zz", "column 1: 'z' is no hex digit"),
-        ("01 0g 0h", "column 5: 'g' is no hex digit"),
-        ("01 g", "column 4: 'g' is no hex digit"),
-        ("0x01", "column 2: 'x' is no hex digit"),
-        ("01,06", "column 3: ',' is no hex digit"),
-        ("\u0660\u0661", "column 1: '\u0660' is no hex digit"),
-        ("01\x1b[31m", "column 3: '\\x1b' is no hex digit"),
+        ("0", "column 1: the number of hex digits (1) is odd, two make an octet"),
+        ("01 06 0", "column 7: the number of hex digits (5) is odd, two make an octet"),
+        ("zz", "column 1: 'z' is not a hex digit"),
+        ("01 0g 0h", "column 5: 'g' is not a hex digit"),
+        ("01 g", "column 4: 'g' is not a hex digit"),
+        ("0x01", "column 2: 'x' is not a hex digit"),
+        ("01,06", "column 3: ',' is not a hex digit"),
+        ("\u0660\u0661", "column 1: '\u0660' is not a hex digit"),
+        ("01\x1b[31m", "column 3: '\\x1b' is not a hex digit"),
     ],
 )
 def test_no_hex(text: str, wanted: str) -> None:
@@ -104,7 +104,7 @@ def test_no_hex(text: str, wanted: str) -> None:
     ],
 )
 def test_where_to(text: str, wanted: tuple[str, int]) -> None:
-    assert parse_to(text) == wanted
+    assert parse_destination(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -112,17 +112,17 @@ def test_where_to(text: str, wanted: tuple[str, int]) -> None:
 )
 def test_nowhere_to(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is expected, with a port from 1 to 65535") as caught:
-        parse_to(text)
+        parse_destination(text)
     assert str(caught.value).startswith(repr(text))
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("0", 0), ("255", 255), ("0xff", 255), ("0X10", 16)])
 def test_numbers(text: str, wanted: int) -> None:
-    assert parse_number(text, 255) == wanted
+    assert parse_number(text, 0, 255) == wanted
 
 
 @pytest.mark.parametrize("text", ["", "-1", "256", "0x100", "x", "1.0", "1e1", "ff"])
 def test_no_numbers(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="a number from 0 to 255 is expected") as caught:
-        parse_number(text, 255)
+        parse_number(text, 0, 255)
     assert str(caught.value).startswith(repr(text))

@@ -1,0 +1,200 @@
+"""The sockets of a configuration: how they are bound, opened and closed, and those that the service manager passes."""
+
+import errno
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, cast
+
+from dmnotid.config.values import ListenAddress
+from dmnotid.errors import EndpointError
+from dmnotid.host.log import logger
+from dmnotid.intake import socketfilter
+from dmnotid.intake.endpoint import Deliver, Endpoint, Intake, Report, source_of
+
+DRAIN: Final = 1.0
+"""Maximum time to drain sockets that are closed, in seconds."""
+
+_WILDCARDS: Final = frozenset({"::", "0.0.0.0"})  # noqa: S104
+
+
+class Binding(NamedTuple):
+    """How a socket is bound; `copy` distinguishes equal addresses with port 0."""
+
+    address: ListenAddress
+    ipv6_only: bool = False
+    copy: int = 0
+
+
+def bindings(addresses: Sequence[ListenAddress]) -> list[Binding]:
+    """Return how each of the addresses of a configuration is bound beside the others."""
+    found: list[Binding] = []
+    for index, address in enumerate(addresses):
+        # A dual-stack [::] would take the port from an IPv4 address that is listed as well.
+        beside_ipv4 = any(other.port == address.port and ":" not in other.host for other in addresses)
+        found.append(Binding(address, beside_ipv4 and ":" in address.host, addresses[:index].count(address)))
+    return found
+
+
+class Endpoints:
+    """The endpoints of a configuration. A reload opens and closes some of them while the others go on.
+
+    Sockets that the service manager passes are used instead of configured addresses, as long as the process runs.
+    """
+
+    def __init__(self, deliver: Deliver, report: Report | None = None, passed: Iterable[socket.socket] = ()) -> None:
+        # What each endpoint gets.
+        self._deliver = deliver
+        self._report = report
+        # What is applied to all endpoints, also to those that a reload opens.
+        self._intake = Intake()
+        # Endpoints on passed sockets; if there are any, `_bound` stays empty.
+        self._passed = [Endpoint(sock, deliver, report) for sock in passed]
+        # Endpoints on sockets that were bound here, in the order of the configuration.
+        self._bound: dict[Binding, Endpoint] = {}
+        # Whether `open` was called.
+        self._receiving = False
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        """Iterate in the order of the configuration."""
+        return iter([*self._passed, *self._bound.values()])
+
+    def configure(self, intake: Intake) -> None:
+        """Apply `intake` to all endpoints, also to later ones. Passed sockets keep their receive buffer."""
+        if intake == self._intake:
+            return
+        self._intake = intake
+        for endpoint in self._passed:
+            endpoint.configure(intake._replace(receive_buffer=None))
+        for endpoint in self._bound.values():
+            endpoint.configure(intake)
+
+    def bind(self, addresses: Sequence[ListenAddress], *, ipv4_sources: bool = False) -> None:
+        """Bind sockets for new addresses, and close those of addresses that are gone once their queue is drained.
+
+        Raises EndpointError and changes nothing if an address can't be bound or, with `ipv4_sources` (IPv4 networks in
+        `sources`), if a dual-stack socket has no socket filter.
+        """
+        if self._passed:
+            self._check_passed(addresses, ipv4_sources=ipv4_sources)
+            return
+        wanted = bindings(addresses)
+        new: dict[Binding, Endpoint] = {}
+        try:
+            for binding in wanted:
+                if binding not in self._bound:
+                    new[binding] = self._new_endpoint(binding)
+                if ipv4_sources:
+                    _refuse_deceivable(new.get(binding) or self._bound[binding])
+        except EndpointError:
+            for endpoint in new.values():
+                endpoint.socket.close()
+            raise
+        if self._receiving:
+            for endpoint in new.values():
+                _open(endpoint)
+        gone = [endpoint for binding, endpoint in self._bound.items() if binding not in wanted]
+        self._bound = {binding: new.get(binding) or self._bound[binding] for binding in wanted}
+        _close(gone)
+
+    def _check_passed(self, addresses: Sequence[ListenAddress], *, ipv4_sources: bool) -> None:
+        passed = {tuple(source_of(endpoint.socket.getsockname())) for endpoint in self._passed}
+        # [::] on a kernel without IPv6 is 0.0.0.0.
+        if not all(it in passed or (it.host == "::" and ("0.0.0.0", it.port) in passed) for it in addresses):  # noqa: S104
+            facts = {"configured": list(map(str, addresses)), "instead": list(map(str, self))}
+            logger.warning("listen ignored", problem="the service manager passes sockets", **facts)
+        for endpoint in self._passed if ipv4_sources else ():
+            _refuse_deceivable(endpoint)
+
+    def _new_endpoint(self, binding: Binding) -> Endpoint:
+        address = binding.address
+        try:
+            sock = bind(address, ipv6_only=binding.ipv6_only)
+        except EndpointError as error:
+            in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            for other in (bound.address for bound in self._bound if in_use and _overlap(address, bound.address)):
+                message = f"listen: {address}: this daemon has {other} open, which a restart alone can exchange for it"
+                raise EndpointError(message) from error
+            raise
+        endpoint = Endpoint(sock, self._deliver, self._report)
+        if self._intake != Intake():
+            endpoint.configure(self._intake)
+        return endpoint
+
+    def open(self) -> None:
+        """Receive on the running loop, also on endpoints that a reload opens later."""
+        self._receiving = True
+        for endpoint in self:
+            _open(endpoint)
+
+    def close(self) -> None:
+        """Drain all sockets for a limited time, and close them."""
+        endpoints = list(self)
+        self._passed, self._bound = [], {}
+        _close(endpoints)
+
+
+def _open(endpoint: Endpoint) -> None:
+    endpoint.open()
+    logger.info("socket listening", listen=str(endpoint))
+
+
+def _close(endpoints: Iterable[Endpoint]) -> None:
+    deadline = time.monotonic() + DRAIN
+    for endpoint in endpoints:
+        endpoint.close(deadline)
+
+
+def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
+    """Return whether two addresses can't be bound at once."""
+    return one.port == other.port and (one.host == other.host or not _WILDCARDS.isdisjoint((one.host, other.host)))
+
+
+def _refuse_deceivable(endpoint: Endpoint) -> None:
+    """Raise EndpointError for an endpoint on which no filter keeps IPv6 packets from passing for IPv4."""
+    if endpoint.can_be_deceived:
+        port = endpoint.socket.getsockname()[1]
+        message = (
+            f"listen: {endpoint}: the kernel takes no socket filter here, so an IPv6 packet could pass for one from the"
+            f" IPv4 networks in `sources`: list both 0.0.0.0:{port} and [::]:{port}, or in a socket unit set"
+            f" BindIPv6Only=ipv6-only and add ListenDatagram=0.0.0.0:{port}"
+        )
+        raise EndpointError(message)
+
+
+def bind(address: ListenAddress, *, ipv6_only: bool = False) -> socket.socket:
+    """Bind one UDP socket; [::] takes IPv4 too unless `ipv6_only`, and is 0.0.0.0 on a kernel without IPv6.
+
+    Raises EndpointError. SO_REUSEADDR and SO_REUSEPORT are never set: they would let another process take the port.
+    """
+    try:
+        return _bind(address, ipv6_only=ipv6_only)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT and address.host == "::" and not ipv6_only:
+            instead = ListenAddress("0.0.0.0", address.port)  # noqa: S104
+            logger.warning("IPv6 missing", listen=str(address), instead=str(instead))
+            return bind(instead)
+        message = f"listen: {address}: {error.strerror or error}"
+        raise EndpointError(message) from error
+
+
+def _bind(address: ListenAddress, *, ipv6_only: bool) -> socket.socket:
+    # Literals alone get here, so the resolver is not needed.
+    host, _, zone = address.host.partition("%")
+    family, place = socket.AF_INET, cast("tuple[Any, ...]", (host, address.port))
+    if ":" in host:
+        index = 0 if not zone else int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+        family, place = socket.AF_INET6, (host, address.port, 0, index)
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
+            # Before the first datagram can arrive. Endpoint attaches it to passed sockets too, and handles a failure.
+            with suppress(OSError):
+                socketfilter.attach(sock, junk=True)
+        sock.bind(place)
+    except OSError:
+        sock.close()
+        raise
+    return sock

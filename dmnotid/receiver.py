@@ -1,0 +1,249 @@
+"""The datagram's way: from an endpoint through every check to a durable row in the journal.
+
+A batch of datagrams shares one transaction:
+
+    datagram --refused--> counted under its reason
+             --admitted--> in the transaction --commit--> accepted
+                                              --JournalError: rollback--> not accepted, so that a repeat may be
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from dmnotid import RELEASED_AT
+from dmnotid.errors import (
+    EXCERPT_OCTETS,
+    DigestMismatch,
+    DigestMissing,
+    Discard,
+    Duplicate,
+    FromTheFuture,
+    JournalError,
+    QueueFull,
+    SecretNotProvisioned,
+    SourceNotAllowed,
+    Stale,
+    TrailingOctets,
+    shortened,
+    show_time,
+)
+from dmnotid.host.log import MAX_SHOWN, logger
+from dmnotid.intake.drops import Dropped
+from dmnotid.journal.queue import Journal
+from dmnotid.policy.freshness import Clock, judge_clock
+from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.sessions import SessionRequest
+
+FIRST_DISCARDS: Final = 5
+"""Number of discards of one reason that are logged one by one in each interval."""
+
+# Discards that an operator should see: a sender claims to be a server, or a known server makes an error.
+_SUSPICIOUS: Final = (
+    DigestMismatch,
+    DigestMissing,
+    FromTheFuture,
+    QueueFull,
+    SecretNotProvisioned,
+    SourceNotAllowed,
+    Stale,
+    TrailingOctets,
+)
+
+Observe = Callable[[Datagram], None]
+
+
+class Receiver:
+    """Judges datagrams by the rules of the configuration in force.
+
+    `counters` has `received`, `accepted`, `not accepted`, `bugs`, and one count for each reason of a discard. `junk`
+    and `lost`, which the kernel dropped, are not among `received`.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        journal: Journal,
+        *,
+        interval: float,
+        on_accepted: Callable[[Sequence[SessionRequest]], None],
+        on_change: Callable[[], None],
+        observe: Observe | None = None,
+    ) -> None:
+        """`interval` is that of the summaries of discards, in seconds."""
+        self.counters: Counter[str] = Counter()
+        # What decides over a datagram; a reload replaces it.
+        self._rules = rules
+        self._journal = journal
+        # Called with the requests of each commit.
+        self._on_accepted = on_accepted
+        # Called if counters may have changed.
+        self._on_change = on_change
+        # Called with each datagram before it is judged.
+        self._observe = observe
+        self._discards = DiscardLog(interval)
+        # Why the clock was not believed at the last datagram; empty if it was.
+        self._doubt = ""
+
+    def configure(self, rules: Rules, interval: float) -> None:
+        """Judge later datagrams by other rules."""
+        self._rules = rules
+        self._discards.interval = interval
+
+    def close(self) -> None:
+        """Log the last summary of discards."""
+        self._discards.flush()
+
+    def deliver(self, datagrams: Iterable[Datagram]) -> None:
+        """Take datagrams through every check. On return the accepted ones are durable, all in one commit.
+
+        No content of a datagram makes it raise: each ends in a log line and a counter.
+        """
+        admitted: list[tuple[Datagram, SessionRequest]] = []
+        for datagram in datagrams:
+            self.counters["received"] += 1
+            try:
+                if self._observe is not None:
+                    self._observe(datagram)
+                admitted.append((datagram, self._admit(datagram)))
+            except Discard as discard:
+                self.counters[discard.reason] += 1
+                self._discards.note(discard, datagram.source)
+            except JournalError as error:
+                self._roll_back([*(earlier for earlier, _ in admitted), datagram], error)
+                admitted.clear()
+            except Exception:  # noqa: BLE001 - a bug in handling one datagram must not stop the service of the next one
+                self.counters["bugs"] += 1
+                excerpt = datagram.payload[:EXCERPT_OCTETS].hex(" ")
+                facts = {"source": str(datagram.source), "octets": len(datagram.payload), "excerpt": excerpt}
+                logger.exception("internal error", **facts)
+        self._commit(admitted)
+        self._on_change()
+
+    def count_dropped(self, listen: str, dropped: Dropped) -> None:
+        """Count and log datagrams that the kernel dropped from the socket at an address."""
+        if dropped.junk:
+            self.counters["junk"] += dropped.junk
+            logger.info("junk refused", listen=listen, count=dropped.junk)
+        if dropped.lost:
+            self.counters["lost"] += dropped.lost
+            logger.warning("datagrams lost", listen=listen, count=dropped.lost, problem="the receive buffer was full")
+        self._on_change()
+
+    def _admit(self, datagram: Datagram) -> SessionRequest:
+        newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
+        clock = judge_clock(datagram.received_at, newest, skew)
+        doubt = _doubt(clock)
+        if doubt != self._doubt:
+            self._doubt = doubt
+            _log_clock(clock, doubt)
+        return self._journal.admit(receive_push(datagram, self._rules, clock))
+
+    def _commit(self, admitted: Sequence[tuple[Datagram, SessionRequest]]) -> None:
+        try:
+            self._journal.commit()
+        except JournalError as error:
+            self._roll_back([datagram for datagram, _ in admitted], error)
+            return
+        for datagram, request in admitted:
+            self.counters["accepted"] += 1
+            _log_accepted(datagram, request)
+        if admitted:
+            self._on_accepted([request for _, request in admitted])
+
+    def _roll_back(self, datagrams: Sequence[Datagram], error: JournalError) -> None:
+        """Roll back a transaction that failed: its notifications are not remembered, so repeats are accepted later."""
+        for datagram in datagrams:
+            self.counters["not accepted"] += 1
+            if self._discards.count("not accepted"):
+                logger.error("notification not accepted", source=str(datagram.source), problem=str(error))
+        self._journal.rollback()
+
+
+class DiscardLog:
+    """Logs the first few events of a kind in each interval (seconds), and the number of the others at its end.
+
+    A kind is the reason of a discard, or another counter. There is one number for each kind, and no timer runs while
+    there is nothing to log.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        # Number of events of each kind in this interval.
+        self._seen: Counter[str] = Counter()
+        # The end of the interval, None before its first event.
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, discard: Discard, source: object) -> None:
+        """Log or count a discard; a running event loop is needed."""
+        if self.count(discard.reason):
+            odd = isinstance(discard, Duplicate) and not discard.same_content
+            log = logger.warning if odd or isinstance(discard, _SUSPICIOUS) else logger.info
+            log(
+                "datagram discarded",
+                reason=discard.reason,
+                server_id=None if discard.server_id is None else shortened(discard.server_id, MAX_SHOWN),
+                notification_id=discard.notification_id,
+                source=str(source),
+                problem=shortened(str(discard), MAX_SHOWN),
+            )
+
+    def count(self, kind: str) -> bool:
+        """Count an event, and return whether it is to be logged; a running event loop is needed."""
+        self._seen[kind] += 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.interval, self.flush)
+        return self._seen[kind] <= FIRST_DISCARDS
+
+    def flush(self) -> None:
+        """End the interval, and log how many events of each kind were counted only."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for kind, number in sorted(self._seen.items()):
+            if number > FIRST_DISCARDS:
+                count = number - FIRST_DISCARDS
+                logger.warning("datagrams discarded", reason=kind, count=count, interval=self.interval)
+        self._seen.clear()
+
+
+_UNMEASURED: Final = "before the program's release ({release}); no age is checked until a server has signed a time"
+_BEFORE_RELEASE: Final = (
+    "before the program's release ({release}); ages are measured from the newest authenticated time ({newest})"
+)
+_BEFORE_NEWEST: Final = "before the newest authenticated time ({newest}); ages are measured from the latter"
+
+
+def _doubt(clock: Clock) -> str:
+    """Return why a clock is not believed, and what ages are measured from; nothing if it is believed."""
+    if clock.believed:
+        return ""
+    if clock.newest is None:
+        return _UNMEASURED
+    return _BEFORE_NEWEST if clock.newest > RELEASED_AT else _BEFORE_RELEASE
+
+
+def _log_clock(clock: Clock, doubt: str) -> None:
+    if not doubt:
+        logger.info("clock believed")
+        return
+    newest = "" if clock.newest is None else show_time(clock.newest)
+    reason = doubt.format(release=show_time(RELEASED_AT), newest=newest)
+    logger.warning("clock not believed", problem=f"the clock shows {show_time(clock.now)}, which is {reason}")
+
+
+def _log_accepted(datagram: Datagram, request: SessionRequest) -> None:
+    notification = request.notification
+    skipped = notification.skipped_connections
+    facts = {"skipped_connection_types": list(skipped)} if skipped else {}
+    logger.info(
+        "notification accepted",
+        session=request.session,
+        server_id=request.server_id,
+        notification_id=notification.notification_id,
+        source=str(datagram.source),
+        signed=notification.signed,
+        preferred=" ".join(notification.preferred_connections),
+        **facts,
+    )

@@ -1,0 +1,397 @@
+"""The receiver with a real journal: every datagram ends as a durable request, or as a log line and a count."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmnotid import RELEASED_AT
+from dmnotid.errors import DigestMismatch, Discard, Duplicate, NotAPush, QueueFull, Stale, TrailingOctets, UnknownServer
+from dmnotid.intake.drops import Dropped
+from dmnotid.journal.queue import Journal
+from dmnotid.policy.addresses import Source
+from dmnotid.policy.reception import Datagram
+from dmnotid.policy.sessions import SessionRequest
+from dmnotid.receiver import FIRST_DISCARDS, DiscardLog, Receiver
+from dmnotid.wire.notification import decode_notification
+from tests.support import (
+    IS_ROOT,
+    OPEN_ID,
+    OTHER_ID,
+    SECRET,
+    SERVER_ID,
+    SERVERS,
+    SOURCE,
+    LogLines,
+    eventually,
+    make_config,
+    package,
+    push,
+)
+
+BIG = [(9, bytes(4_000)), (10, bytes(4_000))]
+"""Unknown Options that make a row larger than a page."""
+
+
+class Desk:
+    """A receiver, its journal, and the requests that it handed over."""
+
+    def __init__(self, directory: Path, observe: Callable[[Datagram], None] | None = None, **sections: Any) -> None:  # noqa: ANN401
+        config = make_config(directory, **sections)
+        self.journal = Journal(config.state, limits=config.sessions, remember=config.remember)
+        self.accepted: list[SessionRequest] = []
+        self.changes = 0
+        self.receiver = Receiver(
+            config.rules,
+            self.journal,
+            interval=config.log.discards,
+            on_accepted=self.accepted.extend,
+            on_change=self._count_change,
+            observe=observe,
+        )
+
+    def _count_change(self) -> None:
+        self.changes += 1
+
+    def deliver(self, *payloads: bytes, at: float | None = None) -> None:
+        """Let a batch arrive, now or when the clock shows another time."""
+        now = time.time() if at is None else at
+        self.receiver.deliver([Datagram(payload, SOURCE, now) for payload in payloads])
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {word: count for word, count in self.receiver.counters.items() if count}
+
+    @property
+    def ids(self) -> list[int]:
+        """The NOTIFICATION-IDs of the requests that were handed over."""
+        return [request.notification.notification_id for request in self.accepted]
+
+
+@contextmanager
+def desk(directory: Path, observe: Callable[[Datagram], None] | None = None, **sections: Any) -> Iterator[Desk]:  # noqa: ANN401
+    found = Desk(directory, observe, **sections)
+    with found.journal:
+        yield found
+        found.receiver.close()
+
+
+# Accepted
+
+
+async def test_notification_is_accepted_once_and_logged(tmp_path: Path, logged: LogLines) -> None:
+    datagram = push(4_661)
+    with desk(tmp_path) as there:
+        there.deliver(datagram, datagram)
+        there.deliver(datagram)
+        assert there.counters == {"received": 3, "accepted": 1, "duplicate": 2}
+        assert (there.ids, there.changes) == ([4_661], 2)
+        assert there.journal.pending() == there.accepted
+    (line,) = logged.of("notification accepted")
+    assert (line["session"], line["server_id"], line["notification_id"]) == (1, SERVER_ID, 4_661)
+    assert (line["source"], line["signed"]) == (str(SOURCE), True)
+    assert "skipped_connection_types" not in line
+
+
+async def test_unknown_preferred_connection_types_are_logged(tmp_path: Path, logged: LogLines) -> None:
+    datagram = push(1, server_id=OPEN_ID)
+    with desk(tmp_path) as there:
+        there.deliver(datagram[:6] + b"\x21\x00" + datagram[8:] + b"\x10\x03\x09\x01\x07")
+        assert there.counters == {"received": 1, "accepted": 1}
+    (line,) = logged.of("notification accepted")
+    assert (line["skipped_connection_types"], line["preferred"]) == ([9, 7], "mobile")
+
+
+async def test_batch_is_one_transaction(tmp_path: Path) -> None:
+    """A request is handed over once every notification of its batch is durable."""
+    handed: list[list[SessionRequest]] = []
+    config = make_config(tmp_path)
+
+    def on_accepted(requests: Sequence[SessionRequest]) -> None:
+        assert journal.pending() == list(requests)
+        handed.append(list(requests))
+
+    with Journal(config.state, limits=config.sessions, remember=config.remember) as journal:
+        receiver = Receiver(
+            config.rules, journal, interval=3_600, on_accepted=on_accepted, on_change=lambda: None, observe=None
+        )
+        payloads = [push(1), b"junk", push(1), push(2), push(3)]
+        receiver.deliver(Datagram(payload, SOURCE, time.time()) for payload in payloads)
+        receiver.close()
+    assert [len(requests) for requests in handed] == [3]
+
+
+async def test_reconfigured_receiver_uses_the_new_rules(tmp_path: Path) -> None:
+    with desk(tmp_path, servers=SERVERS[1:]) as there:
+        there.deliver(push(1))
+        there.receiver.configure(make_config(tmp_path).rules, 3_600)
+        there.deliver(push(1))
+        assert there.counters == {"received": 2, "unknown-server": 1, "accepted": 1}
+
+
+async def test_observer_gets_every_datagram_first(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    with desk(tmp_path, lambda datagram: seen.append(datagram.payload)) as there:
+        there.deliver(push(1), b"junk", b"junk")
+        assert seen[1:] == [b"junk", b"junk"]
+        assert len(seen) == 3
+
+
+# Discarded
+
+
+async def test_every_discard_is_counted_under_its_reason(tmp_path: Path, logged: LogLines) -> None:
+    now = time.time()
+    signed = push(1)
+    cases = {
+        "truncated": b"",
+        "not-a-push": b"\0\7" + signed[2:],
+        "content-type-mismatch": b"\0\6\1\xae" + package(),
+        "application-id-missing": b"\0\6\1\xd8" + package(),
+        "trailing-octets": signed + b"\0",
+        "unknown-server": push(1, server_id="nobody.example", secret=b"x" * 16),
+        "digest-mismatch": push(1, secret=b"x" * 16),
+        "digest-missing": push(1, server_id=None, secret=b"x" * 16)[:6] + b"\x20\x80\0\1\x10\x0adm.example",
+        "secret-not-provisioned": push(1, server_id=OPEN_ID, secret=b"x" * 16),
+        "stale": push(1, sent_at=now - 90_000),
+        "from-the-future": push(1, sent_at=now + 90_000),
+    }
+    with desk(tmp_path) as there:
+        there.deliver(*cases.values())
+        assert there.counters == {"received": len(cases), **dict.fromkeys(cases, 1)}
+        assert there.accepted == []
+    assert {line["reason"] for line in logged.of("datagram discarded")} == set(cases)
+
+
+async def test_datagram_beyond_the_limit_is_not_remembered(tmp_path: Path) -> None:
+    with desk(tmp_path, sessions={"max_pending": 2}) as there:
+        there.deliver(*(push(number) for number in range(4)), push(9, server_id=OTHER_ID))
+        assert there.counters == {"received": 5, "accepted": 3, "queue-full": 2}
+        assert there.ids == [0, 1, 9]
+
+
+async def test_source_of_each_datagram_is_judged(tmp_path: Path) -> None:
+    servers = [{"id": SERVER_ID, "secret": {"text": SECRET.decode()}, "sources": [SOURCE.address]}]
+    with desk(tmp_path, servers=servers) as there:
+        octets, now = push(1), time.time()
+        sources = [SOURCE, SOURCE, Source("192.0.2.8", 40_000), SOURCE]
+        there.receiver.deliver([Datagram(octets, source, now) for source in sources])
+        assert there.counters == {"received": 4, "accepted": 1, "duplicate": 2, "source-not-allowed": 1}
+
+
+async def test_any_octets_end_in_a_count(tmp_path: Path) -> None:
+    """5: no content of a datagram raises."""
+    good = push(1, unknown=[(9, b"\0\xff" * 9)])
+    pieces = [good[:end] for end in range(len(good))]
+    flipped = [good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :] for at in range(len(good)) for bit in range(8)]
+    with desk(tmp_path, servers=SERVERS[:2]) as there:
+        there.deliver(*pieces, *flipped, os.urandom(2_000), bytes(65_507), b"\xff" * 65_507)
+        counters = there.counters
+    assert counters["received"] == len(pieces) + len(flipped) + 3
+    assert counters["accepted"] == 1
+    assert counters["duplicate"] == 7, "the TID is in no digest"
+    assert not {"bugs", "not accepted"} & set(counters)
+
+
+async def test_bug_in_one_datagram_does_not_stop_the_next(tmp_path: Path, logged: LogLines) -> None:
+    def observe(datagram: Datagram) -> None:
+        if datagram.payload.startswith(b"bug"):
+            message = "no such luck"
+            raise ZeroDivisionError(message)
+
+    with desk(tmp_path, observe) as there:
+        there.deliver(push(1), b"bug" + bytes(range(32)), push(2))
+        assert there.counters == {"received": 3, "accepted": 2, "bugs": 1}
+        assert there.ids == [1, 2]
+    (line,) = logged.of("internal error")
+    assert (line["level"], line["octets"], line["source"]) == ("error", 35, str(SOURCE))
+    assert line["excerpt"] == "62 75 67 " + bytes(range(13)).hex(" ")
+    assert "Traceback" in line["exception"]
+    assert "ZeroDivisionError: no such luck" in line["exception"]
+
+
+async def test_drops_of_the_kernel_are_counted_and_logged(tmp_path: Path, logged: LogLines) -> None:
+    with desk(tmp_path) as there:
+        there.receiver.count_dropped("[::]:2948", Dropped(3, 0))
+        there.receiver.count_dropped("[::]:2948", Dropped(0, 4))
+        assert there.counters == {"junk": 3, "lost": 4}
+        assert there.changes == 2
+    assert [(line["event"], line["level"], line["listen"], line["count"]) for line in logged.all()] == [
+        ("junk refused", "info", "[::]:2948", 3),
+        ("datagrams lost", "warning", "[::]:2948", 4),
+    ]
+
+
+# The clock
+
+
+async def test_clock_is_reported_when_it_is_no_longer_believed_and_when_it_is_again(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    now = RELEASED_AT + 1_000_000
+    with desk(tmp_path) as there:
+        there.deliver(b"junk", at=now)
+        assert not logged.of("clock believed"), "it was never doubted"
+        for _ in range(2):
+            there.deliver(b"junk", at=1_000)
+        there.deliver(push(1, sent_at=now), at=1_000)
+        there.deliver(b"junk", at=RELEASED_AT + 1)
+        there.deliver(b"junk", at=now)
+    problems = [line["problem"] for line in logged.of("clock not believed")]
+    assert all(problem.startswith("the clock shows ") for problem in problems)
+    assert ["until a server has signed" in problem for problem in problems] == [True, False]
+    assert "before the newest authenticated time" in problems[1]
+    assert len(logged.of("clock believed")) == 1
+
+
+# A journal that can't be written
+
+
+async def test_notification_that_cannot_be_written_is_accepted_later(tmp_path: Path, logged: LogLines) -> None:
+    """The last datagram of a batch fails: all of them may come again."""
+    with desk(tmp_path) as there:
+        datagrams = [push(1), push(2, unknown=BIG)]
+        with page_limit(there.journal):
+            for _ in range(2):
+                there.deliver(*datagrams, b"junk")
+            assert there.counters == {"received": 6, "not accepted": 4, "not-a-push": 2}
+            assert there.journal.pending() == there.accepted == []
+            assert there.journal.newest_authenticated is None
+        there.deliver(*datagrams)
+        assert there.ids == [1, 2]
+    lines = logged.of("notification not accepted")
+    assert len(lines) == 4
+    assert all(line["level"] == "error" and "disk is full" in line["problem"] for line in lines)
+
+
+async def test_datagram_after_a_failed_one_is_accepted(tmp_path: Path) -> None:
+    with desk(tmp_path) as there:
+        datagrams = [push(1), push(2, unknown=BIG), push(3)]
+        with page_limit(there.journal):
+            there.deliver(*datagrams)
+            assert there.counters == {"received": 3, "not accepted": 2, "accepted": 1}
+        there.deliver(*datagrams)
+        assert there.counters == {"received": 6, "not accepted": 2, "accepted": 3, "duplicate": 1}
+        assert there.ids == [3, 1, 2]
+
+
+@contextmanager
+def page_limit(journal: Journal) -> Iterator[None]:
+    """Let the journal's file not grow for a while, as a full disk does."""
+    database = journal._file.ensure()
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    yield
+    database.execute("PRAGMA max_page_count = 1000000")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own for the state directory, with little room."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "none", state], capture_output=True, check=False, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"no file system can be mounted: {mount.stderr.strip()}")
+    yield state
+    subprocess.run(["umount", "--lazy", state], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, to mount a small file system")
+async def test_notification_is_not_accepted_on_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
+    filler = small_disk / "filler"
+    with desk(tmp_path) as there:
+        with filler.open("wb", buffering=0) as stream, suppress(OSError):
+            while stream.write(bytes(512)):
+                pass
+        datagrams = [push(number, unknown=BIG) for number in range(1, 4)]
+        there.deliver(*datagrams)
+        assert there.counters == {"received": 3, "not accepted": 3}
+        filler.unlink()
+        there.deliver(*datagrams)
+        assert there.ids == [1, 2, 3]
+
+
+# The log of discards
+
+
+def discard(refusal: Discard | None = None) -> Discard:
+    found = Stale(86_401, 86_400) if refusal is None else refusal
+    found.server_id, found.notification_id = "dm.example", 7
+    return found
+
+
+@contextmanager
+def discard_log(interval: float = 3_600) -> Iterator[DiscardLog]:
+    discards = DiscardLog(interval)
+    yield discards
+    discards.flush()
+
+
+async def test_discard_is_one_line_with_stable_keys(logged: LogLines) -> None:
+    with discard_log() as discards:
+        discards.note(discard(), SOURCE)
+    (line,) = logged.all()
+    assert list(line) == ["event", "level", "time", "reason", "server_id", "notification_id", "source", "problem"]
+    assert (line["event"], line["reason"]) == ("datagram discarded", "stale")
+    assert (line["server_id"], line["notification_id"]) == ("dm.example", 7)
+    assert (line["source"], line["problem"]) == ("192.0.2.7:40000", str(Stale(86_401, 86_400)))
+
+
+async def test_first_discards_of_each_reason_are_logged_and_the_rest_summed_up(logged: LogLines) -> None:
+    with discard_log() as discards:
+        for _ in range(FIRST_DISCARDS + 7):
+            discards.note(discard(), SOURCE)
+        for _ in range(FIRST_DISCARDS):
+            discards.note(discard(UnknownServer("dm.example")), SOURCE)
+        assert [line["reason"] for line in logged.all()] == ["stale"] * 5 + ["unknown-server"] * 5
+        discards.flush()
+    (summary,) = logged.of("datagrams discarded")
+    assert (summary["reason"], summary["count"], summary["interval"]) == ("stale", 7, 3_600)
+    assert summary["level"] == "warning"
+
+
+async def test_interval_ends_by_itself_and_another_begins(logged: LogLines) -> None:
+    with discard_log(0.02) as discards:
+        for number in (1, 2):
+            for _ in range(FIRST_DISCARDS + 3):
+                discards.note(discard(), SOURCE)
+            await eventually(lambda number=number: len(logged.of("datagrams discarded")) == number)  # type: ignore[misc]
+    assert [line["count"] for line in logged.of("datagrams discarded")] == [3, 3]
+    assert len(logged.of("datagram discarded")) == 2 * FIRST_DISCARDS
+
+
+@pytest.mark.parametrize(
+    ("found", "level"),
+    [
+        (NotAPush(7), "info"),
+        (UnknownServer("dm.example"), "info"),
+        (Duplicate(3, same_content=True), "info"),
+        (Duplicate(3, same_content=False), "warning"),
+        (DigestMismatch("dm.example"), "warning"),
+        (QueueFull("dm.example", 1, 1), "warning"),
+        (TrailingOctets("DM Notification", "end", 4, "1 more"), "warning"),
+    ],
+)
+async def test_suspicious_discard_is_a_warning(logged: LogLines, found: Discard, level: str) -> None:
+    with discard_log() as discards:
+        discards.note(found, SOURCE)
+    assert [line["level"] for line in logged.all()] == [level]
+
+
+async def test_octets_of_a_decode_error_are_logged_in_hex(logged: LogLines) -> None:
+    junk = b"\x1b]0;owned\x07\n"
+    with pytest.raises(TrailingOctets) as caught:
+        decode_notification(package() + junk)
+    with discard_log() as discards:
+        discards.note(caught.value, SOURCE)
+    assert junk.hex(" ") in logged.all()[0]["problem"]
+    assert logged.getvalue().rstrip("\n").isprintable()
