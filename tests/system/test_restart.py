@@ -190,7 +190,9 @@ def test_hook_of_a_killed_daemon_is_gone_before_the_next_start(device: Device) -
     device.write_hook(STUBBORN_HOOK)
     device.start()
     device.send(notification(1))
-    pids = wait_until(lambda: device.machine.attempt("cat", f"{STATE}/hook").stdout.split())
+    file = device.machine.path(f"{STATE}/hook")
+    wait_until(file.exists)
+    pids = file.read_text().split()
     device.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "dmnotid.service")
     device.wait_run(1, 2)
     # The program ran outside the daemon: nothing that the daemon does at its start can be the reason.
