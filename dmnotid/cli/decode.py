@@ -19,6 +19,7 @@ from dmnotid.cli.arguments import parse_hex, parse_sender, parse_time
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.config.loading import load_config
 from dmnotid.errors import Discard, DmnotidError, UsageError, show_time
+from dmnotid.hook.facts import package_facts
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import Clock, judge_clock
@@ -181,27 +182,13 @@ def answer(verdict: Verdict) -> dict[str, object]:
     }
     if discard is not None:
         facts["problem"] = str(discard)
-    facts |= _NO_FACTS if notification is None else facts_of(notification)
+    facts |= _NO_FACTS if notification is None else package_facts(notification)
     if verdict.verified is not None:
         facts["server"] = verdict.verified.server_id
     return facts
 
 
-def facts_of(notification: Notification) -> dict[str, object]:
-    """Return what a package says, in JSON's types."""
-    return {
-        "notification_id": notification.notification_id,
-        "server_id": notification.server_id,
-        "preferred_connections": list(notification.preferred_connections),
-        "requested_mos": list(notification.requested_mos),
-        "cached_mos": [[index, validator.hex()] for index, validator in notification.cached_mos],
-        "sent_at": notification.sent_at,
-        "signed": notification.signed,
-        "unknown_options": [[number, value.hex()] for number, value in notification.unknown_options],
-    }
-
-
-_NO_FACTS: Final = dict.fromkeys(facts_of(decode_notification(encode_notification(0))))
+_NO_FACTS: Final = dict.fromkeys(package_facts(decode_notification(encode_notification(0))))
 """The facts of octets that are not a package: every key, without a value."""
 
 

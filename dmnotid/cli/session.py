@@ -1,50 +1,43 @@
-"""`dmnotid session`: one session that a daemon hands over (hook.socket), run as its own hook.command would be.
+"""`dmnotid session`: one session that a daemon hands over (hook.socket), run as the daemon's own hook.command would be.
 
 A service manager starts it with the connection as standard input and output: dmnotid-session@.service.
 """
 
 import argparse
+import asyncio
 import os
 import select
 import signal
-import socket
 import stat
-import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from dmnotid.cli.process import EXIT_PROBLEM
 from dmnotid.errors import HookError, UntrustedPath
-from dmnotid.hook.facts import (
-    MAX_INPUT_OCTETS,
-    Facts,
-    as_file,
-    build_arguments,
-    build_environment,
-    build_input,
-    find_home,
-    read_facts,
-)
+from dmnotid.hook.command import start_command
+from dmnotid.hook.facts import Facts, build_arguments, build_environment, build_input, find_home
+from dmnotid.hook.request import MAX_REQUEST_OCTETS, read_request
+from dmnotid.host import log
 from dmnotid.host.loop import reset_signals
 from dmnotid.host.trust import check_trusted
 
 KILL_AFTER: Final = 10
-"""How long (seconds) a command has to end after SIGTERM, before SIGKILL."""
+"""Time between SIGTERM and SIGKILL, in seconds."""
 
 CONNECTION: Final = 0
-"""Standard input: the connection."""
+"""The descriptor of the connection: standard input."""
 
 EXIT_BY_SIGNAL: Final = 128
-"""A command that a signal ended is answered for as a shell does: this and the signal's number."""
+"""The answer for a command that a signal ended is this and the signal's number, as in a shell."""
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what follows `dmnotid session`."""
+    """Declare the arguments of `dmnotid session`."""
     parser.add_argument(
         "command",
         nargs="+",
@@ -57,100 +50,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Read a session from standard input, run the command, and answer on standard output; the command's exit status."""
     reset_signals()
+    # Standard output is the connection.
+    log.configure("info", "text", sys.stderr)
     try:
         with open(CONNECTION, "rb", closefd=False) as connection:
-            code = serve(arguments.command, read_facts(connection.read(MAX_INPUT_OCTETS + 1)))
+            facts = read_request(connection.read(MAX_REQUEST_OCTETS + 1))
+        code = asyncio.run(serve(arguments.command, facts))
     except (HookError, UntrustedPath) as error:
         code = EXIT_PROBLEM
-        # The first is this unit's own log; who handed the session over logs what comes before the answer.
+        # One for the log of this unit; the daemon logs the other, as output before the answer.
         print(error, file=sys.stderr)
         print(error, flush=True)
-    # The command's last line may have no end. Empty lines are nobody's.
+    # The command's last line may have no newline; the daemon leaves empty lines out.
     print(f'\n{{"exit": {code}}}')
     return code
 
 
-def serve(command: Sequence[str], facts: Facts) -> int:
-    """Run the command to its end; its exit status. Raises HookError or UntrustedPath if it can't be started."""
+async def serve(command: Sequence[str], facts: Facts) -> int:
+    """Run the command to its end and return its exit status. Raises HookError or UntrustedPath if it can't be started.
+
+    A signal, or the end of the connection, ends its process group.
+    """
     program = Path(command[0])
     if not program.is_absolute():
         message = f"{program}: an absolute path is expected"
         raise HookError(message, component=str(program))
     check_trusted(program)
-    with _Wake() as wake:
+    with _cancelled_when_over():
         try:
-            with as_file(build_input(facts)) as standard_input:
-                process = subprocess.Popen(  # noqa: S603 - the unit's own list, and its file was just checked
-                    build_arguments(command, facts),
-                    stdin=standard_input,
-                    cwd="/",
-                    env=build_environment(facts, {}, find_home()),
-                    process_group=0,
-                )
-        except (OSError, ValueError) as error:
-            message = f"{program}: {getattr(error, 'strerror', None) or error}"
-            raise HookError(message, component=str(program)) from error
-        return _wait(process, wake)
+            async with start_command(
+                build_arguments(command, facts),
+                build_environment(facts, {}, find_home()),
+                build_input(facts),
+                kill_after=KILL_AFTER,
+                log=log.logger,
+            ) as running:
+                await running.exited.wait()
+        except asyncio.CancelledError:
+            # However the command ended after SIGTERM, its session was cut short: neither done nor refused for good.
+            return EXIT_BY_SIGNAL + signal.SIGTERM
+    return running.exit_code if running.exit_code >= 0 else EXIT_BY_SIGNAL - running.exit_code
 
 
-def _wait(process: subprocess.Popen[bytes], wake: "_Wake") -> int:
-    """Wait for the command; when its time is over, end its process group.
+@contextmanager
+def _cancelled_when_over() -> Iterator[None]:
+    """Cancel this task on a signal that asks for the end, and when the daemon closes the connection."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
-    However it ends then, it was cut short: that is never done, and never refused for good.
-    """
-    pidfd = os.pidfd_open(process.pid)
-    try:
-        cut_short = wake.before(pidfd)
-        if cut_short:
-            _end(process.pid, pidfd, signal.SIGTERM)
-            _ends(pidfd, KILL_AFTER)
-            _end(process.pid, pidfd, signal.SIGKILL)  # not reaped yet: the number is nobody else's
-        code = process.wait()
-    finally:
-        os.close(pidfd)
-    if cut_short:
-        code = -signal.SIGTERM
-    return code if code >= 0 else EXIT_BY_SIGNAL - code
+    def cancel() -> None:
+        # A second cancellation would shorten the time between SIGTERM and SIGKILL.
+        if task is not None and not task.cancelling():
+            task.cancel()
 
-
-class _Wake:
-    """Tells when the command's time is over: a signal asks for the end, or who handed the session over has gone."""
-
-    def __enter__(self) -> Self:
-        self._read, self._write = socket.socketpair()
-        self._write.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
-        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        for number in _ENDING:
-            signal.signal(number, lambda *_: None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(-1)
-        self._read.close()
-        self._write.close()
-
-    def before(self, pidfd: int) -> bool:
-        """Wait for one or the other: whether that comes before the end of the process."""
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        poller.register(self._read, select.POLLIN)
-        if stat.S_ISSOCK(os.fstat(CONNECTION).st_mode):
-            # Its writing side is shut down already, so that reading tells nothing: the whole connection's end does.
-            poller.register(CONNECTION, 0)
-        return pidfd not in dict(poller.poll())
-
-
-def _ends(pidfd: int, patience: float) -> None:
-    """Wait for the end of a process, for so many seconds at most."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    poller.poll(patience * 1000)
-
-
-def _end(pid: int, pidfd: int, number: signal.Signals) -> None:
-    """Send a signal to the command's process group, and to the command itself where it has left that."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
-    with suppress(ProcessLookupError, PermissionError):
-        if os.getpgid(pid) != pid:
-            signal.pidfd_send_signal(pidfd, number)
+    for number in _ENDING:
+        loop.add_signal_handler(number, cancel)
+    if not stat.S_ISSOCK(os.fstat(CONNECTION).st_mode):
+        yield
+        return
+    with select.epoll(1) as events:
+        # The daemon has shut its writing side down, so reading shows nothing. With no event asked for, an epoll set
+        # still reports EPOLLHUP, the end of the whole connection.
+        events.register(CONNECTION, 0)
+        loop.add_reader(events.fileno(), cancel)
+        try:
+            yield
+        finally:
+            loop.remove_reader(events.fileno())

@@ -22,7 +22,7 @@ from dmnotid.config.loading import MAX_INTERFACE_NAME, load_config
 from dmnotid.config.tree import spell
 from dmnotid.config.values import Config, ConnectionsConfig, HookConfig
 from dmnotid.errors import Discard, DmnotidError, HookError
-from dmnotid.hook.facts import build_arguments, build_environment, build_facts, build_input, find_home
+from dmnotid.hook.facts import build_arguments, build_environment, build_input, find_home, session_facts
 from dmnotid.hook.runner import Hook
 from dmnotid.host import log
 from dmnotid.host.loop import loop_factory, reset_signals
@@ -169,7 +169,7 @@ def _note(text: str) -> None:
 
 def _command(hook: HookConfig, start: SessionStart) -> tuple[list[str], dict[str, str]]:
     """Return the arguments and the environment of the hook's process."""
-    facts = build_facts(start)
+    facts = session_facts(start)
     return build_arguments(hook.command, facts), build_environment(facts, hook.environment, find_home())
 
 
@@ -181,7 +181,7 @@ def as_json(hook: HookConfig, start: SessionStart, distrust: HookError | None) -
         receiver = {"argv": argv, "environment": environment}
     return {
         **receiver,
-        "stdin": build_input(build_facts(start)),
+        "stdin": build_input(session_facts(start)),
         "trusted": distrust is None,
         "problem": None if distrust is None else str(distrust),
         "connection": str(start.connection.type),
@@ -201,7 +201,7 @@ def describe(hook: HookConfig, start: SessionStart, distrust: HookError | None) 
         argv, environment = _command(hook, start)
         yield from section("arguments", map(repr, argv))
         yield from section("environment", (f"{name}={value!r}" for name, value in environment.items()))
-    yield f"input        {build_input(build_facts(start)).rstrip()}"
+    yield f"input        {build_input(session_facts(start)).rstrip()}"
 
 
 # --- The run -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from dmnotid.errors import UntrustedPath
 from dmnotid.host.trust import MAX_LINKS, check_trusted
 from dmnotid.policy.sessions import Outcome, Result
-from tests.hook.test_runner import run
+from tests.hook.runs import run
 from tests.support import IS_ROOT, write_script
 
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
