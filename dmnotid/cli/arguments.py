@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
-from dmnotid.config.tree import parse_duration
+from dmnotid.config.durations import parse_duration
 from dmnotid.config.values import Config
 from dmnotid.errors import UsageError
 from dmnotid.policy.addresses import MAX_PORT, Source, parse_address

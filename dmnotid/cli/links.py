@@ -15,7 +15,6 @@ from dmnotid.cli.arguments import parse_connection_types
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.config.loading import load_connections
-from dmnotid.config.tree import spell
 from dmnotid.config.values import ConnectionsConfig
 from dmnotid.errors import DmnotidError
 from dmnotid.host import log

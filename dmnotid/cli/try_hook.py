@@ -18,9 +18,9 @@ from dmnotid.cli.check import complain_of_distrust, describe_trust, find_distrus
 from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.config.loading import MAX_INTERFACE_NAME, load_config
-from dmnotid.config.tree import spell
-from dmnotid.config.values import Config, ConnectionsConfig, HookConfig
+from dmnotid.config.durations import spell
+from dmnotid.config.loading import load_config
+from dmnotid.config.values import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig
 from dmnotid.errors import Discard, DmnotidError, HookError
 from dmnotid.hook.facts import build_arguments, build_environment, build_input, find_home, session_facts
 from dmnotid.hook.runner import Hook

@@ -1,4 +1,4 @@
-"""A configuration: one frozen `Config`, whatever it was read from."""
+"""The configuration as frozen values, whatever it was read from, with the defaults of its keys."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,24 +13,33 @@ from dmnotid.policy.servers import Server, Servers
 from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import ConnectionType
 
-DEFAULT_RECEIVE_BUFFER: Final = 4 * 1024 * 1024
-"""Room (octets) for a burst of 1,000 notifications: the kernel takes it twice, and counts 832 octets for one of 150
-over loopback, 4,928 where a network driver gives each datagram a page of its own."""
+DEFAULT_STATE: Final = Path("/var/lib/dmnotid")
+DEFAULT_REMEMBER: Final = 3 * 86_400.0
 
-PLACEHOLDERS: Final = ("server_id", "notification_id", "connection", "interface", "attempt")
-"""The facts that an argument of `hook.command` may contain in braces."""
+DEFAULT_RECEIVE_BUFFER: Final = 4 * 1024 * 1024
+"""Room for a burst of 1,000 notifications, in octets.
+
+The kernel doubles it, and counts 832 octets for a notification of 150 over loopback, 4,928 if a network driver gives
+each datagram a page of its own.
+"""
 
 NAMED_TYPES: Final = (ConnectionType.MOBILE, ConnectionType.WIRELESS, ConnectionType.WIRELINE)
-"""The connection types whose interfaces may be named."""
+"""The connection types whose interfaces the configuration can name, in the order in which their patterns are tried."""
+
+PLACEHOLDERS: Final = ("server_id", "notification_id", "connection", "interface", "attempt")
+"""The words in braces that are replaced in an argument of `hook.command`."""
+
+MAX_INTERFACE_NAME: Final = 15
+"""Longest name of a network interface, in octets (IFNAMSIZ without the NUL)."""
 
 Reach = Literal["internet", "any"] | tuple[Network, ...]
-"""What an available connection must have a route to; for "any" an address is enough."""
+"""The destination that an available connection must have a route to; with "any", an address is enough."""
 
 
 class HookConfig(NamedTuple):
-    """The session starter: its argument list, what it finds in its environment, and its times in seconds.
+    """The session starter: its argument list, the variables added to its environment, and its times in seconds.
 
-    Where another process starts sessions, `socket` is where it listens, and `command` is ().
+    If another process starts the sessions, `socket` is its AF_UNIX socket, and `command` is ().
     """
 
     command: tuple[str, ...]
@@ -41,7 +50,7 @@ class HookConfig(NamedTuple):
     socket: Path | None = None
 
     def __repr__(self) -> str:
-        """Leave out the environment: what a session needs to know may be for it alone."""
+        """Leave out the environment: it can hold secrets of the hook."""
         shown = (f"{name}={value!r}" for name, value in self._asdict().items() if name != "environment")
         return f"HookConfig({', '.join(shown)})"
 
@@ -58,10 +67,10 @@ class ListenAddress(NamedTuple):
 
 
 class ConnectionsConfig(NamedTuple):
-    """When a connection is available, and which interfaces are of a type because the configuration says so.
+    """When a connection is available, and which interfaces are of a type by configuration.
 
-    `interfaces` has fnmatch patterns for MOBILE, WIRELESS and WIRELINE each; none where a type was not named. `settle`
-    is how long (seconds) a connection must have been there without a break before a session starts over it.
+    `interfaces` has fnmatch patterns for each of NAMED_TYPES; the first type with a matching pattern wins. `settle` is
+    how long (seconds) a connection must have been available without a break before a session starts over it.
     """
 
     reach: Reach = "internet"
@@ -70,9 +79,9 @@ class ConnectionsConfig(NamedTuple):
 
 
 class LogConfig(NamedTuple):
-    """What is logged and how; `discards` is the interval in seconds of the summary of discards.
+    """The level and format of the log; `discards` is the interval of the summary of discards, in seconds.
 
-    Without `junk`, what can be no push is refused in the kernel and counted alone.
+    Without `junk`, the kernel refuses datagrams that cannot be a push, and only counts them.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -82,7 +91,10 @@ class LogConfig(NamedTuple):
 
 
 class Config(NamedTuple):
-    """A whole configuration, checked. Times are in seconds; `warnings` are what is allowed and still worth a look."""
+    """A whole configuration, checked. Times are in seconds.
+
+    `warnings` lists settings that are accepted but probably unintended.
+    """
 
     file: Path
     servers: tuple[Server, ...]
@@ -101,5 +113,5 @@ class Config(NamedTuple):
 
     @property
     def rules(self) -> Rules:
-        """What of it decides over a datagram; built anew each time."""
+        """The part that decides about a datagram; built again by each access."""
         return Rules(Servers(self.servers), self.freshness, self.max_header_octets)

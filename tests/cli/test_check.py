@@ -52,7 +52,7 @@ def test_credentials_are_skipped_where_they_are_not_shown(tmp_path: Path, capsys
     ]
     config.write_text(config.read_text().replace("credential: b", "credential: /b"))
     assert main(["check", "--skip-credentials", "--config", str(config)]) == 1
-    assert "is a path, the name of a credential is expected" in capsys.readouterr().err
+    assert "is a path; expected the name of a credential" in capsys.readouterr().err
 
 
 def test_summary_names_the_connections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +130,7 @@ def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = checked(tmp_path / "none", capsys)
-    assert done == Done(1, "", f"{tmp_path}/none: {tmp_path}/none can't be read: No such file or directory\n")
+    assert done == Done(1, "", f"{tmp_path}/none: {tmp_path}/none cannot be read: No such file or directory\n")
 
 
 def test_configuration_is_a_problem_if_others_can_write_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ def config(tmp_path: Path) -> Path:
 
 def test_no_configuration(tmp_path: Path) -> None:
     missing = tmp_path / "none"
-    wanted = f"{missing}: {missing} can't be read: No such file or directory\n"
+    wanted = f"{missing}: {missing} cannot be read: No such file or directory\n"
     assert dmnotid("run", "--config", str(missing)) == Done(1, "", wanted)
 
 

@@ -288,7 +288,7 @@ PROBLEMS = [
     ),
     (["--server", "a", "--secret-file", "HERE"], "dmnotid send: --secret-file HERE: Is a directory"),
     (["--server", "a", "--secret-file", "HERE/empty"], "dmnotid send: --secret-file HERE/empty: is empty"),
-    (["--config", "HERE/none"], "HERE/none: HERE/none can't be read: No such file or directory"),
+    (["--config", "HERE/none"], "HERE/none: HERE/none cannot be read: No such file or directory"),
     (["--unsigned", "--server", "a" * 4096], "dmnotid send: length of SERVER-ID is 0 to 4095, not 4096"),
     (
         ["--unsigned", "--server", "a", "--req-mo", ",".join(["1"] * 2048)],

@@ -1,114 +1,137 @@
-"""The reader of YAML files by itself: places, all problems at once, bounds; what keys mean is in test_configfile.py."""
+"""YAML as nodes with places: the same tree and the same refusals with both loaders."""
 
-import os
-from pathlib import Path
+import re
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from dmnotid.config.tree import (
-    MAX_DEPTH,
-    Reader,
-    Value,
-    Wrong,
-    boolean,
-    choice,
-    compose,
-    decode,
-    duration,
-    parse_duration,
-    read_regular,
-    some_text,
-    spell,
-    whole,
-)
+from dmnotid.config import tree
+from dmnotid.config.tree import MAX_DEPTH, Node, Wrong, compose, decode
 
-FILE = Path("some.yaml")
+LOADERS = [pytest.param(getattr(yaml, "CSafeLoader", yaml.SafeLoader), id="c"), pytest.param(yaml.SafeLoader, id="py")]
 
 
-def reading(text: str) -> tuple[Reader, Value]:
-    return Reader(FILE, {}), Value(compose(text), "")
+@pytest.fixture(autouse=True, params=LOADERS)
+def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test with both loaders: a device can lack libyaml."""
+    monkeypatch.setattr(tree, "LOADER", request.param)
 
 
-def test_nodes_know_where_they_stand() -> None:
+def refusal(octets: bytes | str) -> str:
+    """Return the place and the message of a refusal."""
+    with pytest.raises(Wrong) as caught:
+        compose(decode(octets.encode() if isinstance(octets, str) else octets))
+    line, column = caught.value.place
+    return f"{line}:{column}: {caught.value}" if line else str(caught.value)
+
+
+def test_nodes_have_their_places() -> None:
     root = compose("a: 1\nb:\n  - x\n  - {c: yes}\n")
     (_, one), (_, two) = root.pairs
-    assert (one.kind, one.line, one.column, one.text) == ("int", 1, 4, "1")
+    assert one == Node("int", 1, 4, "1")
     assert [(item.kind, item.line, item.column) for item in two.items] == [("str", 3, 5), ("map", 4, 5)]
 
 
-def test_all_problems_at_once_each_with_its_place() -> None:
-    reader, root = reading("count: many\nlevle: low\nflag: 1\ncount: 2\n")
-    with reader.section(root) as section:
-        assert section.take("count", whole(1, 9), 5) == 5
-        assert section.take("level", choice({"low": 1, "high": 2}), 2) == 2
-        assert section.take("flag", boolean, default=True) is True
-        assert section.need("name", some_text, "", "a name") == ""
-    assert sorted(map(str, reader.problems)) == [
-        "some.yaml:1:1: name: is missing, a name is expected",
-        "some.yaml:1:8: count: is text, a whole number from 1 to 9 is expected",
-        "some.yaml:2:1: levle: unknown key: did you mean level?",
-        "some.yaml:3:7: flag: is a number, true or false is expected",
-        "some.yaml:4:1: count: is given twice, first in line 1",
-    ]
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        *(("x", "str"), ("'1'", "str"), ("!!str 1", "str"), ("1", "int"), ("1.5", "float"), ("yes", "bool")),
+        *(("!!bool yes", "bool"), ("~", "null"), ("2026-01-01", "timestamp"), ("<<", "merge"), ("=", "value")),
+        *(("!x y", "tagged"), ("!x {}", "tagged"), ("!!set {}", "tagged"), ("!!seq {}", "tagged"), ("{}", "map")),
+    ],
+)
+def test_kind_is_what_yaml_resolves(text: str, kind: str) -> None:
+    assert compose(text).kind == kind
 
 
-def test_a_secretive_mapping_names_no_key_that_it_does_not_know() -> None:
-    reader, root = reading("hunter2: 1\n")
-    with reader.section(root, secretive=True):
-        pass
-    assert len(reader.problems) == 1
-    assert "hunter2" not in str(reader.problems[0])
+def test_alias_has_the_value_of_its_anchor_and_its_own_place() -> None:
+    (_, first), (_, second) = compose("a: &x [1]\nb: *x\n").pairs
+    assert second == first._replace(line=2, column=4)
+
+
+def test_aliases_of_aliases_share_their_nodes() -> None:
+    """Copied, they would have 10 to the power of 30 nodes."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    assert len(compose("\n".join(lines)).pairs) == 30
+
+
+def test_byte_order_mark_is_dropped() -> None:
+    assert decode(b"\xef\xbb\xbfa: b") == "a: b"
 
 
 @pytest.mark.parametrize(
-    ("text", "column"),
-    [("- " * 100_000, 2 * MAX_DEPTH + 1), ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), MAX_DEPTH + 1)],
+    ("octets", "problem"),
+    [
+        (b"", "the file is empty; expected servers and hook"),
+        (b"# only this\n", "the file is empty; expected servers and hook"),
+        (b"a: b\n--- \nc: d\n", "2:1: another document begins here; expected one"),
+        (b"a: b\nc: \xff\n", "2:4: the file is not UTF-8: invalid start byte"),
+        ("a: b".encode("utf-16"), "1:1: the file is not UTF-8: invalid start byte"),
+        (b"a: \xc3", "1:4: the file is not UTF-8: unexpected end of data"),
+        (b"\xef\xbb\xbfa: b\nc: \xff\n", "2:4: the file is not UTF-8: invalid start byte"),
+        ("\ufeffä: \x1b".encode(), "1:4: the file has U+001B, which YAML does not allow"),
+        (b"a:\n  b\0\n", "2:4: the file has U+0000, which YAML does not allow"),
+        (b"a: *b\n", "1:4: an alias without an anchor; put text that begins with * in quotes"),
+        (b"a: &b [*b]\n", "1:8: an alias to a value that contains it"),
+        (b"&a {b: {c: *a}}\n", "1:12: an alias to a value that contains it"),
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), f"1:{MAX_DEPTH + 1}: nested deeper than {MAX_DEPTH} levels"),
+        (b"- " * 100_000, f"1:{2 * MAX_DEPTH + 1}: nested deeper than {MAX_DEPTH} levels"),
+    ],
 )
-def test_depth_is_bounded(text: str, column: int) -> None:
-    with pytest.raises(Wrong, match="nested deeper than 32 levels") as caught:
-        compose(text)
-    assert caught.value.place == (1, column)
+def test_unusable_octets_are_refused(octets: bytes, problem: str) -> None:
+    assert refusal(octets) == problem
 
 
-def test_brackets_without_end() -> None:
-    """Some versions of libyaml find it out themselves, further on: they read ahead where a key may begin."""
+def test_depth_up_to_the_bound_is_accepted() -> None:
+    assert compose("[" * MAX_DEPTH + "]" * MAX_DEPTH).kind == "seq"
+
+
+def test_endless_brackets_are_refused() -> None:
+    """Some versions of libyaml find them first, and at another place: they read ahead for the end of a key."""
     with pytest.raises(Wrong, match=r"nested deeper than 32 levels|nesting depth") as caught:
         compose("[" * 100_000)
     assert caught.value.place >= (1, MAX_DEPTH + 1)
 
 
-def test_depth_up_to_the_bound() -> None:
-    assert compose("[" * MAX_DEPTH + "]" * MAX_DEPTH).kind == "seq"
-
-
-def test_text_that_is_no_text() -> None:
-    with pytest.raises(Wrong, match="not UTF-8") as caught:
-        decode(b"a: b\nc: \xff\n")
-    assert caught.value.place == (2, 4)
-
-
-def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
-        with pytest.raises(Wrong, match="is no regular file"):
-            read_regular(path, 10)
-    (tmp_path / "file").write_bytes(b"0123456789")
-    assert read_regular(tmp_path / "file", 10)[0] == b"0123456789"
-    with pytest.raises(Wrong, match="is larger than 9 octets"):
-        read_regular(tmp_path / "file", 9)
-
-
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("10m", 600), ("24h", 86_400), ("7d", 604_800), ("0", 0)]
+    ("text", "problem"),
+    [
+        ("a: [b", r"[12]:\d+: not YAML: .*"),
+        ("a: b: c", r"1:5: not YAML: mapping values are not allowed .*"),
+        ("a:\n\t- b", r"2:1: not YAML: .* \(indent YAML with spaces, not with tabs\)"),
+        ("a: @b", r"1:4: not YAML: .* \(put text that begins with @ in quotes\)"),
+        ("a: %b", r"1:4: not YAML: .* \(put text that begins with % in quotes\)"),
+        ("listen: [::]:2948", r'1:\d+: not YAML: .* \(put an address in brackets in quotes: "\[::\]:2948"\)'),
+        ("a: 'b", r"1:6: not YAML: found unexpected end of stream"),
+        ("- a\nb: c", r"2:1: not YAML: .*"),
+        ('a: "\\q"', r"1:\d: not YAML: found unknown escape character"),
+        ("a: !x!y z", r"1:4: not YAML: found undefined tag handle"),
+        ("%YAML 3.0\n---\na: b", r"1:1: not YAML: found incompatible YAML document.*"),
+        ('a: "\\UFFFFFFFF"', r"(1:7: not YAML: found invalid.*|not YAML: an escape or a number has no meaning)"),
+        (f"%YAML {'1' * 5000}.1\n---\na", r"(1:\d+: not YAML: .*|not YAML: an escape or a number has no meaning)"),
+    ],
 )
-def test_durations_both_ways(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-    assert parse_duration(spell(seconds)) == seconds
+def test_text_that_is_not_yaml_is_refused_with_place_and_advice(text: str, problem: str) -> None:
+    assert re.fullmatch(problem, refusal(text))
 
 
-@pytest.mark.parametrize(("text", "said"), [("d: 30", "has no unit"), ("d: -1s", "is no duration"), ("d: 0", "range")])
-def test_durations_that_are_none(text: str, said: str) -> None:
-    reader, root = reading(text)
-    with reader.section(root) as section:
-        section.take("d", duration(0.001), 1.0)
-    assert said in str(reader.problems[0])
+ANY: Any = st.one_of(
+    st.binary(),
+    st.lists(
+        st.sampled_from([*":-?[]{}&*!|>'\"%@`#,~ \n\t\x85", "a", "1", "yes", "<<", "&x", "*x", "---", "!!str"])
+    ).map(lambda scraps: "".join(scraps).encode()),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ANY)
+def test_any_octets_are_a_tree_or_a_refusal(octets: bytes) -> None:
+    try:
+        found: Node | str = compose(decode(octets))
+    except Wrong as wrong:
+        found = str(wrong)
+    assert found

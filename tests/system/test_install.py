@@ -100,7 +100,7 @@ def enabled(debian: CleanDebian) -> list[str]:
 
 def lacks_only_servers(debian: CleanDebian, program: str) -> bool:
     """Tell whether a fresh installation works, as far as it can without a server."""
-    return "dm.example.com.secret can't be read" in debian.run(program, "check", status=1)
+    return "dm.example.com.secret cannot be read" in debian.run(program, "check", status=1)
 
 
 @pytest.mark.skipif(bool(WITHOUT_BUILD), reason=WITHOUT_BUILD)

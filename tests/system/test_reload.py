@@ -52,7 +52,7 @@ def test_hangup_with_a_bad_file_is_told_in_the_status_line(device: Device) -> No
     device.run("systemctl", "kill", "--signal=HUP", "dmnotid.service")
     wait_until(lambda: "reload refused" in text())
     problems = [record["problem"] for record in device.records("configuration problem")]
-    assert f"{CONFIG}:1:10: servers: is a number, a list of servers is expected" in problems
+    assert f"{CONFIG}:1:10: servers: is a number; expected a list of servers" in problems
     device.configure()
     device.run("systemctl", "reload", "dmnotid.service")
     device.wait_record("configuration reloaded")

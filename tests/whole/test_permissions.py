@@ -64,7 +64,7 @@ def stops_clean(service: Service) -> None:
 def test_the_configuration_file(tmp_path: Path, run: Run) -> None:
     config = write_config(tmp_path)
     with mode(config, 0):
-        assert run(config).problem() == f"{config}: {config} can't be read: Permission denied\n"
+        assert run(config).problem() == f"{config}: {config} cannot be read: Permission denied\n"
     works(run(config), 1)
 
 
@@ -80,9 +80,9 @@ def test_a_secret_file(tmp_path: Path, run: Run, which: str) -> None:
     with mode(secret if which == "secret" else directory, 0):
         problem = run(config).problem()
     assert problem.startswith(f"{config}:")
-    assert problem.endswith(f": servers[0].secret.file: {secret} can't be read: Permission denied\n")
+    assert problem.endswith(f": servers[0].secret.file: {secret} cannot be read: Permission denied\n")
     with mode(secret, 0o640):
-        assert f"group or others can read or write {secret} (mode 0640), mode 0600" in run(config).problem()
+        assert f"{secret} has mode 0640, so its group or others can read or write it" in run(config).problem()
     works(run(config), 1)
 
 

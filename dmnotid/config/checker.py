@@ -1,0 +1,275 @@
+"""Typed reading of YAML nodes: all problems of a file at once, each with its place and key path.
+
+Knows nothing of what the keys mean. Text that can be a misplaced secret never gets into a message: unknown keys of a
+secretive mapping, keys without a value, and the values of secrets.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from dmnotid.config.durations import DURATION_EXPECTED, MAX_DURATION, parse_duration, spell
+from dmnotid.config.files import CheckPath
+from dmnotid.config.tree import KINDS, RESOLVED_KINDS, Node, Wrong
+from dmnotid.errors import ConfigError, ConfigProblem, shortened
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+MAX_SHOWN: Final = 60
+"""Longest part of a text that a message shows, in characters."""
+
+# Only a key that looks like a name is repeated in a path.
+_NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,39}"
+_BOOLEANS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+class Reader:
+    """Collects the problems and warnings of one file, and has what the readers of single keys need to know."""
+
+    def __init__(
+        self,
+        file: Path,
+        environ: Mapping[str, str],
+        check_path: CheckPath | None = None,
+        *,
+        credentials: bool = True,
+    ) -> None:
+        # The configuration file: relative paths count from its directory.
+        self.file = file
+        # The environment, for the directory of systemd's credentials.
+        self.environ = environ
+        # Applied to every file that a key names, before it is read.
+        self.check_path = check_path
+        # Whether systemd's credentials are read.
+        self.credentials = credentials
+        # Every value that the file gives, by its path.
+        self.given: dict[str, Value] = {}
+        self._problems: list[ConfigProblem] = []
+        self._warnings: list[ConfigProblem] = []
+        # Paths with a problem.
+        self._unsound: set[str] = set()
+
+    def sound(self, *paths: str) -> bool:
+        """Return whether neither these keys nor the sections around them have a problem."""
+        return self._unsound.isdisjoint({*paths, *(path.rpartition(".")[0] for path in paths)})
+
+    def add_problem(self, value: "Value", path: str, message: str) -> None:
+        """Add a problem at the place of `value`."""
+        self._unsound.add(path)
+        self._problems.append(ConfigProblem(str(self.file), value.node.line, value.node.column, path, message))
+
+    def add_warning(self, value: "Value", message: str) -> None:
+        """Add a warning: the value is accepted but probably unintended."""
+        self._warnings.append(ConfigProblem(str(self.file), value.node.line, value.node.column, value.path, message))
+
+    def conflict(self, paths: tuple[str, ...], message: str) -> None:
+        """Add a problem of keys that do not fit each other: at the first that the file gives, with the first path.
+
+        Ignored if one of the keys has a problem itself: its default is not what the file means.
+        """
+        if self.sound(*paths):
+            self.add_problem(next(self.given[path] for path in paths if path in self.given), paths[0], message)
+
+    def warnings(self) -> tuple[ConfigProblem, ...]:
+        """Return the warnings in the order of the file. Raises ConfigError if there is any problem."""
+        if self._problems:
+            raise ConfigError(tuple(sorted(self._problems, key=_position)))
+        return tuple(sorted(self._warnings, key=_position))
+
+
+def _position(problem: ConfigProblem) -> tuple[int, int]:
+    return problem.line, problem.column
+
+
+class Value(NamedTuple):
+    """A node, its path as messages show it, and the reader that collects its problems."""
+
+    node: Node
+    path: str
+    reader: Reader
+
+    def wrong(self, message: str) -> None:
+        """Add a problem of this value."""
+        self.reader.add_problem(self, self.path, message)
+
+    def attempt(self, read: Callable[["Value"], T], default: D) -> T | D:
+        """Read this value; if it is wrong, add the problem and return the default."""
+        try:
+            return read(self)
+        except Wrong as wrong:
+            self.wrong(str(wrong))
+            return default
+
+    def of(self, kind: str, expected: str) -> Node:
+        """Return the node if it is of that kind. Raises Wrong."""
+        if self.node.kind != kind:
+            raise Wrong(f"is {KINDS[self.node.kind]}; expected {expected}")
+        return self.node
+
+    def free_text(self, expected: str) -> str:
+        """Return any text. Raises Wrong, with advice if YAML takes the text for another kind of value."""
+        if self.node.kind in RESOLVED_KINDS:
+            raise Wrong(f"is {KINDS[self.node.kind]} to YAML; expected {expected}: put it in quotes")
+        return self.of("str", expected).text
+
+    def items(self, expected: str) -> list["Value"]:
+        """Return the items of a list. Raises Wrong for anything else and for an empty list."""
+        items = self.of("seq", expected).items
+        if not items:
+            raise Wrong(f"is an empty list; expected {expected}")
+        values = [Value(item, f"{self.path}[{index}]", self.reader) for index, item in enumerate(items)]
+        self.reader.given.update((value.path, value) for value in values)
+        return values
+
+    def each(self, read: Callable[["Value"], T], expected: str) -> tuple[T, ...]:
+        """Read each item of a list. Raises Wrong if this is not a list; problems of items are added.
+
+        An item with a problem leaves a gap: the file is refused anyway, and the others keep their index.
+        """
+        return tuple(item.attempt(read, None) for item in self.items(expected))  # type: ignore[misc]
+
+    def entries(self, expected: str = "a mapping", *, secretive: bool = False) -> Iterator[tuple["Value", "Value"]]:
+        """Yield the keys of a mapping and their values. Raises Wrong if this is not a mapping.
+
+        Keys that are not text and repeated keys are problems, and are left out. A key that can be a misplaced secret
+        is not repeated in messages: in a secretive mapping, without a value, or unlike a name.
+        """
+        seen: dict[str, int] = {}
+        for node, found in self.of("map", expected).pairs:
+            nameless = secretive or found.kind == "null" or not re.fullmatch(_NAME, node.text)
+            key = Value(node, self.path if nameless else self.child(node.text), self.reader)
+            if node.kind == "merge":
+                key.wrong("merge keys (<<) are not supported; write the keys out")
+            elif node.kind != "str":
+                quotes = ": put it in quotes" if node.kind in RESOLVED_KINDS else ""
+                key.wrong(f"the key is {KINDS[node.kind]} to YAML; expected a name{quotes}")
+            elif node.text in seen:
+                key.wrong(f"is given twice, first in line {seen[node.text]}")
+            else:
+                seen[node.text] = node.line
+                yield key, Value(found, key.path, self.reader)
+
+    def mapping(
+        self, known: Collection[str], expected: str = "a mapping", *, secretive: bool = False
+    ) -> dict[str, "Value"]:
+        """Return the values of the known keys of a mapping; every other key is a problem. Raises Wrong as `entries`."""
+        found: dict[str, Value] = {}
+        for key, value in self.entries(expected, secretive=secretive):
+            name = key.node.text
+            if name not in known:
+                key.wrong(f"unknown key; {_suggest(name, known)}")
+                continue
+            found[name] = value._replace(path=self.child(name))
+            self.reader.given[found[name].path] = found[name]
+        return found
+
+    def child(self, key: str) -> str:
+        """Return the path of a key of this mapping."""
+        return f"{self.path}.{key}".lstrip(".")
+
+
+def _suggest(name: str, known: Collection[str]) -> str:
+    import difflib  # noqa: PLC0415 - needed only for a mistyped key
+
+    near = difflib.get_close_matches(name[:40].lower().replace("-", "_"), known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known keys here are {', '.join(known)}"
+
+
+# --- Readers of single values: each returns the value or raises Wrong ------------------------------------------------
+
+
+def read_text(value: Value, expected: str = "text") -> str:
+    """Read text without NUL, the empty text included."""
+    text = value.free_text(expected)
+    if "\0" in text:
+        raise Wrong(f"has a NUL; expected {expected} without one")
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise Wrong(f"has half of a surrogate pair; expected {expected}")
+    return text
+
+
+def read_some_text(value: Value, expected: str = "text") -> str:
+    """Read text that is not empty."""
+    text = read_text(value, expected)
+    if not text:
+        raise Wrong(f"is empty; expected {expected}")
+    return text
+
+
+def read_path(value: Value) -> Path:
+    """Read a path; a relative one counts from the directory of the configuration file."""
+    text = read_some_text(value, "a path")
+    if text.startswith("~"):
+        raise Wrong("begins with ~, which is not expanded; write the whole path")
+    return value.reader.file.parent / text
+
+
+def read_boolean(value: Value) -> bool:
+    """Read true or false, in any word that YAML 1.1 has for them."""
+    word = value.of("bool", "true or false").text.lower()
+    if word not in _BOOLEANS:
+        raise Wrong("is neither true nor false")
+    return _BOOLEANS[word]
+
+
+@dataclass(frozen=True)
+class Number:
+    """Reads a whole number of a range, in plain decimal digits; `unit` is for the documentation."""
+
+    low: int
+    high: int
+    unit: str = ""
+
+    def __call__(self, value: Value) -> int:
+        """Read a value; raises Wrong."""
+        expected = f"a whole number from {self.low} to {self.high}"
+        text = value.of("int", expected).text
+        if not re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text):
+            raise Wrong(f"{shown(text)} is not in plain decimal digits; expected {expected}")
+        # No limit has that many digits, and int() has one of its own.
+        if len(text) > 20 or not self.low <= int(text) <= self.high:  # noqa: PLR2004
+            raise Wrong(f"{text[:20]} is out of range; expected {expected}")
+        return int(text)
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Reads a duration of at least `low` seconds."""
+
+    low: float
+
+    def __call__(self, value: Value) -> float:
+        """Read a value, as seconds; raises Wrong."""
+        if value.node.kind in {"int", "float"} and value.node.text != "0":
+            raise Wrong(f"has no unit; expected {DURATION_EXPECTED}")
+        text = "0" if value.node.kind == "int" else value.of("str", "a duration").text
+        try:
+            seconds = parse_duration(text)
+        except ValueError as error:
+            raise Wrong(str(error)) from None
+        if not self.low <= seconds <= MAX_DURATION:
+            raise Wrong(f"{text} is out of range; expected {spell(self.low)} to {spell(MAX_DURATION)}")
+        return seconds
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Reads one of some words."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, value: Value) -> str:
+        """Read a value; raises Wrong."""
+        expected = f"one of {', '.join(self.words)}"
+        text = value.of("str", expected).text
+        if text not in self.words:
+            raise Wrong(f"is {shown(text)}; expected {expected}")
+        return text
+
+
+def shown(text: str) -> str:
+    """Return text of the file for a message: quoted, escaped, and shortened."""
+    return repr(shortened(text, MAX_SHOWN))

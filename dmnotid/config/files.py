@@ -1,0 +1,52 @@
+"""Regular files, read whole, bounded, and only on a path that the caller trusts."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from dmnotid.config.tree import Wrong
+from dmnotid.errors import UntrustedPath
+
+CheckPath = Callable[[Path], None]
+"""Raises UntrustedPath if another user can change what an absolute path leads to."""
+
+READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
+OPEN_TO_OTHERS: Final = READABLE_BY_OTHERS | stat.S_IWGRP | stat.S_IWOTH
+
+
+def read_regular(path: Path, limit: int, check_path: CheckPath | None = None) -> tuple[bytes, int]:
+    """Return the octets of a regular file and its permission bits; with `check_path` only if the path passes it.
+
+    Raises Wrong if there is no such file, if it has more than `limit` octets, or if the path is not trusted.
+    """
+    try:
+        # Checked before the file is opened: on a path that has passed, no other user can exchange the file.
+        if check_path is not None:
+            check_path(path.absolute())
+        # A FIFO or a device must not be opened at all: that alone can block, or have an effect.
+        _ensure_regular(path, path.stat().st_mode)
+        # If one replaces the file at this moment, O_NONBLOCK keeps the call from blocking.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor, not a path
+            mode = os.fstat(descriptor).st_mode
+            _ensure_regular(path, mode)
+            octets = stream.read(limit + 1)
+    except UntrustedPath as error:
+        # A missing component is found by the check first, and is the same problem as without the check.
+        if isinstance(error.__cause__, OSError):
+            raise Wrong(f"{path} cannot be read: {error.__cause__.strerror}") from None
+        raise Wrong(str(error)) from None
+    except OSError as error:
+        raise Wrong(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise Wrong("is not a path that this system can open") from None
+    if len(octets) > limit:
+        raise Wrong(f"{path} is larger than {limit} octets")
+    return octets, stat.S_IMODE(mode)
+
+
+def _ensure_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise Wrong(f"{path} is not a regular file")

@@ -1,0 +1,144 @@
+"""The one table of configuration keys.
+
+The reader follows it; `make docs` writes config/dmnotid.schema.json and the tables of docs/configuration.md from it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from dmnotid.config.checker import Choice, Duration, Number, Value, read_boolean, read_path
+from dmnotid.config.kinds import (
+    read_command,
+    read_environment,
+    read_interfaces,
+    read_listen,
+    read_networks,
+    read_reach,
+    read_server_id,
+    read_socket,
+)
+from dmnotid.config.secrets import FORMS, read_secret
+from dmnotid.config.values import (
+    DEFAULT_RECEIVE_BUFFER,
+    DEFAULT_REMEMBER,
+    DEFAULT_STATE,
+    ConnectionsConfig,
+    HookConfig,
+    ListenAddress,
+    LogConfig,
+)
+from dmnotid.policy.freshness import Freshness
+from dmnotid.policy.retry import Retry
+from dmnotid.policy.sessions import Limits
+from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, WAP_PUSH_PORT
+
+# For durations of which 0 has no meaning.
+POSITIVE: Final = Duration(0.001)
+FROM_ZERO: Final = Duration(0)
+
+_BUFFER: Final = Number(4_096, 256 * 1024 * 1024, "octets")
+# The longest payload of a UDP datagram.
+_HEADERS: Final = Number(1, 65_507, "octets")
+
+
+class Key(NamedTuple):
+    """A key: its path, reader (None for a mapping of further keys), default as read, and a sentence about it."""
+
+    path: str
+    read: Callable[[Value], Any] | None
+    default: Any
+    sentence: str
+    required: bool = False
+
+
+def read_section(value: Value | None, path: str) -> dict[str, Any]:
+    """Read the keys of one mapping; a key that is absent or wrong has its default. Problems are added to the reader."""
+    keys = SECTIONS[path]
+    given = {} if value is None else value.attempt(lambda found: found.mapping(keys), None)
+    found: dict[str, Any] = {}
+    for name, key in keys.items():
+        entry = None if given is None else given.get(name)
+        if key.read is None:
+            found[name] = read_section(entry, key.path)
+        elif entry is not None:
+            found[name] = entry.attempt(key.read, key.default)
+        else:
+            found[name] = key.default
+            if key.required and value is not None and given is not None:
+                value.reader.add_problem(value, value.child(name), "is missing; this key is required")
+    return found
+
+
+def _read_servers(value: Value) -> tuple[dict[str, Any], ...]:
+    return tuple(read_section(item, "servers[]") for item in value.items("a list of servers"))
+
+
+_HOOK: Final = HookConfig(())
+_AGE: Final = Freshness()
+_LIMITS: Final = Limits()
+_RETRY: Final = Retry()
+_LINKS: Final = ConnectionsConfig()
+_LOG: Final = LogConfig()
+_LISTEN: Final = (ListenAddress("::", WAP_PUSH_PORT),)
+_LEVELS: Final = Choice(("debug", "info", "warning", "error"))
+_FORMATS: Final = Choice(("auto", "json", "text"))
+
+KEYS: Final = (
+    Key("servers", _read_servers, (), "The DM servers whose notifications are accepted.", required=True),
+    Key("servers[].id", read_server_id, None, "The SERVER-ID, as in the server's notifications.", required=True),
+    Key("servers[].secret", read_secret, None, "The secret shared with this server: exactly one of five keys."),
+    Key("servers[].secret.text", FORMS["text"], None, "The secret itself, as UTF-8."),
+    Key("servers[].secret.hex", FORMS["hex"], None, "The secret in hex, spaces allowed."),
+    Key("servers[].secret.base64", FORMS["base64"], None, "The secret in base64, with padding and without spaces."),
+    Key("servers[].secret.file", FORMS["file"], None, "A file with the secret, which no other user can read or write."),
+    Key("servers[].secret.credential", FORMS["credential"], None, "The name of a systemd credential with the secret."),
+    Key("servers[].require_digest", read_boolean, True, "Whether every notification must be signed."),  # noqa: FBT003
+    Key("servers[].sources", read_networks, (), "The networks that notifications come from; all, unless given."),
+    Key("hook", None, None, "The session starter: `command` or `socket`, and the keys that belong to it."),
+    Key("hook.command", read_command, (), "The argument list that starts a session, run without a shell."),
+    Key("hook.socket", read_socket, None, "The `AF_UNIX` stream socket of another process that starts sessions."),
+    Key("hook.environment", read_environment, _HOOK.environment, "Variables added to the environment of a command."),
+    Key("hook.timeout", POSITIVE, _HOOK.timeout, "The longest run, after which TERM ends it."),
+    Key("hook.kill_after", FROM_ZERO, _HOOK.kill_after, "The time from TERM to KILL for a command."),
+    Key("hook.stop_grace", FROM_ZERO, _HOOK.stop_grace, "The time that hooks have to end when dmnotid stops."),
+    Key("listen", read_listen, _LISTEN, "The address to receive on, or a list of addresses."),
+    Key("receive_buffer", _BUFFER, DEFAULT_RECEIVE_BUFFER, "The size of the kernel's buffer in front of each socket."),
+    Key("state", read_path, DEFAULT_STATE, "The directory of the journal; `$STATE_DIRECTORY` if that is set."),
+    Key("push", None, None, "Limits of the Push PDU."),
+    Key("push.max_header_octets", _HEADERS, DEFAULT_MAX_HEADER_OCTETS, "The longest push headers that are read."),
+    Key("freshness", None, None, "The age of signed notifications."),
+    Key("freshness.max_age", POSITIVE, _AGE.max_age, "The greatest age of a signed notification."),
+    Key("freshness.max_skew", FROM_ZERO, _AGE.max_skew, "The longest time that it may be ahead of the clock."),
+    Key("duplicates", None, None, "The memory for repeated notifications."),
+    Key("duplicates.remember", POSITIVE, DEFAULT_REMEMBER, "The time for which a notification is remembered."),
+    Key("sessions", None, None, "Sessions that run or are queued."),
+    Key("sessions.concurrency", Number(1, 1_024), _LIMITS.concurrency, "The number of sessions that run at once."),
+    Key("sessions.max_pending", Number(1, 65_536), _LIMITS.max_pending, "The number of open sessions for each server."),
+    Key("sessions.expire_after", POSITIVE, _LIMITS.expire_after, "The time after which an open session is discarded."),
+    Key("sessions.min_interval", FROM_ZERO, _LIMITS.min_interval, "The shortest time between starts for one server."),
+    Key("retry", None, None, "Further tries after a failure."),
+    Key("retry.first", POSITIVE, _RETRY.first, "The pause after the first failed try; it doubles with each try."),
+    Key("retry.longest", POSITIVE, _RETRY.longest, "The longest pause; at least `retry.first`."),
+    Key("retry.attempts", Number(1, 1_000), _RETRY.attempts, "The number of tries in all."),
+    Key("connections", None, None, "When a connection is available, and of which type."),
+    Key("connections.reach", read_reach, _LINKS.reach, "The destinations that an available connection has a route to."),
+    Key("connections.settle", FROM_ZERO, _LINKS.settle, "The time without a break before a session uses a connection."),
+    Key("connections.mobile", None, None, "Which interfaces are mobile."),
+    Key("connections.mobile.interfaces", read_interfaces, (), "Names of mobile interfaces, with `*`, `?` and `[...]`."),
+    Key("connections.wireless", None, None, "Which interfaces are wireless."),
+    Key("connections.wireless.interfaces", read_interfaces, (), "The same for wireless interfaces."),
+    Key("connections.wireline", None, None, "Which interfaces are wireline."),
+    Key("connections.wireline.interfaces", read_interfaces, (), "The same for wireline interfaces."),
+    Key("log", None, None, "The log."),
+    Key("log.level", _LEVELS, _LOG.level, "The lowest level that is logged."),
+    Key("log.format", _FORMATS, _LOG.format, "`text` for people, `json` for programs; `auto` looks for a terminal."),
+    Key("log.discards", POSITIVE, _LOG.discards, "The interval of the summaries of discarded datagrams."),
+    Key("log.junk", read_boolean, _LOG.junk, "Whether datagrams that cannot be a push are logged too."),
+)
+
+SECTIONS: Final[dict[str, dict[str, Key]]] = {}
+"""The keys of every mapping, by its path and by their names."""
+
+for _key in KEYS:
+    _section, _, _name = _key.path.rpartition(".")
+    SECTIONS.setdefault(_section, {})[_name] = _key

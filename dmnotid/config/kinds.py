@@ -1,0 +1,178 @@
+"""Kinds of values that only some keys have: identities, networks, addresses, commands, names of interfaces."""
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Final
+
+from dmnotid.config.checker import Value, read_path, read_some_text, read_text, shown
+from dmnotid.config.tree import Wrong
+from dmnotid.config.values import MAX_INTERFACE_NAME, PLACEHOLDERS, ListenAddress, Reach
+from dmnotid.policy.addresses import MAX_PORT, Network, parse_address
+from dmnotid.wire.notification import MAX_OPTION_LENGTH
+from dmnotid.wire.octets import normal_server_id
+
+MAX_SOCKET_PATH: Final = 107
+"""Longest path of an AF_UNIX address, in octets, without the NUL at its end."""
+
+MAX_PATTERN: Final = 64
+"""Longest pattern for names of interfaces, in characters."""
+
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+_ZONE: Final = rf"[^\s/:%]{{1,{MAX_INTERFACE_NAME}}}"
+_ADDRESS: Final = 'an IP address such as "[::]:2948" or "127.0.0.1:2948"'
+
+# ${this} is for the hook itself.
+_PLACEHOLDER: Final = r"(?<!\$)\{([a-z][a-z0-9_]*)\}"
+_VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+_OWN_VARIABLES: Final = "DMNOTID_"
+
+
+def read_server_id(value: Value) -> str:
+    """Read a SERVER-ID in its normal form (NFC)."""
+    try:
+        identity = normal_server_id(read_text(value, "a SERVER-ID"))
+    except ValueError as error:
+        raise Wrong(f"{error}; expected a SERVER-ID") from None
+    if len(identity.encode()) > MAX_OPTION_LENGTH:
+        raise Wrong(f"has more than {MAX_OPTION_LENGTH} octets, the most that a notification can have")
+    return identity
+
+
+def read_networks(value: Value) -> tuple[Network, ...]:
+    """Read a list of networks."""
+    return value.each(_read_network, "a list of networks")
+
+
+def _read_network(value: Value) -> Network:
+    expected = "a network such as 192.0.2.0/24 or 2001:db8::/32, or one address"
+    text = value.of("str", "a network").text
+    try:
+        network = ip_network(text, strict=False)
+        exact = "/" not in text or ip_address(text.partition("/")[0]) == network.network_address
+    except ValueError:
+        raise Wrong(f"{shown(text)} is not a network; expected {expected}") from None
+    if not exact:
+        raise Wrong(f"{shown(text)} has bits set after its prefix; write {network}")
+    if "%" in text:
+        raise Wrong(f"{shown(text)} has a zone; expected {expected}, without one")
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        raise Wrong(f"{shown(text)} is an IPv4 network in IPv6 form; write it as IPv4")
+    return network
+
+
+def read_reach(value: Value) -> Reach:
+    """Read `internet`, `any` or a list of networks."""
+    if value.node.kind == "seq":
+        return read_networks(value)
+    if value.of("str", "internet, any or a list of networks").text == "any":
+        return "any"
+    if value.node.text != "internet":
+        raise Wrong(f"is {shown(value.node.text)}; expected internet, any or a list of networks")
+    return "internet"
+
+
+def read_listen(value: Value) -> tuple[ListenAddress, ...]:
+    """Read an address or a list of addresses that can all be bound at once."""
+    if value.node.kind != "seq":
+        return (_read_address(value),)
+    taken: list[ListenAddress] = []
+    for item in value.items("an address or a list of addresses"):
+        address = item.attempt(_read_address, None)
+        if address is None:
+            continue
+        rival = next((it for it in taken if _overlap(it, address)), None)
+        if rival is not None:
+            item.wrong(f"{address} overlaps with {rival} of this list; expected each address once")
+        taken.append(address)
+    return tuple(taken)
+
+
+def _read_address(value: Value) -> ListenAddress:
+    text = value.of("str", _ADDRESS).text
+    try:
+        name, port = parse_address(text)
+        host: IPv4Address | IPv6Address | None = ip_address(name)
+    except ValueError:
+        host = None
+    # Without brackets, the last part of ::1:2948 belongs to the address.
+    if host is None or isinstance(host, IPv6Address) is not text.startswith("["):
+        raise Wrong(f"is {shown(text)}; expected {_ADDRESS}: IPv6 in brackets, and no port above {MAX_PORT}")
+    if isinstance(host, IPv6Address):
+        if host.scope_id is None and host.is_link_local:
+            raise Wrong(f"{host} is link-local; expected its zone, such as [{host}%eth0]")
+        if host.scope_id is not None and not re.fullmatch(_ZONE, host.scope_id):
+            raise Wrong(f"has the zone {shown(host.scope_id)}; expected the name of an interface")
+    return ListenAddress(str(host), port)
+
+
+def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
+    """Return whether two addresses cannot both be bound; [::] leaves the IPv4 of a port to the IPv4 addresses."""
+    if one.port != other.port or not one.port or (":" in one.host) != (":" in other.host):
+        return False
+    return one.host == other.host or not {one.host, other.host}.isdisjoint({"::", "0.0.0.0"})  # noqa: S104
+
+
+def read_command(value: Value) -> tuple[str, ...]:
+    """Read an argument list: an absolute path, and arguments with known placeholders."""
+    program, *arguments = value.items("a list of arguments (they are not split by a shell)")
+    return program.attempt(_read_program, ""), *(it.attempt(_read_argument, "") for it in arguments)
+
+
+def _read_program(value: Value) -> str:
+    text = read_some_text(value, "an absolute path")
+    if not text.startswith("/"):
+        raise Wrong(f"is {shown(text)}; expected an absolute path")
+    if re.search(_PLACEHOLDER, text):
+        raise Wrong("has a placeholder, which only the arguments after the program may have")
+    return text
+
+
+def _read_argument(value: Value) -> str:
+    text = read_text(value, "an argument as text")
+    for name in re.findall(_PLACEHOLDER, text):
+        if name not in PLACEHOLDERS:
+            raise Wrong(f"has the unknown placeholder {{{name[:40]}}}; expected one of {', '.join(PLACEHOLDERS)}")
+    return text
+
+
+def read_environment(value: Value) -> Mapping[str, str]:
+    """Read variables for the hook, in a mapping of names to text."""
+    environment: dict[str, str] = {}
+    for key, found in value.entries():
+        name = key.node.text
+        if not re.fullmatch(_VARIABLE, name):
+            key.wrong("is not a name of a variable; expected letters, digits and _, without a digit first")
+        elif name.startswith(_OWN_VARIABLES):
+            key.wrong(f"begins with {_OWN_VARIABLES}; dmnotid itself sets such variables")
+        else:
+            environment[name] = found.attempt(read_text, "")
+    return environment
+
+
+def read_socket(value: Value) -> Path:
+    """Read the absolute path of an AF_UNIX socket."""
+    path = read_path(value).absolute()
+    try:
+        length = len(bytes(path))
+    except UnicodeEncodeError:
+        raise Wrong("is not a path that this system can open") from None
+    if length > MAX_SOCKET_PATH:
+        raise Wrong(f"{shown(str(path))} has {length} octets; the address of a socket has at most {MAX_SOCKET_PATH}")
+    return path
+
+
+def read_interfaces(value: Value) -> tuple[str, ...]:
+    """Read a list of patterns for names of interfaces, as fnmatch takes them."""
+    return value.each(_read_pattern, "a list of names")
+
+
+def _read_pattern(value: Value) -> str:
+    expected = "the name of an interface, with * ? [...] if needed"
+    text = read_some_text(value, expected)
+    # A name without wildcards must be one that an interface can have.
+    most = MAX_PATTERN if re.search(r"[*?\[]", text) else MAX_INTERFACE_NAME
+    if re.search(r"[\s/:]", text) or len(text) > most:
+        raise Wrong(f"is {shown(text)}; expected {expected}, at most {most} characters")
+    return text
