@@ -1,13 +1,16 @@
 # make deb    builds the Debian package into dist/ (docs/install.md)
+# make docs   writes the schema and the tables of docs/configuration.md from dmnotid/config/keys.py (needs
+#             dmnotid's own dependencies: PYTHON=.venv/bin/python)
 # make man    makes the man pages from docs/ into build/man/ (needs pandoc)
 # make clean  takes both away
 
 sources := CHANGELOG.md LICENSE Makefile README.md config debian dmnotid docs pyproject.toml systemd
 DIST := dist
+PYTHON := python3
 MAN := build/man
 pages := $(MAN)/dmnotid.8 $(MAN)/dmnotid.yaml.5 $(MAN)/dmnotid-hook.7
 
-.PHONY: deb man clean
+.PHONY: deb docs man clean
 
 # In a copy, so that nothing is written beside the sources, and so that what else lies here is not packaged.
 deb:
@@ -18,6 +21,9 @@ deb:
 	mkdir -p $(DIST); \
 	cp "$$copy"/*.deb $(DIST); \
 	ls -l $(DIST)/*.deb
+
+docs:
+	$(PYTHON) -m tests.project.generate
 
 man: $(pages)
 

@@ -1,0 +1,43 @@
+"""The schema and the tables of docs/configuration.md are those that `make docs` writes."""
+
+import re
+
+import jsonschema
+import pytest
+
+from dmnotid.config.keys import KEYS
+from tests.project.generate import PAGE, SCHEMA_FILE, page, schema, section_schema
+
+
+def test_schema_is_fresh() -> None:
+    assert SCHEMA_FILE.read_text() == schema(), "run make docs"
+
+
+def test_tables_are_fresh() -> None:
+    text = PAGE.read_text()
+    assert page(text) == text, "run make docs"
+
+
+def test_tables_have_every_key_once() -> None:
+    found = re.findall(r"(?m)^\| `([^`]+)` \|", PAGE.read_text())
+    assert sorted(found) == sorted(key.path for key in KEYS if key.read is not None)
+
+
+def test_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(section_schema(""))
+
+
+def test_stale_table_is_replaced_and_other_text_is_kept() -> None:
+    text = "before\n<!-- keys: log -->\nold\n<!-- end -->\nafter\n"
+    made = page(text)
+    assert made.startswith("before\n<!-- keys: log -->\n| key | type |")
+    assert made.endswith("| \n<!-- end -->\nafter\n".lstrip("| "))
+    assert "old" not in made
+    assert page(made) == made
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
+def test_sentence_is_one_sentence(key: object) -> None:
+    sentence = str(getattr(key, "sentence", ""))
+    assert re.fullmatch(r"[A-Z`].*\.", sentence)
+    assert "|" not in sentence
