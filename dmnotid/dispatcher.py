@@ -1,6 +1,6 @@
 """The session's way: from its row in the journal through the hook to the end of its row (5.3.4).
 
-A session is tracked from its admission until its row is closed:
+A session is tracked from its admission until its row is closed, in one of these states:
 
     queued   --connection and turn--> running --exit 0, 78, tries used up--> ending --row closed--> closed
        ^  ^                              |  |                                   |
@@ -38,7 +38,7 @@ from dmnotid.links.availability import explain_missing
 from dmnotid.links.monitor import Links
 from dmnotid.policy.retry import after_try
 from dmnotid.policy.schedule import Schedule, choose_connection
-from dmnotid.policy.sessions import Closed, Outcome, Result, SessionRequest, SessionStart
+from dmnotid.policy.sessions import Closed, Connection, Outcome, Result, SessionRequest, SessionStart
 from dmnotid.wire.notification import ConnectionType
 
 INTERRUPTIONS: Final = 10
@@ -53,7 +53,7 @@ ENDS_AT_ONCE: Final = 64
 
 @dataclass(slots=True, eq=False)
 class Tracked:
-    """A session that is not closed; the table of this module shows its states."""
+    """A session that is not closed."""
 
     # As the journal has it, with the number of tries begun so far.
     request: SessionRequest
@@ -65,6 +65,80 @@ class Tracked:
     closed: Closed | None = None
     outcome: str = ""
     close_at: float = -inf
+
+
+class Sessions:
+    """Every session that is not closed, in its state."""
+
+    def __init__(self) -> None:
+        # Every session, by its number.
+        self.tracked: dict[int, Tracked] = {}
+        # The requests of those that are queued or resting.
+        self._schedule = Schedule()
+        # When the last try for each server began, on the monotonic clock.
+        self.last_start: dict[str, float] = {}
+
+    @property
+    def waiting(self) -> list[Tracked]:
+        """The queued and resting sessions."""
+        return [it for it in self.tracked.values() if it.task is None and it.closed is None]
+
+    @property
+    def running(self) -> list[Tracked]:
+        """The sessions whose hook runs."""
+        return [it for it in self.tracked.values() if it.task is not None]
+
+    @property
+    def ending(self) -> list[Tracked]:
+        """The sessions whose row is to be closed."""
+        return [it for it in self.tracked.values() if it.closed is not None]
+
+    def queue(self, request: SessionRequest) -> None:
+        """Let a session, a new one or one after a try, have its turn from `not_before` on."""
+        self.tracked.setdefault(request.session, Tracked(request)).request = request
+        self._schedule.add(request)
+
+    def begin(self, start: SessionStart) -> Tracked:
+        """Take a session that is about to run out of the schedule."""
+        request = self._schedule.remove(start.request.session)
+        tracked = self.tracked[request.session]
+        tracked.request = request.tried(start.attempt)
+        self.last_start[request.server_id] = time.monotonic()
+        return tracked
+
+    def end(self, request: SessionRequest, closed: Closed, outcome: str) -> None:
+        """Let a session end that is not in the schedule."""
+        tracked = self.tracked.setdefault(request.session, Tracked(request))
+        tracked.closed, tracked.outcome = closed, outcome
+
+    def expire(self, now: float) -> None:
+        """Let sessions end that have expired, at most ENDS_AT_ONCE of them."""
+        for request in self._schedule.take_expired(now, ENDS_AT_ONCE):
+            self.end(request, Closed.EXPIRED, "not started within sessions.expire_after")
+
+    def add_time(self, more: float, least: float) -> None:
+        """Change when sessions expire, as `SessionRequest.with_time` does."""
+        for tracked in self.tracked.values():
+            tracked.request = tracked.request.with_time(more, least)
+        self._schedule = Schedule(tracked.request for tracked in self.waiting)
+
+    def next_start(self, available: Sequence[Connection], config: Config) -> SessionStart | None:
+        """Return the try to begin now, if there is one and `sessions.concurrency` allows it."""
+        if len(self.running) >= config.sessions.concurrency:
+            return None
+        return self._schedule.next_start(available, time.monotonic(), self._startable(config))
+
+    def next_change(self, since: float, config: Config) -> float | None:
+        """Return when time alone, after `since`, lets a session start or expire, or its row be closed."""
+        change = self._schedule.next_change(since, self._startable(config))
+        times = [tracked.close_at for tracked in self.ending]
+        return min(times if change is None else [*times, change], default=None)
+
+    def _startable(self, config: Config) -> dict[str, float]:
+        """Return each configured server without a running session, with the time from which it may get one."""
+        busy = {tracked.request.server_id for tracked in self.running}
+        free = [server.id for server in config.servers if server.id not in busy]
+        return {server_id: self.last_start.get(server_id, -inf) + config.sessions.min_interval for server_id in free}
 
 
 class Dispatcher:
@@ -88,12 +162,8 @@ class Dispatcher:
         # The configuration for the next start, and the hook made from it.
         self._config = config
         self._hook = Hook(config.hook)
-        # Every session that is not closed.
-        self._tracked: dict[int, Tracked] = {}
-        # Those of them that are queued or resting, in the order of their turn.
-        self._schedule = Schedule()
-        # When the last try for each server began, on the monotonic clock.
-        self._last_start: dict[str, float] = {}
+        # The states of all sessions.
+        self._sessions = Sessions()
         # Set if there is something to do for the loop in `run`.
         self._woken = asyncio.Event()
         # Whether no further try may begin.
@@ -104,12 +174,12 @@ class Dispatcher:
     @property
     def pending(self) -> int:
         """Number of sessions that are not closed, running ones included."""
-        return len(self._tracked)
+        return len(self._sessions.tracked)
 
     @property
     def running(self) -> int:
         """Number of sessions whose hook runs."""
-        return sum(tracked.task is not None for tracked in self._tracked.values())
+        return len(self._sessions.running)
 
     def configure(self, config: Config) -> None:
         """Use another configuration from the next start on; a running try ends as it began.
@@ -121,33 +191,24 @@ class Dispatcher:
         if limits.min_interval:
             try:
                 # Tries that former processes began count too.
-                self._last_start = {**self._journal.last_starts(limits.min_interval), **self._last_start}
+                started = self._journal.last_starts(limits.min_interval)
+                self._sessions.last_start = {**started, **self._sessions.last_start}
             except JournalError as error:
                 logger.error("journal unreadable", problem=str(error))
         # A shorter `expire_after` leaves a session as much time as the journal gives one after a wrong clock.
         least = time.monotonic() + min(limits.expire_after, LAST_CHANCE)
-        self._schedule = Schedule()
-        for tracked in self._tracked.values():
-            tracked.request = tracked.request.with_time(limits.expire_after - former.expire_after, least)
-            if tracked.task is None and tracked.closed is None:
-                self._schedule.add(tracked.request)
-        configured = {server.id for server in config.servers}
-        left = Counter(tracked.request.server_id for tracked in self._tracked.values() if tracked.closed is None)
-        for server_id, sessions in left.items():
-            if server_id not in configured:
-                problem = "the server of these sessions is not configured"
-                logger.error("sessions held", server_id=server_id, sessions=sessions, problem=problem)
+        self._sessions.add_time(limits.expire_after - former.expire_after, least)
+        _log_held(self._sessions, config)
         self.wake()
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
         """Queue sessions whose rows are committed."""
         for request in requests:
-            tracked = self._tracked[request.session] = Tracked(request)
             if request.attempts < self._config.retry.attempts + INTERRUPTIONS:
-                self._schedule.add(request)
+                self._sessions.queue(request)
             else:
                 # A session that takes the device down in each of its tries must not do so for ever.
-                tracked.closed, tracked.outcome = Closed.FAILED, "interrupted too often"
+                self._sessions.end(request, Closed.FAILED, "interrupted too often")
         self.wake()
 
     def wake(self) -> None:
@@ -160,15 +221,17 @@ class Dispatcher:
             while not self._stopping or self.running:
                 self._woken.clear()
                 now = time.monotonic()
-                for request in self._schedule.take_expired(now, ENDS_AT_ONCE):
-                    tracked = self._tracked[request.session]
-                    tracked.closed, tracked.outcome = Closed.EXPIRED, "not started within sessions.expire_after"
+                self._sessions.expire(now)
                 # If more rows than these are to be closed, the loop turns again at once.
-                self._close([tracked for tracked in self._ending() if tracked.close_at <= now][:ENDS_AT_ONCE])
+                self._close([tracked for tracked in self._sessions.ending if tracked.close_at <= now][:ENDS_AT_ONCE])
                 if not self._stopping:
                     await self._start_all(group)
-                    self._announce_waiting()
-                await self._sleep(now)
+                    _log_waiting(self._sessions, self._links, self._config)
+                change = self._sessions.next_change(now, self._config)
+                pause = None if change is None else max(change - time.monotonic(), 0)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._woken.wait()
 
     def start_no_more(self) -> None:
         """Begin no further try: sessions that are added from now on are left to the next process."""
@@ -178,12 +241,12 @@ class Dispatcher:
     async def stop(self) -> None:
         """Begin no further try, and give hooks `hook.stop_grace` to end; the next process repeats interrupted tries."""
         self.start_no_more()
-        tasks = [tracked.task for tracked in self._tracked.values() if tracked.task is not None]
+        tasks = [tracked.task for tracked in self._sessions.running if tracked.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=self._config.hook.stop_grace)
             self.abort()
             await asyncio.wait(tasks)
-        self._close(self._ending())
+        self._close(self._sessions.ending)
 
     def abort(self) -> None:
         """End running hooks now: TERM, and KILL after `hook.kill_after`."""
@@ -191,7 +254,7 @@ class Dispatcher:
         asyncio.get_running_loop().call_soon(self._cancel_tries)
 
     def _cancel_tries(self) -> None:
-        for tracked in self._tracked.values():
+        for tracked in self._sessions.running:
             # A second cancellation would cut the time that a hook has between TERM and KILL.
             if tracked.task is not None and not tracked.task.cancelling():
                 tracked.task.cancel()
@@ -200,56 +263,40 @@ class Dispatcher:
         """Begin every try that can begin now."""
         failures = 0
         while not self._stopping and (start := self._next_start()) is not None:
-            if self._begin(start):
-                task = group.create_task(self._try(start, self._hook), name=f"session {start.request.session}")
-                self._tracked[start.request.session].task = task
-                self._on_change()
-            else:
+            # The try is committed before its hook is started: after a crash, the next try has the next number.
+            try:
+                self._journal.begin(start.request, start.attempt)
+            except JournalError as error:
+                facts = {"problem": str(error), "again_in": WRITE_AGAIN_AFTER}
+                logger.error("session not started", **_facts(start.request), **facts)
+                self._sessions.queue(start.request.later(time.monotonic() + WRITE_AGAIN_AFTER))
                 failures += 1
-            # A damaged row fails alone and must not stop the others; two failures show that the journal fails.
-            if failures > 1:
-                return
+                # A damaged row fails alone and must not stop the others; two failures show that the journal fails.
+                if failures > 1:
+                    return
+            else:
+                self.counters["tries"] += 1
+                tracked = self._sessions.begin(start)
+                tracked.task = group.create_task(
+                    self._try(start, tracked, self._hook), name=f"try {start.request.session}"
+                )
+                self._on_change()
             # Starting a process holds up the loop for about a millisecond, so let reception have its turn.
             await asyncio.sleep(0)
 
     def _next_start(self) -> SessionStart | None:
         """Return the try to begin now, over a connection that the kernel has confirmed just now."""
-        start = self._choose()
+        start = self._sessions.next_start(self._links.available(), self._config)
         if start is None:
             return None
         # This session had a connection. If the read shows that it is gone, `session waiting` is logged again.
-        self._tracked[start.request.session].announced = False
-        # If the links can't be read, the next read that succeeds calls `wake`.
-        return self._choose() if self._links.read_now() else None
-
-    def _choose(self) -> SessionStart | None:
-        if self.running >= self._config.sessions.concurrency:
+        self._sessions.tracked[start.request.session].announced = False
+        if not self._links.read_now():
+            # The next read that succeeds calls `wake`.
             return None
-        return self._schedule.next_start(self._links.available(), time.monotonic(), self._startable())
+        return self._sessions.next_start(self._links.available(), self._config)
 
-    def _startable(self) -> dict[str, float]:
-        """Return each configured server without a running session, with the time from which it may get one."""
-        busy = {tracked.request.server_id for tracked in self._tracked.values() if tracked.task is not None}
-        interval = self._config.sessions.min_interval
-        free = [server.id for server in self._config.servers if server.id not in busy]
-        return {server_id: self._last_start.get(server_id, -inf) + interval for server_id in free}
-
-    def _begin(self, start: SessionStart) -> bool:
-        """Commit that a try begins; return whether that succeeded, because only then the hook may be started."""
-        request = start.request
-        try:
-            self._journal.begin(request, start.attempt)
-        except JournalError as error:
-            logger.error("session not started", **_facts(request), problem=str(error), again_in=WRITE_AGAIN_AFTER)
-            self._rest(request.later(time.monotonic() + WRITE_AGAIN_AFTER))
-            return False
-        self._schedule.remove(request.session)
-        self._tracked[request.session].request = request.tried(start.attempt)
-        self._last_start[request.server_id] = time.monotonic()
-        self.counters["tries"] += 1
-        return True
-
-    async def _try(self, start: SessionStart, hook: Hook) -> None:
+    async def _try(self, start: SessionStart, tracked: Tracked, hook: Hook) -> None:
         """Run the hook, then lead the session from running to its next state."""
         facts, connection = {**_facts(start.request), "attempt": start.attempt}, start.connection
         logger.info("session started", **facts, connection=str(connection.type), interface=connection.interface)
@@ -262,22 +309,19 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - a bug in one session must not end the others
             logger.exception("internal error", **facts)
             outcome = Outcome(Result.FAILED, repr(error))
-        # The request may have changed since the start: a reload changes when it expires.
-        tracked = self._tracked[start.request.session]
         tracked.task = None
         if outcome is None:
-            self._rest(tracked.request)
+            self._sessions.queue(tracked.request)
         else:
-            self._settle(tracked, outcome)
+            self._settle(tracked.request, outcome)
         self.wake()
         self._on_change()
 
-    def _settle(self, tracked: Tracked, outcome: Outcome) -> None:
+    def _settle(self, request: SessionRequest, outcome: Outcome) -> None:
         """End a session after its try, or let it rest until the next one."""
-        request = tracked.request
         verdict = after_try(outcome, request.attempts, self._config.retry, jitter=os.urandom(1)[0] / 0xFF)
         if isinstance(verdict, Closed):
-            tracked.closed, tracked.outcome = verdict, outcome.detail
+            self._sessions.end(request, verdict, outcome.detail)
             return
         facts = {**_facts(request), "attempt": request.attempts}
         logger.warning("session try failed", **facts, outcome=outcome.detail, again_in=round(verdict, 1))
@@ -287,14 +331,7 @@ class Dispatcher:
             # The pause then holds in this process only; after a restart the next try begins at once.
             logger.error("pause not written", **facts, problem=str(error))
             later = request.later(time.monotonic() + verdict)
-        self._rest(later)
-
-    def _rest(self, request: SessionRequest) -> None:
-        self._tracked[request.session].request = request
-        self._schedule.add(request)
-
-    def _ending(self) -> list[Tracked]:
-        return [tracked for tracked in self._tracked.values() if tracked.closed is not None]
+        self._sessions.queue(later)
 
     def _close(self, ended: Sequence[Tracked]) -> None:
         """Close the rows of these sessions in one transaction, and log them as closed once it is committed.
@@ -317,37 +354,35 @@ class Dispatcher:
             return
         for tracked in ended:
             request, closed = tracked.request, tracked.closed
-            del self._tracked[request.session]
+            del self._sessions.tracked[request.session]
             self.counters[str(closed)] += 1
             log = logger.info if closed is Closed.DONE else logger.error
             log(f"session {closed}", **_facts(request), attempts=request.attempts, outcome=tracked.outcome)
         self._on_change()
 
-    def _announce_waiting(self) -> None:
-        """Log what is missing, once for each session that has no connection."""
-        available = self._links.available()
-        present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
-        configured = {server.id for server in self._config.servers}
-        for tracked in self._tracked.values():
-            request, preferred = tracked.request, tracked.request.notification.preferred_connections
-            if tracked.announced or tracked.task is not None or tracked.closed is not None:
-                continue
-            if request.server_id in configured and choose_connection(preferred, available) is None:
-                tracked.announced = True
-                wanted = " ".join(preferred) or str(ConnectionType.ANY)
-                missing = explain_missing(self._links.links, preferred)
-                logger.info("session waiting", **_facts(request), wanted=wanted, available=present, missing=missing)
 
-    async def _sleep(self, since: float) -> None:
-        """Sleep until `wake` is called, or until time alone has changed something after `since`."""
-        times = [tracked.close_at for tracked in self._ending()]
-        change = self._schedule.next_change(since, self._startable())
-        if change is not None:
-            times.append(change)
-        pause = max(min(times) - time.monotonic(), 0) if times else None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._woken.wait()
+def _log_held(sessions: Sessions, config: Config) -> None:
+    """Log the number of sessions of each server that is not configured."""
+    configured = {server.id for server in config.servers}
+    for server_id, count in Counter(it.request.server_id for it in sessions.waiting + sessions.running).items():
+        if server_id not in configured:
+            problem = "the server of these sessions is not configured"
+            logger.error("sessions held", server_id=server_id, sessions=count, problem=problem)
+
+
+def _log_waiting(sessions: Sessions, links: Links, config: Config) -> None:
+    """Log what is missing, once for each session that has no connection."""
+    available = links.available()
+    present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
+    configured = {server.id for server in config.servers}
+    for tracked in sessions.waiting:
+        request, preferred = tracked.request, tracked.request.notification.preferred_connections
+        if tracked.announced or request.server_id not in configured:
+            continue
+        if choose_connection(preferred, available) is None:
+            tracked.announced = True
+            wanted, missing = " ".join(preferred) or str(ConnectionType.ANY), explain_missing(links.links, preferred)
+            logger.info("session waiting", **_facts(request), wanted=wanted, available=present, missing=missing)
 
 
 def _facts(request: SessionRequest) -> dict[str, object]:
