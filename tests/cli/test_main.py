@@ -1,4 +1,4 @@
-"""The program itself: its commands, its exit status, and how it ends when others end it."""
+"""The program itself: commands, exit status, closed and full streams, signals."""
 
 import os
 import re
@@ -19,7 +19,7 @@ JUNK = "0106"
 
 
 def usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the last line of what a wrong command line is answered with: exit status 2, and nothing on stdout."""
+    """Run a wrong command line, and return the last line of its message: exit status 2, nothing on stdout."""
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
@@ -29,7 +29,7 @@ def usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return told.err.splitlines()[-1]
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0
@@ -65,7 +65,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_has_every_option_with_a_word_on_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_command_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([name, "--help"])
     assert caught.value.code == 0
@@ -77,7 +77,7 @@ def test_help_of_a_command_has_every_option_with_a_word_on_it(name: str, capsys:
         assert len(words.split()) > 1, f"{option} has no help"
 
 
-def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_default_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("run", "check", "links", "test-hook"):
         with pytest.raises(SystemExit):
             main([name, "--help"])
@@ -106,7 +106,7 @@ def test_default_configuration_is_named(capsys: pytest.CaptureFixture[str]) -> N
         (["decode", "--source", "here", "00"], "argument --source: 'here': an IPv4 or IPv6 address"),
     ],
 )
-def test_wrong_command_lines(words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_command_line_is_exit_status_2(words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert wanted in usage_error(words, capsys)
 
 
@@ -121,14 +121,14 @@ def test_installed_script_is_the_same_program() -> None:
     assert Done(done.returncode, done.stdout, done.stderr) == dmnotid("decode", GOOD)
 
 
-def test_what_is_raised_on_purpose_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_of_a_command_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["decode", "--file", str(tmp_path / "none")]) == 1
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", f"{tmp_path}/none: No such file or directory\n")
 
 
-def test_a_command_imports_no_other() -> None:
-    """A device pays for what it asks for: decoding needs no event loop."""
+def test_command_imports_no_other_command() -> None:
+    """Decoding needs no event loop, for example."""
     script = (
         "import sys; from dmnotid.cli import main; main(['decode', '0106'])\n"
         "print([name for name in sys.modules if name in ('asyncio', 'uvloop', 'sqlite3', 'dmnotid.cli.send')])"
@@ -137,8 +137,8 @@ def test_a_command_imports_no_other() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_interrupted() -> None:
-    """Ctrl-C while it reads: no traceback, and the status a shell gives it."""
+def test_interrupted_command_has_the_status_of_sigint() -> None:
+    """No traceback, and the status that a shell would report."""
     with subprocess.Popen(
         [*PROGRAM, "decode", "--json"],
         stdin=subprocess.PIPE,
@@ -159,7 +159,7 @@ def test_interrupted() -> None:
 
 
 def through_shell(line: str, *, given: str = "", **environ: str) -> Done:
-    """Run a line of shell in which "$@" is dmnotid."""
+    """Run a shell command in which "$@" is dmnotid."""
     done = subprocess.run(
         ["/bin/sh", "-c", line, "sh", *PROGRAM],
         input=given,
@@ -175,47 +175,51 @@ def through_shell(line: str, *, given: str = "", **environ: str) -> Done:
 MANY = f"{JUNK}\n" * 5000
 
 
-def test_reader_goes_away_amid() -> None:
-    """Much to say and a reader that takes one line: no traceback."""
+def test_reader_that_closes_the_pipe_early_sees_no_traceback() -> None:
+    """The output is longer than a pipe."""
     done = through_shell('{ "$@" decode; echo "exit $?" >&2; } | head -n 1', given=MANY)
     assert done.out == "        0  01                        TID   1\n"
     assert done.err == "exit 1\n"
 
 
-def test_reader_is_gone_before_the_end() -> None:
-    """Little to say, and nobody reads it: what stays in the buffer must not become a complaint either."""
-    done = through_shell('{ sleep 0.5; "$@" decode 0106; echo "exit $?" >&2; } | true')
-    assert done.err == "exit 1\n"
+def test_reader_that_closed_the_pipe_before_sees_no_traceback() -> None:
+    """The output is still buffered at exit."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        command = [*PROGRAM, "decode", JUNK]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_full_disk() -> None:
+def test_full_disk_is_reported() -> None:
     done = through_shell('"$@" decode > /dev/full', given=MANY)
     assert done.status == 1
     assert "No space left on device" in done.err
     assert "Traceback" not in done.err
 
 
-def test_full_disk_with_little_to_say() -> None:
+def test_full_disk_is_reported_for_buffered_output() -> None:
     done = through_shell('"$@" decode 0106 > /dev/full')
     assert done.status == 1
     assert "No space left on device" in done.err
     assert "Exception ignored" not in done.err
 
 
-def test_closed_standard_input() -> None:
+def test_closed_standard_input_is_no_traceback() -> None:
     done = dmnotid("decode", given=None)
     assert done.status == 1
     assert "Traceback" not in done.err
 
 
-def test_closed_standard_output() -> None:
+def test_closed_standard_output_is_no_traceback() -> None:
     done = through_shell('"$@" decode 0106 >&-')
     assert done.status == 1
     assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("words", [["decode", f"{JUNK}7f{'00' * 20}"], ["send", "--help"]])
-def test_terminal_that_is_not_utf8(words: list[str]) -> None:
-    """de_DE.ISO-8859-1 and the like: what can't be shown is escaped."""
+def test_output_is_escaped_on_a_terminal_that_is_not_utf8(words: list[str]) -> None:
+    """For example with the locale de_DE.ISO-8859-1."""
     done = dmnotid(*words, PYTHONIOENCODING="latin-1")
     assert "Traceback" not in done.err

@@ -341,7 +341,10 @@ WRONG = [
     *[(["--to", text], "HOST[:PORT] or [ADDRESS]:PORT is expected") for text in ("", ":1", "a:0", "a:65536", "[::1")],
     (["--count", "0"], "a number from 1 to 1000000000 is expected"),
     *[(["--count", text], "a number from 1 to 1000000000 is expected") for text in ("-1", "x", "1000000001")],
-    *[(["--rate", text], "a number of datagrams a second, above 0, is expected") for text in ("0", "-1", "x", "inf", "nan")],
+    *[
+        (["--rate", text], "a number of datagrams a second, above 0, is expected")
+        for text in ("0", "-1", "x", "inf", "nan")
+    ],
     *[(["--id", text], "a number from 0 to 65535 is expected") for text in ("65536", "-1", "x", "")],
     *[(["--tid", text], "a number from 0 to 255 is expected") for text in ("256", "x")],
     *[(["--prefer", text], "a list of any, mobile, wireless, wireline is expected") for text in ("Mobile", "mobile,")],

@@ -1,4 +1,4 @@
-"""What a socket dropped: real ones, and what is made of counters that tell too much."""
+"""Drops of real sockets, and of counters that include the losses of other sockets."""
 
 import socket
 from pathlib import Path
@@ -23,14 +23,14 @@ def send(receiver: socket.socket, *datagrams: bytes) -> None:
 
 
 def fill(receiver: socket.socket) -> int:
-    """Lose at least one; how many that were."""
+    """Send until at least one datagram is lost, and return how many were."""
     before = read_drops(receiver)
     while read_drops(receiver) == before:
         send(receiver, *[bytes(1_000)] * 100)
     return read_drops(receiver) - before
 
 
-def test_both_kinds(receiver: socket.socket) -> None:
+def test_junk_and_losses_are_told_apart(receiver: socket.socket) -> None:
     with receiver:
         socketfilter.attach(receiver)
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -43,12 +43,13 @@ def test_both_kinds(receiver: socket.socket) -> None:
         second = found.take(filtered=True)
         assert sum(first) == 7
         assert second.lost > 10
-        if read_lost() == before + second.lost:  # nobody else lost anything meanwhile
+        # Only if no other socket of this machine has lost datagrams.
+        if read_lost() == before + second.lost:
             assert first == Dropped(7, 0)
             assert second.junk == 0
 
 
-def test_without_a_filter_all_is_lost(receiver: socket.socket) -> None:
+def test_all_drops_are_losses_without_a_filter(receiver: socket.socket) -> None:
     with receiver:
         found = Drops(receiver)
         assert found.take(filtered=False) is NOTHING
@@ -57,14 +58,14 @@ def test_without_a_filter_all_is_lost(receiver: socket.socket) -> None:
         assert found.take(filtered=False) == Dropped(0, lost)
 
 
-def test_what_was_dropped_before_is_not_told(receiver: socket.socket) -> None:
+def test_earlier_drops_are_not_reported(receiver: socket.socket) -> None:
     with receiver:
         fill(receiver)
         assert Drops(receiver).take(filtered=False) is NOTHING
 
 
 @pytest.mark.parametrize("content", [None, "", "Udp: A\n", "Udp: RcvbufErrors\nUdp: x\n"])
-def test_where_it_cannot_be_told_all_is_lost(
+def test_all_drops_are_losses_if_proc_cannot_be_read(
     receiver: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
     if content is not None:
@@ -77,28 +78,28 @@ def test_where_it_cannot_be_told_all_is_lost(
         assert found.take(filtered=True) == Dropped(0, 1)
 
 
-def test_losses_of_others_are_taken_for_ours_and_never_told_twice(
+def test_losses_of_other_sockets_count_as_ours_and_once(
     receiver: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The counters of the namespace are those of a file here: so what others lose can be chosen."""
+    """A file replaces the counters of the namespace, so that the losses of other sockets can be chosen."""
 
-    def say(lost: int, lost6: int = 0) -> None:
+    def count(lost: int, lost6: int = 0) -> None:
         (tmp_path / "snmp").write_text(f"Udp: InDatagrams RcvbufErrors MemErrors\nUdp: 9 {lost} 0\n")
         (tmp_path / "snmp6").write_text(f"Udp6RcvbufErrors \t{lost6}\nUdp6InErrors 77\n")
 
-    say(1_000)
+    count(1_000)
     monkeypatch.setattr(drops, "_PROC", tmp_path)
     with receiver:
         socketfilter.attach(receiver)
         found = Drops(receiver)
         send(receiver, *[b"junk"] * 10)
-        say(1_002, 1)
+        count(1_002, 1)
         assert found.take(filtered=True) == Dropped(7, 3)
         send(receiver, *[b"junk"] * 10)
         assert found.take(filtered=True) == Dropped(10, 0)
         send(receiver, *[b"junk"] * 10)
-        say(9_000)
+        count(9_000)
         assert found.take(filtered=True) == Dropped(0, 10)
         send(receiver, *[b"junk"] * 10)
-        say(1_000)
+        count(1_000)
         assert found.take(filtered=True) == Dropped(10, 0)

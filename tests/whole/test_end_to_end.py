@@ -32,7 +32,7 @@ from tests.support import (
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Run]:
-    """Start a daemon with a configuration file; whatever still runs at the end is killed."""
+    """Start daemons with a configuration file; those that still run at the end are killed."""
     with running(tmp_path) as starter:
         yield starter
 
@@ -45,7 +45,7 @@ def dmnotid_send(service: Service, config: Path, *arguments: str) -> str:
 
 
 def hostile() -> list[bytes]:
-    """Return what may knock as well; none of it may start anything."""
+    """Return datagrams of which none may start a session."""
     good = push(77, preferred=WIRELINE)
     return [
         b"",
@@ -64,8 +64,8 @@ def hostile() -> list[bytes]:
     ]
 
 
-def test_the_whole_way(tmp_path: Path, start: Run) -> None:
-    """4, 6, 6.2: sent, received, verified, run: each with exactly what is documented."""
+def test_notification_starts_the_hook_with_the_documented_facts(tmp_path: Path, start: Run) -> None:
+    """4, 6, 6.2: arguments, standard input and environment are exactly those of docs/hook.md."""
     recorder = Recorder(tmp_path, "print('session over'); print('to the log', file=sys.stderr)")
     arguments = ["{server_id}", "{notification_id}", "{connection}", "{interface}", "{attempt}"]
     config = write_config(tmp_path, recorder.command + arguments, hook={"environment": {"DM_PROFILE": "default"}})
@@ -114,15 +114,16 @@ def test_the_whole_way(tmp_path: Path, start: Run) -> None:
     assert service.errors == ""
 
 
-def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: Run) -> None:
-    """5.1.4: one run, though all kinds of datagrams come in between, and the daemon starts anew."""
+def test_hook_runs_once_beside_hostile_datagrams_and_after_a_restart(tmp_path: Path, start: Run) -> None:
+    """5.1.4: a repeat is a duplicate in the next process too."""
     recorder = Recorder(tmp_path)
     config = write_config(tmp_path, recorder.command)
     datagram = push(1, preferred=WIRELINE)
     for round_ in range(2):
         service = start(config)
         for count, huge in enumerate([b"\xff" * 65_507, bytes(65_507)], 1):
-            service.send(huge)  # one by one: the socket's buffer holds no more
+            # One by one: the buffer of the socket has room for one alone.
+            service.send(huge)
             service.wait("datagram discarded", count)
         for _ in range(2):
             service.send(*hostile(), datagram)
@@ -143,7 +144,7 @@ def test_never_twice_whatever_knocks_and_after_a_restart(tmp_path: Path, start: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Run, number: signal.Signals) -> None:
+def test_signal_stops_the_daemon_after_its_running_hook(tmp_path: Path, start: Run, number: signal.Signals) -> None:
     recorder = Recorder(tmp_path, "import time; time.sleep(0.3)")
     service = start(write_config(tmp_path, recorder.command))
     service.send(push(1, preferred=WIRELINE))
@@ -153,7 +154,7 @@ def test_a_signal_ends_it_in_order_while_a_hook_runs(tmp_path: Path, start: Run,
 
 
 @pytest.mark.parametrize("storm", [(signal.SIGHUP,), (signal.SIGTERM,), (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)])
-def test_signals_at_the_very_end_make_no_other_end_of_it(
+def test_signals_at_the_very_end_do_not_change_the_exit_status(
     tmp_path: Path, start: Run, storm: tuple[signal.Signals, ...]
 ) -> None:
     for _ in range(3):
@@ -165,7 +166,8 @@ def test_signals_at_the_very_end_make_no_other_end_of_it(
             for number in storm:
                 service.process.send_signal(number)
             assert time.monotonic() < deadline
-            time.sleep(0.0005)  # it needs some time for itself
+            # The process needs some time, too.
+            time.sleep(0.0005)
         assert service.process.returncode == 0
         assert service.lines()[-1]["event"] == "daemon stopped"
 
@@ -179,7 +181,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def test_what_the_parent_ignores_or_blocks_is_not_handed_on_to_hooks(tmp_path: Path, start: Run) -> None:
+def test_hook_does_not_inherit_ignored_or_blocked_signals(tmp_path: Path, start: Run) -> None:
     hook = write_script(tmp_path / "hook", "grep -E 'Sig(Ign|Blk):' /proc/self/status")
     service = start(write_config(tmp_path, [str(hook)]), [sys.executable, "-c", IGNORES])
     service.send(push(1, preferred=WIRELINE))
@@ -192,11 +194,12 @@ def test_what_the_parent_ignores_or_blocks_is_not_handed_on_to_hooks(tmp_path: P
     assert service.stop() == 0
 
 
-def test_a_hang_up_takes_a_new_configuration_up_or_says_what_is_wrong_with_it(tmp_path: Path, start: Run) -> None:
-    """Level and format of the log too, which belong to the command."""
+def test_sighup_applies_a_configuration_or_reports_its_problems(tmp_path: Path, start: Run) -> None:
+    """Also the level and the format of the log."""
     file = write_config(tmp_path, log={"level": "warning"})
     service = start(file)
-    wait_until((tmp_path / "state" / FILE_NAME).exists)  # signals are taken before
+    # Signal handlers are installed before.
+    wait_until((tmp_path / "state" / FILE_NAME).exists)
     assert service.lines() == []
     write_config(tmp_path, log={"level": "debug"}, servers=SERVERS[:1])
     service.process.send_signal(signal.SIGHUP)
@@ -209,7 +212,7 @@ def test_a_hang_up_takes_a_new_configuration_up_or_says_what_is_wrong_with_it(tm
     assert service.stop() == 0
 
 
-def test_what_waits_in_the_socket_at_sigterm_is_taken(tmp_path: Path, start: Run) -> None:
+def test_queued_datagrams_are_accepted_at_sigterm(tmp_path: Path, start: Run) -> None:
     recorder = Recorder(tmp_path)
     config = write_config(tmp_path, recorder.command, sessions={"max_pending": 1_000})
     service = start(config)
@@ -231,7 +234,7 @@ def test_what_waits_in_the_socket_at_sigterm_is_taken(tmp_path: Path, start: Run
     assert len(recorder.names) == 1
 
 
-def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: Run) -> None:
+def test_session_interrupted_by_a_crash_runs_again(tmp_path: Path, start: Run) -> None:
     recorder = Recorder(tmp_path, "import time; time.sleep(1000)")
     config = write_config(tmp_path, recorder.command)
     service = start(config)
@@ -239,8 +242,8 @@ def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: R
     service.wait("notification accepted", 2)
     wait_until(lambda: recorder.names)
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
-    # Started by hand, a hook outlives its daemon; the service manager ends the whole control group.
-    os.kill(recorder.runs[0]["pid"], signal.SIGKILL)
+    # Under systemd the control group ends before the next start.
+    os.killpg(recorder.runs[0]["group"], signal.SIGKILL)
     recorder.behave("")
     again = start(config)
     again.wait("session done", 2)
@@ -255,7 +258,7 @@ def test_a_session_that_a_crash_interrupts_is_run_again(tmp_path: Path, start: R
     assert len(recorder.names) == 3
 
 
-def test_a_damaged_journal_is_set_aside_and_reception_goes_on(tmp_path: Path, start: Run) -> None:
+def test_damaged_journal_is_set_aside_and_reception_goes_on(tmp_path: Path, start: Run) -> None:
     recorder = Recorder(tmp_path)
     config = write_config(tmp_path, recorder.command)
     service = start(config)
@@ -280,7 +283,7 @@ def test_a_damaged_journal_is_set_aside_and_reception_goes_on(tmp_path: Path, st
     assert third.stop() == 0
 
 
-def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Run) -> None:
+def test_daemon_runs_without_uvloop(tmp_path: Path, start: Run) -> None:
     shadow = tmp_path / "shadow"
     shadow.mkdir()
     (shadow / "uvloop.py").write_text("raise ImportError('not built for this machine')\n")
@@ -298,7 +301,7 @@ def test_without_uvloop_it_says_so_once_and_works(tmp_path: Path, start: Run) ->
     assert len(recorder.names) == 1
 
 
-def test_with_uvloop_it_runs_on_it(tmp_path: Path, start: Run) -> None:
+def test_daemon_runs_on_uvloop(tmp_path: Path, start: Run) -> None:
     pytest.importorskip("uvloop")
     service = start(write_config(tmp_path))
     assert service.wait("daemon ready")["loop"] == "uvloop"
@@ -306,36 +309,7 @@ def test_with_uvloop_it_runs_on_it(tmp_path: Path, start: Run) -> None:
     assert service.stop() == 0
 
 
-def test_a_configuration_with_problems_names_them_all(tmp_path: Path, start: Run) -> None:
-    config = tmp_path / "dmnotid.yaml"
-    config.write_text(
-        "servers:\n  - id: dm.example\n    secrte: {text: 0123456789abcdef}\nhook:\n  command: [relative]\n"
-        "listen: nowhere\nretry: {first: soon}\n"
-    )
-    service = start(config)
-    assert service.process.wait(60) == 1
-    lines = service.errors.splitlines()
-    assert [line.split(": ")[0] for line in lines] == [
-        f"{config}:{place}" for place in ("2:5", "3:5", "5:13", "6:9", "7:16")
-    ]
-    assert service.lines() == []
-    assert "0123456789abcdef" not in service.errors
-    assert not (tmp_path / "state").exists()
-
-
-def test_a_port_in_use_is_told(tmp_path: Path, start: Run) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{sock.getsockname()[1]}"
-        service = start(write_config(tmp_path, listen=[listen]))
-        assert service.process.wait(60) == 1
-    (line,) = service.of("daemon not started")
-    assert line["problem"] == f"listen: {listen}: Address already in use"
-    assert line["level"] == "error"
-    assert service.errors == ""
-
-
-def test_a_second_process_on_the_same_state_is_told(tmp_path: Path, start: Run) -> None:
+def test_second_process_on_the_same_state_does_not_start(tmp_path: Path, start: Run) -> None:
     config = write_config(tmp_path)
     first = start(config)
     first.wait("daemon ready")
@@ -347,7 +321,7 @@ def test_a_second_process_on_the_same_state_is_told(tmp_path: Path, start: Run) 
     assert first.stop() == 0
 
 
-def test_a_reader_of_the_log_that_left_changes_nothing(tmp_path: Path) -> None:
+def test_closed_log_pipe_changes_nothing(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
