@@ -186,8 +186,8 @@ def test_time_is_shown_in_utc(seconds: float, shown: str) -> None:
     ],
 )
 def test_decode_error_shows_16_octets_at_most(octets: bytes, offset: int, shown: str) -> None:
-    error = Truncated("DM Notification", "Option Value", offset, "needs 36, 35 left", octets)
-    assert str(error) == f"DM Notification: Option Value at octet {offset}: needs 36, 35 left{shown}"
+    error = Truncated("DM Notification", "Option Value", offset, "needs 36 octets, 35 are left", octets)
+    assert str(error) == f"DM Notification: Option Value at octet {offset}: needs 36 octets, 35 are left{shown}"
     assert error.excerpt == octets[offset : offset + 16]
 
 

@@ -1,4 +1,4 @@
-"""`dmnotid decode`: show the fields of a datagram, where it is wrong, and what the daemon would do with it.
+"""`dmnotid decode`: show the fields of a datagram, its first error, and what the daemon would do with it.
 
 The command reads no journal, so it can't detect a duplicate.
 """

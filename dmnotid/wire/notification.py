@@ -49,11 +49,11 @@ TIME_OCTETS: Final = 4
 DIGEST_OCTETS: Final = 32
 SHA256_DIGEST_OCTETS: Final = TIME_OCTETS + DIGEST_OCTETS
 ZERO_DIGEST: Final = bytes(DIGEST_OCTETS)
-"""What stands in the place of the digest while it is computed (5.3.5)."""
+"""The octets in place of the digest while it is computed (5.3.5)."""
 
 _HEADER: Final = Struct(">HH")
 REMEMBERED_VALUES: Final = 64
-"""How many values of an Option are remembered decoded: they repeat, and each is a function of its octets alone."""
+"""Number of decoded values that are cached for each Option: the same ones are received again and again."""
 
 _OPTION_HEADER: Final = Struct(">H")
 _SHA256_DIGEST: Final = Struct(f">I{DIGEST_OCTETS}s")
@@ -61,7 +61,7 @@ _CACHED_MO: Final = Struct(">H4s")
 
 
 class ConnectionType(StrEnum):
-    """What a PREFERRED-CON-TYPE octet asks for (5.3.4); ANY is the octet 0, not specified."""
+    """The meaning of a PREFERRED-CON-TYPE octet (5.3.4); ANY is the octet 0, "not specified"."""
 
     ANY = "any"
     MOBILE = "mobile"
@@ -84,10 +84,10 @@ CachedMo = tuple[int, bytes]
 class Notification(NamedTuple):
     """A decoded package.
 
-    `server_id` is in NFC and None where the Option is absent; `sent_at` (POSIX seconds) and `digest` are None in an
-    unsigned package. `preferred_connections` holds each type once, the most wanted first, and nothing behind ANY.
-    `skipped_connections` are octets of PREFERRED-CON-TYPE that mean nothing (above 3), `unknown_options` Option Numbers
-    from 6 with their values. `octets` is the package as it came and `digest_at` where its digest stands.
+    `server_id` is in NFC, and None if the Option is absent; `sent_at` (POSIX seconds) and `digest` are None in an
+    unsigned package. `preferred_connections` holds each type once, the most wanted first, and ends at ANY.
+    `skipped_connections` are octets of PREFERRED-CON-TYPE without a meaning (above 3), and `unknown_options` the Option
+    Numbers from 6 with their values. `octets` is the received package, and `digest_at` the offset of its digest.
     """
 
     notification_id: int
@@ -104,19 +104,19 @@ class Notification(NamedTuple):
 
     @property
     def signed(self) -> bool:
-        """Whether a SHA256-DIGEST is there; whether it fits is for others to say."""
+        """Whether the package has a SHA256-DIGEST; this does not mean that the digest fits."""
         return self.digest is not None
 
 
 _new_notification: Final = partial(tuple.__new__, Notification)
-"""Notification of all its values at once, without a detour through Python: this is done for whatever anyone sends."""
+"""Make a Notification of a tuple of all its values; unlike the class, this calls no Python function per datagram."""
 
 
-def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 - a call less is felt in a flood
+def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 - one flat loop: calls are expensive in a flood
     """Decode one package, all of its octets.
 
-    Raises UnsupportedVersion, Truncated, MalformedField (also for an Option Delta of 0: every standard Option comes
-    once at most, in rising order) or TrailingOctets, with the offset in the package. RESERVED may hold anything.
+    Raises UnsupportedVersion, Truncated, MalformedField (also for an Option Delta of 0: every standard Option occurs at
+    most once, in rising order) or TrailingOctets, with the offset in the package. RESERVED may have any value.
     """
     size = len(octets)
     if size < HEADER_OCTETS:
@@ -138,14 +138,18 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
     for _ in range(option_count):
         start = at + OPTION_HEADER_OCTETS
         if start > size:
-            raise Truncated(PACKAGE, "Option", at, f"needs {OPTION_HEADER_OCTETS}, {size - at} left", octets)
+            raise Truncated(PACKAGE, "Option", at, f"needs {OPTION_HEADER_OCTETS} octets, {size - at} are left", octets)
         first = octets[at]
         if not first >> 4:
-            raise MalformedField(PACKAGE, "Option Delta", at, "0, and Option Numbers rise", octets)
+            raise MalformedField(
+                PACKAGE, "Option Delta", at, "is 0, and each Option Number must be greater than the one before", octets
+            )
         number += first >> 4
         at = start + ((first & 0x0F) << 8 | octets[at + 1])
         if at > size:
-            raise Truncated(PACKAGE, "Option Value", start, f"needs {at - start}, {size - start} left", octets)
+            raise Truncated(
+                PACKAGE, "Option Value", start, f"needs {at - start} octets, {size - start} are left", octets
+            )
         value = octets[start:at]
         try:
             if number == OPTION_SERVER_ID:
@@ -164,9 +168,11 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
         except (ValueError, error) as problem:
             raise _malformed(number, start, at, problem, octets) from None
     if at != size:
-        # SHA-256(secret || message) can be extended by whoever holds one signed package; the forgery always leaves
-        # octets behind the last Option.
-        raise TrailingOctets(PACKAGE, "end", at, f"{size - at} more behind the last of {option_count} Options", octets)
+        # A security check: without the secret, the SHA-256(secret || message) of one signed package can be extended to
+        # a longer message. The forgery always leaves octets after the last Option.
+        raise TrailingOctets(
+            PACKAGE, "end", at, f"{size - at} octets follow the last of {option_count} Options", octets
+        )
     return _new_notification(
         (
             notification_id,
@@ -185,27 +191,27 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
 
 
 def _short_of_header(octets: bytes) -> DecodeError:
-    """Tell what is wrong with less octets than the header has: VER comes before all that needs more than the first."""
+    """Return the error of fewer octets than the header has; VER is checked first, as it needs only one."""
     if octets and octets[0] >> 4 != VERSION:
         return _unsupported_version(octets)
-    return Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS}, {len(octets)} left", octets)
+    return Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS} octets, {len(octets)} are left", octets)
 
 
 def _unsupported_version(octets: bytes) -> UnsupportedVersion:
-    return UnsupportedVersion(PACKAGE, "VER", 0, f"{octets[0] >> 4}, only {VERSION} is known", octets)
+    return UnsupportedVersion(PACKAGE, "VER", 0, f"is {octets[0] >> 4}, {VERSION} is expected", octets)
 
 
-# The value of each Option is read from its octets alone, so that what repeats may be remembered. ValueError says what
-# is wrong with it, and UnicodeDecodeError where.
+# The value of an Option depends on its octets alone, so decoded values can be cached. The readers raise ValueError with
+# the problem; a UnicodeDecodeError also has its offset.
 
 
 def _malformed(number: int, start: int, end: int, caught: Exception, octets: bytes) -> MalformedField:
-    """Tell what is wrong with the value of an Option that stands in the package from `start` to `end`."""
+    """Return the error of an Option Value at the offsets `start` to `end` of the package."""
     at, problem = start, str(caught)
     if isinstance(caught, UnicodeDecodeError):
-        at, problem = start + caught.start, f"not UTF-8: {caught.reason}"
+        at, problem = start + caught.start, f"is not UTF-8: {caught.reason}"
     elif isinstance(caught, error):
-        problem = f"{end - start} octets, exactly {SHA256_DIGEST_OCTETS} are needed"
+        problem = f"has {end - start} octets, {SHA256_DIGEST_OCTETS} are expected"
     return MalformedField(PACKAGE, OPTION_NAMES[number], at, problem, octets)
 
 
@@ -240,9 +246,9 @@ def _cached_mos(value: bytes) -> tuple[CachedMo, ...]:
 
 
 def _entries(value: bytes, size: int) -> int:
-    """Return how many entries of a size there are."""
+    """Return the number of entries of `size` octets in a value."""
     if len(value) % size:
-        message = f"{len(value)} octets, a multiple of {size} is needed"
+        message = f"has {len(value)} octets, a multiple of {size} is expected"
         raise ValueError(message)
     return len(value) // size
 
@@ -259,14 +265,14 @@ def encode_notification(
     unknown_options: Sequence[tuple[int, bytes]] = (),
     reserved: int = 0,
 ) -> bytes:
-    """Build a package; Options whose argument is None stay out.
+    """Build a package, without the Options whose argument is None.
 
-    With `sent_at` (and only then) it carries a SHA256-DIGEST, as zeros unless `digest` is given: signing needs a
-    secret, and is for others (5.3.5). ValueError for what doesn't fit its field.
+    With `sent_at` (and only then) it has a SHA256-DIGEST, of zeros unless `digest` is given; `policy.digest.sign` fills
+    it in. Raises ValueError for a value that does not fit its field.
     """
     values = dict(unknown_options)
     if len(values) < len(unknown_options) or not values.keys().isdisjoint(OPTION_NAMES):
-        message = "each unknown Option comes once, and its Option Number is none of the standard's"
+        message = "an unknown Option is given twice, or has the Option Number of a standard one"
         raise ValueError(message)
     if server_id is not None:
         values[OPTION_SERVER_ID] = normal_server_id(server_id).encode()

@@ -1,7 +1,7 @@
 """What the two codecs share: uintvar, the value classes of WSP header fields, and the text of a SERVER-ID.
 
-Every reader takes octets that it may read to their end and no further; a block that is cut out before it is read can't
-be read past. Offsets in errors count from the first of the octets given.
+A reader never reads past the octets that it is given, so the caller cuts out a block before reading it. Offsets in
+errors count from the first of the octets given.
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,12 @@ MAX_UINTVAR_OCTETS = 5
 MAX_UINTVAR = 0xFFFF_FFFF
 
 MAX_UNICODE = 256
-"""How many characters a SERVER-ID may have that is not ASCII alone."""
+"""Maximum length of a SERVER-ID that is not pure ASCII, in characters."""
 
 MAX_COMBINING = 30
-"""How many combining characters in a row a SERVER-ID may have: the bound of UAX #15's Stream-Safe Text Format.
+"""Maximum run of combining characters in a SERVER-ID (UAX #15, Stream-Safe Text Format).
 
-Normalising sorts them in a time that grows with the square of their number: both bounds keep it from anyone who can
-send a datagram to spend that time.
+Normalising sorts such a run in quadratic time; both bounds limit the work that the sender of a datagram can cause.
 """
 
 # First octet of a field value (WAP-230, 8.4.1.2).
@@ -31,59 +30,59 @@ QUOTE = 0x7F
 SHORT_INTEGER = 0x80
 
 FieldValue = int | str | bytes
-"""A field value: a short-integer, text, or the octets behind a length."""
+"""A field value: a short-integer, text, or the octets after a length."""
 
 _UNFIT_FOR_SERVER_ID = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF)))
 
 
 def read_uintvar(octets: bytes, at: int, field: str) -> tuple[int, int]:
-    """Read the uintvar at `at`; its value and the offset behind it (WAP-230, 8.1.2).
+    """Read the uintvar at `at`; return its value and the offset after it (WAP-230, 8.1.2).
 
         1vvvvvvv ... 0vvvvvvv      7 bits an octet, the highest first; padded forms (80 03) are legal
 
-    Raises Truncated where the octets end first, MalformedField above 5 octets or 32 bits.
+    Raises Truncated if the octets end first, and MalformedField above 5 octets or 32 bits.
     """
     value = 0
     for position in range(at, at + MAX_UINTVAR_OCTETS):
         if position >= len(octets):
-            raise Truncated(PUSH_PDU, field, at, "the uintvar is cut off", octets)
+            raise Truncated(PUSH_PDU, field, at, "the uintvar has no last octet", octets)
         octet = octets[position]
         value = value << 7 | octet & 0x7F
         if octet < SHORT_INTEGER:
             if value > MAX_UINTVAR:
-                raise MalformedField(PUSH_PDU, field, at, "a uintvar of more than 32 bits", octets)
+                raise MalformedField(PUSH_PDU, field, at, "the uintvar has more than 32 bits", octets)
             return value, position + 1
-    raise MalformedField(PUSH_PDU, field, at, f"a uintvar of more than {MAX_UINTVAR_OCTETS} octets", octets)
+    raise MalformedField(PUSH_PDU, field, at, f"the uintvar has more than {MAX_UINTVAR_OCTETS} octets", octets)
 
 
 def read_text(octets: bytes, at: int, field: str) -> tuple[str, int]:
-    """Read text up to its NUL, a leading quote taken off; the text (ISO 8859-1) and the offset behind the NUL.
+    """Read text up to its NUL, without a leading quote; return the text (ISO 8859-1) and the offset after the NUL.
 
     Raises Truncated without a NUL.
     """
     end = octets.find(0, at)
     if end < 0:
-        raise Truncated(PUSH_PDU, field, at, "text without its NUL", octets)
+        raise Truncated(PUSH_PDU, field, at, "the text has no NUL at its end", octets)
     start = at + 1 if octets[at] == QUOTE else at
     return octets[start:end].decode("latin-1"), end + 1
 
 
 def read_length(octets: bytes, at: int, field: str) -> tuple[int, int]:
-    """Read the value-length at `at`; the first and the last offset (exclusive) of the octets it counts (8.4.2.2).
+    """Read the value-length at `at`; return the first and last offset (exclusive) of the octets it counts (8.4.2.2).
 
-    Raises Truncated where it counts more octets than there are.
+    Raises Truncated if it counts more octets than are left.
     """
     length, start = octets[at], at + 1
     if length == LENGTH_QUOTE:
         length, start = read_uintvar(octets, start, field)
     end = start + length
     if end > len(octets):
-        raise Truncated(PUSH_PDU, field, at, f"needs {length}, {len(octets) - start} left", octets)
+        raise Truncated(PUSH_PDU, field, at, f"needs {length} octets, {len(octets) - start} are left", octets)
     return start, end
 
 
 def read_value(octets: bytes, at: int, field: str) -> tuple[FieldValue, int]:
-    """Read the field value at `at`, whatever its class; the value and the offset behind it (8.4.1.2).
+    """Read the field value at `at`, of any class; return the value and the offset after it (8.4.1.2).
 
         0-30      that many octets follow          -> bytes
         31        uintvar, that many octets follow -> bytes
@@ -116,12 +115,12 @@ def encode_uintvar(value: int) -> bytes:
 
 
 def encode_text(text: str) -> bytes:
-    """Encode text with its NUL, quoted where it has to be; ValueError for a NUL or a character outside ISO 8859-1."""
+    """Encode text with its NUL, and with a quote if it needs one; ValueError for a NUL or text outside ISO 8859-1."""
     octets = text.encode("latin-1")
     if 0 in octets:
         message = f"text for a push header holds a NUL: {text!r}"
         raise ValueError(message)
-    # A first octet outside 32-126 would be read as another value class.
+    # Without a quote, a first octet outside 32-126 would be read as another value class.
     quote = b"" if octets and LENGTH_QUOTE < octets[0] < QUOTE else b"\x7f"
     return quote + octets + b"\0"
 
@@ -138,7 +137,7 @@ def encode_integer(value: int) -> bytes:
 
 
 def encode_length(octets: bytes) -> bytes:
-    """Put the value-length in front of octets (8.4.2.2)."""
+    """Return octets after their value-length (8.4.2.2)."""
     if len(octets) <= SHORT_LENGTH_MAX:
         return bytes([len(octets)]) + octets
     return bytes([LENGTH_QUOTE]) + encode_uintvar(len(octets)) + octets
@@ -154,9 +153,9 @@ def encode_value(value: FieldValue) -> bytes:
 
 
 def normal_server_id(text: str) -> str:
-    """Return a SERVER-ID as it is compared (NFC); ValueError says what makes it unfit to be one (5.3).
+    """Return a SERVER-ID in the form in which it is compared (NFC). Raises ValueError with the problem (5.3).
 
-    Configuration and wire both come here, so that what is configured can be received.
+    The configuration and the decoder both use this function, so every configured SERVER-ID can be received.
     """
     if not text:
         message = "is empty"
@@ -170,7 +169,7 @@ def normal_server_id(text: str) -> str:
     if len(text) > MAX_UNICODE:
         message = f"has more than {MAX_UNICODE} characters, and not all of them are ASCII"
         raise ValueError(message)
-    import unicodedata  # noqa: PLC0415 - a hundred KB for the few that are not ASCII
+    import unicodedata  # noqa: PLC0415 - 100 KB, and few SERVER-IDs need it
 
     if _longest_run(map(unicodedata.combining, text)) > MAX_COMBINING:
         message = f"has more than {MAX_COMBINING} combining characters in a row"
@@ -179,7 +178,7 @@ def normal_server_id(text: str) -> str:
 
 
 def _longest_run(marks: Iterable[int]) -> int:
-    """Return how many in a row are not 0 at most."""
+    """Return the length of the longest run of numbers other than 0."""
     run = longest = 0
     for mark in marks:
         run = run + 1 if mark else 0

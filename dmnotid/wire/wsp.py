@@ -1,4 +1,4 @@
-"""The WSP connectionless Push PDU (WAP-230, 8.2.4.1): what a push gateway sends to UDP port 2948.
+"""The WSP connectionless Push PDU (WAP-230, 8.2.4.1), as a push gateway sends it to UDP port 2948.
 
     TID u8 | Type u8 | HeadersLen uintvar | ContentType | Headers | Data
                                           '-- HeadersLen octets --'
@@ -46,7 +46,7 @@ APPLICATION_ID_DM: Final = 0x07
 APPLICATION_ID_DM_TEXT: Final = "x-wap-application:syncml.dm"
 
 DEFAULT_PAGE: Final = 1
-"""The header code page every header block begins on (WAP-230, 8.4.2.6)."""
+"""The header code page on which every header block begins (WAP-230, 8.4.2.6)."""
 
 FIELD_X_WAP_APPLICATION_ID: Final = 0x2F
 X_WAP_APPLICATION_ID: Final = "X-Wap-Application-Id"
@@ -68,10 +68,10 @@ FIELD_NAMES: Final = {
     0x36: "Profile-Diff",
     0x43: "Encoding-Version",
 }
-"""Well-known field names of the default code page (WAP-230, table 39), for people; only 0x2F means anything here."""
+"""Well-known field names of the default code page (WAP-230, table 39), for display; only 0x2F is interpreted."""
 
 REMEMBERED_BLOCKS: Final = 128
-"""How many push header blocks are remembered decoded: a gateway's repeat octet for octet."""
+"""Number of decoded push header blocks that are cached: a gateway sends the same block with every push."""
 
 
 class Field(NamedTuple):
@@ -89,14 +89,14 @@ class Field(NamedTuple):
 
 
 class PushHeader(NamedTuple):
-    """What a push header block says that matters here: the content type, and every X-Wap-Application-Id in order."""
+    """The interpreted fields of a push header block: the content type, and every X-Wap-Application-Id in order."""
 
     content_type: int | str
     application_ids: tuple[FieldValue, ...]
 
 
 class PushMessage(NamedTuple):
-    """A decoded Push PDU; `body_offset` is where its data stands in the datagram."""
+    """A decoded Push PDU; `body_offset` is the offset of its data in the datagram."""
 
     tid: int
     header: PushHeader
@@ -105,7 +105,7 @@ class PushMessage(NamedTuple):
 
 
 _new_message: Final = partial(tuple.__new__, PushMessage)
-"""PushMessage of all its values at once, without a detour through Python: this is done for whatever anyone sends."""
+"""Make a PushMessage of a tuple of all its values; unlike the class, this calls no Python function per datagram."""
 
 
 def decode_push(datagram: bytes, *, max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS) -> PushMessage:
@@ -126,7 +126,7 @@ def decode_push(datagram: bytes, *, max_header_octets: int = DEFAULT_MAX_HEADER_
 
 def header_border(datagram: bytes) -> tuple[int, int]:
     """Return the offsets at which the push headers begin and end; errors as for `decode_push`."""
-    if len(datagram) < 3:  # noqa: PLR2004 - TID, Type, and one octet of HeadersLen at least
+    if len(datagram) < 3:  # noqa: PLR2004 - TID, Type, and at least one octet of HeadersLen
         _refuse_type(datagram)
         raise Truncated(PUSH_PDU, "HeadersLen", len(datagram), "the datagram ends before it", datagram)
     if datagram[1] != TYPE_PUSH:
@@ -136,9 +136,9 @@ def header_border(datagram: bytes) -> tuple[int, int]:
     if length >= SHORT_INTEGER:
         length, start = read_uintvar(datagram, 2, "HeadersLen")
     if not length:
-        raise Truncated(PUSH_PDU, "HeadersLen", 2, "0, and a Content-Type must follow", datagram)
+        raise Truncated(PUSH_PDU, "HeadersLen", 2, "is 0, and a Content-Type must follow", datagram)
     if length > len(datagram) - start:
-        raise Truncated(PUSH_PDU, "HeadersLen", 2, f"needs {length}, {len(datagram) - start} left", datagram)
+        raise Truncated(PUSH_PDU, "HeadersLen", 2, f"needs {length} octets, {len(datagram) - start} are left", datagram)
     return start, start + length
 
 
@@ -156,9 +156,9 @@ def decode_header_block(block: bytes) -> PushHeader:
 
 
 def decode_content_type(block: bytes) -> tuple[int | str, int]:
-    """Read the Content-Type at the block's start; its code or text, and the offset behind it (WAP-230, 8.4.2.24).
+    """Read the Content-Type at the start of a block; return its code or text, and the offset after it (8.4.2.24).
 
-    A text's parameters stay on it; those of the general form are skipped by its value-length.
+    A text keeps its parameters; the value-length of the general form skips those.
     """
     first = block[0]
     if first >= SHORT_INTEGER:
@@ -173,7 +173,7 @@ def decode_content_type(block: bytes) -> tuple[int | str, int]:
     if not isinstance(media, bytes):
         return media, end
     if not media:
-        raise MalformedField(PUSH_PDU, "Content-Type", start, "a media type of no octets", block)
+        raise MalformedField(PUSH_PDU, "Content-Type", start, "the media type has no octets", block)
     return int.from_bytes(media, "big"), end
 
 
@@ -201,34 +201,35 @@ def fields(block: bytes, at: int) -> Iterator[Field]:
 
 
 def _text_value(block: bytes, at: int, name: str) -> tuple[str, int]:
-    value, behind = read_value(block, at, repr(name))
+    value, end = read_value(block, at, repr(name))
     if block[at : at + 1] == b"\0":
-        value = ""  # a lone NUL: zero octets by its class, and the empty text that some gateways write
+        # By its class a lone NUL is a value of zero octets; some gateways write the empty text like that.
+        value = ""
     if not isinstance(value, str):
         raise MalformedField(PUSH_PDU, repr(name), at, "the value of a field named by text must be text", block)
-    return value, behind
+    return value, end
 
 
 def _shifted_page(block: bytes, at: int) -> tuple[int, int]:
-    page, behind = block[at], at + 1
+    page, end = block[at], at + 1
     if page == QUOTE:
-        if behind >= len(block):
+        if end >= len(block):
             raise Truncated(PUSH_PDU, "code page", at, "the page number is missing", block)
-        page, behind = block[behind], behind + 1
+        page, end = block[end], end + 1
     if not page:
-        raise MalformedField(PUSH_PDU, "code page", at, "0 is neither a field nor a page", block)
-    return page, behind
+        raise MalformedField(PUSH_PDU, "code page", at, "is 0, which is neither a field nor a page", block)
+    return page, end
 
 
 def is_application_id(field: Field) -> bool:
-    """Tell whether a field is X-Wap-Application-Id, by its number on the default page or by its name."""
+    """Return whether a field is X-Wap-Application-Id, by its number on the default page or by its name."""
     if isinstance(field.name, str):
         return field.name.lower() == X_WAP_APPLICATION_ID.lower()
     return field.name == FIELD_X_WAP_APPLICATION_ID and field.page == DEFAULT_PAGE
 
 
 def field_name(page: int, number: int) -> str:
-    """Name a well-known field for people."""
+    """Return the name of a well-known field for display."""
     known = FIELD_NAMES.get(number) if page == DEFAULT_PAGE else None
     if known is not None:
         return known
@@ -236,16 +237,16 @@ def field_name(page: int, number: int) -> str:
 
 
 def is_dm_content_type(content_type: int | str) -> bool:
-    """Tell whether a content type is that of a DM Notification, as a code or as text with or without parameters."""
+    """Return whether a content type, as a code or as text with or without parameters, is that of a DM Notification."""
     if isinstance(content_type, int):
         return content_type == CONTENT_TYPE_DM_NOTIFICATION
     return content_type.partition(";")[0].strip().lower() == CONTENT_TYPE_DM_NOTIFICATION_TEXT
 
 
 def application_id(value: FieldValue) -> int | str | bytes:
-    """Return an X-Wap-Application-Id as it is compared: an integer in any of its legal forms, else text in lower case.
+    """Return an X-Wap-Application-Id in the form in which it is compared: an integer, or else text in lower case.
 
-    The URI of OMA DM is the same application as its number. Octets that are no integer come back as they are.
+    The URI of OMA DM becomes its number. Octets that are not an integer are returned unchanged.
     """
     if isinstance(value, str):
         folded = value.strip().lower()
@@ -265,11 +266,13 @@ def encode_push(
 ) -> bytes:
     """Build a Push PDU as a gateway does: Content-Type, X-Wap-Application-Id (none for None), then `further` fields.
 
-    A further field is a (well-known number or name, value), or finished octets. ValueError for what can't be encoded.
+    A further field is a (well-known number or name, value), or encoded octets. Raises ValueError for a value that can't
+    be encoded.
     """
     block = encode_integer(content_type) if isinstance(content_type, int) else encode_text(content_type)
     if block[0] <= LENGTH_QUOTE:
-        block = encode_length(block)  # a code above 127 takes the general form
+        # A code above 127 is a long-integer, which only the general form can hold.
+        block = encode_length(block)
     if application is not None:
         block += encode_field(FIELD_X_WAP_APPLICATION_ID, application)
     for field in further:
@@ -278,7 +281,7 @@ def encode_push(
 
 
 def encode_field(name: int | str, value: FieldValue) -> bytes:
-    """Encode one header field on the default page; one named by text takes only text. ValueError otherwise."""
+    """Encode one header field on the default page; a field named by text needs a text. Raises ValueError otherwise."""
     if isinstance(name, int):
         if not 0 <= name < SHORT_INTEGER:
             message = f"a well-known field has 7 bits, not {name}"

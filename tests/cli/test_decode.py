@@ -200,7 +200,7 @@ def test_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert done.out.startswith("        0  20                        VER              2\n")
     assert shown(["--package", GOOD], capsys).out.splitlines()[-2] == (
         "discarded: unsupported-version at octet 0 of 10: "
-        "DM Notification: VER at octet 0: 0, only 2 is known [01 06 03 d8 af 87 20 00 00 01]"
+        "DM Notification: VER at octet 0: is 0, 2 is expected [01 06 03 d8 af 87 20 00 00 01]"
     )
     assert asked(["--package", PACKAGE], capsys)["body_offset"] == 0
     assert shown([PACKAGE], capsys).out.endswith("discarded: not-a-push: the PDU type is 0x00, Push is expected\n\n")
@@ -216,22 +216,26 @@ DM = "DM Notification"
     [
         ("", "truncated at octet 0 of 0: Push PDU: HeadersLen at octet 0: the datagram ends before it"),
         (NOT_A_PUSH, "not-a-push: the PDU type is 0x07, Push is expected"),
-        ("010603d8af", "truncated at octet 2 of 5: Push PDU: HeadersLen at octet 2: needs 3, 2 left [03 d8 af]"),
+        (
+            "010603d8af",
+            "truncated at octet 2 of 5: Push PDU: HeadersLen at octet 2: needs 3 octets, 2 are left [03 d8 af]",
+        ),
         (
             "010604d8af870020000001",
-            "malformed-field at octet 6 of 11: Push PDU: code page at octet 6: 0 is neither a field nor a page [00]",
+            "malformed-field at octet 6 of 11: "
+            "Push PDU: code page at octet 6: is 0, which is neither a field nor a page [00]",
         ),
         (
             GOOD + "ff",
-            f"trailing-octets at octet 10 of 11: {DM}: end at octet 4: 1 more behind the last of 0 Options [ff]",
+            f"trailing-octets at octet 10 of 11: {DM}: end at octet 4: 1 octets follow the last of 0 Options [ff]",
         ),
         (
             "010603d8af8720800001100261ff",
-            f"malformed-field at octet 13 of 14: {DM}: SERVER-ID at octet 7: not UTF-8: invalid start byte [ff]",
+            f"malformed-field at octet 13 of 14: {DM}: SERVER-ID at octet 7: is not UTF-8: invalid start byte [ff]",
         ),
         (
             "010603d8af872080000130030001",
-            f"truncated at octet 12 of 14: {DM}: Option Value at octet 6: needs 3, 2 left [00 01]",
+            f"truncated at octet 12 of 14: {DM}: Option Value at octet 6: needs 3 octets, 2 are left [00 01]",
         ),
     ],
 )

@@ -27,7 +27,7 @@ def octets(text: str) -> bytes:
 
 
 class Vector(NamedTuple):
-    """The arguments of `encode_notification`, the package, and what of the decoded value is not what "absent" gives."""
+    """Arguments of `encode_notification`, their package, and the decoded values of the Options it has."""
 
     package: str
     notification_id: int
@@ -125,14 +125,14 @@ SHORT = {name: vector for name, vector in VECTORS.items() if name != "length-409
 
 
 def value_of(vector: Vector) -> Notification:
-    """Build what a vector's package means: where it doesn't say, what an absent Option gives."""
+    """Return the value of a vector's package, with the values of absent Options filled in."""
     absent = Notification(vector.notification_id, None, (), (), (), (), None, None, 0, (), octets(vector.package))
     return absent._replace(**vector.facts)
 
 
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
-def test_package_both_ways(vector: Vector) -> None:
-    """5.1, 5.2, 5.3: header of 32 bits, Options, big-endian all."""
+def test_package_is_encoded_and_decoded(vector: Vector) -> None:
+    """5.1, 5.2, 5.3: a header of 32 bits, then Options, all big-endian."""
     assert encode_notification(vector.notification_id, **vector.arguments) == octets(vector.package)
     decoded = decode_notification(octets(vector.package))
     assert decoded == value_of(vector)
@@ -140,8 +140,8 @@ def test_package_both_ways(vector: Vector) -> None:
 
 
 @pytest.mark.parametrize("vector", SHORT.values(), ids=SHORT)
-def test_prefixes_are_truncated(vector: Vector) -> None:
-    """5.1, 5.2: no proper prefix of a package is one."""
+def test_every_prefix_of_a_package_is_truncated(vector: Vector) -> None:
+    """5.1, 5.2: no proper prefix of a package is a package."""
     whole = octets(vector.package)
     for end in range(len(whole)):
         with pytest.raises(Truncated) as caught:
@@ -151,53 +151,65 @@ def test_prefixes_are_truncated(vector: Vector) -> None:
 
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
 @pytest.mark.parametrize("more", [b"\0", b"\xff", b"\x10\0", b"\x20\x00\x00\x01"])
-def test_octets_more_are_trailing(vector: Vector, more: bytes) -> None:
-    """5.2, 5.3.5: nothing may follow the last Option, not even what looks like one or like another package."""
+def test_octets_after_a_package_are_trailing(vector: Vector, more: bytes) -> None:
+    """5.2, 5.3.5: nothing may follow the last Option, not even an Option or another package."""
     whole = octets(vector.package)
     extended = partial(decode_notification, whole + more)
     assert place_of(extended, PACKAGE) == (TrailingOctets, "end", len(whole))
 
 
-def test_trailing_octets_say_how_many() -> None:
+def test_message_of_trailing_octets_has_their_number() -> None:
     """5.2."""
     with pytest.raises(TrailingOctets) as caught:
         decode_notification(octets("20 80 00 01 10 01 61 AA BB"))
-    assert str(caught.value) == "DM Notification: end at octet 7: 2 more behind the last of 1 Options [aa bb]"
+    assert str(caught.value) == "DM Notification: end at octet 7: 2 octets follow the last of 1 Options [aa bb]"
 
 
-def test_message_form() -> None:
-    """5.2: what a decode error reads like; at most 16 octets are shown."""
+def test_message_has_pdu_field_offset_problem_and_octets() -> None:
+    """5.2: with at most 16 octets."""
     package = octets("21 00 00 01 10 1B") + b"a" * 27 + octets("40 24 00 00 03 E8") + bytes(31)
     with pytest.raises(Truncated) as caught:
         decode_notification(package)
-    sentence = "DM Notification: Option Value at octet 35: needs 36, 35 left"
+    sentence = "DM Notification: Option Value at octet 35: needs 36 octets, 35 are left"
     assert str(caught.value) == f"{sentence} [00 00 03 e8{' 00' * 12} …]"
 
 
 @pytest.mark.parametrize(
     ("package", "place", "problem"),
     [
-        ("", (Truncated, "header", 0), "needs 4, 0 left"),
-        ("20", (Truncated, "header", 0), "needs 4, 1 left"),
-        ("20 80 00", (Truncated, "header", 0), "needs 4, 3 left"),
-        ("10", (UnsupportedVersion, "VER", 0), "1, only 2 is known"),
-        ("30 00 00 01", (UnsupportedVersion, "VER", 0), "3, only 2 is known"),
-        ("00 00 00 01", (UnsupportedVersion, "VER", 0), "0, only 2 is known"),
-        ("F0 00 00 01 FF", (UnsupportedVersion, "VER", 0), "15, only 2 is known"),
-        ("20 80 00 01", (Truncated, "Option", 4), "needs 2, 0 left"),
-        ("20 80 00 01 10", (Truncated, "Option", 4), "needs 2, 1 left"),
-        ("21 00 00 01 60 01 AA", (Truncated, "Option", 7), "needs 2, 0 left"),
-        ("20 80 00 01 10 02 61", (Truncated, "Option Value", 6), "needs 2, 1 left"),
-        ("20 80 00 01 1F FF 61", (Truncated, "Option Value", 6), "needs 4095, 1 left"),
-        ("20 80 00 01 00 01 61", (MalformedField, "Option Delta", 4), "0, and Option Numbers rise"),
-        ("20 80 00 01 00 09", (MalformedField, "Option Delta", 4), "0, and Option Numbers rise"),
-        ("21 00 00 01 10 01 61 00 01 62", (MalformedField, "Option Delta", 7), "0, and Option Numbers rise"),
+        ("", (Truncated, "header", 0), "needs 4 octets, 0 are left"),
+        ("20", (Truncated, "header", 0), "needs 4 octets, 1 are left"),
+        ("20 80 00", (Truncated, "header", 0), "needs 4 octets, 3 are left"),
+        ("10", (UnsupportedVersion, "VER", 0), "is 1, 2 is expected"),
+        ("30 00 00 01", (UnsupportedVersion, "VER", 0), "is 3, 2 is expected"),
+        ("00 00 00 01", (UnsupportedVersion, "VER", 0), "is 0, 2 is expected"),
+        ("F0 00 00 01 FF", (UnsupportedVersion, "VER", 0), "is 15, 2 is expected"),
+        ("20 80 00 01", (Truncated, "Option", 4), "needs 2 octets, 0 are left"),
+        ("20 80 00 01 10", (Truncated, "Option", 4), "needs 2 octets, 1 are left"),
+        ("21 00 00 01 60 01 AA", (Truncated, "Option", 7), "needs 2 octets, 0 are left"),
+        ("20 80 00 01 10 02 61", (Truncated, "Option Value", 6), "needs 2 octets, 1 are left"),
+        ("20 80 00 01 1F FF 61", (Truncated, "Option Value", 6), "needs 4095 octets, 1 are left"),
+        (
+            "20 80 00 01 00 01 61",
+            (MalformedField, "Option Delta", 4),
+            "is 0, and each Option Number must be greater than the one before",
+        ),
+        (
+            "20 80 00 01 00 09",
+            (MalformedField, "Option Delta", 4),
+            "is 0, and each Option Number must be greater than the one before",
+        ),
+        (
+            "21 00 00 01 10 01 61 00 01 62",
+            (MalformedField, "Option Delta", 7),
+            "is 0, and each Option Number must be greater than the one before",
+        ),
         ("20 80 00 01 10 00", (MalformedField, "SERVER-ID", 6), "is empty"),
-        ("20 80 00 01 10 02 61 FF", (MalformedField, "SERVER-ID", 7), "not UTF-8: invalid start byte"),
-        ("20 80 00 01 10 02 C0 AF", (MalformedField, "SERVER-ID", 6), "not UTF-8: invalid start byte"),
-        ("20 80 00 01 10 03 ED A0 80", (MalformedField, "SERVER-ID", 6), "not UTF-8: invalid continuation byte"),
-        ("20 80 00 01 10 03 61 62 C3", (MalformedField, "SERVER-ID", 8), "not UTF-8: unexpected end of data"),
-        ("20 80 00 01 10 04 F4 90 80 80", (MalformedField, "SERVER-ID", 6), "not UTF-8: invalid continuation byte"),
+        ("20 80 00 01 10 02 61 FF", (MalformedField, "SERVER-ID", 7), "is not UTF-8: invalid start byte"),
+        ("20 80 00 01 10 02 C0 AF", (MalformedField, "SERVER-ID", 6), "is not UTF-8: invalid start byte"),
+        ("20 80 00 01 10 03 ED A0 80", (MalformedField, "SERVER-ID", 6), "is not UTF-8: invalid continuation byte"),
+        ("20 80 00 01 10 03 61 62 C3", (MalformedField, "SERVER-ID", 8), "is not UTF-8: unexpected end of data"),
+        ("20 80 00 01 10 04 F4 90 80 80", (MalformedField, "SERVER-ID", 6), "is not UTF-8: invalid continuation byte"),
         (
             "20 80 00 01 10 02 61 0A",
             (MalformedField, "SERVER-ID", 6),
@@ -208,16 +220,20 @@ def test_message_form() -> None:
             (MalformedField, "SERVER-ID", 6),
             "holds U+FEFF, which no SERVER-ID may hold",
         ),
-        ("20 80 00 01 30 01 07", (MalformedField, "REQ-MO", 6), "1 octets, a multiple of 2 is needed"),
-        ("20 80 00 01 30 03 00 01 00", (MalformedField, "REQ-MO", 6), "3 octets, a multiple of 2 is needed"),
-        ("20 80 00 01 40 04 00 03 DE AD", (MalformedField, "REQ-MO-CV", 6), "4 octets, a multiple of 6 is needed"),
-        ("20 80 00 01 40 07" + "00" * 7, (MalformedField, "REQ-MO-CV", 6), "7 octets, a multiple of 6 is needed"),
-        ("20 80 00 01 50 00", (MalformedField, "SHA256-DIGEST", 6), "0 octets, exactly 36 are needed"),
-        ("20 80 00 01 50 20" + "00" * 32, (MalformedField, "SHA256-DIGEST", 6), "32 octets, exactly 36 are needed"),
-        ("20 80 00 01 50 25" + "00" * 37, (MalformedField, "SHA256-DIGEST", 6), "37 octets, exactly 36 are needed"),
+        ("20 80 00 01 30 01 07", (MalformedField, "REQ-MO", 6), "has 1 octets, a multiple of 2 is expected"),
+        ("20 80 00 01 30 03 00 01 00", (MalformedField, "REQ-MO", 6), "has 3 octets, a multiple of 2 is expected"),
+        (
+            "20 80 00 01 40 04 00 03 DE AD",
+            (MalformedField, "REQ-MO-CV", 6),
+            "has 4 octets, a multiple of 6 is expected",
+        ),
+        ("20 80 00 01 40 07" + "00" * 7, (MalformedField, "REQ-MO-CV", 6), "has 7 octets, a multiple of 6 is expected"),
+        ("20 80 00 01 50 00", (MalformedField, "SHA256-DIGEST", 6), "has 0 octets, 36 are expected"),
+        ("20 80 00 01 50 20" + "00" * 32, (MalformedField, "SHA256-DIGEST", 6), "has 32 octets, 36 are expected"),
+        ("20 80 00 01 50 25" + "00" * 37, (MalformedField, "SHA256-DIGEST", 6), "has 37 octets, 36 are expected"),
     ],
 )
-def test_errors(package: str, place: Place, problem: str) -> None:
+def test_malformed_package_is_refused_with_field_and_offset(package: str, place: Place, problem: str) -> None:
     """5.1, 5.2, 5.3: each error by its type, field and offset."""
     with pytest.raises(DecodeError) as caught:
         decode_notification(octets(package))
@@ -237,13 +253,13 @@ def test_errors(package: str, place: Place, problem: str) -> None:
         ("20 80 00 01 10 03 FF FF", (Truncated, "Option Value", 6)),  # Length, then Value
     ],
 )
-def test_order_of_checks(package: str, place: Place) -> None:
+def test_first_failed_check_gives_the_error(package: str, place: Place) -> None:
     """5.1, 5.2: VER before anything else, then from left to right."""
     assert place_of(partial(decode_notification, octets(package)), PACKAGE) == place
 
 
 @pytest.mark.parametrize("version", [number for number in range(16) if number != 2])
-def test_version_is_2(version: int) -> None:
+def test_other_versions_are_unsupported(version: int) -> None:
     """5.1: DM 1.3 shares Content-Type and Application-ID and begins with a digest."""
     octet = bytes([version << 4 | 0x0F])
     for package in (octet, octet + bytes(3), octet + bytes(40)):
@@ -251,20 +267,20 @@ def test_version_is_2(version: int) -> None:
 
 
 @pytest.mark.parametrize("reserved", range(128))
-def test_reserved_is_any_value(reserved: int) -> None:
-    """5.1: the 7 bits behind OC; they neither count nor change a value."""
+def test_reserved_bits_have_any_value(reserved: int) -> None:
+    """5.1: the 7 bits after OC, which change no value."""
     package = bytes([0x20, 0x80 | reserved, 0, 1]) + octets("10 01 61")
     assert decode_notification(package) == value_of(Vector(package.hex(), 1, {}, {"server_id": "a"}))
 
 
 @pytest.mark.parametrize("count", range(32))
-def test_option_count(count: int) -> None:
+def test_package_has_as_many_options_as_it_declares(count: int) -> None:
     """5.1: OC is 5 bits, 4 of them in the first octet."""
     package = bytes([0x20 | count >> 1, (count & 1) << 7 | 0x7F, 0, 9]) + octets("F0 00") * count
     assert decode_notification(package).unknown_options == tuple((15 * at, b"") for at in range(1, count + 1))
 
 
-def test_option_numbers_are_sums() -> None:
+def test_option_number_is_the_sum_of_the_deltas() -> None:
     """5.2: the sum of the Deltas so far."""
     package = octets("21 80 00 00 70 00 F0 01 AA 20 00")
     assert decode_notification(package).unknown_options == ((7, b""), (22, b"\xaa"), (24, b""))
@@ -288,7 +304,9 @@ def test_option_numbers_are_sums() -> None:
         ("02 09 02 07 03", (WIRELESS, WIRELINE), (9, 7)),
     ],
 )
-def test_preferred_connections(value: str, preferred: tuple[ConnectionType, ...], skipped: tuple[int, ...]) -> None:
+def test_preferred_connections_are_decoded_in_order(
+    value: str, preferred: tuple[ConnectionType, ...], skipped: tuple[int, ...]
+) -> None:
     """5.3.4: most wanted first, each once; 0 is any and ends the list; above 3 is skipped and kept for the log."""
     package = octets("20 80 00 01") + bytes([0x20, len(octets(value))]) + octets(value)
     notification = decode_notification(package)
@@ -296,13 +314,13 @@ def test_preferred_connections(value: str, preferred: tuple[ConnectionType, ...]
     assert notification.skipped_connections == skipped
 
 
-def test_connection_types_by_octet() -> None:
+def test_each_connection_type_has_its_octet() -> None:
     """5.3.4: 0 not specified, 1 mobile, 2 wireless, 3 wireline."""
     assert [member.value for member in ConnectionType] == ["any", "mobile", "wireless", "wireline"]
 
 
-def test_server_id_in_nfc() -> None:
-    """5.3: compared after NFC; the octets stay as they came."""
+def test_server_id_is_normalised_to_nfc() -> None:
+    """5.3: compared after NFC; the octets are kept."""
     decomposed = octets("20 80 00 01 10 04 6D 6F CC 88")
     notification = decode_notification(decomposed)
     assert notification.server_id == "mö"
@@ -310,19 +328,19 @@ def test_server_id_in_nfc() -> None:
     assert encode_notification(1, server_id="mo\u0308") == octets("20 80 00 01 10 03 6D C3 B6")
 
 
-def test_mo_indexes_are_kept_as_they_came() -> None:
-    """5.3: no registry: any number, in order, repeated or not."""
+def test_mo_indexes_keep_order_and_repeats() -> None:
+    """5.3: there is no registry, so any number is legal, in any order."""
     assert decode_notification(octets("20 80 00 01 30 06 00 09 00 01 00 09")).requested_mos == (9, 1, 9)
 
 
-def test_unknown_options_have_no_rules() -> None:
-    """5.3: from 6 on, stepped over by their Length and handed on."""
+def test_unknown_option_has_any_value() -> None:
+    """5.3: from 6 on, skipped by their Length and passed on."""
     package = octets("21 00 00 01 60 04 FF 00 C0 AF 10 00")
     assert decode_notification(package).unknown_options == ((6, octets("FF 00 C0 AF")), (7, b""))
 
 
 class Unfit(NamedTuple):
-    """Arguments of `encode_notification` that don't fit their field."""
+    """Arguments of `encode_notification` that do not fit their field."""
 
     message: str
     notification_id: int = 1
@@ -356,14 +374,16 @@ class Unfit(NamedTuple):
         Unfit("Option Number 16 can't follow 0: the Delta is 1 to 15", unknown_options=[(16, b"")]),
         Unfit("Option Number 0 can't follow 0", unknown_options=[(0, b"")]),
         Unfit("Option Number 22 can't follow 6", unknown_options=[(22, b""), (6, b"")]),
-        Unfit("each unknown Option comes once", unknown_options=[(6, b""), (6, b"a")]),
-        Unfit("none of the standard's", unknown_options=[(1, b"a")]),
+        Unfit("an unknown Option is given twice", unknown_options=[(6, b""), (6, b"a")]),
+        Unfit(
+            "an unknown Option is given twice, or has the Option Number of a standard one", unknown_options=[(1, b"a")]
+        ),
         Unfit("number of Options is 0 to 31, not 32", unknown_options=[(number, b"") for number in range(6, 38)]),
     ],
     ids=lambda unfit: unfit.message,
 )
-def test_not_encodable(unfit: Unfit) -> None:
-    """5.1, 5.2, 5.3: what doesn't fit its field is a ValueError, not other octets."""
+def test_value_that_does_not_fit_its_field_is_not_encoded(unfit: Unfit) -> None:
+    """5.1, 5.2, 5.3: ValueError, rather than other octets."""
     with pytest.raises(ValueError, match=unfit.message):
         encode_notification(
             unfit.notification_id,
@@ -378,7 +398,7 @@ def test_not_encodable(unfit: Unfit) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
-def test_digest_of_another_length_is_not_encodable(length: int) -> None:
+def test_digest_of_another_length_is_not_encoded(length: int) -> None:
     """5.3.5: 32 octets."""
     with pytest.raises(ValueError, match="32"):
         encode_notification(1, sent_at=0, digest=bytes(length))

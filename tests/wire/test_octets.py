@@ -1,4 +1,4 @@
-"""uintvar, value classes, text (WAP-230, 8.1.2, 8.4.1.2, 8.4.2.x) and what a SERVER-ID may be (5.3)."""
+"""uintvar, value classes, text (WAP-230, 8.1.2, 8.4.1.2, 8.4.2.x) and the text of a SERVER-ID (5.3)."""
 
 import unicodedata
 from functools import partial
@@ -73,7 +73,7 @@ def octets(text: str) -> bytes:
 
 
 @pytest.mark.parametrize(("value", "encoded"), UINTVARS)
-def test_uintvar_both_ways(value: int, encoded: str) -> None:
+def test_uintvar_is_encoded_and_decoded(value: int, encoded: str) -> None:
     """WAP-230 8.1.2."""
     assert encode_uintvar(value) == octets(encoded)
     assert read_uintvar(octets(encoded), 0, "f") == (value, len(octets(encoded)))
@@ -82,18 +82,18 @@ def test_uintvar_both_ways(value: int, encoded: str) -> None:
 @pytest.mark.parametrize(
     ("value", "encoded"), [(3, "80 03"), (3, "80 80 80 80 03"), (0, "80 80 00"), (128, "80 81 00")]
 )
-def test_uintvar_padded_forms_are_legal(value: int, encoded: str) -> None:
+def test_padded_uintvar_is_decoded(value: int, encoded: str) -> None:
     """WAP-230 8.1.2."""
     assert read_uintvar(octets(encoded), 0, "f") == (value, len(octets(encoded)))
 
 
-def test_uintvar_stands_anywhere() -> None:
-    """WAP-230 8.1.2: nothing before or behind it is read."""
+def test_uintvar_is_decoded_at_any_offset() -> None:
+    """WAP-230 8.1.2: nothing before or after it is read."""
     assert read_uintvar(octets("FF FF 81 00 FF"), 2, "f") == (128, 4)
 
 
 @pytest.mark.parametrize("encoded", [encoded for _, encoded in UINTVARS] + ["80 80 80 80 03"])
-def test_uintvar_prefixes_are_truncated(encoded: str) -> None:
+def test_every_prefix_of_a_uintvar_is_truncated(encoded: str) -> None:
     """WAP-230 8.1.2."""
     whole = octets("AA" + encoded)
     for end in range(1, len(whole)):
@@ -103,13 +103,13 @@ def test_uintvar_prefixes_are_truncated(encoded: str) -> None:
 @pytest.mark.parametrize(
     ("encoded", "problem"),
     [
-        ("80 80 80 80 80 00", "a uintvar of more than 5 octets"),
-        ("FF FF FF FF FF", "a uintvar of more than 5 octets"),
-        ("90 80 80 80 00", "a uintvar of more than 32 bits"),
-        ("FF FF FF FF 7F", "a uintvar of more than 32 bits"),
+        ("80 80 80 80 80 00", "the uintvar has more than 5 octets"),
+        ("FF FF FF FF FF", "the uintvar has more than 5 octets"),
+        ("90 80 80 80 00", "the uintvar has more than 32 bits"),
+        ("FF FF FF FF 7F", "the uintvar has more than 32 bits"),
     ],
 )
-def test_uintvar_too_long(encoded: str, problem: str) -> None:
+def test_uintvar_above_5_octets_or_32_bits_is_malformed(encoded: str, problem: str) -> None:
     """WAP-230 8.1.2: 5 octets and 32 bits at most."""
     with pytest.raises(MalformedField) as caught:
         read_uintvar(octets("00" + encoded), 1, "HeadersLen")
@@ -118,26 +118,26 @@ def test_uintvar_too_long(encoded: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, MAX_UINTVAR + 1])
-def test_uintvar_not_encodable(value: int) -> None:
+def test_integer_outside_32_bits_is_not_a_uintvar(value: int) -> None:
     with pytest.raises(ValueError, match=f"a uintvar holds 0 to 4294967295, not {value}"):
         encode_uintvar(value)
 
 
 @pytest.mark.parametrize(("value", "encoded"), VALUES)
-def test_value_both_ways(value: FieldValue, encoded: str) -> None:
+def test_value_is_encoded_and_decoded(value: FieldValue, encoded: str) -> None:
     """WAP-230 8.4.1.2."""
     assert encode_value(value) == octets(encoded)
     assert read_value(octets(encoded), 0, "f") == (value, len(octets(encoded)))
 
 
 @pytest.mark.parametrize(("value", "encoded"), VALUES + LIBERAL)
-def test_value_stands_anywhere(value: FieldValue, encoded: str) -> None:
-    """WAP-230 8.4.1.2: nothing before or behind it is read."""
+def test_value_is_decoded_at_any_offset(value: FieldValue, encoded: str) -> None:
+    """WAP-230 8.4.1.2: nothing before or after it is read."""
     assert read_value(octets("80 61" + encoded + "FF FF"), 2, "f") == (value, 2 + len(octets(encoded)))
 
 
 @pytest.mark.parametrize("encoded", [encoded for _, encoded in VALUES + LIBERAL])
-def test_value_prefixes_are_truncated(encoded: str) -> None:
+def test_every_prefix_of_a_value_is_truncated(encoded: str) -> None:
     """WAP-230 8.4.1.2."""
     whole = octets(encoded)
     for end in range(len(whole)):
@@ -150,19 +150,19 @@ def test_value_prefixes_are_truncated(encoded: str) -> None:
     ("encoded", "place", "problem"),
     [
         ("", (Truncated, "Date", 1), "the value is missing"),
-        ("04 01 02", (Truncated, "Date", 1), "needs 4, 2 left"),
-        ("1E 00", (Truncated, "Date", 1), "needs 30, 1 left"),
-        ("1F 03 01", (Truncated, "Date", 1), "needs 3, 1 left"),
-        ("1F 8F FF FF FF 7F", (Truncated, "Date", 1), "needs 4294967295, 0 left"),
-        ("1F", (Truncated, "Date", 2), "the uintvar is cut off"),
-        ("1F 80", (Truncated, "Date", 2), "the uintvar is cut off"),
-        ("1F 80 80 80 80 80 00", (MalformedField, "Date", 2), "a uintvar of more than 5 octets"),
-        ("61 62", (Truncated, "Date", 1), "text without its NUL"),
-        ("7F", (Truncated, "Date", 1), "text without its NUL"),
+        ("04 01 02", (Truncated, "Date", 1), "needs 4 octets, 2 are left"),
+        ("1E 00", (Truncated, "Date", 1), "needs 30 octets, 1 are left"),
+        ("1F 03 01", (Truncated, "Date", 1), "needs 3 octets, 1 are left"),
+        ("1F 8F FF FF FF 7F", (Truncated, "Date", 1), "needs 4294967295 octets, 0 are left"),
+        ("1F", (Truncated, "Date", 2), "the uintvar has no last octet"),
+        ("1F 80", (Truncated, "Date", 2), "the uintvar has no last octet"),
+        ("1F 80 80 80 80 80 00", (MalformedField, "Date", 2), "the uintvar has more than 5 octets"),
+        ("61 62", (Truncated, "Date", 1), "the text has no NUL at its end"),
+        ("7F", (Truncated, "Date", 1), "the text has no NUL at its end"),
     ],
 )
-def test_value_errors(encoded: str, place: Place, problem: str) -> None:
-    """WAP-230 8.4.1.2: no length is believed before it is compared."""
+def test_malformed_value_is_refused_with_field_and_offset(encoded: str, place: Place, problem: str) -> None:
+    """WAP-230 8.4.1.2: every length is compared with the octets left before it is used."""
     with pytest.raises(DecodeError, match=problem):
         read_value(octets("AA" + encoded), 1, "Date")
     assert place_of(lambda: read_value(octets("AA" + encoded), 1, "Date"), PUSH_PDU) == place
@@ -173,19 +173,19 @@ def test_text_ends_at_its_first_nul() -> None:
     assert read_text(b"-ab\0cd\0", 1, "f") == ("ab", 4)
 
 
-def test_text_takes_off_one_quote_only() -> None:
+def test_text_loses_one_quote_alone() -> None:
     """WAP-230 8.4.1.2."""
     assert read_text(b"\x7f\x7f\x7f\0", 0, "f") == ("\x7f\x7f", 4)
 
 
-def test_text_at_the_end_of_the_octets() -> None:
+def test_text_after_the_last_octet_is_truncated() -> None:
     assert place_of(lambda: read_text(b"\0ab", 3, "f"), PUSH_PDU) == (Truncated, "f", 3)
 
 
 @pytest.mark.parametrize(
     ("text", "message"), [("a\0b", r"holds a NUL: 'a\\x00b'"), ("Ω", "'latin-1' codec can't encode")]
 )
-def test_text_not_encodable(text: str, message: str) -> None:
+def test_text_with_a_nul_or_outside_iso_8859_1_is_not_encoded(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_text(text)
 
@@ -193,13 +193,13 @@ def test_text_not_encodable(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("encoded", "bounds"), [("00", (1, 1)), ("02 AA BB CC", (1, 3)), ("1F 02 AA BB", (2, 4)), ("1F 80 01 AA", (3, 4))]
 )
-def test_length_bounds(encoded: str, bounds: tuple[int, int]) -> None:
+def test_length_gives_the_bounds_of_its_octets(encoded: str, bounds: tuple[int, int]) -> None:
     """WAP-230 8.4.2.2."""
     assert read_length(octets(encoded), 0, "f") == bounds
 
 
 @pytest.mark.parametrize(("length", "start"), [(0, "00"), (30, "1E"), (31, "1F 1F"), (200, "1F 81 48")])
-def test_length_encoded(length: int, start: str) -> None:
+def test_length_above_30_is_quoted(length: int, start: str) -> None:
     """WAP-230 8.4.2.2."""
     assert encode_length(bytes(length)) == octets(start) + bytes(length)
 
@@ -208,14 +208,14 @@ def test_length_encoded(length: int, start: str) -> None:
     ("value", "encoded"),
     [(0, "80"), (127, "FF"), (128, "01 80"), (255, "01 FF"), (256, "02 01 00"), (2**240 - 1, "1E" + "FF" * 30)],
 )
-def test_integer_encoded(value: int, encoded: str) -> None:
+def test_integer_is_encoded_in_the_fewest_octets(value: int, encoded: str) -> None:
     """WAP-230 8.4.2.1: short-integer to 127, long-integer of up to 30 octets above."""
     assert encode_integer(value) == octets(encoded)
     assert encode_value(value) == octets(encoded)
 
 
 @pytest.mark.parametrize("value", [-1, -(2**300), 2**240])
-def test_integer_not_encodable(value: int) -> None:
+def test_negative_or_huge_integer_is_not_encoded(value: int) -> None:
     """WAP-230 8.4.2.1."""
     with pytest.raises(ValueError, match="a long-integer has 1 to 30 octets and no sign"):
         encode_integer(value)
@@ -224,8 +224,8 @@ def test_integer_not_encodable(value: int) -> None:
 @pytest.mark.parametrize(
     "text", ["dm.example", "a b", "~", "ä", "\u00a0", "\u200b", "漢", "\U0001f4e1", "\u2027", "\u202a", "\ufffe", "ﬁ"]
 )
-def test_server_id_kept(text: str) -> None:
-    """5.3: everything else may stand in a SERVER-ID, its case kept."""
+def test_normal_server_id_is_unchanged(text: str) -> None:
+    """5.3: every other character is legal, and case is kept."""
     assert normal_server_id(text) == text
     assert normal_server_id(text.upper()) == unicodedata.normalize("NFC", text.upper())
 
@@ -234,14 +234,14 @@ def test_server_id_kept(text: str) -> None:
     ("text", "normal"),
     [("mo\u0308we", "möwe"), ("\u212b", "Å"), ("\u1100\u1161", "가"), ("q\u0323\u0307", "q\u0323\u0307")],
 )
-def test_server_id_in_nfc(text: str, normal: str) -> None:
-    """5.3: compared after NFC on both sides; not NFKC, which would make one of "ﬁ" and "fi"."""
+def test_server_id_is_normalised_to_nfc(text: str, normal: str) -> None:
+    """5.3: compared after NFC on both sides; not NFKC, which would make "ﬁ" and "fi" the same."""
     assert normal_server_id(text) == normal
     assert normal_server_id(normal) == normal
 
 
-def test_server_id_combining_characters_are_bounded() -> None:
-    """5.3: normalising many of them takes time with the square of their number, so 30 in a row are the most."""
+def test_server_id_with_too_many_combining_characters_is_refused() -> None:
+    """5.3: normalising takes quadratic time, so a run has at most 30."""
     assert normal_server_id("a" + "\u0315" * 15 + "\u0321" * 15).startswith("a\u0321")
     with pytest.raises(ValueError, match="more than 30 combining characters in a row"):
         normal_server_id("a" + "\u0315" * 16 + "\u0321" * 15)
@@ -260,14 +260,14 @@ def test_server_id_combining_characters_are_bounded() -> None:
 @pytest.mark.parametrize(
     "around", [("", ""), ("a", ""), ("", "b"), ("ä", "b")], ids=["alone", "last", "first", "inside"]
 )
-def test_server_id_unfit(code: int, around: tuple[str, str]) -> None:
-    """5.3: no C0, DEL, C1, line or paragraph separator, nor a BOM, wherever it stands."""
-    before, behind = around
+def test_server_id_with_a_forbidden_character_is_refused(code: int, around: tuple[str, str]) -> None:
+    """5.3: no C0, DEL, C1, line or paragraph separator, and no BOM, at any place."""
+    before, after = around
     with pytest.raises(ValueError, match=rf"holds U\+{code:04X}, which no SERVER-ID may hold"):
-        normal_server_id(before + chr(code) + behind)
+        normal_server_id(before + chr(code) + after)
 
 
-def test_server_id_empty() -> None:
+def test_empty_server_id_is_refused() -> None:
     """5.3."""
     with pytest.raises(ValueError, match="is empty"):
         normal_server_id("")

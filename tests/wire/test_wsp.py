@@ -43,7 +43,7 @@ def block(headers: str | bytes) -> bytes:
 
 
 class Vector(NamedTuple):
-    """What `encode_push` makes of the arguments, and what `decode_push` makes of that."""
+    """Arguments of `encode_push`, their encoding, and its decoded header."""
 
     headers: str | bytes
     content_type: int | str = CONTENT_TYPE_DM_NOTIFICATION
@@ -79,7 +79,7 @@ VECTORS = {
 
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
 @pytest.mark.parametrize("tid", [0, 1, 255])
-def test_push_both_ways(vector: Vector, tid: int) -> None:
+def test_push_is_encoded_and_decoded(vector: Vector, tid: int) -> None:
     """WAP-230 8.2.4.1: TID, Type, HeadersLen, headers, data; any TID."""
     headers = block(vector.headers)
     datagram = bytes([tid, 6, len(headers)]) + headers + PACKAGE
@@ -90,11 +90,11 @@ def test_push_both_ways(vector: Vector, tid: int) -> None:
     assert decode_push(datagram) == PushMessage(tid, vector.header, 3 + len(headers), PACKAGE)
 
 
-def test_push_defaults() -> None:
+def test_push_has_the_smallest_header_by_default() -> None:
     assert encode_push(PACKAGE) == octets("00 06 03 D8 AF 87 20 00 00 01")
 
 
-def test_push_with_long_headers_both_ways() -> None:
+def test_push_with_long_headers_is_encoded_and_decoded() -> None:
     """WAP-230 8.1.2: HeadersLen of two octets."""
     datagram = encode_push(PACKAGE, further=[("P", "p" * 125)])
     assert datagram[:4] == octets("00 06 81 03")
@@ -103,8 +103,8 @@ def test_push_with_long_headers_both_ways() -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
-def test_push_prefixes_are_truncated(vector: Vector) -> None:
-    """WAP-230 8.2.4.1: HeadersLen counts more than is there; from the border on, a prefix is a push with less data."""
+def test_every_prefix_of_a_push_header_is_truncated(vector: Vector) -> None:
+    """WAP-230 8.2.4.1: HeadersLen counts more than there is; a prefix beyond the border is a push with less data."""
     headers = block(vector.headers)
     datagram = bytes([1, 6, len(headers)]) + headers + PACKAGE
     for end in range(3 + len(headers)):
@@ -113,7 +113,7 @@ def test_push_prefixes_are_truncated(vector: Vector) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
-def test_header_block_prefixes_are_read_on_their_own(vector: Vector) -> None:
+def test_prefix_of_a_header_block_is_decoded_if_it_ends_with_a_field(vector: Vector) -> None:
     """WAP-230 8.4.2.6: a block cut within a field is Truncated; cut between fields it is a shorter block."""
     whole = block(vector.headers)
     between = {field.start for field in fields(whole, decode_content_type(whole)[1])} | {len(whole)}
@@ -127,7 +127,7 @@ def test_header_block_prefixes_are_read_on_their_own(vector: Vector) -> None:
 
 @pytest.mark.parametrize("pdu_type", [number for number in range(256) if number != 6])
 def test_other_types_are_not_a_push(pdu_type: int) -> None:
-    """4, WAP-230 8.2.4.1: Push alone, nor ConfirmedPush."""
+    """4, WAP-230 8.2.4.1: Push alone, not even ConfirmedPush."""
     with pytest.raises(NotAPush) as caught:
         decode_push(bytes([1, pdu_type, 3]) + octets("D8 AF 87") + PACKAGE)
     assert caught.value.pdu_type == pdu_type
@@ -139,20 +139,20 @@ def test_other_types_are_not_a_push(pdu_type: int) -> None:
         ("", (Truncated, "HeadersLen", 0), "the datagram ends before it"),
         ("06", (Truncated, "HeadersLen", 1), "the datagram ends before it"),
         ("01 06", (Truncated, "HeadersLen", 2), "the datagram ends before it"),
-        ("01 06 00", (Truncated, "HeadersLen", 2), "0, and a Content-Type must follow"),
-        ("01 06 00 D8 AF 87", (Truncated, "HeadersLen", 2), "0, and a Content-Type must follow"),
-        ("01 06 80 00 D8", (Truncated, "HeadersLen", 2), "0, and a Content-Type must follow"),
-        ("01 06 04 D8 AF 87", (Truncated, "HeadersLen", 2), "needs 4, 3 left"),
-        ("01 06 81 00 D8 AF 87", (Truncated, "HeadersLen", 2), "needs 128, 3 left"),
-        ("01 06 8F FF FF FF 7F D8", (Truncated, "HeadersLen", 2), "needs 4294967295, 1 left"),
-        ("01 06 80", (Truncated, "HeadersLen", 2), "the uintvar is cut off"),
-        ("01 06 80 80 80 80", (Truncated, "HeadersLen", 2), "the uintvar is cut off"),
-        ("01 06 80 80 80 80 80 03", (MalformedField, "HeadersLen", 2), "a uintvar of more than 5 octets"),
-        ("01 06 FF FF FF FF 7F", (MalformedField, "HeadersLen", 2), "a uintvar of more than 32 bits"),
+        ("01 06 00", (Truncated, "HeadersLen", 2), "is 0, and a Content-Type must follow"),
+        ("01 06 00 D8 AF 87", (Truncated, "HeadersLen", 2), "is 0, and a Content-Type must follow"),
+        ("01 06 80 00 D8", (Truncated, "HeadersLen", 2), "is 0, and a Content-Type must follow"),
+        ("01 06 04 D8 AF 87", (Truncated, "HeadersLen", 2), "needs 4 octets, 3 are left"),
+        ("01 06 81 00 D8 AF 87", (Truncated, "HeadersLen", 2), "needs 128 octets, 3 are left"),
+        ("01 06 8F FF FF FF 7F D8", (Truncated, "HeadersLen", 2), "needs 4294967295 octets, 1 are left"),
+        ("01 06 80", (Truncated, "HeadersLen", 2), "the uintvar has no last octet"),
+        ("01 06 80 80 80 80", (Truncated, "HeadersLen", 2), "the uintvar has no last octet"),
+        ("01 06 80 80 80 80 80 03", (MalformedField, "HeadersLen", 2), "the uintvar has more than 5 octets"),
+        ("01 06 FF FF FF FF 7F", (MalformedField, "HeadersLen", 2), "the uintvar has more than 32 bits"),
     ],
 )
-def test_border_errors(datagram: str, place: Place, problem: str) -> None:
-    """WAP-230 8.2.4.1: HeadersLen is 1 or more, and no more than there is."""
+def test_wrong_header_length_is_refused(datagram: str, place: Place, problem: str) -> None:
+    """WAP-230 8.2.4.1: HeadersLen is at least 1, and at most the number of octets left."""
     with pytest.raises(DecodeError) as caught:
         decode_push(octets(datagram))
     assert caught.value.problem == problem
@@ -163,7 +163,7 @@ def test_border_errors(datagram: str, place: Place, problem: str) -> None:
     ("datagram", "border"),
     [("01 06 03 D8 AF 87 20", (3, 6)), ("01 06 80 03 D8 AF 87 20", (4, 7)), ("01 06 80 80 80 80 01 D8", (7, 8))],
 )
-def test_border(datagram: str, border: tuple[int, int]) -> None:
+def test_header_length_gives_the_border(datagram: str, border: tuple[int, int]) -> None:
     """WAP-230 8.2.4.1, 8.1.2: padded forms of HeadersLen are legal."""
     assert header_border(octets(datagram)) == border
 
@@ -189,7 +189,7 @@ CONTENT_TYPES: list[tuple[str | bytes, int | str]] = [
 
 
 @pytest.mark.parametrize(("encoded", "content_type"), CONTENT_TYPES)
-def test_content_type_forms(encoded: str | bytes, content_type: int | str) -> None:
+def test_content_type_is_decoded_in_every_form(encoded: str | bytes, content_type: int | str) -> None:
     """WAP-230 8.4.2.24: constrained or general, code or text; parameters are skipped by the value-length."""
     assert decode_content_type(block(encoded)) == (content_type, len(block(encoded)))
     assert decode_header_block(block(encoded) + b"\xaf\x87") == PushHeader(content_type, (7,))
@@ -198,7 +198,7 @@ def test_content_type_forms(encoded: str | bytes, content_type: int | str) -> No
 @pytest.mark.parametrize(
     "content_type", [0x58, DM_TEXT, DM_TEXT.upper(), f" {DM_TEXT}\t", f"{DM_TEXT};q=1", f"{DM_TEXT} ; a;b"]
 )
-def test_content_type_of_dm(content_type: int | str) -> None:
+def test_content_type_of_dm_is_recognised(content_type: int | str) -> None:
     """4, 6: the code and the name are one media type."""
     assert is_dm_content_type(content_type)
 
@@ -206,7 +206,7 @@ def test_content_type_of_dm(content_type: int | str) -> None:
 @pytest.mark.parametrize(
     "content_type", [0x44, 0x4E, 0x34, 0xD8, 0, 0x5800, "", DM_TEXT + "s", f"a;{DM_TEXT}", "X", "application/*"]
 )
-def test_content_type_of_others(content_type: int | str) -> None:
+def test_other_content_type_is_not_that_of_dm(content_type: int | str) -> None:
     """4, 6: DM 1.2 (0x44), data synchronisation (0x4E), a gateway's session request (0x34)."""
     assert not is_dm_content_type(content_type)
 
@@ -227,7 +227,7 @@ def test_content_type_of_others(content_type: int | str) -> None:
         ("7F", (Truncated, "Content-Type", 0)),
     ],
 )
-def test_content_type_errors(encoded: str | bytes, place: Place) -> None:
+def test_malformed_content_type_is_refused(encoded: str | bytes, place: Place) -> None:
     """WAP-230 8.4.2.24: the media type may not be read beyond the value-length."""
     assert place_of(partial(decode_content_type, block(encoded)), PUSH_PDU) == place
     datagram = bytes([1, 6, len(block(encoded))]) + block(encoded) + PACKAGE
@@ -257,7 +257,7 @@ FIELDS: list[tuple[str | bytes, list[Field]]] = [
 
 @pytest.mark.parametrize(("encoded", "found"), FIELDS)
 @pytest.mark.parametrize("before", [0, 1, 5])
-def test_fields(encoded: str | bytes, found: list[Field], before: int) -> None:
+def test_fields_are_decoded_with_their_page(encoded: str | bytes, found: list[Field], before: int) -> None:
     """WAP-230 8.4.2.6: names by number and by text, and code pages that hold until the next shift."""
     moved = [field._replace(start=field.start + before, end=field.end + before) for field in found]
     assert list(fields(b"\xd8" * before + block(encoded), before)) == moved
@@ -267,23 +267,23 @@ def test_fields(encoded: str | bytes, found: list[Field], before: int) -> None:
     ("encoded", "place", "problem"),
     [
         ("AF", (Truncated, "X-Wap-Application-Id", 1), "the value is missing"),
-        ("92 04 6B 49", (Truncated, "Date", 1), "needs 4, 2 left"),
-        ("A9 61", (Truncated, "User-Agent", 1), "text without its NUL"),
+        ("92 04 6B 49", (Truncated, "Date", 1), "needs 4 octets, 2 are left"),
+        ("A9 61", (Truncated, "User-Agent", 1), "the text has no NUL at its end"),
         ("CC", (Truncated, "field 0x4c", 1), "the value is missing"),
         ("02 AF", (Truncated, "field 0x2f on page 0x02", 2), "the value is missing"),
-        ("AF 87 2D 61", (Truncated, "field name", 2), "text without its NUL"),
+        ("AF 87 2D 61", (Truncated, "field name", 2), "the text has no NUL at its end"),
         ("41 00", (Truncated, "'A'", 2), "the value is missing"),
-        ("41 0A 00 61", (Truncated, r"'A\n'", 3), "text without its NUL"),
+        ("41 0A 00 61", (Truncated, r"'A\n'", 3), "the text has no NUL at its end"),
         ("41 00 87", (MalformedField, "'A'", 2), "the value of a field named by text must be text"),
         ("41 00 01 07", (MalformedField, "'A'", 2), "the value of a field named by text must be text"),
-        ("41 00 02 07", (Truncated, "'A'", 2), "needs 2, 1 left"),
-        ("AF 87 00", (MalformedField, "code page", 2), "0 is neither a field nor a page"),
+        ("41 00 02 07", (Truncated, "'A'", 2), "needs 2 octets, 1 are left"),
+        ("AF 87 00", (MalformedField, "code page", 2), "is 0, which is neither a field nor a page"),
         ("AF 87 7F", (Truncated, "code page", 2), "the page number is missing"),
-        ("7F 00", (MalformedField, "code page", 0), "0 is neither a field nor a page"),
-        ("B1 1F 80 80 80 80 80 00", (MalformedField, "X-Wap-Initiator-URI", 2), "a uintvar of more than 5 octets"),
+        ("7F 00", (MalformedField, "code page", 0), "is 0, which is neither a field nor a page"),
+        ("B1 1F 80 80 80 80 80 00", (MalformedField, "X-Wap-Initiator-URI", 2), "the uintvar has more than 5 octets"),
     ],
 )
-def test_field_errors(encoded: str, place: Place, problem: str) -> None:
+def test_malformed_field_is_refused_with_offset(encoded: str, place: Place, problem: str) -> None:
     """WAP-230 8.4.2.6, 8.4.1.2: by field, and by the octet of the datagram."""
     kind, field, offset = place
     datagram = octets("01 06") + bytes([1 + len(octets(encoded))]) + b"\xd8" + octets(encoded) + PACKAGE
@@ -295,7 +295,7 @@ def test_field_errors(encoded: str, place: Place, problem: str) -> None:
 
 
 def test_no_field_reads_past_the_border() -> None:
-    """WAP-230 8.2.4.1: what looks like the rest of a field is data already."""
+    """WAP-230 8.2.4.1: octets after the border are data, even if a field seems to continue there."""
     datagram = octets("01 06 04 D8 AF 02 07") + octets("07 00")
     assert place_of(partial(decode_push, datagram), PUSH_PDU) == (Truncated, "X-Wap-Application-Id", 5)
     text = octets("01 06 05 D8 AF 87 A9 61") + b"\0"
@@ -315,7 +315,7 @@ def test_content_length_does_not_cut_the_data() -> None:
 
 
 @pytest.mark.parametrize(("length", "limit"), [(48, DEFAULT_MAX_HEADER_OCTETS), (3, 3), (49, 49), (200, 200)])
-def test_header_limit(length: int, limit: int) -> None:
+def test_headers_above_the_limit_are_refused(length: int, limit: int) -> None:
     """6.1: as many octets of headers as the limit pass, one more does not."""
     filler = octets("D8 AF 87") + b"\x05" * (length - 3)
     border = bytes([length]) if length < 128 else bytes([0x80 | length >> 7, length & 0x7F])
@@ -326,14 +326,14 @@ def test_header_limit(length: int, limit: int) -> None:
     assert (caught.value.octets, caught.value.most) == (length, limit - 1)
 
 
-def test_header_limit_is_48() -> None:
-    """6.1: the limit where none is configured."""
+def test_header_limit_is_48_by_default() -> None:
+    """6.1."""
     with pytest.raises(PushHeaderTooLong):
         decode_push(octets("01 06 31 D8 AF 87") + b"\x05" * 46 + PACKAGE)
 
 
-def test_header_limit_counts_no_padding() -> None:
-    """6.1: the limit is on what HeadersLen says, not on the octets that say it."""
+def test_header_limit_does_not_count_padding() -> None:
+    """6.1: the limit applies to the value of HeadersLen, not to its own octets."""
     assert decode_push(octets("01 06 80 80 80 80 03 D8 AF 87"), max_header_octets=3).body == b""
 
 
@@ -347,7 +347,7 @@ def test_header_limit_counts_no_padding() -> None:
         (octets("01 06 02 C4 00"), MalformedField),  # syntax, whatever the Content-Type
     ],
 )
-def test_order_of_checks(datagram: bytes, kind: type[Exception]) -> None:
+def test_first_failed_check_gives_the_error(datagram: bytes, kind: type[Exception]) -> None:
     """4, 6.1: Type, HeadersLen, limit, header syntax."""
     with pytest.raises(kind):
         decode_push(datagram)
@@ -366,7 +366,7 @@ def test_order_of_checks(datagram: bytes, kind: type[Exception]) -> None:
         (Field(0, 2, 1, "X-Wap-Application-Id ", ""), False),
     ],
 )
-def test_application_id_is_found(field: Field, told: bool) -> None:  # noqa: FBT001
+def test_application_id_is_found_by_number_and_name(field: Field, told: bool) -> None:  # noqa: FBT001
     """6, WAP-230 8.4.2.6: by its number on the default page, or by its name without case."""
     assert is_application_id(field) is told
 
@@ -384,8 +384,8 @@ def test_application_id_is_found(field: Field, told: bool) -> None:  # noqa: FBT
         (b"\xd8x-wap-application-id\0" + URI.encode() + b"\0\xaf\x01\x07", (URI, b"\x07")),
     ],
 )
-def test_application_ids(headers: str | bytes, found: tuple[FieldValue, ...]) -> None:
-    """6, WAP-230 8.4.2.6: all of them, in order; those of another page are none."""
+def test_application_ids_are_decoded_in_order(headers: str | bytes, found: tuple[FieldValue, ...]) -> None:
+    """6, WAP-230 8.4.2.6: all of them, in order; a field on another page is not one."""
     assert decode_header_block(block(headers)).application_ids == found
 
 
@@ -407,12 +407,12 @@ def test_application_ids(headers: str | bytes, found: tuple[FieldValue, ...]) ->
         ("X-Wap-Application:wml.ua", "x-wap-application:wml.ua"),
     ],
 )
-def test_application_id_compared(value: FieldValue, compared: FieldValue) -> None:
+def test_application_id_is_compared_in_one_form(value: FieldValue, compared: FieldValue) -> None:
     """6: short-integer, long-integer and URI are one value."""
     assert application_id(value) == compared
 
 
-def test_field_names_are_for_people() -> None:
+def test_field_has_a_name_for_display() -> None:
     assert field_name(1, 0x2F) == "X-Wap-Application-Id"
     assert field_name(1, 0x7E) == "field 0x7e"
     assert field_name(2, 0x2F) == "field 0x2f on page 0x02"
@@ -431,7 +431,7 @@ def test_field_names_are_for_people() -> None:
         (" ", "ä", "20 00 7F E4 00"),
     ],
 )
-def test_field_encoded(name: int | str, value: FieldValue, encoded: str) -> None:
+def test_field_is_encoded(name: int | str, value: FieldValue, encoded: str) -> None:
     """WAP-230 8.4.2.6."""
     assert encode_field(name, value) == octets(encoded)
 
@@ -440,20 +440,20 @@ def test_field_encoded(name: int | str, value: FieldValue, encoded: str) -> None
     ("name", "value"),
     [("A", 7), ("A", b""), ("", "a"), ("\x7fA", "a"), ("äA", "a"), ("\nA", "a"), (-1, 7), ("A\0", "")],
 )
-def test_field_not_encodable(name: int | str, value: FieldValue) -> None:
-    """WAP-230 8.4.2.6: a field named by text takes text, and a name that is one."""
+def test_field_that_does_not_fit_is_not_encoded(name: int | str, value: FieldValue) -> None:
+    """WAP-230 8.4.2.6: a field named by text needs a text, and a legal name."""
     with pytest.raises(ValueError, match=r"field named by text needs|has 7 bits|no sign|holds a NUL"):
         encode_field(name, value)
 
 
 @pytest.mark.parametrize("tid", [-1, 256])
-def test_push_not_encodable(tid: int) -> None:
+def test_push_that_does_not_fit_is_not_encoded(tid: int) -> None:
     with pytest.raises(ValueError, match=r"bytes must be in range\(0, 256\)"):
         encode_push(PACKAGE, tid=tid)
 
 
-def test_remembered_blocks_fail_at_their_own_place() -> None:
-    """A header block that is decoded twice tells the same place twice, and one in another place its own."""
+def test_cached_header_block_fails_at_its_own_offset() -> None:
+    """A header block that is decoded twice has the same error twice, at the offset of its own datagram."""
     short, padded = octets("01 06 02 D8 AF"), octets("01 06 80 02 D8 AF")
     for _ in range(2):
         assert place_of(partial(decode_push, short), PUSH_PDU) == (Truncated, "X-Wap-Application-Id", 5)
@@ -461,13 +461,13 @@ def test_remembered_blocks_fail_at_their_own_place() -> None:
 
 
 @pytest.mark.parametrize("number", [128, 200, 256])
-def test_field_number_above_127_is_not_encodable(number: int) -> None:
+def test_field_number_above_127_is_not_encoded(number: int) -> None:
     """WAP-230 8.4.2.6: 7 bits name a field."""
     with pytest.raises(ValueError, match=str(number)):
         encode_field(number, 1)
 
 
-def test_quoted_length_of_0_is_no_text() -> None:
+def test_quoted_length_of_0_is_not_text() -> None:
     """WAP-230 8.4.2.6: the empty text is a lone NUL or 7F 00."""
     with pytest.raises(MalformedField):
         decode_header_block(octets("D8 41 00 1F 00"))
