@@ -1,4 +1,4 @@
-"""Whether nobody but root and the daemon's own user can change what a path leads to: configuration, hook, journal."""
+"""Whether only root and the daemon's own user can change what a path leads to: configuration, hook, journal."""
 
 import os
 import shlex
@@ -10,15 +10,15 @@ from typing import Final
 from dmnotid.errors import UntrustedPath
 
 MAX_LINKS: Final = 40
-"""How many symbolic links a hook's path may lead through: as many as the kernel follows."""
+"""Maximum number of symbolic links on a path, as in the kernel."""
 
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def check_trusted(file: Path) -> None:
-    """See that nobody but root and the daemon's user can change what is run: the file, and every directory on its path.
+    """Ensure that only root and the daemon's user can change a program: the file, and every directory on its path.
 
-    Links are followed, and each target is checked in its turn. Raises UntrustedPath.
+    Symbolic links are followed, and each target is checked. Raises UntrustedPath, also for a file that cannot be run.
     """
     target, found = _trusted_target(file)
     if not stat.S_ISREG(found.st_mode):
@@ -36,21 +36,21 @@ def check_trusted_path(path: Path) -> None:
 
 
 def check_trusted_socket(path: Path) -> None:
-    """See that nobody but root and the daemon's user can put another socket in its place; else as `check_trusted`."""
+    """Ensure that only root and the daemon's user can replace a socket; else as `check_trusted`."""
     _, found = _trusted_target(path)
     if not stat.S_ISSOCK(found.st_mode):
         raise UntrustedPath(str(path), "not a socket")
 
 
 def check_trusted_directory(path: Path) -> None:
-    """See that nobody but root and the daemon's user can put anything into it; else as `check_trusted`."""
+    """Ensure that only root and the daemon's user can write to a directory; else as `check_trusted`."""
     _, found = _trusted_target(path)
     if not stat.S_ISDIR(found.st_mode):
         raise UntrustedPath(str(path), "not a directory")
 
 
 def check_trusted_if_there(path: Path) -> None:
-    """See that nobody but root and the daemon's user can change a file, if there is one to be seen."""
+    """Ensure that only root and the daemon's user can change a file, if there is one; else as `check_trusted`."""
     try:
         path.lstat()
     except OSError:
@@ -58,12 +58,13 @@ def check_trusted_if_there(path: Path) -> None:
     try:
         _trusted_target(path)
     except UntrustedPath as error:
-        if not isinstance(error.__cause__, FileNotFoundError):  # a link that leads nowhere yet
+        # The target of a link may not exist yet.
+        if not isinstance(error.__cause__, FileNotFoundError):
             raise
 
 
 def _trusted_target(path: Path) -> tuple[str, os.stat_result]:
-    """Check every component, and return the last with what it is."""
+    """Check every component of a path; return the last, and its status."""
     if not path.is_absolute():
         raise UntrustedPath(str(path), "not an absolute path")
     for component, found in _components(path):
@@ -72,10 +73,8 @@ def _trusted_target(path: Path) -> tuple[str, os.stat_result]:
 
 
 def _components(file: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Walk a path from the root, link by link: each component as it stands in the file system, and what lstat says.
-
-    This is done before each session: text will do for what is only looked at.
-    """
+    """Walk a path from the root, link by link; yield each component of the file system with its status."""
+    # Before each session: building text is cheaper than building Path objects.
     parts, at, links = list(reversed(file.parts[1:])), "", 0
     yield "/", _lstat("/")
     while parts:
@@ -124,7 +123,7 @@ def _check_owner(component: str, found: os.stat_result) -> None:
     # The bits of a socket say who may connect to it.
     if stat.S_ISLNK(found.st_mode) or stat.S_ISSOCK(found.st_mode) or not found.st_mode & _WRITABLE_BY_OTHERS:
         return
-    # In a sticky directory of root's (a shared temporary one) nobody can replace another's file.
+    # In a sticky directory of root's, such as /tmp, only the owner of a file can replace it.
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and found.st_uid == 0:
         return
     whose = "others" if found.st_mode & stat.S_IWOTH else "its group"
