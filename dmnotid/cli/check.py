@@ -1,17 +1,17 @@
-"""`dmnotid check`: is this configuration good, and what does it mean on this machine, now."""
+"""`dmnotid check`: every problem of a configuration, or its meaning on this machine."""
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
+from dmnotid.cli.trust_report import describe_trust, find_distrust, print_distrust, section
 from dmnotid.config.loading import load_config
-from dmnotid.config.values import Config, HookConfig
+from dmnotid.config.values import Config
 from dmnotid.errors import HookError
-from dmnotid.hook.runner import check_hook
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.journal.file import check_state
 from dmnotid.links.availability import read_links
@@ -19,12 +19,12 @@ from dmnotid.policy.servers import Server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what follows `dmnotid check`."""
+    """Declare the arguments of `dmnotid check`."""
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
     parser.add_argument(
         "--skip-credentials",
         action="store_true",
-        help="don't read secrets that are systemd credentials: they are shown to the daemon alone",
+        help="do not read secrets that are systemd credentials: only the daemon has them",
     )
 
 
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
     for line in summary(config, distrust, secrets_read=not arguments.skip_credentials):
         print(line)
     if distrust is not None:
-        complain_of_distrust(config.hook, distrust)
+        print_distrust(config.hook, distrust)
         return EXIT_PROBLEM
     if is_own(config.state):
         check_state(config.state)
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def is_own(state: Path) -> bool:
-    """Tell whether a state directory is there and this user's: of another's only its owner's daemon can judge."""
+    """Return whether a state directory exists and belongs to this user: only its owner can judge it."""
     try:
         return state.stat().st_uid == os.geteuid()
     except OSError:
@@ -53,7 +53,7 @@ def is_own(state: Path) -> bool:
 
 
 def summary(config: Config, distrust: HookError | None, *, secrets_read: bool = True) -> Iterator[str]:
-    """Say what a configuration means here, a line a fact; `distrust` is why its hook would not be run."""
+    """Describe a configuration, one fact a line; `distrust` is why its hook would not be started."""
     yield f"{config.file}: well-formed"
     yield from section("servers", (_describe_server(server, secrets_read) for server in config.servers))
     yield f"listen       {', '.join(map(str, config.listen))} (UDP)"
@@ -64,40 +64,12 @@ def summary(config: Config, distrust: HookError | None, *, secrets_read: bool = 
     yield from section("connections", map(str, _links(config)))
 
 
-def section(name: str, lines: Iterable[str]) -> Iterator[str]:
-    """Put a title before the first of some lines, and room before the others."""
-    title = name
-    for line in lines:
-        yield f"{title:<12} {line}"
-        title = ""
-
-
 def _describe_server(server: Server, secret_read: bool) -> str:  # noqa: FBT001 - of one caller
     length = "" if server.secret is None or not secret_read else f" of {len(server.secret)} octets"
     secret = "no secret" if server.secret is None else f"a secret{length}"
     signed = "must sign" if server.require_digest else "may come unsigned"
     sources = ", ".join(map(str, server.sources)) or "anywhere"
     return f"{server.id!r}: {secret}, {signed}, from {sources}"
-
-
-def find_distrust(hook: HookConfig) -> HookError | None:
-    """Return why a hook would not be run as its path is now, None where it would."""
-    try:
-        check_hook(hook)
-    except HookError as error:
-        return error
-    return None
-
-
-def describe_trust(distrust: HookError | None) -> str:
-    """Say whether the path is trusted."""
-    return "its path is trusted" if distrust is None else f"not trusted ({distrust})"
-
-
-def complain_of_distrust(hook: HookConfig, distrust: HookError) -> None:
-    """Say on standard error what follows from it."""
-    key = "hook.command" if hook.socket is None else "hook.socket"
-    print(f"{key}: not trusted, so no session would start: {distrust}", file=sys.stderr)
 
 
 def _links(config: Config) -> Iterator[str]:

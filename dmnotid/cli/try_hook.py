@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.cli.arguments import add_option_arguments, find_server, parse_count, parse_server_id
-from dmnotid.cli.check import complain_of_distrust, describe_trust, find_distrust, section
 from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
+from dmnotid.cli.trust_report import describe_trust, find_distrust, print_distrust, section
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig
@@ -95,7 +95,7 @@ def main(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return _run(config, start)
     if distrust is not None:
-        complain_of_distrust(config.hook, distrust)
+        print_distrust(config.hook, distrust)
         return EXIT_PROBLEM
     return EXIT_OK
 

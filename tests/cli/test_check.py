@@ -1,4 +1,4 @@
-"""`dmnotid check`: what a configuration means here, or all that is wrong with it."""
+"""`dmnotid check`: every problem of a configuration, or its meaning on this machine."""
 
 import os
 import socket
@@ -20,11 +20,11 @@ SERVERS = """\
 
 def checked(config: Path, capsys: pytest.CaptureFixture[str]) -> Done:
     status = main(["check", "--config", str(config)])
-    told = capsys.readouterr()
-    return Done(status, told.out, told.err)
+    output = capsys.readouterr()
+    return Done(status, output.out, output.err)
 
 
-def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_has_a_line_for_each_fact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path, SERVERS, "listen: ['127.0.0.1:2948', '[::1]:40000']\nstate: /var/lib/there\n")
     done = checked(config, capsys)
     assert (done.status, done.err) == (0, "")
@@ -39,14 +39,14 @@ def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_credentials_are_skipped_where_they_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_credentials_are_skipped_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     servers = "- {id: a, secret: {credential: a}}\n- {id: b, secret: {credential: b}}\n"
     config = write_config(tmp_path, servers)
     assert "$CREDENTIALS_DIRECTORY is not set" in checked(config, capsys).err
     assert main(["check", "--skip-credentials", "--config", str(config)]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert told.out.splitlines()[1:3] == [
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.splitlines()[1:3] == [
         "servers      'a': a secret, must sign, from anywhere",
         "             'b': a secret, must sign, from anywhere",
     ]
@@ -55,8 +55,7 @@ def test_credentials_are_skipped_where_they_are_not_shown(tmp_path: Path, capsys
     assert "is a path; expected the name of a credential" in capsys.readouterr().err
 
 
-def test_summary_names_the_connections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Which of them are up now; loopback, where it is named, is a connection like another."""
+def test_summary_has_every_connection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = "connections: {reach: any, wireline: {interfaces: [lo]}}\n"
     lines = checked(write_config(tmp_path, more=more), capsys).out.splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("connections  "))
@@ -68,43 +67,43 @@ def test_summary_names_the_connections(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.root
 @needs_namespace
-def test_summary_says_what_each_interface_lacks(tmp_path: Path) -> None:
-    """5.3.4: the first condition of a connection that isn't met."""
+def test_summary_has_the_missing_condition_of_an_interface(tmp_path: Path) -> None:
+    """5.3.4: the first condition of an available connection that is not met."""
     config = write_config(tmp_path, more="connections: {wireless: {interfaces: ['wlan*']}}\n")
     with Namespace() as namespace:
 
-        def told() -> str:
+        def state() -> str:
             done = namespace.run(*PROGRAM, "check", "--config", str(config))
             assert (done.returncode, done.stderr) == (0, "")
             (line,) = [line[13:] for line in done.stdout.splitlines() if "wlan0" in line]
             return line.removesuffix(" (wireless: configured: wlan*)")
 
         namespace.add_veth("wlan0", up=False)
-        assert told() == "wlan0: down"
+        assert state() == "wlan0: down"
         namespace.ip("link", "set", "wlan0", "up")
         namespace.wait_up("wlan0")
-        assert told() == "wlan0: up, no address"
+        assert state() == "wlan0: up, no address"
         namespace.ip("addr", "add", "192.0.2.1/24", "dev", "wlan0")
-        assert told() == "wlan0: up, no route"
+        assert state() == "wlan0: up, no route"
         namespace.ip("route", "add", "default", "via", "192.0.2.2")
-        assert told() == "wlan0: available"
+        assert state() == "wlan0: available"
         namespace.far_ip("link", "set", "wlan0", "down")
-        wait_until(lambda: told() == "wlan0: up, no carrier")
+        wait_until(lambda: state() == "wlan0: up, no carrier")
 
 
-def test_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_has_the_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = checked(write_config(tmp_path), capsys)
     assert "\nlisten       [::]:2948 (UDP)\nstate        /var/lib/dmnotid\n" in done.out
 
 
-def test_state_directory_of_the_unit(
+def test_summary_has_the_state_directory_of_the_unit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/other")
     assert "\nstate        /var/lib/other\n" in checked(write_config(tmp_path), capsys).out
 
 
-def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_are_printed_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "dmnotid.yaml"
     config.touch(mode=0o600)
     config.write_text(
@@ -128,7 +127,7 @@ def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert not shows_secret(done.err)
 
 
-def test_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_configuration_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = checked(tmp_path / "none", capsys)
     assert done == Done(1, "", f"{tmp_path}/none: {tmp_path}/none cannot be read: No such file or directory\n")
 
@@ -178,10 +177,9 @@ def test_command_that_starts_no_program_reads_a_configuration_that_others_can_wr
         (None, "No such file"),
     ],
 )
-def test_hook_that_is_not_trusted(
+def test_untrusted_hook_is_a_problem_after_the_summary(
     mode: int | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The summary is told all the same; why no session would start is told on standard error, with exit 1."""
     hook = tmp_path / "hook"
     if mode is not None:
         hook.touch()
@@ -199,8 +197,7 @@ def write_socket_config(directory: Path, path: str) -> Path:
     return config
 
 
-def test_hook_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Relative as it is given, it is told as it would be used."""
+def test_trusted_socket_is_reported_with_its_absolute_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, path = write_socket_config(tmp_path, "session"), tmp_path / "session"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
@@ -211,7 +208,9 @@ def test_hook_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(("kind", "problem"), [("none", "No such file or directory"), ("file", "not a socket")])
-def test_hook_socket_that_is_none(kind: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_socket_is_a_problem(
+    kind: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch(mode=0o600)
     done = checked(write_socket_config(tmp_path, str(tmp_path / kind)), capsys)
     assert done.status == 1
@@ -220,7 +219,7 @@ def test_hook_socket_that_is_none(kind: str, problem: str, tmp_path: Path, capsy
     assert done.err == f"hook.socket: not trusted, so no session would start: {why}\n"
 
 
-def test_warnings_do_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warning_does_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path, "- {id: a, secret: {text: hush-hush}}")
     done = checked(config, capsys)
     assert done.status == 0
@@ -239,7 +238,7 @@ SECRETS = {
 
 @pytest.mark.parametrize("kind", SECRETS)
 @pytest.mark.parametrize("more", ["", "listen: 5\n", "sources: [\n"])
-def test_secrets_are_not_shown(
+def test_secret_is_not_shown(
     kind: str,
     more: str,
     secret_file: Path,
