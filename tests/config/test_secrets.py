@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmnotid.config.loading import load_config
@@ -214,6 +214,7 @@ hook:
 """
 
 
+@settings(deadline=None)
 @given(
     at=st.integers(0, len(TEMPLATE)), cut=st.integers(0, 2), put=st.text("\n\t :-?[]{}&*!|>'\"%@`#,~ax0", max_size=2)
 )
