@@ -71,6 +71,7 @@ def _as_file(text: str) -> Iterator[int]:
 
 
 def _why_not_started(file: Path, error: Exception) -> str:
+    # The kernel reports a missing interpreter as if the file itself were missing.
     if isinstance(error, FileNotFoundError) and file.exists():
         return "its interpreter (the #! line) or its loader is missing"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -92,17 +93,24 @@ class Command:
         self.exited = asyncio.Event()
         # Exit status of the leader; the negative number of a signal that ended it.
         self.exit_code = 0
+        # The leader; its pid is the number of the group.
         self._process = process
         # Seconds between SIGTERM and SIGKILL.
         self._kill_after = kill_after
+        # Carries the facts of the session.
         self._log = log
+        # None if the command inherits its output.
         self._on_output = on_output
+        # The loop that watches the descriptors below.
         self._loop = asyncio.get_running_loop()
+        # Whether `end` has been called: leaving the context does not repeat it.
+        self._is_ending = False
         # The pipes that the output is read from, by the name of the stream.
         self._pipes: dict[str, IO[bytes]] = {}
         # Descriptors and the loop's readers of them.
         self._opened = ExitStack()
         try:
+            # Becomes readable when the leader exits.
             self._pidfd = self._watch()
         except OSError:
             # No descriptor or no epoll watch is left. The command has just begun, so nothing delays its end.
@@ -132,7 +140,8 @@ class Command:
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            if not self.exited.is_set():
+            # A task that is cancelled, or that fails, leaves the context while the command runs.
+            if not (self.exited.is_set() or self._is_ending):
                 await self.end()
         finally:
             self._pipes.clear()
@@ -142,6 +151,7 @@ class Command:
 
     async def end(self) -> None:
         """Send SIGTERM to the process group, and SIGKILL when `kill_after` is over or this call is cancelled."""
+        self._is_ending = True
         self._signal(signal.SIGTERM)
         try:
             with suppress(TimeoutError):
@@ -151,6 +161,7 @@ class Command:
                     while group_is_alive(self._process.pid):  # noqa: ASYNC110 - as said, no event
                         await asyncio.sleep(GROUP_POLL)
         finally:
+            # Also when the group seems to have ended: /proc may hide processes.
             self._signal(signal.SIGKILL)
             with suppress(TimeoutError):
                 async with asyncio.timeout(KILL_PATIENCE):
@@ -163,6 +174,7 @@ class Command:
         """Send a signal to the process group, and to a leader that has left its group."""
         pid = self._process.pid
         sends: list[Callable[[signal.Signals], None]] = [partial(os.killpg, pid)]
+        # setpgid(2) moves a leader into another group of its session.
         if os.getpgid(pid) != pid:
             sends.append(partial(signal.pidfd_send_signal, self._pidfd))
         for send in sends:
@@ -175,7 +187,7 @@ class Command:
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        # WNOWAIT leaves the process to be reaped.
+        # WNOWAIT leaves the leader a zombie, so that its group can still be signalled. Only WNOHANG would give None.
         status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
         if status is not None:
             self.exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status

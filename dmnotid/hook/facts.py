@@ -49,6 +49,7 @@ def session_facts(start: SessionStart) -> dict[str, Any]:
         "server_id": request.server_id,
         "connection": str(start.connection.type),
         "interface": start.connection.interface,
+        # Milliseconds, as the environment has them.
         "received_at": round(request.received_at, 3),
         "source": request.source,
     }
@@ -71,6 +72,7 @@ def build_environment(facts: Facts, more: Mapping[str, str], home: str) -> dict[
         "PATH": PATH,
         "LANG": "C.UTF-8",
         "HOME": home,
+        # These replace the ones above, and never those below.
         **more,
         "DMNOTID_SESSION": str(facts["session"]),
         "DMNOTID_ATTEMPT": str(facts["attempt"]),

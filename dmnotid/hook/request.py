@@ -28,6 +28,7 @@ def read_request(octets: bytes) -> Facts:
         raise _refusal(f"is JSON of type {type(found).__name__}, an object is expected")
     if found.get("version") != VERSION:
         raise _refusal(f"has version {found.get('version')!r}, {VERSION} is expected")
+    # Every fact goes into the command's environment or arguments, so a missing one would fail later and less clearly.
     for key, (fits, expected) in _KINDS.items():
         if key not in found:
             raise _refusal(f"has no key {key}")

@@ -44,6 +44,7 @@ class Hook:
                 return await self._hand_over(self._config.socket, start, output)
             return await self._run_command(start, output, session_log)
         except HookError as error:
+            # The hook may be repaired meanwhile, so this try ends like any other that failed.
             session_log.error("hook not started", problem=str(error))
             return Outcome(Result.FAILED, f"not started: {error}")
         finally:
@@ -51,6 +52,7 @@ class Hook:
 
     async def _run_command(self, start: SessionStart, output: OutputLog, log: FilteringBoundLogger) -> Outcome:
         facts = session_facts(start)
+        # Leaving the context by a cancellation ends the command.
         async with start_command(
             build_arguments(self._config.command, facts),
             build_environment(facts, self._config.environment, self._home),

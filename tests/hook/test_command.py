@@ -295,25 +295,29 @@ async def test_command_that_cannot_be_ended_is_logged_and_left(
 ) -> None:
     monkeypatch.setattr(command_module, "KILL_PATIENCE", 0.1)
     before = descriptors()
-    async with begin(
-        write_script(tmp_path / "hook", f"{WRITE_PIDS.format(pids=pids)}; exec sleep 1000"), kill_after=0.1
-    ) as command:
-        await eventually(pids.exists)
-        # The command belongs to another user now.
-        os.setresuid(65_534, 65_534, 0)
-        try:
+    hook = write_script(tmp_path / "hook", f"{WRITE_PIDS.format(pids=pids)}; exec sleep 1000")
+    try:
+        async with begin(hook, kill_after=0.1) as command:
+            await eventually(pids.exists)
+            # The command belongs to another user from now on.
+            os.setresuid(65_534, 65_534, 0)
             await command.end()
-        finally:
-            os.setresuid(0, 0, 0)
-        (leader,) = pids_of(pids)
-        refused = logged.of("hook not signalled")
-        assert [(line["signal"], line["pid"]) for line in refused] == [("SIGTERM", leader), ("SIGKILL", leader)]
-        assert refused[0]["problem"] == "Operation not permitted"
-        (line,) = logged.of("hook not ended")
-        assert (line["level"], line["pid"]) == ("error", leader)
-        assert not command.exited.is_set()
-    del command
+            assert not command.exited.is_set()
+    finally:
+        os.setresuid(0, 0, 0)
+    (leader,) = pids_of(pids)
+    refused = logged.of("hook not signalled")
+    assert [(line["signal"], line["pid"]) for line in refused] == [("SIGTERM", leader), ("SIGKILL", leader)]
+    assert refused[0]["problem"] == "Operation not permitted"
+    (line,) = logged.of("hook not ended")
+    assert (line["level"], line["pid"]) == ("error", leader)
     assert descriptors() == before
+    # The next process that is started reaps it.
+    del command
+    os.kill(leader, signal.SIGKILL)
+    await eventually(lambda: not is_alive(leader))
+    await run(write_script(tmp_path / "other", "exit 0"))
+    assert is_reaped(leader)
 
 
 async def test_no_descriptor_and_no_zombie_is_left(tmp_path: Path, pids: Path) -> None:
