@@ -162,7 +162,7 @@ def test_signal_ends_the_whole_group(pids: Path, waiting: str, number: signal.Si
 
 @pytest.mark.parametrize("code", [0, 78])
 def test_command_that_was_cut_short_is_neither_done_nor_refused(tmp_path: Path, pids: Path, code: int) -> None:
-    """RuntimeMaxSec= or a shutdown cuts it short; its exit status says nothing about the session then."""
+    """RuntimeMaxSec= or a shutdown cuts it short; its exit status does not count then."""
     text = f"trap 'exit {code}' TERM; {WRITE_PIDS.format(pids=pids)}; while :; do sleep 0.05; done"
     with session(str(write_script(tmp_path / "hook", text))) as handed:
         handed.send(REQUEST)
