@@ -1,25 +1,25 @@
 """Kill the daemon at any moment, again and again: `python -m tests.proofs.crash --rounds 5000 --seed 7`.
 
-A real daemon with a slow hook gets notifications of several servers, is killed with SIGKILL, and started again on the
-same state directory. Moments are drawn from all of its life: before it is ready, at any time, and within a few
-milliseconds of a datagram, an accepted notification, a session's start and end, a line of the hook's, the last end, a
-SIGTERM. In half of the rounds the hooks that it leaves are killed too, as a service manager does; in the others they
-live on. Some daemons get a SIGHUP at work.
+A real daemon with a slow hook gets notifications of several servers, is killed with SIGKILL, and is started again on
+the same state directory. The moments are drawn from all of its life: before it is ready, at any time, within a few
+milliseconds of a datagram, an accepted notification, the start and end of a session, a line of the hook or a SIGTERM,
+and while it is idle. In half of the rounds the hooks that it leaves are killed too, as a service manager does; in the
+others they live on. Some daemons get a SIGHUP.
 
-After each kill the log, the hook's lines and a copy of the journal are compared with all that was seen before:
+After each kill the log, the hook's lines and a copy of the journal are compared with everything seen before:
 
-* What was logged as accepted is in the journal, and what was in it once stays there: its session number, its
-  notification; a closed one with the state in which it was closed.
-* No session number stands for two notifications, and no notification has two.
-* A session is done in the journal only after its hook said so, and no hook starts for it in a later round.
-* Every try has a number of its own. In one round, that is under one daemon, no two runs for one server overlap, there
-  are never more than `sessions.concurrency`, and none comes after the one that was done.
-* The daemon takes up what waited, says nothing at level error, and discards nothing but duplicates.
+* A notification that was logged as accepted is in the journal, and a row stays there: with its session number, its
+  notification, and once it is closed, its state.
+* A session number belongs to one notification, and a notification has one session number.
+* A session is done in the journal only after its hook was done, and no hook starts for it in a later round.
+* Every try has a number of its own. Under one daemon no two runs for one server overlap, there are never more than
+  `sessions.concurrency`, and none follows the run that was done.
+* The daemon queues the open sessions, logs no error, and discards only duplicates.
 
-In the end it runs undisturbed: every notification that was ever sent is then accepted, and its hook was done at least
-once. The server sends again, in a later round, what it doesn't know to be accepted, and some of the rest as well.
+At the end it runs undisturbed: then every notification that was ever sent is accepted, and its hook was done at least
+once. The server sends a notification again, in a later round, until it knows that it was accepted, and some later too.
 
-The plan of a round depends on the seed and its number alone; what happens by then, on the machine's timing too.
+The plan of a round depends on the seed and its number alone; its course also on the machine's timing.
 """
 
 import argparse
@@ -36,7 +36,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,24 +47,19 @@ from tests.support import DEADLINE, WIRELINE, parse_lines, push, write_config, w
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 POLL: Final = 0.0003
-"""Pause between two looks at the log and the hook's lines (seconds)."""
-
+"""Pause between two looks at the log and the hook's lines, in seconds."""
 NEW: Final = 20
-"""How many new notifications a round sends at most."""
-
+"""Maximum number of new notifications in a round."""
 BACKLOGS: Final = (5, 20, 100)
-"""With so many sessions waiting, one or another, a round sends nothing new: all have to come to their end."""
-
+"""Numbers of open sessions with which a round sends nothing new; one is drawn, so that sessions come to their end."""
 LATEST: Final = 0.45
-"""When a round that waits for something ends without it (seconds after the daemon was ready)."""
-
+"""Maximum time from ready until the kill, in seconds, if the event of the round does not come."""
 LATEST_IDLE: Final = 2.0
-"""The same for one that waits until nothing is left to do."""
-
+"""The same for a round that waits until the daemon is idle."""
 IDS_OF_SERVER: Final = 60_000
-"""How many of the 65536 NOTIFICATION-IDs one server gets to use; with more rounds there are more servers."""
+"""Number of NOTIFICATION-IDs of one server, out of 65536; with more rounds there are more servers."""
 
-# One write for each line, so that the file has them in the order in which they were written.
+# One write for each line, so that the file has the lines in the order in which they were written.
 HOOK: Final = """#!/bin/sh
 run="$CRASH_ROUND $DMNOTID_SESSION $DMNOTID_ATTEMPT $DMNOTID_SERVER_ID $DMNOTID_NOTIFICATION_ID"
 echo "start $run" >> "$CRASH_LINES"
@@ -77,30 +72,26 @@ fi
 echo "done $run" >> "$CRASH_LINES"
 """
 
+ACCEPTED: Final = "notification accepted"
+READY: Final = "daemon ready"
+STARTED: Final = "session started"
+DONE: Final = "session done"
+DISCARDED: Final = ("datagram discarded", "datagrams discarded")
 MOMENTS: Final = {
-    "starting": 4, "at any time": 4, "sent": 3, "notification accepted": 2, "session started": 2, "session done": 2,
-    "hook": 3, "idle": 2, "stopping": 1,
+    "starting": 4, "at any time": 4, "sent": 3, ACCEPTED: 2, STARTED: 2, DONE: 2, "hook": 3, "idle": 2, "stopping": 1,
 }  # fmt: skip
-"""When the daemon is killed, and how often so."""
+"""When the daemon is killed, and how often."""
 
 
 class Key(NamedTuple):
-    """What makes a notification this one."""
+    """The identity of a notification."""
 
     server_id: str
     notification_id: int
 
 
-@dataclass
-class Sent:
-    """A notification as the server remembers it; it is the same, octet for octet, however often it is sent."""
-
-    datagram: bytes
-    known: bool = False
-
-
 class HookLine(NamedTuple):
-    """A line of the hook's."""
+    """A line of the hook."""
 
     what: str
     round: int
@@ -110,14 +101,14 @@ class HookLine(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is looked at in a row of the journal."""
+    """The compared part of a row of the journal."""
 
     key: Key
     state: str
 
 
 class Plan(NamedTuple):
-    """How a round goes: the daemon is killed `delay` seconds after so many of what `moment` names."""
+    """A round: the daemon is killed `delay` seconds after the event `moment` came `after` times."""
 
     number: int
     moment: str
@@ -130,7 +121,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(seed: int, number: int) -> Plan:
-    """Draw a round's plan."""
+    """Draw the plan of a round."""
     chance = random.Random(f"{seed} {number}")  # noqa: S311 - chooses moments, guards nothing
     moment = chance.choices(list(MOMENTS), list(MOMENTS.values()))[0]
     delay = {"starting": 0.4, "at any time": 0.4, "idle": 0.05, "stopping": 0.02}.get(moment, 0.003) * chance.random()
@@ -139,112 +130,97 @@ def make_plan(seed: int, number: int) -> Plan:
     return Plan(number, moment, after, delay, concurrency, chance.random() < 0.5, reloads_after, chance)
 
 
+@dataclass
+class Round:
+    """The daemon between a start and its end: its log, and how often each event came."""
+
+    number: int
+    concurrency: int
+    log: list[dict[str, Any]] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        listen: str = next(line["listen"] for line in self.log if line["event"] == "socket listening")
+        host, _, port = listen.rpartition(":")
+        return host, int(port)
+
+
 class Lines:
-    """Whole lines of a file that others append to."""
+    """Whole lines of a file to which others append."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("rb")
         self._rest = b""
 
     def new(self) -> list[str]:
-        """Return what came since the last call."""
-        octets = self._file.read()
-        if not octets:
-            return []
-        whole, newline, rest = (self._rest + octets).rpartition(b"\n")
-        self._rest = rest
-        return (whole + newline).decode().splitlines()
-
-    def close(self) -> None:
-        self._file.close()
+        """Return the lines since the last call."""
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        return [line.decode() for line in lines]
 
 
 class Server:
-    """The DM servers: they send what they must until they know that it was accepted."""
+    """The DM servers: they send each notification, always with the same octets, until they know it was accepted."""
 
     def __init__(self, count: int) -> None:
         self.ids = [f"{'open' if number % 3 == 2 else 'dm'}{number}.example" for number in range(count)]
-        self.sent: dict[Key, Sent] = {}
+        self.sent: dict[Key, bytes] = {}
+        self.unknown: dict[Key, None] = {}  # sent, and not known to be accepted; a dict keeps the order
         self.datagrams = 0
         self._next = dict.fromkeys(self.ids, 0)
-        self._copies: Counter[Key] = Counter()
+        self._copies: Counter[Key] = Counter()  # sent in this round
 
     @property
     def configuration(self) -> list[dict[str, Any]]:
         return [
             {"id": name, "require_digest": False} if name.startswith("open")
-            else {"id": name, "secret": {"text": secret_of(name).decode()}}
+            else {"id": name, "secret": {"text": f"the secret of {name}"}}
             for name in self.ids
         ]  # fmt: skip
 
     def new(self, server_id: str) -> Key:
-        """Make up a notification."""
+        """Make a notification."""
         self._next[server_id] += 1
         key = Key(server_id, self._next[server_id])
-        secret = None if server_id.startswith("open") else secret_of(server_id)
-        self.sent[key] = Sent(push(key.notification_id, server_id=server_id, secret=secret, preferred=WIRELINE))
+        secret = None if server_id.startswith("open") else f"the secret of {server_id}".encode()
+        self.sent[key] = push(key.notification_id, server_id=server_id, secret=secret, preferred=WIRELINE)
+        self.unknown[key] = None
         return key
-
-    def unknown(self) -> list[Key]:
-        """Return what has to be sent again."""
-        return [key for key, sent in self.sent.items() if not sent.known]
 
     def begin_round(self) -> None:
         self._copies.clear()
 
-    def count(self, key: Key) -> bytes:
-        """Return a notification's datagram, which is sent now."""
+    def send(self, sock: socket.socket, key: Key, address: tuple[str, int]) -> None:
         self.datagrams += 1
         self._copies[key] += 1
-        return self.sent[key].datagram
+        sock.sendto(self.sent[key], address)
 
     def learn(self, line: dict[str, Any]) -> None:
-        """Take from a line of the daemon's log that a notification needs no sending again."""
-        if line["event"] not in ("notification accepted", "datagram discarded"):
+        """Learn from a line of the log which notification was accepted."""
+        if line["event"] not in (ACCEPTED, DISCARDED[0]):
             return
         key = Key(line["server_id"], line["notification_id"])
-        # The second copy of one datagram is a duplicate already while the first one's commit is still to come.
-        if line["event"] == "notification accepted" or (line["reason"] == "duplicate" and self._copies[key] == 1):
-            self.sent[key].known = True
-
-
-def secret_of(server_id: str) -> bytes:
-    return f"the secret of {server_id}".encode()
-
-
-@dataclass
-class Round:
-    """What happened between a start of the daemon and its end."""
-
-    number: int
-    concurrency: int
-    log: list[dict[str, Any]] = field(default_factory=list)
-    errors: str = ""
-
-    def count(self, event: str) -> int:
-        return sum(line["event"] == event for line in self.log)
-
-    def of(self, session: int) -> list[dict[str, Any]]:
-        return [line for line in self.log if line.get("session") == session]
+        # The second copy of a datagram is a duplicate even before the first one is committed.
+        if line["event"] == ACCEPTED or (line["reason"] == "duplicate" and self._copies[key] == 1):
+            self.unknown.pop(key, None)
 
 
 class Judge:
-    """Knows all that was seen so far, and what can't be."""
+    """Compares each observation with all earlier ones."""
 
     def __init__(self, server: Server) -> None:
         self.rows: dict[int, Row] = {}
         self.counts: Counter[str] = Counter()
+        self.round = Round(0, 0)
         self._server = server
-        self._closed_in: dict[int, int] = {}
-        self._lines: dict[int, list[HookLine]] = defaultdict(list)
-        self._running: dict[int, dict[str, HookLine]] = defaultdict(dict)
-        self._heard: set[int] = set()
-        self._done: set[int] = set()
-        self._concurrency: dict[int, int] = {}
-        self._round = Round(0, 0)
+        self._closed_in: dict[int, int] = {}  # the round in which a session was first seen closed
+        self._lines: dict[int, list[HookLine]] = defaultdict(list)  # by session
+        self._running: dict[int, dict[str, HookLine]] = defaultdict(dict)  # by round and server
+        self._heard: set[int] = set()  # sessions with a line since the last look at the journal
+        self._concurrency: dict[int, int] = {}  # by round
 
     def begin(self, round_: Round) -> None:
-        self._round = round_
+        self.round = round_
         self._concurrency[round_.number] = round_.concurrency
 
     @property
@@ -256,119 +232,96 @@ class Judge:
         if holds:
             return
         row = self.rows.get(session)
+        log = [line for line in self.round.log if line.get("session") == session] or self.round.log[-10:]
         evidence = [
-            f"round {self._round.number}: {what}",
+            f"round {self.round.number}: {what}",
             f"  notification: {key or (row and row.key)}, session {session or None}",
             f"  journal: {row}, closed since round {self._closed_in.get(session)}",
             *(f"  hook: {line}" for line in self._lines.get(session, [])),
-            *(f"  log: {line}" for line in (self._round.of(session) if session else self._round.log[-10:])),
+            *(f"  log: {line}" for line in log),
         ]
         raise AssertionError("\n".join(evidence))
 
     def hear_hook(self, line: HookLine) -> None:
-        """Take a line of the hook's, in the order of the file."""
-        self._lines[line.session].append(line)
-        self._heard.add(line.session)
-        if line.what == "start":
-            self._start(line)
+        """Judge a line of the hook, in the order of the file."""
+        session, running, before = line.session, self._running[line.round], list(self._lines[line.session])
+        self._lines[session].append(line)
+        self._heard.add(session)
+        if line.what != "start":
+            ran = running.pop(line.key.server_id, None)
+            self.claim(ran and ran[1:] == line[1:], f"the end of a run other than the last one, {ran}", session)
             return
-        if line.what == "done":
-            self._done.add(line.session)
-        ran = self._running[line.round].pop(line.key.server_id, None)
-        # Its start came before its end, and no other of this server's in between.
-        self.claim(ran and ran[1:] == line[1:], f"the end of another run than the last one, {ran}", line.session)
-
-    def _start(self, line: HookLine) -> None:
-        session, running = line.session, self._running[line.round]
-        before = self._lines[session][:-1]
-        self.claim(
-            self._closed_in.get(session, line.round) >= line.round, f"run again once it was closed: {line}", session
-        )
-        self.claim(
-            not any(other.what == "done" and other.round == line.round for other in before),
-            f"run again by the daemon that saw it done: {line}", session,
-        )  # fmt: skip
-        self.claim(
-            not any(other.what == "start" and other.attempt == line.attempt for other in before),
-            f"two tries of one number: {line}", session,
-        )  # fmt: skip
+        self.claim(self._closed_in.get(session, line.round) >= line.round, f"run after it was closed: {line}", session)
+        done = any(other.what == "done" and other.round == line.round for other in before)
+        self.claim(not done, f"run again by the daemon under which it was done: {line}", session)
+        tried = any(other.what == "start" and other.attempt == line.attempt for other in before)
+        self.claim(not tried, f"two tries of one number: {line}", session)
         other = running.get(line.key.server_id)
         self.claim(other is None, f"two runs for one server at once: {other}, {line}", session)
         running[line.key.server_id] = line
         most = self._concurrency[line.round]
-        self.claim(len(running) <= most, f"{len(running)} runs at once, {most} may be: {running.values()}", session)
+        self.claim(len(running) <= most, f"{len(running)} runs at once, at most {most}: {running.values()}", session)
         self.counts["hook runs"] += 1
-        cut_off = bool(before) and before[-1].round < line.round and before[-1].what != "failed"
-        self.counts["runs again after a crash"] += cut_off
+        interrupted = bool(before) and before[-1].round < line.round and before[-1].what != "failed"
+        self.counts["runs again after a crash"] += interrupted
 
-    def hear_log(self) -> None:
-        """Look at what the daemon said of itself in this round."""
-        round_ = self._round
-        self.claim(not round_.errors, f"on standard error: {round_.errors}")
-        for line in round_.log:
+    def hear_log(self, errors: str) -> None:
+        """Judge what the daemon wrote in this round."""
+        self.claim(not errors, f"on standard error: {errors}")
+        for line in self.round.log:
             self.claim(line["level"] in ("info", "warning"), f"an error in the log: {line}", line.get("session", 0))
-            if line["event"] == "daemon ready":
-                waited = self.pending
-                self.claim(line["pending"] == waited, f"{line['pending']} taken up, {waited} waited")
-            elif line["event"] in ("datagram discarded", "datagrams discarded"):
+            if line["event"] == READY:
+                self.claim(line["pending"] == self.pending, f"{line['pending']} queued of {self.pending}")
+            elif line["event"] in DISCARDED:
                 self.claim(line["reason"] == "duplicate", f"discarded: {line}")
                 self.counts["duplicates refused"] += line.get("count", 1)
             self._server.learn(line)
-        self.counts["accepted"] += round_.count("notification accepted")
-        self.counts["reloads"] += round_.count("configuration reloaded")
+        self.counts["accepted"] += self.round.seen[ACCEPTED]
+        self.counts["reloads"] += self.round.seen["configuration reloaded"]
 
     def see(self, rows: dict[int, Row]) -> None:
-        """Compare the journal with what was in it before, and with what was said since."""
+        """Compare the journal with its former rows, the log and the hook."""
         for session, row in self.rows.items():
-            found = rows.get(session)
-            if found == row:
-                continue
-            self.claim(found, "gone from the journal", session)
-            assert found is not None
-            self.claim(found.key == row.key, f"another notification's now: {found}", session)
+            found = rows.get(session, Row(row.key, "missing"))
+            self.claim(found.key == row.key, f"now belongs to another notification: {found}", session)
             self.claim(row.state in ("pending", found.state), f"closed, and now {found.state}", session)
+            self.claim(found.state != "missing", "gone from the journal", session)
         keys = {row.key for row in rows.values()}
-        self.claim(len(keys) == len(rows), "a notification stands in the journal twice")
+        self.claim(len(keys) == len(rows), "a notification is in the journal twice")
         self.claim(keys <= self._server.sent.keys(), f"never sent: {keys - self._server.sent.keys()}")
-        closed_before = self._closed_in.keys()
-        told = {line["session"] for line in self._round.log if line["event"] == "notification accepted"}
-        self.counts["accepted, and killed before it was logged"] += len(rows.keys() - self.rows.keys() - told)
+        logged = {line["session"] for line in self.round.log if line["event"] == ACCEPTED}
+        self.counts["accepted, and killed before it was logged"] += len(rows.keys() - self.rows.keys() - logged)
         self.rows = rows
-        for session in [s for s, row in rows.items() if row.state != "pending" and s not in closed_before]:
-            self.claim(rows[session].state == "done", "closed in another state than done", session)
-            self.claim(session in self._done, "closed as done, and its hook never said so", session)
-            self._closed_in[session] = self._round.number
-        self._compare_log(rows)
-        self._compare_hooks(rows)
-
-    def _compare_log(self, rows: dict[int, Row]) -> None:
-        for line in self._round.log:
-            if line["event"] not in ("notification accepted", "session done"):
-                continue
-            key, session = Key(line["server_id"], line["notification_id"]), line["session"]
-            self.claim(session in rows, f"{line['event']}, and not in the journal", session, key)
-            self.claim(rows[session].key == key, "accepted as a session that is another's", session, key)
-            if line["event"] == "session done":
-                self.claim(rows[session].state == "done", "said to be done, and not closed", session)
-
-    def _compare_hooks(self, rows: dict[int, Row]) -> None:
+        for session, row in rows.items():
+            if row.state != "pending" and session not in self._closed_in:
+                self.claim(row.state == "done", "closed in a state other than done", session)
+                self.claim(self._was_done(session), "closed as done, but its hook was not done", session)
+                self._closed_in[session] = self.round.number
+        for line in self.round.log:
+            if line["event"] in (ACCEPTED, DONE):
+                key, session = Key(line["server_id"], line["notification_id"]), line["session"]
+                self.claim(session in rows, f"{line['event']}, but not in the journal", session, key)
+                self.claim(rows[session].key == key, "logged with the session of another notification", session, key)
+                self.claim(line["event"] != DONE or rows[session].state == "done", "logged as done, but open", session)
         for session in self._heard:
-            line = self._lines[session][-1]
-            self.claim(session in rows, "its hook ran, and it isn't in the journal", session, line.key)
-            self.claim(rows[session].key == line.key, f"the hook ran for another notification: {line}", session)
-            self.counts["done, and killed before it was closed"] += (
-                line.what == "done" and line.round == self._round.number and rows[session].state == "pending"
-            )
+            last = self._lines[session][-1]
+            self.claim(session in rows, "its hook ran, but it is not in the journal", session, last.key)
+            self.claim(rows[session].key == last.key, f"the hook ran for another notification: {last}", session)
+            lost = last.what == "done" and last.round == self.round.number and rows[session].state == "pending"
+            self.counts["done, and killed before it was closed"] += lost
         self._heard.clear()
 
+    def _was_done(self, session: int) -> bool:
+        return any(line.what == "done" for line in self._lines[session])
+
     def finish(self) -> None:
-        """Look at the whole after the last daemon stopped in order."""
+        """Judge the whole after the last daemon stopped in order."""
         accepted = {row.key: session for session, row in self.rows.items()}
         for key in self._server.sent:
-            self.claim(key in accepted, "sent, and never accepted", key=key)
+            self.claim(key in accepted, "sent, but never accepted", key=key)
             session = accepted[key]
-            self.claim(self.rows[session].state == "done", "still waits", session)
-            self.claim(session in self._done, "accepted, and never done", session)
+            self.claim(self.rows[session].state == "done", "still open", session)
+            self.claim(self._was_done(session), "accepted, but never done", session)
 
 
 class Harness:
@@ -377,17 +330,19 @@ class Harness:
     def __init__(self, directory: Path, *, rounds: int, seed: int) -> None:
         self._directory, self._rounds, self._seed = directory, rounds, seed
         self._server = Server(max(5, rounds * NEW // IDS_OF_SERVER + 1))
-        self.judge = Judge(self._server)
+        self._judge = Judge(self._server)
         self._hook = write_script(directory / "hook", HOOK)
         self._hook_file = directory / "hook-lines"
         self._hook_file.touch()
         self._hook_lines = Lines(self._hook_file)
+        self._log = Lines(self._hook_file)  # of the daemon; replaced at each start
         self._kills: Counter[str] = Counter()
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def run(self) -> dict[str, Any]:
-        """Go through all rounds and the undisturbed one; the counts."""
-        # What the daemon leaves behind becomes a child of this process: nothing of it is missed, or left for ever.
+        """Run all rounds and the undisturbed one; return the counts."""
+        # Processes that the daemon leaves become children of this one, which can then find and reap all of them.
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         began = time.monotonic()
         try:
@@ -395,30 +350,34 @@ class Harness:
                 self._disturbed(make_plan(self._seed, number))
             self._undisturbed(self._rounds + 1)
         finally:
-            self._end()
-            self._hook_lines.close()
+            if self._process is not None:
+                self._kill(sweeps=True)
+            self._socket.close()
         return {
             "seed": self._seed,
             "rounds": self._rounds,
             "kills": dict(self._kills),
             "notifications": len(self._server.sent),
             "datagrams sent": self._server.datagrams,
-            **self.judge.counts,
+            **self._judge.counts,
             "seconds": round(time.monotonic() - began, 1),
         }
 
     def _disturbed(self, plan: Plan) -> None:
         round_ = Round(plan.number, plan.concurrency)
-        log = self._start(round_)
-        try:
-            self._work(plan, round_, log)
-            self._count_kill(round_)
-            self._kill(sweeps=plan.sweeps)
-            self._judge(round_, log)
-        finally:
-            log.close()
+        self._start(round_)
+        self._work(plan, round_)
+        seen, ends = round_.seen, round_.seen[DONE] + round_.seen["session try failed"]
+        if seen["daemon stopping"]:
+            self._kills["while stopping"] += 1
+        elif not seen[READY]:
+            self._kills["before ready"] += 1
+        else:
+            self._kills["while a hook ran" if seen[STARTED] > ends else "while idle"] += 1
+        self._kill(sweeps=plan.sweeps)
+        self._look(round_)
 
-    def _start(self, round_: Round) -> Lines:
+    def _start(self, round_: Round) -> None:
         environment = {
             "CRASH_ROUND": str(round_.number), "CRASH_LINES": str(self._hook_file), "CRASH_SEED": str(self._seed)
         }  # fmt: skip
@@ -431,126 +390,96 @@ class Harness:
             retry={"first": "10ms", "longest": "40ms", "attempts": 1_000},
             log={"discards": "20ms"},
         )
-        self.judge.begin(round_)
+        self._judge.begin(round_)
         self._server.begin_round()
         with (self._directory / "log").open("wb") as stdout, (self._directory / "err").open("wb") as stderr:
             self._process = subprocess.Popen(
                 [*DMNOTID, "run", "--config", config], env=ENVIRONMENT, stdout=stdout, stderr=stderr,
                 stdin=subprocess.DEVNULL, cwd="/",
             )  # fmt: skip
-        return Lines(self._directory / "log")
+        self._log = Lines(self._directory / "log")
 
-    def _work(self, plan: Plan, round_: Round, log: Lines) -> None:
-        """Send what the plan has until its moment comes."""
-        began, ready, at = time.monotonic(), None, None
-        waited = self.judge.pending
+    def _work(self, plan: Plan, round_: Round) -> None:
+        """Send what the plan asks for until its moment comes."""
+        began, seen, waited = time.monotonic(), round_.seen, self._judge.pending
+        ready: float | None = None
+        at = began + plan.delay if plan.moment == "starting" else None
         due: list[tuple[float, Key]] = []
-        seen: Counter[str] = Counter()
-        if plan.moment == "starting":
-            at = began + plan.delay
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            while at is None or time.monotonic() < at:
-                self._hear(round_, log, seen)
-                now = time.monotonic()
-                if ready is None and seen["daemon ready"]:
-                    ready = now
-                    due = self._choose(plan, now)
-                if ready is not None and not seen["SIGHUP"] and now > ready + plan.reloads_after:
-                    self._signal(signal.SIGHUP)
-                    seen["SIGHUP"] += 1
-                seen["sent"] += self._send_due(sock, round_, due, now)
-                seen["idle"] = (
-                    plan.after if not due and seen["session done"] == waited + seen["notification accepted"] else 0
-                )
-                if ready is not None and at is None:
-                    at = self._moment(plan, now, ready, seen)
-                self._check_alive(plan, began)
-                time.sleep(POLL)
-
-    def _send_due(self, sock: socket.socket, round_: Round, due: list[tuple[float, Key]], now: float) -> int:
-        sent = 0
-        while due and due[-1][0] <= now:
-            sock.sendto(self._server.count(due.pop()[1]), address_of(round_))
-            sent += 1
-        return sent
+        while at is None or time.monotonic() < at:
+            self._hear(round_)
+            now = time.monotonic()
+            if ready is None and seen[READY]:
+                ready, due = now, self._choose(plan, now)
+            if ready is not None and not seen["SIGHUP"] and now > ready + plan.reloads_after:
+                self._signal(signal.SIGHUP)
+                seen["SIGHUP"] += 1
+            while due and due[-1][0] <= now:
+                self._server.send(self._socket, due.pop()[1], round_.address)
+                seen["sent"] += 1
+            seen["idle"] = plan.after if not due and seen[DONE] == waited + seen[ACCEPTED] else 0
+            if ready is not None and at is None:
+                at = self._moment(plan, now, ready, seen)
+            ended = self._process and plan.moment != "stopping" and self._process.poll() is not None
+            self._judge.claim(not ended, f"the daemon ended: {(self._directory / 'err').read_text()}")
+            self._judge.claim(now < began + DEADLINE, "the daemon is never ready")
+            time.sleep(POLL)
 
     def _moment(self, plan: Plan, now: float, ready: float, seen: Counter[str]) -> float | None:
-        """Return when the daemon is killed, once that is known."""
+        """Return the time of the kill, once it is known."""
         if plan.moment == "at any time":
             return ready + plan.delay
-        if plan.moment == "stopping":
-            if seen["hook"] < plan.after and now < ready + LATEST:
-                return None
-            self._signal(signal.SIGTERM)
-            return now + plan.delay
         latest = ready + (LATEST_IDLE if plan.moment == "idle" else LATEST)
-        return now + plan.delay if seen[plan.moment] >= plan.after or now > latest else None
+        event = "hook" if plan.moment == "stopping" else plan.moment
+        if seen[event] < plan.after and now < latest:
+            return None
+        if plan.moment == "stopping":
+            self._signal(signal.SIGTERM)
+        return now + plan.delay
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def _check_alive(self, plan: Plan, began: float) -> None:
-        assert self._process is not None
-        ended = self._process.poll() if plan.moment != "stopping" else None
-        errors = (self._directory / "err").read_text() if ended is not None else ""
-        self.judge.claim(ended is None, f"the daemon ended by itself with status {ended}: {errors}")
-        self.judge.claim(time.monotonic() < began + DEADLINE, "the daemon is never ready")
-
-    def _hear(self, round_: Round, log: Lines, seen: Counter[str]) -> None:
-        for line in parse_lines("\n".join(log.new())):
+    def _hear(self, round_: Round) -> None:
+        """Read new lines of the log and of the hook."""
+        for line in parse_lines("\n".join(self._log.new())):
             round_.log.append(line)
-            seen[line["event"]] += 1
-        for hook_line in self._new_hook_lines():
-            self.judge.hear_hook(hook_line)
-            seen["hook"] += hook_line.round == round_.number
-
-    def _new_hook_lines(self) -> Iterator[HookLine]:
-        for line in self._hook_lines.new():
-            what, number, session, attempt, server_id, notification_id = line.split(" ")
+            round_.seen[line["event"]] += 1
+        for text in self._hook_lines.new():
+            what, number, session, attempt, server_id, notification_id = text.split(" ")
             key = Key(server_id, int(notification_id))
-            yield HookLine(what, int(number), int(session), int(attempt), key)
+            self._judge.hear_hook(HookLine(what, int(number), int(session), int(attempt), key))
+            round_.seen["hook"] += int(number) == round_.number
 
     def _choose(self, plan: Plan, now: float) -> list[tuple[float, Key]]:
-        """Choose what is sent and when, the latest first: what isn't known, something new, and repeats."""
+        """Choose what is sent and when, the latest first: unknown ones, new ones, and repeats."""
         chance, sent = plan.chance, list(self._server.sent)
-        unknown = self._server.unknown()
-        keys = [key for key in unknown if chance.random() < 0.8]
-        if self.judge.pending < chance.choice(BACKLOGS):
+        keys = [key for key in self._server.unknown if chance.random() < 0.8]
+        if self._judge.pending < chance.choice(BACKLOGS):
             new = [self._server.new(chance.choice(self._server.ids)) for _ in range(chance.randint(1, NEW))]
             keys += new + chance.sample(new, len(new) // 8)
         keys += chance.sample(sent, min(chance.randint(0, 4), len(sent)))
         bursts = [now + chance.random() * LATEST * 0.6 for _ in range(chance.randint(1, 8))]
         return sorted(((chance.choice(bursts), key) for key in keys), reverse=True)
 
-    def _count_kill(self, round_: Round) -> None:
-        starts, ends = (
-            round_.count("session started"),
-            round_.count("session done") + round_.count("session try failed"),
-        )
-        if round_.count("daemon stopping"):
-            self._kills["while stopping"] += 1
-        elif not round_.count("daemon ready"):
-            self._kills["before ready"] += 1
-        else:
-            self._kills["while a hook ran" if starts > ends else "while idle"] += 1
-
     def _kill(self, *, sweeps: bool) -> None:
+        """Kill the daemon, and the processes that it leaves if `sweeps`."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-        if sweeps:
-            sweep()
-        else:
-            reap()
+        while (found := children()) and sweeps:
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
-    def _judge(self, round_: Round, log: Lines) -> None:
-        """The daemon is dead: look at all that it left."""
+    def _look(self, round_: Round) -> None:
+        """Judge what a dead daemon left."""
         rows = self._read_journal()
-        self._hear(round_, log, Counter())
-        round_.errors = (self._directory / "err").read_text()
-        self.judge.hear_log()
-        self.judge.see(rows)
+        self._hear(round_)
+        self._judge.hear_log((self._directory / "err").read_text())
+        self._judge.see(rows)
 
     def _read_journal(self) -> dict[int, Row]:
         """Read a copy: the next daemon must find the files as the killed one left them."""
@@ -559,8 +488,6 @@ class Harness:
         copy.mkdir()
         for file in (self._directory / "state").glob("journal.sqlite3*"):
             shutil.copyfile(file, copy / file.name)
-        if not (copy / "journal.sqlite3").exists():
-            return {}
         with closing(sqlite3.connect(copy / "journal.sqlite3")) as database:
             if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'session'").fetchone():
                 return {}
@@ -568,98 +495,52 @@ class Harness:
             return {session: Row(Key(server_id, number), state) for session, server_id, number, state in found}
 
     def _undisturbed(self, number: int) -> None:
-        """Let a daemon run until nothing waits, and see that all is done."""
+        """Let a daemon run until no session is open, then check that all are done."""
         round_ = Round(number, 8)
-        log = self._start(round_)
-        try:
-            seen: Counter[str] = Counter()
-            began = time.monotonic()
-            self._wait(round_, log, seen, lambda: seen["daemon ready"])
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                self._send_the_rest(sock, round_, log, seen)
-            waited = round_.log[seen_at(round_, "daemon ready")]["pending"]
-            self._wait(round_, log, seen, lambda: seen["session done"] >= waited + seen["notification accepted"])
-            self._signal(signal.SIGTERM)
-            assert self._process is not None
-            status = self._process.wait(DEADLINE)
-            self.judge.claim(status == 0, f"stopped with status {status}")
-            while children():
-                self.judge.claim(time.monotonic() < began + 2 * DEADLINE, f"hooks that never end: {children()}")
-                reap()
-                time.sleep(POLL)
-            self._judge(round_, log)
-            self.judge.claim(
-                seen_at(round_, "daemon stopped") == len(round_.log) - 1, "the log doesn't end with the stop"
-            )
-            self.judge.counts["seconds of the last round"] = round(time.monotonic() - began)
-        finally:
-            log.close()
-        self.judge.finish()
-
-    def _send_the_rest(self, sock: socket.socket, round_: Round, log: Lines, seen: Counter[str]) -> None:
-        """Send what isn't known to be accepted until it is: few at a time, so that each answer is told."""
+        self._start(round_)
+        self._wait(round_, lambda: round_.seen[READY])
+        waited, heard = self._judge.pending, 0
         deadline = time.monotonic() + DEADLINE
-        heard = 0
-        while keys := self._server.unknown()[:4]:
-            self.judge.claim(time.monotonic() < deadline, "sent again and again, and never accepted", key=keys[0])
+        # Few at a time: then no discard is only counted, and each answer is a line of the log.
+        while keys := list(self._server.unknown)[:4]:
+            self._judge.claim(time.monotonic() < deadline, "sent again and again, but never accepted", key=keys[0])
             self._server.begin_round()
             for key in keys:
-                sock.sendto(self._server.count(key), address_of(round_))
+                self._server.send(self._socket, key, round_.address)
             time.sleep(0.05)
-            self._hear(round_, log, seen)
+            self._hear(round_)
             for line in round_.log[heard:]:
                 self._server.learn(line)
             heard = len(round_.log)
+        self._wait(round_, lambda: round_.seen[DONE] >= waited + round_.seen[ACCEPTED])
+        self._signal(signal.SIGTERM)
+        assert self._process is not None
+        status = self._process.wait(DEADLINE)
+        self._judge.claim(status == 0, f"stopped with status {status}")
+        self._wait(round_, lambda: not children())
+        self._look(round_)
+        self._judge.claim(round_.log[-1]["event"] == "daemon stopped", "the log does not end with the stop")
+        self._judge.finish()
 
-    def _wait(self, round_: Round, log: Lines, seen: Counter[str], condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + DEADLINE + self.judge.pending * 0.2
+    def _wait(self, round_: Round, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + DEADLINE + self._judge.pending * 0.2
         while not condition():
-            self.judge.claim(time.monotonic() < deadline, f"it never came: {dict(seen)}")
-            self._hear(round_, log, seen)
+            self._judge.claim(time.monotonic() < deadline, f"timed out: {dict(round_.seen)}, {children()}")
+            self._hear(round_)
             time.sleep(POLL * 10)
-
-    def _end(self) -> None:
-        """Leave nothing running."""
-        if self._process is not None:
-            self._kill(sweeps=True)
-
-
-def address_of(round_: Round) -> tuple[str, int]:
-    host, _, port = round_.log[seen_at(round_, "socket listening")]["listen"].rpartition(":")
-    return host, int(port)
-
-
-def seen_at(round_: Round, event: str) -> int:
-    """Find the last line of an event."""
-    return max(at for at, line in enumerate(round_.log) if line["event"] == event)
 
 
 def children() -> list[int]:
-    """List the processes that belong to this one, those that have ended and weren't asked for included."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # gone since
-            if int(file.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.append(int(file.parent.name))
-    return found
-
-
-def reap() -> None:
-    """Ask for those that have ended."""
+    """List the children of this process, after those that have ended are removed."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def sweep() -> None:
-    """Kill whatever the daemon left, and what that leaves."""
-    while found := children():
-        for pid in found:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        reap()
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            if int(file.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(file.parent.name))
+    return found
 
 
 def main() -> None:
