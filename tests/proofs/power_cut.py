@@ -1,21 +1,21 @@
 """Cut the power at any moment: `python -m tests.proofs.power_cut --cuts 1000 --seed 7`.
 
-A real daemon is recorded at work by strace: every system call that changes its state directory, in one sequence with
-the lines of its log, which tell what it had promised by then. The recording is then played onto a modelled disk up to
-random points; what such a disk may hold there is written into a fresh directory, and the real Journal has to open it
-and keep every promise.
+strace records a real daemon at work: every system call that changes its state directory, in one sequence with the lines
+of its log, which show what it had promised by then. The recording is played onto a modelled disk up to random points;
+what such a disk may hold then is written into a fresh directory, and the real Journal has to open it and keep every
+promise.
 
-The disk is pessimistic, but none that lies about fsync:
+The disk is pessimistic, but does not lie about fsync:
 
-* What was written to a file before its last completed fsync or fdatasync is there.
-* Of what was written since, any part may be there: none, all, whole writes, or what single writes put into single
-  sectors of 512 octets, in whatever order. What is left out leaves what was there before, or zeros where nothing was.
-* The size of a file may have grown as far as the writes since went, or not, or to anything between; what lies behind
-  it is gone. A truncation since may have happened or not.
+* A write to a file before its last completed fsync or fdatasync is there.
+* Of the writes since then, any part may be there: none, all, whole writes, or parts of writes in single sectors of 512
+  octets, in any order. A missing part leaves the former octets, or zeros if there were none.
+* The size of a file may have grown as far as the writes since then went, or not, or to anything between; octets beyond
+  it are gone. A truncation since then may have happened or not.
 * An entry that was created, renamed or removed is as before or as after until its directory, or for a created one the
-  file itself, was synced; each entry for itself. The state directory, which the daemon makes, is an entry as well.
+  file itself, was synced; each entry independently. The state directory, which the daemon makes, is an entry too.
 
-Owners, modes and times of files are not modelled, and neither is a disk that reads other octets than it took.
+Owners, modes and times of files are not modelled, nor is a disk that returns other octets than were written.
 """
 
 import argparse
@@ -65,21 +65,21 @@ DATABASE: Final = "journal.sqlite3"
 EXPECTED_NAMES: Final = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-journal"}
 SERVER_IDS: Final = (SERVER_ID, OTHER_ID, OPEN_ID)
 REMEMBER: Final = 3 * 86_400.0
-NOTIFICATIONS: Final = 400
+NOTIFICATIONS: Final = 500
 SPOT_CHECKS: Final = 4
-"""How many accepted notifications are sent again after each cut."""
+"""Number of accepted notifications that are sent again after each cut."""
 
 HOOK: Final = "[ $((DMNOTID_NOTIFICATION_ID % 7)) != 0 ] || [ $DMNOTID_ATTEMPT -gt 1 ]"
-"""A hook that is done at once; now and then only at the second try, so that pauses are written down too."""
+"""A hook that is done at once, or sometimes at the second try, so that pauses are written too."""
 
-# Whatever can change a file is recorded, so that one that isn't modelled is seen and not overlooked.
+# Every call that can change a file is recorded, so that one that is not modelled is noticed.
 SYSTEM_CALLS: Final = (
     "%file,close,write,pwrite64,writev,pwritev,pwritev2,ftruncate,fallocate,fsync,fdatasync,sync,syncfs,"
     "sync_file_range,copy_file_range,sendfile,splice,mmap,ioctl,io_uring_setup,fchmod,fchown,fcntl"
 )
 STRACE: Final = ["strace", "-f", "-y", "-xx", "-s", "1000000", "-e", f"trace={SYSTEM_CALLS}", "-o"]
 
-# What of the recorded calls changes neither octets nor names; `fcntl` is SQLite's locks.
+# Recorded calls that change neither octets nor names; SQLite locks with `fcntl`.
 HARMLESS: Final = {
     "access", "chmod", "chown", "close", "faccessat", "faccessat2", "fchmod", "fchown", "fcntl", "fstat", "lstat",
     "newfstatat", "readlink", "stat", "statfs", "statx",
@@ -93,7 +93,7 @@ _DESCRIPTOR: Final = re.compile(r"(?:\d+|AT_FDCWD)<((?:\\x[0-9a-f]{2})*)>")
 
 
 class Write(NamedTuple):
-    """Octets to a place in a file."""
+    """Octets written at an offset."""
 
     name: str
     offset: int
@@ -101,7 +101,7 @@ class Write(NamedTuple):
 
 
 class Truncate(NamedTuple):
-    """A file's size set."""
+    """A new size of a file."""
 
     name: str
     size: int
@@ -114,13 +114,13 @@ class Sync(NamedTuple):
 
 
 class Create(NamedTuple):
-    """A file that wasn't there."""
+    """A new file."""
 
     name: str
 
 
 class Entries(NamedTuple):
-    """A file removed, or renamed where it has a new name."""
+    """A file removed, or renamed if it has a new name."""
 
     name: str
     new_name: str | None = None
@@ -148,7 +148,7 @@ def hexed(text: str) -> str:
 
 
 class Recording:
-    """What strace wrote of one daemon, as events on one state directory and one log."""
+    """The events of one daemon, on its state directory and its log, in the output of strace."""
 
     def __init__(self, trace: Path, state: Path, log_file: Path) -> None:
         self._state, self._log = str(state), str(log_file)
@@ -158,7 +158,7 @@ class Recording:
         self._trace = trace
 
     def events(self, names: set[str]) -> Iterator[Event]:
-        """Give what happened, in order; `names` are the files that were there before, and is kept up to date."""
+        """Yield the events in order; `names`, the files of the state directory, is kept up to date."""
         self._names = names
         unfinished: dict[str, str] = {}
         with self._trace.open() as lines:
@@ -179,12 +179,12 @@ class Recording:
 
     def _events_of(self, line: str) -> Iterator[Event]:
         found = _CALL.match(line)
-        assert found is not None, f"no system call that is understood: {line[:200]}"
+        assert found is not None, f"not a system call: {line[:200]}"
         name, arguments, result = found["name"], found["arguments"], found["result"]
         mine, log_s = self._marks
         if result == "?" and (mine not in arguments or name in ("fsync", "fdatasync")):
-            return  # the kill came first: a line that was not said, or a promise that was not made
-        assert result != "?", f"nobody knows whether it happened: {line[:200]}"
+            return  # the kill came first: a line was not written, or a promise not made
+        assert result != "?", f"it may have happened or not: {line[:200]}"
         if result.startswith("-"):
             return
         if mine not in arguments:
@@ -212,8 +212,7 @@ class Recording:
         elif name in ("unlink", "rename", "mkdir"):
             yield self._entry(name, [self._name(path.decode()) for path in self._strings(arguments)], line)
         else:
-            message = f"a system call on the state directory that isn't modelled: {line[:300]}"
-            raise AssertionError(message)
+            raise AssertionError(f"a system call on the state directory that isn't modelled: {line[:300]}")
 
     def _opened(self, arguments: str, line: str) -> Iterator[Event]:
         assert "O_TRUNC" not in arguments, line[:300]
@@ -251,7 +250,7 @@ class Recording:
 
 @dataclass(eq=False)
 class File:
-    """A file's octets on the disk, and what was done to it since its last sync."""
+    """Octets of a file on the disk, and its changes since the last sync."""
 
     durable: bytearray = field(default_factory=bytearray)
     since: list[Write | Truncate] = field(default_factory=list)
@@ -262,7 +261,7 @@ class File:
         self.since.clear()
 
     def at_cut(self, chance: random.Random, style: str) -> bytes:
-        """Return what the disk may hold of it."""
+        """Return octets that the disk may hold."""
         octets, whole = bytearray(self.durable), bytearray(self.durable)
         sizes = {len(whole)}
         first = chance.randint(0, len(self.since))
@@ -279,11 +278,11 @@ class File:
 
 
 STYLES: Final = {"nothing": 1, "everything": 1, "first ones": 2, "writes": 2, "sectors": 4}
-"""What is there of all that was changed since the last sync, and how often so."""
+"""Which of the changes since the last sync are there, and how often."""
 
 
 def is_there(style: str, after: int, chance: random.Random) -> bool:
-    """Say whether a change is there, which came so many changes after a chosen one."""
+    """Whether a change is there, the `after`th after a chosen one."""
     if style in ("nothing", "everything"):
         return style == "everything"
     if style == "first ones" and after:
@@ -292,7 +291,7 @@ def is_there(style: str, after: int, chance: random.Random) -> bool:
 
 
 def pieces(change: Write | Truncate, style: str) -> Iterator[Write | Truncate]:
-    """Give what is there or not by itself: sectors, unless whole writes are asked for."""
+    """Yield the parts of a change that are there independently: sectors, unless the style is whole writes."""
     if isinstance(change, Truncate) or style == "writes":
         yield change
     else:
@@ -300,7 +299,7 @@ def pieces(change: Write | Truncate, style: str) -> Iterator[Write | Truncate]:
 
 
 def sectors(write: Write) -> Iterator[Write]:
-    """Cut a write at the sectors' edges."""
+    """Cut a write at the edges of sectors."""
     at, end = write.offset, write.offset + len(write.octets)
     while at < end:
         edge = min((at // SECTOR + 1) * SECTOR, end)
@@ -318,7 +317,7 @@ def apply(octets: bytearray, change: Write | Truncate) -> None:
 
 
 class Disk:
-    """The state directory as the program sees it, and as the disk may hold it."""
+    """The state directory as the daemon sees it, and as the disk may hold it."""
 
     def __init__(self) -> None:
         self._seen: dict[str, File] = {}
@@ -350,7 +349,7 @@ class Disk:
             return
         file = self._seen[name]
         file.sync()
-        # The file itself brings the entry with it under which it was created, over whatever stood there.
+        # A synced file brings the entry with it under which it was created, instead of a former one.
         if any(change.get(name) is file for change in self._since):
             self._durable[name] = file
             for change in self._since:
@@ -369,7 +368,7 @@ class Disk:
 
     @property
     def unsynced(self) -> int:
-        """How many writes may be lost."""
+        """Number of writes that may be lost."""
         return sum(len(file.since) for file in self._seen.values())
 
 
@@ -382,7 +381,7 @@ def alter(entries: dict[str, File], change: dict[str, File | None]) -> None:
 
 
 class Promises:
-    """What the log had promised at some point."""
+    """Promises of the log up to some point."""
 
     def __init__(self) -> None:
         self.accepted: dict[int, tuple[str, int]] = {}
@@ -390,7 +389,7 @@ class Promises:
         self.closed: dict[int, str] = {}
 
     def hear(self, line: dict[str, Any]) -> None:
-        """Take one line; any at level error has no place in the recording."""
+        """Read one line; the recording has no line at level error."""
         assert line["level"] not in ("error", "critical"), line
         event = line["event"]
         if event == "notification accepted":
@@ -402,7 +401,7 @@ class Promises:
 
 
 class Row(NamedTuple):
-    """What is looked at in a row."""
+    """The compared part of a row."""
 
     server_id: str
     notification_id: int
@@ -429,7 +428,7 @@ def listening() -> Iterator[LogLines]:
 
 
 def check(directory: Path, promises: Promises, sent: set[tuple[str, int]], chance: random.Random) -> None:
-    """Open what the disk holds as the daemon does. Raises AssertionError for a promise that is not kept."""
+    """Open the files of a disk as the daemon does. Raises AssertionError if a promise is not kept."""
     with listening() as lines:
         try:
             with open_journal(directory) as journal:
@@ -437,12 +436,11 @@ def check(directory: Path, promises: Promises, sent: set[tuple[str, int]], chanc
                 check_repeats(journal, promises, chance)
             rows = rows_of(directory)
         except (DmnotidError, sqlite3.Error) as error:
-            message = f"the journal can't be used: {error!r}"
-            raise AssertionError(message) from error
+            raise AssertionError(f"the journal cannot be used: {error!r}") from error
     warnings = [line for line in lines.all() if line["level"] not in ("debug", "info")]
-    assert not warnings, f"it complains: {warnings}"
+    assert not warnings, f"warnings: {warnings}"
     others = {file.name for file in directory.iterdir()} - EXPECTED_NAMES
-    assert not others, f"something was set aside: {others}"
+    assert not others, f"set aside: {others}"
     for session, (server_id, notification_id) in promises.accepted.items():
         assert session in rows, f"accepted, and lost: session {session}, {server_id} {notification_id}"
         assert rows[session][:2] == (server_id, notification_id), f"session {session} is another's: {rows[session]}"
@@ -460,13 +458,14 @@ def open_journal(directory: Path) -> Journal:
 
 
 def check_repeats(journal: Journal, promises: Promises, chance: random.Random) -> None:
-    """Send some of what was accepted again, the latest among it: each is told to be a duplicate."""
+    """Send some accepted notifications again, the latest among them: each must be a duplicate."""
     accepted = list(promises.accepted.values())
     for server_id, notification_id in {*accepted[-1:], *chance.sample(accepted, min(SPOT_CHECKS, len(accepted)))}:
         with suppress(Duplicate):
             request = journal.admit(verified(notification_id, server_id=server_id))
-            message = f"accepted, and taken again: {server_id} {notification_id} as session {request.session}"
-            raise AssertionError(message)
+            raise AssertionError(
+                f"accepted, and taken again: {server_id} {notification_id} as session {request.session}"
+            )
     journal.rollback()
 
 
@@ -474,7 +473,7 @@ def check_repeats(journal: Journal, promises: Promises, chance: random.Random) -
 
 
 def strace_problem() -> str | None:
-    """Say why nothing can be recorded here, if so."""
+    """Return the reason why strace cannot record here, if there is one."""
     if shutil.which("strace") is None:
         return "needs strace"
     tried = subprocess.run(["strace", "-f", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
@@ -482,7 +481,7 @@ def strace_problem() -> str | None:
 
 
 class Traced:
-    """A daemon behind strace."""
+    """A daemon under strace."""
 
     def __init__(self, directory: Path, config: Path, number: int) -> None:
         self.log = directory / f"log{number}"
@@ -511,7 +510,7 @@ class Traced:
         return "127.0.0.1", int(found[1])
 
     def end(self, number: signal.Signals) -> None:
-        """Send a signal to the daemon; strace ends with it and has then written all."""
+        """Send a signal to the daemon; strace ends with it, and its output is then complete."""
         if self._strace.poll() is None:
             with self.trace.open() as trace:
                 pid = int(trace.readline().split()[0])
@@ -528,11 +527,10 @@ class Recorded(NamedTuple):
     calls: Counter[str]
 
 
-RUNS: Final = ((0.75, signal.SIGTERM), (0.125, signal.SIGKILL), (0.125, signal.SIGTERM))
+RUNS: Final = ((0.9, signal.SIGTERM), (0.05, signal.SIGKILL), (0.05, signal.SIGTERM))
 """Three daemons one after the other: the share of the notifications that each gets, and how it ends.
 
-The first one gets what fills SQLite's log (1000 pages, four for a notification), the second one is killed while it
-waits.
+The first one fills SQLite's log (1000 pages, between two and three for a notification), the second one is killed at rest.
 """
 
 
@@ -576,9 +574,10 @@ class Script:
                     sock.sendto(datagram, address)
                 left -= burst
                 time.sleep(self._chance.random() * 0.02)
-            daemon.wait("notification accepted", count)
-            daemon.wait("session done", done)
-            # Accepting one that waits is the last that it does before its end, and no write is then under way.
+            for event, most in (("notification accepted", count), ("session done", done)):
+                for number in range(1, most + 1):  # one by one: each has the full time
+                    daemon.wait(event, number)
+            # The daemon accepts one that waits before its end, so no write is under way then.
             sock.sendto(self._next(waits=True)[0], address)
         daemon.wait("notification accepted", count + 1)
 
@@ -594,7 +593,7 @@ class Script:
 
 
 def choose_cuts(events: list[Event], count: int, chance: random.Random) -> list[int]:
-    """Choose how many events happen before each cut: everywhere, and more often where it matters."""
+    """Choose the number of events before each cut: everywhere, but more often near syncs, starts and checkpoints."""
     first = next(
         at
         for at, event in enumerate(events)
@@ -629,7 +628,7 @@ def boundaries(events: list[Event]) -> list[int]:
 
 
 def count_checkpoints(events: list[Event]) -> int:
-    """Count the checkpoints that a daemon made at work: the database written, and then the log begun anew."""
+    """Count the checkpoints of a daemon at work: writes to the database, and then to the start of the log."""
     written = False
     count = 0
     for event in events:
@@ -644,14 +643,14 @@ def count_checkpoints(events: list[Event]) -> int:
 
 
 class Result(NamedTuple):
-    """What came of it."""
+    """Counts, and the promises that were not kept."""
 
     counts: dict[str, Any]
     violations: list[str]
 
 
 def cut_all(recorded: Recorded, cuts: list[int], chance: random.Random) -> Result:
-    """Play the recording, and look at the disk at every cut."""
+    """Play the recording, and check the disk at every cut."""
     disk, promises, done = Disk(), Promises(), 0
     styles: Counter[str] = Counter()
     violations: list[str] = []
