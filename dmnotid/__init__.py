@@ -1,10 +1,11 @@
-"""dmnotid: receives OMA DM 2.0 notifications and starts the DM sessions they ask for.
+"""dmnotid receives OMA DM 2.0 notifications and starts the DM sessions that they request.
 
-`dmnotid.wire` knows octets, `dmnotid.policy` this device's rules, `dmnotid.service` the machine; `dmnotid.cli` is what
-people type.
+A datagram goes through `intake`, `wire` and `policy` into the `journal`; `receiver` calls them in that order. A session
+goes from the `journal` over `links` to its `hook`; `dispatcher` calls them. `daemon` builds both, and `cli` has the
+commands.
 """
 
 __version__ = "0.1.0"
 
 RELEASED_AT = 1795305600
-"""When this version was released (POSIX seconds): a device clock behind it is not believed."""
+"""The release date of this version (POSIX seconds): a device clock that shows an earlier time is not believed."""

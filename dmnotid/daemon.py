@@ -81,6 +81,7 @@ class Daemon:
         Raises EndpointError or JournalError if the daemon can't start.
         """
         with ExitStack() as stack:
+            # First, so that a stop during the start is orderly too.
             self._handle_signals()
             self._open(stack)
             _warn_of_hook(self.config.hook)
@@ -92,6 +93,7 @@ class Daemon:
                 await self._stop.wait()
                 logger.info("daemon stopping", pending=self.pending)
                 self._manager.stopping()
+                # A reload would open sockets again.
                 reloads.cancel()
                 # First, so that a notification that is drained from a socket waits for the next start of the daemon.
                 self._dispatcher.start_no_more()
@@ -142,6 +144,7 @@ class Daemon:
             observe=self._observe,
         )
         self.endpoints = Endpoints(self.receiver.deliver, self.receiver.count_dropped, self._manager.sockets)
+        # Also if an address can't be bound: passed sockets have an endpoint already.
         stack.callback(self.endpoints.close)
         self.endpoints.bind(config.listen, ipv4_sources=config.rules.servers.ipv4_sources)
         self.endpoints.configure(_intake(config))
@@ -157,6 +160,7 @@ class Daemon:
     async def _reload_when_asked(self) -> None:
         while True:
             await self._hangup.wait()
+            # Cleared before the file is read: a request during this reload leads to another one.
             self._hangup.clear()
             self._manager.reloading()
             refused = await self._reload()
@@ -198,6 +202,7 @@ class Daemon:
         self.receiver.configure(rules, config.log.discards)
         self._journal.configure(limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)
         self._dispatcher.configure(config)
+        # Level and format of the log belong to the command.
         if self._on_reload is not None:
             self._on_reload(config)
         _warn_of_hook(config.hook)

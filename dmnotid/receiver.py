@@ -72,6 +72,7 @@ class Receiver:
         observe: Observe | None = None,
     ) -> None:
         """`interval` is that of the summaries of discards, in seconds."""
+        # Read by the status line, and logged at the stop.
         self.counters: Counter[str] = Counter()
         # What decides over a datagram; a reload replaces it.
         self._rules = rules
@@ -111,6 +112,7 @@ class Receiver:
                 self.counters[discard.reason] += 1
                 self._discards.note(discard, datagram.source)
             except JournalError as error:
+                # Those admitted before share the transaction that failed.
                 self._roll_back([*(earlier for earlier, _ in admitted), datagram], error)
                 admitted.clear()
             except Exception:  # noqa: BLE001 - a bug in handling one datagram must not stop the service of the next one
@@ -135,6 +137,7 @@ class Receiver:
         newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
         clock = judge_clock(datagram.received_at, newest, skew)
         doubt = _doubt(clock)
+        # Once for each change: a wrong clock concerns every datagram.
         if doubt != self._doubt:
             self._doubt = doubt
             _log_clock(clock, doubt)
@@ -146,6 +149,7 @@ class Receiver:
         except JournalError as error:
             self._roll_back([datagram for datagram, _ in admitted], error)
             return
+        # Logged before the dispatcher may log the start of the session.
         for datagram, request in admitted:
             self.counters["accepted"] += 1
             _log_accepted(datagram, request)
@@ -169,6 +173,7 @@ class DiscardLog:
     """
 
     def __init__(self, interval: float) -> None:
+        # Length of an interval; a change applies from the next one on.
         self.interval = interval
         # Number of events of each kind in this interval.
         self._seen: Counter[str] = Counter()

@@ -10,12 +10,12 @@ from dmnotid import __version__
 COMMANDS: Final = {
     "run": "receive notifications and start DM sessions",
     "check": "check a configuration and show what it means here",
-    "decode": "show what a datagram says, or what is wrong with it",
+    "decode": "show the fields of a datagram, or its error",
     "send": "send a notification, as a DM server does",
-    "links": "show which connections there are, and which would be used",
-    "test-hook": "show what the hook would be told, and try it",
-    "session": "run a session that a daemon hands over (for systemd)",
-    "demo": "see it all work on this machine, without any set-up",
+    "links": "show the connections, and the one that would be used",
+    "test-hook": "show arguments, environment and input of the hook, and try it",
+    "session": "run a session that the daemon hands over (for systemd)",
+    "demo": "run the daemon and send it notifications, without any set-up",
 }
 """The commands. Each is a module of this package that has `add_arguments(parser)` and `main(arguments)`."""
 
@@ -34,6 +34,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        # A device that decodes a datagram should not pay for the import of the daemon.
         if name in words:
             module = importlib.import_module(f"dmnotid.cli.{_MODULES.get(name, name)}")
             module.add_arguments(command)

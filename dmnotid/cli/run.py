@@ -32,6 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
     reset_signals()
     # A reload may be requested before the daemon has a handler for it; the default action would kill the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Before the log is configured: the caller prints problems on standard error.
     config = load_config(arguments.config, os.environ, check_trusted_path)
     configure_log(config)
     for warning in config.warnings:

@@ -1,4 +1,4 @@
-"""Knows sockets and turns what they hold into datagrams.
+"""Knows sockets, and reads datagrams from them.
 
 Must not know what a datagram means.
 """
