@@ -1,4 +1,4 @@
-"""The file of the journal at its place: opened, set aside if it is damaged, made anew.
+"""The file of the journal at its place: opened, set aside if it is damaged, recreated if it is gone.
 
 A damaged file is renamed to DAMAGED_NAME, the rows that can be read are copied into a new file, and then it is renamed
 to journal-corrupt-DATE.sqlite3. If the process ends in between, the next start finds DAMAGED_NAME and copies again.
@@ -45,7 +45,9 @@ class JournalFile:
 
         `on_open` is called in the transaction that opens a file. If it raises JournalDamaged, the file is set aside.
         """
+        # The path of the file.
         self.file = directory / FILE_NAME
+        # Called with each file that is opened, before anything else uses it.
         self._on_open = on_open
         # None before the file is opened, and after an error.
         self._database: sqlite3.Connection | None = None
@@ -56,7 +58,7 @@ class JournalFile:
         self._open()
 
     def ensure(self) -> sqlite3.Connection:
-        """Return the open database, after opening the file if it is closed, or making it anew if it is gone.
+        """Return the open database, after opening a closed file or recreating a deleted one.
 
         Raises JournalError.
         """

@@ -32,21 +32,19 @@ from dmnotid.journal.file import FILE_NAME, JournalFile
 from dmnotid.journal.rows import (
     INSERT,
     REPLACE,
-    SELECT_NEWEST,
     SELECT_OPEN,
     SELECT_PAGE,
     UNREADABLE,
     Row,
-    is_sealed,
     new_row,
+    read_newest,
     read_request,
-    row_of,
+    restore,
 )
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import judge_clock
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
-from dmnotid.wire.notification import MAX_TIME
 
 ROWS_AT_ONCE: Final = 500
 """Number of rows that `rows` reads at a time, so that no reader keeps the log from being written back."""
@@ -56,11 +54,6 @@ _POSTPONE: Final = "UPDATE session SET not_before = ? WHERE session = ?"
 _CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?"
 _SET_ASIDE: Final = f"UPDATE session SET state = '{UNREADABLE}', closed_at = ? WHERE session = ?"  # noqa: S608
 _COUNT: Final = "SELECT count(*) FROM session WHERE state = 'pending' AND server_id = ?"
-_KEEP: Final = """
-UPDATE session SET attempts = ?
-WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND state = 'pending'
-"""
-_RENUMBER: Final = "UPDATE session SET session = (SELECT max(session) FROM session) + 1 WHERE session = ?"
 _DATE_STARTS: Final = "UPDATE session SET started_at = :now WHERE typeof(started_at) = 'real' AND started_at > :now"
 _LAST_STARTS: Final = """
 SELECT server_id, max(started_at) FROM session
@@ -89,7 +82,7 @@ class Journal:
         self._open: dict[int, SessionRequest] = {}
         # Requests of the transaction that `commit` will end.
         self._admitted: dict[int, SessionRequest] = {}
-        # Newest authenticated time, with and without what is not committed (POSIX seconds).
+        # Newest authenticated time in POSIX seconds, with and without the open transaction.
         self._newest: int | None = None
         self._durable_newest: int | None = None
         # Decides which rows make a notification a duplicate.
@@ -246,13 +239,7 @@ class Journal:
     def _take_up(self, database: sqlite3.Connection) -> None:
         """Make a file that is being opened hold every open request, and read what it holds."""
         self._duplicates.reset()
-        for request in self._open.values():
-            notification = request.notification
-            identity = request.session, request.server_id, notification.notification_id, notification.octets
-            if not database.execute(_KEEP, (request.attempts, *identity)).rowcount:
-                # If another file was put there, its row may have this number.
-                database.execute(_RENUMBER, (request.session,))
-                database.execute(REPLACE, row_of(request))
+        restore(database, self._open.values())
         for found, *values in database.execute(SELECT_OPEN).fetchall():
             row = Row._make(values)
             # Repeats are looked up by this index.
@@ -267,9 +254,9 @@ class Journal:
                 # It alone is set aside, and a repeat of its notification is accepted.
                 logger.error("row set aside", session=row.session, file=str(self.file), problem=str(error))
                 database.execute(_SET_ASIDE, (time.time(), row.session))
-        signed = map(Row._make, database.execute(SELECT_NEWEST, (MAX_TIME,)))
-        newest = next((row.sent_at or 0 for row in signed if is_sealed(row)), 0)
-        self._newest = self._durable_newest = max(newest, self._durable_newest or 0) or None
+        newest = read_newest(database)
+        # A file that was made new has lost the times of closed sessions.
+        self._newest = self._durable_newest = max(newest or 0, self._durable_newest or 0) or None
 
     def _insert(self, database: sqlite3.Connection, verified: VerifiedNotification, statement: str) -> SessionRequest:
         notification, server_id, source = verified.notification, verified.server_id, str(verified.source)

@@ -4,13 +4,15 @@ A damaged file can hold any value in any column, so a row is checked before a se
 """
 
 import hashlib
+import sqlite3
 import time
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from dmnotid import RELEASED_AT
 from dmnotid.policy.sessions import Limits, SessionRequest
-from dmnotid.wire.notification import Notification, decode_notification
+from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
 
 MAX_SESSION: Final = 1 << 52
 """Highest session number of a sound file. A higher one shows that the file is damaged."""
@@ -75,9 +77,15 @@ SELECT (SELECT other.session FROM session AS other
 FROM session NOT INDEXED WHERE state = 'pending' OR closed_at IS NULL ORDER BY session
 """  # noqa: S608
 
-SELECT_NEWEST: Final = f"""
+_SELECT_NEWEST: Final = f"""
 SELECT {_NAMES} FROM session WHERE typeof(sent_at) = 'integer' AND sent_at <= ? ORDER BY sent_at DESC
 """  # noqa: S608
+
+_KEEP: Final = """
+UPDATE session SET attempts = ?
+WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND state = 'pending'
+"""
+_RENUMBER: Final = "UPDATE session SET session = (SELECT max(session) FROM session) + 1 WHERE session = ?"
 
 # Types that a row must have so that its session can be run.
 _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
@@ -175,8 +183,25 @@ def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionReque
     )
 
 
+def restore(database: sqlite3.Connection, requests: Iterable[SessionRequest]) -> None:
+    """Write every one of these open requests that the table has not, or has with other attempts."""
+    for request in requests:
+        notification = request.notification
+        identity = request.session, request.server_id, notification.notification_id, notification.octets
+        if not database.execute(_KEEP, (request.attempts, *identity)).rowcount:
+            # If another file was put in place of the journal, its row may have this number.
+            database.execute(_RENUMBER, (request.session,))
+            database.execute(REPLACE, row_of(request))
+
+
+def read_newest(database: sqlite3.Connection) -> int | None:
+    """Return the newest authenticated time (POSIX seconds), of sealed rows alone: a damaged time must set no clock."""
+    signed = map(Row._make, database.execute(_SELECT_NEWEST, (MAX_TIME,)))
+    return next((row.sent_at for row in signed if is_sealed(row)), None)
+
+
 def is_whole(row: Row) -> bool:
-    """Return whether a row of a damaged file is what was written, as far as its checksum shows."""
+    """Return whether a row of a damaged file is as it was written, as far as its checksum shows."""
     if not all(isinstance(value, str) for value in (row.server_id, row.source, row.state)):
         return False
     if not all(is_text(value) for value in row if isinstance(value, str)):
