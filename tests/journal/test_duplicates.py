@@ -77,13 +77,15 @@ def test_ids_are_counted_for_each_server(tmp_path: Path) -> None:
         assert [request.server_id for request in journal.pending()] == [SERVER_ID, OTHER_ID, OPEN_ID]
 
 
-def test_rollback_makes_a_looked_up_row_no_duplicate(tmp_path: Path) -> None:
+@pytest.mark.parametrize("believed", [True, False])
+def test_rollback_makes_a_looked_up_row_no_duplicate(tmp_path: Path, *, believed: bool) -> None:
     with open_journal(tmp_path) as journal:
-        journal.admit(verified(7, received_at=NOW))
+        made = verified(7, received_at=NOW, clock_believed=believed)
+        journal.admit(made)
         with pytest.raises(Duplicate):
-            journal.admit(verified(7, received_at=NOW))
+            journal.admit(made)
         journal.rollback()
-        assert refusal(journal, 7) is None
+        assert journal.admit(made).session == 1
 
 
 def test_more_duplicates_than_are_cached_are_refused(tmp_path: Path) -> None:
@@ -181,6 +183,7 @@ def test_unsigned_row_is_dated_once_the_clock_is_believed(tmp_path: Path) -> Non
     """Received in 1970, an unsigned notification is remembered for `remember` from the first believed time on."""
     with open_journal(tmp_path) as journal:
         admit_done(journal, server_id=OPEN_ID, received_at=60.0, clock_believed=False)
+        assert refusal(journal, server_id=OPEN_ID, received_at=61.0, clock_believed=False) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER) is Duplicate
         assert refusal(journal, server_id=OPEN_ID, received_at=NOW + REMEMBER + 1) is None

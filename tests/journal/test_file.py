@@ -99,6 +99,16 @@ def test_damaged_file_runs_nothing_twice_and_accepts_repeats(
     assert all(line["event"] in ("journal set aside", "row set aside") for line in problems), problems
 
 
+@pytest.mark.parametrize("at", [0, 16, 18, 19, 28, 44, 56, 100, 103, 105, 108])
+def test_damaged_first_page_keeps_no_journal_from_opening(
+    tmp_path: Path, good: bytes, logged: LogLines, at: int
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes(good[:at] + bytes([good[at] ^ 0x55]) + good[at + 1 :])
+    with open_journal(tmp_path, limits=ROOMY) as journal:
+        assert accepts(journal, 1_000)
+    assert len(kept_files(tmp_path)) == len(logged.of("journal set aside"))
+
+
 def leaves(octets: bytes) -> list[int]:
     """Return the offsets of the pages that hold the rows of the table."""
     return [at for at in range(4_096, len(octets), 4_096) if octets[at] == 13 and b"192.0.2.7" in octets[at:][:4_096]]
@@ -127,7 +137,7 @@ def test_file_that_an_operator_recovered_is_copied_though_its_numbers_are_taken(
 ) -> None:
     """As docs/journal.md shows it: the journal has gone on since its damaged file was set aside."""
     pages = leaves(good)
-    first, last = pages[1], pages[-2] + 4_096
+    first, last = pages[1], pages[-1] + 4_096
     (tmp_path / FILE_NAME).write_bytes(good[:first] + b"\xff" * (last - first) + good[last:])
     with open_journal(tmp_path, limits=ROOMY) as journal:
         assert logged.of("journal set aside")[0]["rows_rescued"] < SESSIONS - 10
