@@ -1,4 +1,4 @@
-"""Every test of the command line counts its ids in a directory of its own, and knows nothing of who runs it."""
+"""Every test of the command line counts its ids in a directory of its own, whatever the environment of the caller is."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 PATIENCE: Final = 30
-"""How long (seconds) anything may take; nothing comes near, only what hangs."""
+"""Maximum time for anything, in seconds; only a program that hangs takes as long."""
 
 PROGRAM: Final = (sys.executable, "-m", "dmnotid")
 SCRIPT: Final = str(Path(sys.executable).with_name("dmnotid"))
@@ -66,9 +66,9 @@ class Terminal:
         os.close(self._master)
 
     def read_until(self, wanted: str) -> str:
-        """Read on until `wanted` stands in the text; all text so far, both without colours.
+        """Read until `wanted` is in the text; return all text so far. Colours are left out of both.
 
-        AssertionError where the output ends first, or pauses for too long.
+        Raises AssertionError if the output ends first, or pauses for too long.
         """
         while wanted not in (plain := COLOUR.sub("", self.text)):
             assert self._read(), f"no {wanted!r} in:\n{plain}"
@@ -85,7 +85,7 @@ class Terminal:
         assert readable, f"nothing more in {PATIENCE} s, after:\n{self.text}"
         try:
             octets = os.read(self._master, 65_536)
-        except OSError:  # EIO: nobody holds the terminal any more
+        except OSError:  # EIO: no process has the terminal open
             return False
         self.text += octets.decode(errors="replace").replace("\r\n", "\n")
         return bool(octets)
@@ -107,7 +107,7 @@ def write_config(directory: Path, servers: str = ONE_SERVER, more: str = "", hoo
 
 
 def shows_secret(text: str, secret: bytes = SECRET) -> bool:
-    """Tell whether a secret stands in a text, as it is or in a form that people write secrets in."""
+    """Return whether a text contains a secret, as it is or in a usual encoding of secrets."""
     forms = {
         secret.decode(),
         secret.hex(),

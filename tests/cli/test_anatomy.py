@@ -39,7 +39,7 @@ any_octets = (
 hostile_text = st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=20)
 
 
-def told(octets: bytes, judge: Judge) -> list[str]:
+def lines_of(octets: bytes, judge: Judge) -> list[str]:
     return list(describe(octets, decide(octets, judge), judge))
 
 
@@ -66,7 +66,7 @@ ROW = re.compile(r" {2,}(?:(\d+)(?:-(\d+))?)?  ((?:[0-9a-f]{2} ?)*)")
 
 
 def octets_shown(lines: list[str]) -> bytes:
-    """Read the octets back from the hex that lines show, each at the place that its line says."""
+    """Read the octets back from the hex of the lines, each at the offset of its line."""
     found: dict[int, int] = {}
     at = 0
     for line in lines:
@@ -87,9 +87,9 @@ def octets_shown(lines: list[str]) -> bytes:
 @example(b"", PUSH)
 @example(b"", BARE)
 @example(b"\x01\x06\x01\xd8", PUSH)
-def test_any_octets_can_be_told(octets: bytes, judge: Judge) -> None:
+def test_any_octets_give_printable_lines_and_a_verdict(octets: bytes, judge: Judge) -> None:
     """Nothing raises, nothing that a terminal acts on gets through, and the last line is the verdict."""
-    lines = told(octets, judge)
+    lines = lines_of(octets, judge)
     assert all(line.isprintable() for line in lines)
     discard = decide(octets, judge).discard
     assert lines[-1].startswith("accepted: " if discard is None else f"discarded: {discard.reason}")
@@ -105,18 +105,18 @@ def test_parts_of_any_octets_leave_no_gap(octets: bytes) -> None:
 
 @FAST
 @given(good_pushes | good_packages.map(encode_push))
-def test_parts_of_what_is_accepted_are_all_of_it(octets: bytes) -> None:
+def test_parts_of_an_accepted_datagram_cover_all_octets(octets: bytes) -> None:
     verdict = decide(octets, VERIFY)
     if verdict.body_offset is None:  # a generated header that names another application
         return
     assert end_of(laid_out(octets, verdict)) == len(octets)
-    assert octets_shown(told(octets, VERIFY)[:-1]) == octets
+    assert octets_shown(lines_of(octets, VERIFY)[:-1]) == octets
 
 
 @FAST
 @given(good_packages)
-def test_parts_of_a_bare_package_are_all_of_it(octets: bytes) -> None:
-    lines = told(octets, BARE)
+def test_parts_of_a_bare_package_cover_all_octets(octets: bytes) -> None:
+    lines = lines_of(octets, BARE)
     assert lines[-1].startswith("accepted: ")
     assert octets_shown(lines[:-1]) == octets
 
@@ -133,17 +133,17 @@ def test_trailing_octets_are_shown(package: bytes, more: bytes) -> None:
 @pytest.mark.parametrize(
     "octets", ["010703d8af8720000001", "000681eeb80ae8ce", "010602d800aabbcc", "010603d8af8720800001100564"]
 )
-def test_octets_behind_a_problem_are_shown(octets: str) -> None:
+def test_octets_after_the_problem_are_shown(octets: str) -> None:
     datagram = bytes.fromhex(octets)
-    assert octets_shown(told(datagram, PUSH)[:-1]) == datagram
+    assert octets_shown(lines_of(datagram, PUSH)[:-1]) == datagram
 
 
 @FAST
 @given(any_octets | good_pushes.flatmap(lambda octets: st.integers(0, len(octets)).map(lambda cut: octets[:cut])))
 def test_place_of_a_problem_is_in_the_datagram(octets: bytes) -> None:
-    """The octets that the error quotes (to the end of the slice it read) stand where the verdict says."""
+    """The octets in the error, up to the end of the slice it read, are at the offset in the verdict."""
     verdict = decide(octets, VERIFY)
-    last = told(octets, VERIFY)[-1]
+    last = lines_of(octets, VERIFY)[-1]
     if not isinstance(verdict.discard, DecodeError):
         assert f" of {len(octets)}:" not in last
         return
@@ -153,7 +153,7 @@ def test_place_of_a_problem_is_in_the_datagram(octets: bytes) -> None:
     assert f" at octet {place} of {len(octets)}: " in last
 
 
-def test_place() -> None:
+def test_place_is_counted_from_the_datagram() -> None:
     assert place_of(Truncated("Push PDU", "HeadersLen", 2, "0"), 6) == 2
     assert place_of(MalformedField("DM Notification", "SERVER-ID", 6, "is empty"), 6) == 12
     assert place_of(NotAPush(7), 0) is None
@@ -177,7 +177,7 @@ EVERYTHING = encode_push(
 
 
 def test_names_are_those_of_the_specifications() -> None:
-    """Octet ranges, octets, names and values of all that there is, beside what was put in."""
+    """Octet ranges, octets, names and values of every kind of part."""
     parts = laid_out(EVERYTHING, decide(EVERYTHING, VERIFY))
     assert [(part.name, part.value) for part in parts] == [
         ("TID", "42"),
@@ -213,7 +213,7 @@ def test_names_are_those_of_the_specifications() -> None:
     ]
 
 
-def test_lines_have_range_octets_name_and_value() -> None:
+def test_line_has_range_octets_name_and_value() -> None:
     server_id = bytes(range(1, 11))
     parts = [Part(0, b"\0", "TID", "0"), Part(1, server_id, "SERVER-ID", "'x'"), Part(11, b"", "REQ-MO", "(empty)")]
     assert render(parts) == [
@@ -224,14 +224,14 @@ def test_lines_have_range_octets_name_and_value() -> None:
     ]
 
 
-def test_colour_is_for_the_octets() -> None:
+def test_octets_are_dimmed() -> None:
     (line,) = render([Part(0, b"\x01", "TID", "1")], COLOURS)
     assert line.startswith("        0  \x1b[2m01 ")
     assert line.endswith("\x1b[0m  TID  1")
     assert "".join(render([Part(0, b"\x01", "TID", "1")], PLAIN)).isprintable()
 
 
-def test_nothing_to_show() -> None:
+def test_empty_datagram_has_no_parts() -> None:
     assert push_parts(b"") == []
     assert package_parts(b"", 6) == []
     assert render([]) == []
@@ -245,7 +245,7 @@ def test_nothing_to_show() -> None:
         ("1000", "(empty)"),
     ],
 )
-def test_connection_types_that_mean_nothing_have_a_question_mark(value: str, wanted: str) -> None:
+def test_unknown_connection_type_has_a_question_mark(value: str, wanted: str) -> None:
     octets = bytes.fromhex("20800001" + "2" + value[1:])
     assert package_parts(octets, 0)[-1][2:] == ("PREFERRED-CON-TYPE", wanted)
 
@@ -253,7 +253,7 @@ def test_connection_types_that_mean_nothing_have_a_question_mark(value: str, wan
 @pytest.mark.parametrize(
     ("type_", "wanted"), [("06", "Push (0x06)"), ("07", "not Push (0x07)"), ("40", "not Push (0x40)")]
 )
-def test_other_pdus_are_told(type_: str, wanted: str) -> None:
+def test_other_pdu_type_is_named(type_: str, wanted: str) -> None:
     octets = bytes.fromhex(f"01{type_}")
     assert push_parts(octets)[1] == Part(1, octets[1:], "Type", wanted)
 
@@ -267,7 +267,7 @@ def test_other_pdus_are_told(type_: str, wanted: str) -> None:
         ("02d8ea", "application/vnd.syncml.dm.notification (0x58)"),
     ],
 )
-def test_content_types(block: str, wanted: str) -> None:
+def test_content_type_is_named(block: str, wanted: str) -> None:
     octets = bytes.fromhex(block)
     assert push_parts(bytes([1, 6, len(octets)]) + octets)[3] == Part(3, octets, "Content-Type", wanted)
 
@@ -276,9 +276,9 @@ def test_content_types(block: str, wanted: str) -> None:
 @given(hostile_text)
 @example("\x1b]0;owned\x07\x1b[2J")
 @example("\x9b31m\r\n\x08")
-def test_hostile_header_text_is_ink(text: str) -> None:
+def test_hostile_header_text_is_escaped(text: str) -> None:
     push = encode_push(encode_notification(1), further=[(0x31, text), ("A" + text, text)])
-    lines = told(push, VERIFY)
+    lines = lines_of(push, VERIFY)
     assert all(line.isprintable() for line in lines)
     assert any(repr(text) in line for line in lines)
 
@@ -288,9 +288,9 @@ def test_hostile_header_text_is_ink(text: str) -> None:
 @example(b"\x1b]0;owned\x07")
 @example("\u202egnp.exe\u2028".encode())
 @example(b"\xed\xa0\x80")
-def test_hostile_server_ids_are_ink(server_id: bytes) -> None:
+def test_hostile_server_id_is_escaped(server_id: bytes) -> None:
     package = bytes.fromhex("20800001") + (0x1000 | len(server_id)).to_bytes(2, "big") + server_id
     for judge in (PUSH, VERIFY):
-        lines = told(encode_push(package), judge)
+        lines = lines_of(encode_push(package), judge)
         assert all(line.isprintable() for line in lines)
         assert any("SERVER-ID" in line for line in lines)

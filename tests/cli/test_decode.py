@@ -57,8 +57,8 @@ def signed(server_id: str | None = SERVER_ID, secret: bytes = SECRET, sent_at: i
 
 def shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> Done:
     status = main(["decode", *words])
-    told = capsys.readouterr()
-    return Done(status, told.out, told.err)
+    captured = capsys.readouterr()
+    return Done(status, captured.out, captured.err)
 
 
 def asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:  # noqa: ANN401 - JSON
@@ -73,7 +73,7 @@ def asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:  # noqa:
 # --- Ways in
 
 
-def test_arguments_are_joined(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hex_arguments_are_joined(capsys: pytest.CaptureFixture[str]) -> None:
     together = shown([GOOD], capsys)
     assert together.status == 0
     assert together.out.endswith("accepted: well-formed; server, digest and age need --config\n\n")
@@ -89,11 +89,13 @@ def test_arguments_are_joined(capsys: pytest.CaptureFixture[str]) -> None:
         (["\x1b[31m"], "arguments: column 1: '\\x1b' is not a hex digit"),
     ],
 )
-def test_arguments_that_are_no_hex(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_argument_that_is_not_hex_is_reported_with_its_column(
+    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert shown(words, capsys) == Done(1, "", problem + "\n")
 
 
-def test_an_empty_argument_is_an_empty_datagram(capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_argument_is_an_empty_datagram(capsys: pytest.CaptureFixture[str]) -> None:
     """`dmnotid decode "$NOTHING"` must not wait for standard input."""
     done = shown([""], capsys)
     assert done.status == 1
@@ -112,8 +114,8 @@ LINES = f"""\
 {GOOD}"""
 
 
-def test_standard_input() -> None:
-    """A datagram a line; what is no hex is told with its place and stops nothing; the last line needs no end."""
+def test_standard_input_has_one_datagram_a_line() -> None:
+    """A line that is not hex is reported with its place, and the rest is decoded; the last line needs no line break."""
     done = dmnotid("decode", given=LINES.encode())
     verdicts = [line.partition(":")[0] for line in done.out.splitlines() if line[:1] in {"a", "d"}]
     assert verdicts == ["accepted", "accepted", "discarded", "accepted"]
@@ -124,7 +126,7 @@ def test_standard_input() -> None:
     assert done.status == 1
 
 
-def test_standard_input_in_json_is_in_order() -> None:
+def test_json_of_standard_input_is_in_order() -> None:
     done = dmnotid("decode", "--json", given=LINES.encode())
     found = [json.loads(line) for line in done.out.splitlines()]
     assert [(row["verdict"], row["reason"]) for row in found] == [
@@ -139,11 +141,11 @@ def test_standard_input_in_json_is_in_order() -> None:
 
 
 @pytest.mark.parametrize("given_", [b"", b"\n\n", b"# nothing\n", b"   "])
-def test_no_datagram_at_all(given_: bytes) -> None:
+def test_input_without_a_datagram_prints_nothing(given_: bytes) -> None:
     assert dmnotid("decode", given=given_) == Done(0, "", "")
 
 
-def test_input_that_is_not_utf8() -> None:
+def test_input_that_is_not_utf8_is_reported_with_its_column() -> None:
     done = dmnotid("decode", given=b"00\xff\n" + GOOD.encode() + b" # caf\xe9\n")
     assert done.status == 1
     assert done.err.startswith("line 1: column 3: ")
@@ -151,7 +153,7 @@ def test_input_that_is_not_utf8() -> None:
     assert done.out.endswith("accepted: well-formed; server, digest and age need --config\n\n")
 
 
-def test_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_is_one_datagram(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Raw octets, none of which is a line's end or a comment's beginning."""
     datagram = encode_push(encode_notification(0x0A23), tid=0x0A)
     file = tmp_path / "datagram"
@@ -162,7 +164,7 @@ def test_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dmnotid("decode", "--file", "-", given=datagram) == done
 
 
-def test_empty_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_file_is_an_empty_datagram(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "empty"
     file.touch()
     done = shown(["--file", str(file)], capsys)
@@ -173,13 +175,13 @@ def test_empty_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dmnotid("decode", "--file", "-") == done
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(["--file", str(tmp_path)], capsys) == Done(1, "", f"{tmp_path}: Is a directory\n")
     missing = tmp_path / "none"
     assert shown(["--file", str(missing)], capsys) == Done(1, "", f"{missing}: No such file or directory\n")
 
 
-def test_two_ways_in_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_and_hex_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["decode", "--file", str(tmp_path / "none"), GOOD])
     assert caught.value.code == 2
@@ -187,14 +189,14 @@ def test_two_ways_in_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("words", [["--at", "now"], ["--source", "::1"]])
-def test_what_only_a_configuration_gives_a_meaning(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_the_configuration_need_it(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["decode", *words, GOOD])
     assert caught.value.code == 2
     assert "--at and --source are for the checks that --config FILE adds" in capsys.readouterr().err
 
 
-def test_package(capsys: pytest.CaptureFixture[str]) -> None:
+def test_package_is_decoded_without_a_push(capsys: pytest.CaptureFixture[str]) -> None:
     done = shown(["--package", PACKAGE], capsys)
     assert done.status == 0
     assert done.out.startswith("        0  20                        VER              2\n")
@@ -222,8 +224,10 @@ DM = "DM Notification"
         ),
         (
             "010604d8af870020000001",
-            "malformed-field at octet 6 of 11: "
-            "Push PDU: code page at octet 6: is 0, which is neither a field nor a page [00]",
+            (
+                "malformed-field at octet 6 of 11: "
+                "Push PDU: code page at octet 6: is 0, which is neither a field nor a page [00]"
+            ),
         ),
         (
             GOOD + "ff",
@@ -239,7 +243,7 @@ DM = "DM Notification"
         ),
     ],
 )
-def test_place_of_the_problem(datagram: str, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdict_has_the_octet_of_the_problem(datagram: str, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = shown([datagram], capsys)
     assert done.status == 1
     assert done.out.splitlines()[-2] == f"discarded: {verdict}"
@@ -264,7 +268,7 @@ def test_json_has_every_fact(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_json_of_a_package_without_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_a_package_without_options_has_empty_facts(capsys: pytest.CaptureFixture[str]) -> None:
     found = asked([GOOD], capsys)
     assert found["sent_at"] is None
     assert found["server_id"] is None
@@ -281,11 +285,11 @@ def test_json_has_every_key_always(octets: bytes) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_json_has_every_key_for_what_is_no_hex(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_every_key_for_input_that_is_not_hex(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(shown(["--json", "zz"], capsys).out).keys() >= KEYS
 
 
-def test_json_of_the_vectors() -> None:
+def test_json_agrees_with_the_vectors() -> None:
     """Through the process, a line each."""
     rows = [row for row in map(json.loads, VECTORS.read_text(encoding="utf-8").splitlines()) if row.get("hex")]
     done = dmnotid("decode", "--json", given="".join(row["hex"] + "\n" for row in rows).encode())
@@ -299,7 +303,7 @@ def test_json_of_the_vectors() -> None:
 # --- On to server, digest and age
 
 
-def test_config_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_adds_server_digest_and_age(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ["--config", str(write_config(tmp_path)), "--at", str(NOW + 90)]
     done = shown([*config, signed().hex()], capsys)
     assert done.status == 0
@@ -319,8 +323,10 @@ def test_config_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (encode_push(encode_notification(1)), "server-undiscovered"),
     ],
 )
-def test_config_refuses(datagram: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is well-formed by itself, and still refused; its facts are told all the same."""
+def test_well_formed_datagram_is_refused_by_the_configuration(
+    datagram: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its facts are shown all the same."""
     config = ["--config", str(write_config(tmp_path)), "--at", str(NOW)]
     assert asked([datagram.hex()], capsys)["verdict"] == "accept"
     found = asked([*config, datagram.hex()], capsys)
@@ -337,16 +343,16 @@ def test_at_is_believed_as_given(at: str, tmp_path: Path, capsys: pytest.Capture
     assert asked([*config, signed(sent_at=NOW).hex()], capsys)["verdict"] == "accept"
 
 
-def test_without_at_it_is_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_age_is_measured_from_now_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ["--config", str(write_config(tmp_path))]
     assert asked([*config, signed().hex()], capsys)["reason"] == "stale"
 
 
-def test_at_takes_the_times_that_its_message_offers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_accepts_a_time_relative_to_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert asked(["--config", str(write_config(tmp_path)), "--at", "now-2d", GOOD], capsys)["verdict"] == "discard"
 
 
-def test_at_takes_them_behind_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_accepts_a_time_after_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert asked(["--config", str(write_config(tmp_path)), "--at=now-2d", GOOD], capsys)["verdict"] == "discard"
 
 
@@ -364,7 +370,9 @@ NEAR = "- {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [
         ("fe80::1%eth0", "source-not-allowed"),
     ],
 )
-def test_source(source: str | None, reason: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_source_is_compared_with_the_sources_of_the_server(
+    source: str | None, reason: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--config", str(write_config(tmp_path, NEAR)), "--at", str(NOW), signed().hex()]
     assert asked([*words, *([] if source is None else ["--source", source])], capsys)["reason"] == reason
 
@@ -376,26 +384,28 @@ def test_push_header_limit_is_that_of_the_configuration(tmp_path: Path, capsys: 
     assert asked(["--config", str(config), datagram], capsys)["verdict"] == "accept"
 
 
-def test_unsigned_where_that_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsigned_notification_is_accepted_if_the_server_allows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write_config(tmp_path, "- {id: a, require_digest: false}")
     assert shown(["--config", str(config), GOOD], capsys).out.splitlines()[-2] == (
         "accepted: from 'a', unsigned, which its configuration allows"
     )
 
 
-def test_bare_package_with_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bare_package_is_verified_with_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ["--config", str(write_config(tmp_path)), "--at", str(NOW), "--package"]
     assert asked([*config, signed()[6:].hex()], capsys)["verdict"] == "accept"
 
 
-def test_wrong_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_configuration_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = shown(["--config", str(tmp_path / "none"), GOOD], capsys)
     assert (done.status, done.out) == (1, "")
     assert done.err == f"{tmp_path}/none: {tmp_path}/none cannot be read: No such file or directory\n"
 
 
 def test_nothing_is_written(tmp_path: Path) -> None:
-    """It never touches the journal, nor what else the configuration names."""
+    """Neither the journal nor any other file of the configuration."""
     config = write_config(tmp_path, more=f"state: {tmp_path}/state\n")
     before = sorted(tmp_path.rglob("*"))
     assert dmnotid("decode", "--config", str(config), "--at", str(NOW), signed().hex()).status == 0
@@ -413,7 +423,7 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
 # --- Terminals
 
 
-def test_colour_is_for_terminals() -> None:
+def test_terminal_gets_colour() -> None:
     with Terminal(*PROGRAM, "decode", GOOD) as terminal:
         assert "\x1b[32maccepted\x1b[0m: " in terminal.read_all()
         assert terminal.process.wait() == 0
@@ -423,7 +433,7 @@ def test_colour_is_for_terminals() -> None:
 
 
 @pytest.mark.parametrize(("words", "no_color"), [([], "1"), (["--json"], "")])
-def test_no_colour_where_it_is_not_wanted(words: list[str], no_color: str) -> None:
+def test_colour_is_left_out_on_request_and_in_pipes(words: list[str], no_color: str) -> None:
     with Terminal(*PROGRAM, "decode", *words, GOOD, NO_COLOR=no_color) as terminal:
         text = terminal.read_all()
     assert "accept" in text
@@ -452,14 +462,14 @@ def test_hostile_text_does_not_reach_the_terminal(tmp_path: Path) -> None:
         assert all(line.isprintable() for line in text.splitlines()), text
 
 
-def test_colours_do_not_change_the_words() -> None:
+def test_colours_do_not_change_the_text() -> None:
     datagram = signed()
     judge = Judge(bare=False, rules=None, source=Source("::", 0), clock=Clock(0))
     verdict = decide(datagram, judge)
     assert list(describe(datagram, verdict, judge)) == list(describe(datagram, verdict, judge, PLAIN))
 
 
-def test_standard_input_stays_usable() -> None:
+def test_standard_input_stays_open() -> None:
     """A second command in the same process may read it, too."""
     script = "from dmnotid.cli import main; import os; main(['decode']); os.fstat(0); main(['decode', '00'])"
     with Terminal(sys.executable, "-Werror", "-c", script) as terminal:

@@ -1,4 +1,4 @@
-"""`dmnotid demo`: the whole story on one machine, and nothing left of it."""
+"""`dmnotid demo`: the whole story on one machine, and no file left afterwards."""
 
 import json
 import os
@@ -6,17 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from dmnotid.cli.demo import _story
-from dmnotid.config.loading import load_config
-from dmnotid.errors import Discard
-from dmnotid.wire.wsp import decode_push
-from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Terminal, dmnotid, write_config
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Terminal, dmnotid
 from tests.netns import needs_namespace
+from tests.support import wait_until
 
 ENDS = ["accepted", "duplicate", "digest-mismatch", "stale", "unknown-server", "truncated"]
 
@@ -30,7 +26,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def test_once(temporary: Path) -> None:
+def test_every_datagram_of_the_story_has_its_effect(temporary: Path) -> None:
     done = dmnotid("demo", "--once")
     assert (done.status, done.err) == (0, "")
     _, *steps, end = done.out.split("\n--- ")
@@ -43,14 +39,14 @@ def test_once(temporary: Path) -> None:
             re.MULTILINE,
         )
         assert ["".join(found) for found in became] == [wanted], step
-    # What arrived is laid out; what the hook was told is shown.
+    # The parts of the datagram are shown, and the output of the hook.
     assert "SERVER-ID             'dm.example.com'" in steps[0]
-    assert "accepted: " not in done.out  # whether it is new, the daemon says
+    assert "accepted: " not in done.out  # only the daemon detects duplicates
     assert "hook output" in steps[0]
     assert "DM session with dm.example.com over lo (mobile), facts:" in steps[0]
-    told = re.search(r"line='(\{.*\})'", steps[0])
-    assert told is not None
-    assert json.loads(told[1])["requested_mos"] == [1, 2]
+    facts = re.search(r"line='(\{.*\})'", steps[0])
+    assert facts is not None
+    assert json.loads(facts[1])["requested_mos"] == [1, 2]
     assert "outcome='exit 0'" in steps[0]
     assert "hook output" not in "".join(steps[1:])
     assert list(temporary.iterdir()) == []
@@ -66,17 +62,9 @@ def test_secret_is_not_shown(temporary: Path) -> None:
         assert terminal.stop(signal.SIGINT) == 0
 
 
-def test_junk_ends_as_the_story_says_whatever_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secrets.token_bytes", lambda count: b"\xff" * count)
-    *_, junk = _story(load_config(write_config(tmp_path), {}))
-    with pytest.raises(Discard) as caught:
-        decode_push(junk.datagram)
-    assert caught.value.reason == junk.counter
-
-
 @pytest.mark.root
 @needs_namespace
-def test_without_any_network(temporary: Path) -> None:
+def test_demo_runs_without_a_network(temporary: Path) -> None:
     """A network namespace with loopback up and nothing else: the hook runs over lo."""
     assert shutil.which("unshare") is not None
     done = subprocess.run(
@@ -97,8 +85,8 @@ def line_to_paste(text: str) -> str:
     return str(line)
 
 
-def test_stays_up_for_more(temporary: Path) -> None:
-    """The line that it prints works as it stands, again and again, until Ctrl-C."""
+def test_demo_stays_up_and_the_printed_command_works(temporary: Path) -> None:
+    """More than once, until Ctrl-C."""
     with Terminal(SCRIPT, "demo", NO_COLOR="1") as terminal:
         line = line_to_paste(terminal.read_until("/secret'\n"))
         for number in (1, 2):
@@ -109,14 +97,14 @@ def test_stays_up_for_more(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
-def test_terminated(temporary: Path) -> None:
+def test_demo_stops_at_sigterm(temporary: Path) -> None:
     with Terminal(SCRIPT, "demo") as terminal:
         terminal.read_until("send --to")
         assert terminal.stop(signal.SIGTERM) == 0
     assert list(temporary.iterdir()) == []
 
 
-def test_line_to_paste_as_a_module() -> None:
+def test_printed_command_works_for_a_module() -> None:
     with Terminal(*PROGRAM, "demo", NO_COLOR="1") as terminal:
         line = line_to_paste(terminal.read_until("/secret'\n"))
         sent = subprocess.run(["/bin/sh", "-c", line], capture_output=True, timeout=PATIENCE, check=False)
@@ -124,25 +112,19 @@ def test_line_to_paste_as_a_module() -> None:
     assert sent.returncode == 0, sent.stderr
 
 
-def test_invitation_comes_through_a_pipe(tmp_path: Path) -> None:
+def test_printed_command_is_flushed_into_a_pipe(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with out.open("w") as stream, subprocess.Popen([*PROGRAM, "demo"], stdout=stream) as process:
-        deadline = time.monotonic() + PATIENCE
-        while "truncated" not in out.read_text() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(1)
-        text = out.read_text()
+        wait_until(lambda: "send --to" in out.read_text())
         process.send_signal(signal.SIGINT)
-    assert "truncated" in text, text
-    assert "send --to" in text
 
 
-def test_no_color() -> None:
+def test_no_color_leaves_colour_out() -> None:
     with Terminal(SCRIPT, "demo", "--once", NO_COLOR="1") as terminal:
         assert "\x1b" not in terminal.read_all()
 
 
-def test_colour_on_a_terminal() -> None:
+def test_terminal_gets_colour() -> None:
     with Terminal(SCRIPT, "demo", "--once") as terminal:
         text = terminal.read_all()
         assert terminal.process.wait() == 0
@@ -150,7 +132,7 @@ def test_colour_on_a_terminal() -> None:
 
 
 def reader_goes_away(environ: dict[str, str]) -> str:
-    """Return what stands on standard error when the reader takes one line of the demo and leaves."""
+    """Return standard error if the reader takes one line of the demo and leaves."""
     done = subprocess.run(
         ["/bin/sh", "-c", '{ timeout 25 "$@" demo --once; echo "exit $?" >&2; } | head -n 1', "sh", *PROGRAM],
         capture_output=True,
@@ -163,10 +145,10 @@ def reader_goes_away(environ: dict[str, str]) -> str:
     return done.stderr
 
 
-def test_reader_goes_away(temporary: Path) -> None:
+def test_demo_ends_when_its_reader_does(temporary: Path) -> None:
     assert reader_goes_away({}) == "exit 1\n"
     assert list(temporary.iterdir()) == []
 
 
-def test_reader_goes_away_unbuffered() -> None:
+def test_unbuffered_demo_ends_when_its_reader_does() -> None:
     assert reader_goes_away({"PYTHONUNBUFFERED": "1"}) == "exit 1\n"

@@ -1,4 +1,4 @@
-"""`dmnotid send`: what each option does to the octets, checked with the decoder; ids, sockets, secrets, wrong words."""
+"""`dmnotid send`: the effect of each option on the octets, checked with the decoder; ids, sockets, secrets, errors."""
 
 import fcntl
 import json
@@ -32,15 +32,15 @@ from tests.cli.program import (
 UNSIGNED = ["--unsigned", "--server", SERVER_ID]
 
 
-def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> Done:
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> Done:
     status = main(["send", *words])
     captured = capsys.readouterr()
     return Done(status, captured.out, captured.err)
 
 
 def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[bytes]:
-    """Return what `--print` shows, and see that it is all that is said."""
-    done = told(["--print", *words], capsys)
+    """Return the lines of `--print`, which has no other output."""
+    done = run(["--print", *words], capsys)
     assert (done.status, done.err) == (0, "")
     return [bytes.fromhex(line) for line in done.out.splitlines()]
 
@@ -60,11 +60,11 @@ def ids(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[int]:
 # --- What each option does
 
 
-def test_smallest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsigned_notification_without_server_id_is_the_smallest(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(["--unsigned", "--no-server-id", "--id", "1"], capsys) == [bytes.fromhex("010603d8af8720000001")]
 
 
-def test_signed_as_a_server_must(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_notification_is_signed_as_a_server_must(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """5.3.5, steps 1 to 3: the time is now, and the digest fits the secret and no other."""
     before = int(time.time())
     _, notification = decoded(["--server", SERVER_ID, "--secret-file", str(secret_file)], capsys)
@@ -75,18 +75,18 @@ def test_signed_as_a_server_must(secret_file: Path, capsys: pytest.CaptureFixtur
     assert not is_signed_with(notification, SECRET[:-1])
 
 
-def test_plain_notification_has_no_option_that_was_not_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notification_has_only_the_requested_options(capsys: pytest.CaptureFixture[str]) -> None:
     push, notification = decoded([*UNSIGNED, "--id", "7"], capsys)
     assert notification.octets == bytes.fromhex("20800007100e") + SERVER_ID.encode()
     assert push.body_offset == 6
 
 
-def test_unsigned(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsigned_notification_has_no_digest(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--unsigned"]
     assert not decoded(words, capsys)[1].signed
 
 
-def test_no_server_id(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server_id_leaves_the_option_out(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for server in ([], ["--server", SERVER_ID]):
         _, notification = decoded([*server, "--no-server-id", "--secret-file", str(secret_file)], capsys)
         assert notification.server_id is None
@@ -94,14 +94,14 @@ def test_no_server_id(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("0", 0), ("65535", 65535), ("0x1F", 31)])
-def test_id(text: str, wanted: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_id_is_the_notification_id(text: str, wanted: int, capsys: pytest.CaptureFixture[str]) -> None:
     push, notification = decoded([*UNSIGNED, "--id", text], capsys)
     assert notification.notification_id == wanted
     assert push.tid == wanted & 0xFF
 
 
 @pytest.mark.parametrize("tid", [0, 1, 255])
-def test_tid(tid: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tid_is_given_or_the_last_octet_of_the_id(tid: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert decoded([*UNSIGNED, "--id", "77", "--tid", str(tid)], capsys)[0].tid == tid
 
 
@@ -114,14 +114,16 @@ def test_tid(tid: int, capsys: pytest.CaptureFixture[str]) -> None:
         ("", "", ()),
     ],
 )
-def test_prefer(text: str, octets: str, wanted: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_prefer_is_the_preferred_connections(
+    text: str, octets: str, wanted: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     _, notification = decoded(["--unsigned", "--no-server-id", "--prefer", text], capsys)
     assert notification.preferred_connections == tuple(map(ConnectionType, wanted))
     assert notification.octets[4:] == (0x2000 | len(wanted)).to_bytes(2, "big") + bytes.fromhex(octets)
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("1", (1,)), ("0, 0xffff,1", (0, 65535, 1)), ("", ())])
-def test_req_mo(text: str, wanted: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_req_mo_is_the_requested_mos(text: str, wanted: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
     _, notification = decoded([*UNSIGNED, "--req-mo", text], capsys)
     assert notification.requested_mos == wanted
     assert notification.octets[1] & 0x80 == 0, "an Option of no octets is one, too"
@@ -135,7 +137,9 @@ def test_req_mo(text: str, wanted: tuple[int, ...], capsys: pytest.CaptureFixtur
         ("", ()),
     ],
 )
-def test_req_mo_cv(text: str, wanted: tuple[tuple[int, bytes], ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_req_mo_cv_is_the_cached_mos(
+    text: str, wanted: tuple[tuple[int, bytes], ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     _, notification = decoded([*UNSIGNED, "--req-mo-cv", text], capsys)
     assert notification.cached_mos == wanted
     assert notification.octets[1] & 0x80 == 0
@@ -150,14 +154,14 @@ def test_req_mo_cv(text: str, wanted: tuple[tuple[int, bytes], ...], capsys: pyt
         ("2025-01-01T00:00:00Z", 1_735_689_600),
     ],
 )
-def test_time(text: str, wanted: int, secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_is_the_signed_time(text: str, wanted: int, secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--time", text]
     _, notification = decoded(words, capsys)
     assert notification.sent_at == wanted
     assert is_signed_with(notification, SECRET)
 
 
-def test_time_from_now(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_signed_time_may_be_relative_to_now(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = time.time()
     words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--time", "now-2d"]
     sent_at = decoded(words, capsys)[1].sent_at
@@ -180,7 +184,7 @@ def test_time_from_now(secret_file: Path, capsys: pytest.CaptureFixture[str]) ->
         ("hex: 8D 02 01 2c", (0x0D, b"\x01\x2c")),
     ],
 )
-def test_header(text: str, wanted: tuple[int | str, FieldValue], capsys: pytest.CaptureFixture[str]) -> None:
+def test_header_is_encoded(text: str, wanted: tuple[int | str, FieldValue], capsys: pytest.CaptureFixture[str]) -> None:
     (datagram,) = printed([*UNSIGNED, "--header", text], capsys)
     start, end = header_border(datagram)
     application, further = fields(datagram[start:end], 1)
@@ -188,19 +192,19 @@ def test_header(text: str, wanted: tuple[int | str, FieldValue], capsys: pytest.
     assert (further.name, further.value) == wanted
 
 
-def test_headers_stand_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_headers_keep_their_order(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--header", "hex:8d90", "--header", "hex:", "--header", "X-A: b", "--header", "hex:7f02af81"]
     (datagram,) = printed(["--unsigned", "--no-server-id", "--id", "1", *words], capsys)
     assert datagram[3:] == bytes.fromhex("d8af87 8d90 582d4100 6200 7f02af81 20000001")
 
 
-def test_headers_beyond_127_octets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_headers_above_127_octets_are_encoded(capsys: pytest.CaptureFixture[str]) -> None:
     (datagram,) = printed([*UNSIGNED, "--header", f"X-Long: {'a' * 200}"], capsys)
     assert datagram[2:4] == bytes.fromhex("8153")
     assert header_border(datagram) == (4, 4 + 0xD3)
 
 
-def test_everything_at_once(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_options_are_encoded_together(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--id", "9", "--prefer", "mobile,wireless", "--req-mo", "1,2", "--req-mo-cv", "3:deadbeef"]
     words += ["--time", "1735689600", "--tid", "8"]
     push, notification = decoded(
@@ -219,7 +223,7 @@ def test_everything_at_once(secret_file: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
 @pytest.mark.parametrize("secret", [SECRET, b"\x00\xff binary \r octets"])
-def test_secret_file_less_one_newline(
+def test_secret_file_loses_one_line_break(
     secret: bytes, ending: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And the configuration reads the same file the same way."""
@@ -231,7 +235,7 @@ def test_secret_file_less_one_newline(
         assert is_signed_with(decoded(words, capsys)[1], secret)
 
 
-def test_no_more_than_one_newline_is_taken_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_secret_file_keeps_further_line_breaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "secret"
     for octets, wanted in ((SECRET + b"\n\n", SECRET + b"\n"), (SECRET + b"\r", SECRET + b"\r")):
         file.write_bytes(octets)
@@ -246,7 +250,7 @@ TWO_SERVERS = """\
 """
 
 
-def test_config_with_one_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_server_of_a_configuration_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config", str(write_config(tmp_path))]
     for more in ([], ["--server", SERVER_ID]):
         _, notification = decoded([*words, *more], capsys)
@@ -255,7 +259,7 @@ def test_config_with_one_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert decoded([*words, "--no-server-id"], capsys)[1].server_id is None
 
 
-def test_config_with_several_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_is_chosen_among_those_of_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, notification = decoded(["--config", str(write_config(tmp_path, TWO_SERVERS)), "--server", "caf\u00e9"], capsys)
     assert notification.server_id == "caf\u00e9"
     assert is_signed_with(notification, bytes.fromhex("00112233445566778899aabbccddeeff"))
@@ -267,7 +271,7 @@ def test_server_is_found_after_nfc(tmp_path: Path, capsys: pytest.CaptureFixture
     assert decoded(words, capsys)[1].server_id == "caf\u00e9"
 
 
-def test_secret_file_comes_before_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_secret_file_overrides_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "other"
     file.write_text("another secret of its own\n")
     _, notification = decoded(["--config", str(write_config(tmp_path)), "--secret-file", str(file)], capsys)
@@ -298,14 +302,16 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("words", "problem"), PROBLEMS)
-def test_problems(words: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problem_is_reported_and_nothing_sent(
+    words: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write_config(tmp_path, TWO_SERVERS)
     (tmp_path / "empty").write_bytes(b"\n")
 
     def filled(text: str) -> str:
         return text.replace("CONFIG", str(config)).replace("HERE", str(tmp_path))
 
-    assert told(["--print", *map(filled, words)], capsys) == Done(1, "", filled(problem) + "\n")
+    assert run(["--print", *map(filled, words)], capsys) == Done(1, "", filled(problem) + "\n")
 
 
 ONE_OF_THEM = "--server is one of 'dm.example.com', 'caf\u00e9', 'open' in CONFIG"
@@ -324,7 +330,7 @@ NOT_TOGETHER = [
 
 
 @pytest.mark.parametrize(("words", "problem"), NOT_TOGETHER)
-def test_options_that_lack_another(
+def test_option_without_a_needed_one_is_refused(
     words: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = str(write_config(tmp_path, TWO_SERVERS))
@@ -371,8 +377,10 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("words", "expected"), WRONG)
-def test_wrong_options(words: list[str], expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Exit 2, the option, what was given, and what is expected; nothing is sent and no id is taken."""
+def test_malformed_option_is_refused(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Exit 2, with the option, the value and what is expected; nothing is sent and no id is taken."""
     with pytest.raises(SystemExit) as caught:
         main(["send", *UNSIGNED, *words])
     assert caught.value.code == 2
@@ -403,9 +411,7 @@ def test_ids_count_up_for_each_server(capsys: pytest.CaptureFixture[str]) -> Non
     assert ids(["--unsigned", "--no-server-id"], capsys) == [1]
 
 
-def test_ids_count_up_for_a_server_that_does_not_name_itself(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ids_count_up_without_server_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The device finds the server by its secret, and remembers the id for it all the same (5.1.4)."""
     words = ["--config", str(write_config(tmp_path))]
     assert ids([*words, "--count", "2"], capsys) == [1, 2]
@@ -418,13 +424,13 @@ def test_ids_count_up_across_processes() -> None:
     assert taken == ["20800001", "20800002", "20800003"]
 
 
-def test_a_given_id_is_not_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_given_id_is_not_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert ids([*UNSIGNED, "--id", "65534", "--count", "4"], capsys) == [65534, 65535, 0, 1]
     assert not counter(tmp_path).exists()
     assert ids(UNSIGNED, capsys) == [1]
 
 
-def test_ids_wrap(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_ids_start_again_after_the_highest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     counter(tmp_path).parent.mkdir(parents=True)
     counter(tmp_path).write_text(json.dumps({SERVER_ID: 65533, "other": 7}))
     assert ids([*UNSIGNED, "--count", "3"], capsys) == [65534, 65535, 0]
@@ -433,12 +439,12 @@ def test_ids_wrap(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert ids(UNSIGNED, capsys) == [0]
 
 
-def test_counter_is_the_users_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_counter_is_private_to_the_user(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ids(UNSIGNED, capsys)
     assert counter(tmp_path).parent.stat().st_mode & 0o077 == 0
 
 
-def test_counter_is_at_home_without_xdg(
+def test_counter_is_in_the_home_directory_without_xdg(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -461,7 +467,7 @@ def test_concurrent_calls_take_different_ids() -> None:
     assert sorted(taken) == list(range(1, 121))
 
 
-def test_a_call_waits_for_another_to_count(tmp_path: Path) -> None:
+def test_call_waits_while_another_counts(tmp_path: Path) -> None:
     """Whoever reads the counter before it has the lock takes an id twice."""
     counter(tmp_path).parent.mkdir(parents=True)
     with counter(tmp_path).open("w+") as held:
@@ -479,7 +485,7 @@ def test_a_call_waits_for_another_to_count(tmp_path: Path) -> None:
     "content",
     [b"", b"{", b"[]", b"7", b"null", b'{"dm.example.com": "x"}', b'{"dm.example.com": null}', b"\xff\xfe\x00", b"NaN"],
 )
-def test_corrupt_counter_begins_again(content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_corrupt_counter_starts_again(content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     counter(tmp_path).parent.mkdir(parents=True)
     counter(tmp_path).write_bytes(content)
     assert ids(UNSIGNED, capsys) == [1]
@@ -487,19 +493,19 @@ def test_corrupt_counter_begins_again(content: bytes, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("content", [b'{"dm.example.com": 1e999}', b"[" * 100_000], ids=["infinite", "deep"])
-def test_hostile_counter_begins_again(content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_hostile_counter_starts_again(content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     counter(tmp_path).parent.mkdir(parents=True)
     counter(tmp_path).write_bytes(content)
     assert ids(UNSIGNED, capsys) == [1]
 
 
-def test_ids_that_cannot_be_counted(
+def test_id_is_random_if_the_counter_can_not_be_used(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says so, and sends all the same."""
+    """A warning is printed, and the datagram is sent."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    done = told([*UNSIGNED, "--print", "--count", "3"], capsys)
+    done = run([*UNSIGNED, "--print", "--count", "3"], capsys)
     assert done.status == 0
     file = tmp_path / "file/dmnotid/sent-ids.json"
     assert done.err == f"dmnotid send: ids are not counted, {file}: Not a directory\n"
@@ -507,12 +513,14 @@ def test_ids_that_cannot_be_counted(
     assert [(second - first) & 0xFFFF, (third - second) & 0xFFFF] == [1, 1]
 
 
-def test_user_without_a_home(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_id_is_random_for_a_user_without_a_home(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a container: a uid that no file lists, and no HOME."""
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("os.getuid", lambda: 54_321_987)
-    done = told([*UNSIGNED, "--print"], capsys)
+    done = run([*UNSIGNED, "--print"], capsys)
     assert done.status == 0
     assert "this user has no home directory" in done.err
 
@@ -532,11 +540,13 @@ def to(sock: socket.socket) -> list[str]:
     return ["--to", f"127.0.0.1:{sock.getsockname()[1]}"]
 
 
-def test_sends_what_it_prints(receiver: socket.socket, secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sent_datagram_is_the_printed_one(
+    receiver: socket.socket, secret_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--id", "300", "--time", "1735689600"]
     words += ["--prefer", "wireline", "--req-mo", "1", "--req-mo-cv", "2:00000000", "--header", "X-A: b"]
     (wanted,) = printed(words, capsys)
-    done = told([*words, *to(receiver)], capsys)
+    done = run([*words, *to(receiver)], capsys)
     assert receiver.recv(65_536) == wanted
     assert done == Done(
         0,
@@ -554,7 +564,7 @@ def test_sends_what_it_prints(receiver: socket.socket, secret_file: Path, capsys
         (["--server", "a", "--secret-file", "SECRET"], "SERVER-ID 'a', signed as of now"),
     ],
 )
-def test_says_what_it_sent(
+def test_each_datagram_is_reported(
     words: list[str],
     wanted: str,
     receiver: socket.socket,
@@ -562,72 +572,74 @@ def test_says_what_it_sent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [str(secret_file) if word == "SECRET" else word for word in words]
-    assert told([*words, "--id", "5", *to(receiver)], capsys).out.endswith(f": NOTIFICATION-ID 5, {wanted}\n")
+    assert run([*words, "--id", "5", *to(receiver)], capsys).out.endswith(f": NOTIFICATION-ID 5, {wanted}\n")
 
 
-def test_sends_over_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
+def test_datagram_is_sent_over_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
     if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
         pytest.skip("no IPv6 here")
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         sock.bind(("::1", 0))
         sock.settimeout(PATIENCE)
         port = sock.getsockname()[1]
-        done = told([*UNSIGNED, "--to", f"[::1]:{port}"], capsys)
+        done = run([*UNSIGNED, "--to", f"[::1]:{port}"], capsys)
         assert f" to [::1]:{port}: " in done.out
         assert sock.recv(100)[1] == 0x06
 
 
-def test_count(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
-    done = told([*UNSIGNED, "--id", "65530", "--count", "12", *to(receiver)], capsys)
+def test_count_sends_as_many_datagrams(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run([*UNSIGNED, "--id", "65530", "--count", "12", *to(receiver)], capsys)
     found = [decode_notification(decode_push(receiver.recv(100)).body).notification_id for _ in range(12)]
     assert found == [*range(65530, 65536), *range(6)]
     lines = done.out.splitlines()
-    assert len(lines) == 11, "ten are told one by one"
+    assert len(lines) == 11, "ten are reported one by one"
     assert lines[-1] == "sent 12 datagrams in all, NOTIFICATION-ID 65530 to 5"
 
 
-def test_rate(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rate_paces_the_datagrams(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
     """At most so many a second: the last of 5 at 20 a second can't leave before a fifth of a second is over."""
     begin = time.monotonic()
-    assert told([*UNSIGNED, "--count", "5", "--rate", "20", *to(receiver)], capsys).status == 0
+    assert run([*UNSIGNED, "--count", "5", "--rate", "20", *to(receiver)], capsys).status == 0
     assert time.monotonic() - begin >= 0.2
     for _ in range(5):
         receiver.recv(100)
 
 
 @pytest.mark.parametrize("words", [[], ["--count", "3"]])
-def test_nobody_listens(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_closed_port_is_reported(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    done = told([*UNSIGNED, *words, "--to", f"127.0.0.1:{port}"], capsys)
+    done = run([*UNSIGNED, *words, "--to", f"127.0.0.1:{port}"], capsys)
     assert (done.status, done.err) == (1, f"dmnotid send: 127.0.0.1:{port}: Connection refused\n")
 
 
-def test_nobody_listens_on_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
+def test_closed_port_on_ipv6_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with closing(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as sock:
         sock.bind(("::1", 0))
         port = sock.getsockname()[1]
-    done = told([*UNSIGNED, "--to", f"[::1]:{port}"], capsys)
+    done = run([*UNSIGNED, "--to", f"[::1]:{port}"], capsys)
     assert done.err == f"dmnotid send: [::1]:{port}: Connection refused\n"
 
 
-def test_unknown_host(capsys: pytest.CaptureFixture[str]) -> None:
-    done = told([*UNSIGNED, "--to", "nosuch.invalid"], capsys)
+def test_unknown_host_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    done = run([*UNSIGNED, "--to", "nosuch.invalid"], capsys)
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith("dmnotid send: nosuch.invalid:2948: ")
     assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
-def test_host_that_is_no_name(host: str, capsys: pytest.CaptureFixture[str]) -> None:
-    done = told([*UNSIGNED, "--to", host], capsys)
+def test_malformed_host_is_reported(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run([*UNSIGNED, "--to", host], capsys)
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"dmnotid send: {host}:2948: ")
 
 
-def test_too_large_for_a_datagram(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
-    done = told([*UNSIGNED, "--header", f"X-A: {'a' * 65_600}", *to(receiver)], capsys)
+def test_datagram_above_the_size_of_udp_is_reported(
+    receiver: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run([*UNSIGNED, "--header", f"X-A: {'a' * 65_600}", *to(receiver)], capsys)
     assert (done.status, done.out) == (1, "")
     assert done.err.endswith(": Message too long\n")
 

@@ -1,4 +1,4 @@
-"""`dmnotid test-hook`: what it shows is what a hook gets, and a run of it is a run as the daemon's."""
+"""`dmnotid test-hook`: it shows what a hook receives, and runs it as the daemon does."""
 
 import json
 import os
@@ -63,15 +63,15 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path, write_config(tmp_path, SERVERS, LOOPBACK))
 
 
-def told(place: Place, capsys: pytest.CaptureFixture[str], *words: str) -> Done:
+def run(place: Place, capsys: pytest.CaptureFixture[str], *words: str) -> Done:
     status = main([*place.words, *words])
     captured = capsys.readouterr()
     return Done(status, captured.out, captured.err)
 
 
 def shown(place: Place, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    """Return what --json prints."""
-    done = told(place, capsys, "--json", *words)
+    """Return the object that --json prints."""
+    done = run(place, capsys, "--json", *words)
     assert done.status == 0
     found = json.loads(done.out)
     return {**found, "facts": json.loads(found["stdin"])}
@@ -83,7 +83,9 @@ def shown(place: Place, capsys: pytest.CaptureFixture[str], *words: str) -> dict
 WISHES = ["--prefer", "mobile,any", "--req-mo", "1,0xffff", "--req-mo-cv", "3:deadbeef,4:00000000"]
 
 
-def test_what_is_shown_is_what_the_hook_gets(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shown_arguments_environment_and_input_are_those_of_the_hook(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Once shown as JSON, and once recorded by a hook: alike but for the clock."""
     record = place.directory / "record"
     file = place.script(RECORDER, f", environment: {{RECORD: '{record}', LANG: C}}")
@@ -120,11 +122,11 @@ def test_what_is_shown_is_what_the_hook_gets(place: Place, capsys: pytest.Captur
     }
 
 
-def test_people_are_told_the_same(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_the_same_facts_as_json(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.configure("""{command: [/bin/true, "a\\nb", "{server_id}"], environment: {A: "x y\\e[31m"}}""")
     words = ["--interface", "lo", "--connection", "mobile"]
     wanted = shown(place, capsys, *words)
-    done = told(place, capsys, *words)
+    done = run(place, capsys, *words)
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[:5] == [
@@ -141,13 +143,13 @@ def test_people_are_told_the_same(place: Place, capsys: pytest.CaptureFixture[st
     assert lines[-1].startswith('input        {"version": 1, "session": 0, ')
 
 
-def test_the_first_server_unless_another_is_named(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_server_is_the_default(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(place, capsys)["facts"]["server_id"] == "dm.example.com"
     facts = shown(place, capsys, "--server", "open")["facts"]
     assert (facts["server_id"], facts["signed"], facts["sent_at"]) == ("open", False, None)
 
 
-def test_the_notification_is_one_that_the_daemon_would_take(
+def test_notification_is_signed_with_the_secret_of_the_server(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes out of the octets of a package with the server's digest."""
@@ -164,16 +166,17 @@ def test_the_notification_is_one_that_the_daemon_would_take(
 
 
 @pytest.mark.parametrize(("server", "dropped"), [("dm.example.com", True), ("open", False)])
-def test_unsigned(place: Place, server: str, dropped: bool, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: FBT001
-    """Where the daemon would drop it, that is said."""
-    done = told(place, capsys, "--unsigned", "--server", server)
+def test_unsigned_notification_is_noted_if_the_daemon_would_discard_it(
+    place: Place, server: str, dropped: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(place, capsys, "--unsigned", "--server", server)
     assert done.status == 0
     assert "DMNOTID_SIGNED='0'" in done.out
     assert ("the daemon would discard such a notification: digest-missing: " in done.err) == dropped
 
 
 @pytest.mark.parametrize(
-    ("words", "connection", "said"),
+    ("words", "connection", "note"),
     [
         ([], ("wireline", "lo"), ""),
         (["--prefer", "mobile,wireline"], ("wireline", "lo"), ""),
@@ -186,11 +189,11 @@ def test_unsigned(place: Place, server: str, dropped: bool, capsys: pytest.Captu
         (["--connection", "mobile", "--interface", "none7"], ("mobile", "none7"), ""),
     ],
 )
-def test_connection(
+def test_connection_is_chosen_given_or_made_up(
     place: Place,
     words: list[str],
     connection: tuple[str, str],
-    said: str,
+    note: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -200,41 +203,43 @@ def test_connection(
         return [link for link in read_links(config) if link.name == "lo"]
 
     monkeypatch.setattr("dmnotid.cli.try_hook.read_links", read_loopback)
-    done = told(place, capsys, "--json", *words)
+    done = run(place, capsys, "--json", *words)
     found = json.loads(done.out)
     assert (found["connection"], found["interface"]) == connection
     assert found["environment"]["DMNOTID_CONNECTION"] == connection[0]
-    assert done.err.startswith(f"dmnotid test-hook: {said}" if said else "")
-    assert len(done.err.splitlines()) == bool(said)
+    assert done.err.startswith(f"dmnotid test-hook: {note}" if note else "")
+    assert len(done.err.splitlines()) == bool(note)
 
 
-def test_interface_that_is_not_available(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unavailable_interface_is_noted(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.configure("{command: [/bin/true]}", "")
-    done = told(place, capsys, "--interface", "lo")
+    done = run(place, capsys, "--interface", "lo")
     assert done.status == 0
     assert "over lo (any)" in done.out
     assert done.err.startswith("dmnotid test-hook: the daemon would not use it now: lo: ")
 
 
-def test_links_that_cannot_be_read(
+def test_unreadable_links_are_noted(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
         raise OSError(1, os.strerror(1))
 
     monkeypatch.setattr("dmnotid.cli.try_hook.read_links", refuse)
-    done = told(place, capsys)
+    done = run(place, capsys)
     assert done.status == 0
     assert "over eth0 (any)" in done.out
     assert "the network interfaces can't be read: Operation not permitted" in done.err
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_hook_that_is_not_trusted(place: Place, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_untrusted_hook_is_shown_with_status_1(
+    place: Place, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """All is shown the same, with exit 1."""
     file = place.script("exit 0")
     file.chmod(0o775)
-    done = told(place, capsys, *words)
+    done = run(place, capsys, *words)
     why = f"{file}: writable by its group: chmod go-w {file}"
     assert done.status == 1
     assert done.err.endswith(f"hook.command: not trusted, so no session would start: {why}\n")
@@ -253,9 +258,9 @@ def test_secrets_are_not_shown(place: Place) -> None:
         assert "for-the-hook-to-see" in done.out or done.status == 2
 
 
-def test_warnings_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_of_the_configuration_are_shown(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.configure("{command: [/bin/true]}", LOOPBACK, "- {id: a, secret: {text: hush-hush}}")
-    assert told(place, capsys).err.startswith("warning: ")
+    assert run(place, capsys).err.startswith("warning: ")
 
 
 @pytest.mark.parametrize(
@@ -271,15 +276,17 @@ def test_warnings_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> 
         (["--interface", "ä" * 8], "the name of a network interface is expected"),
     ],
 )
-def test_wrong_words(place: Place, words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_argument_is_refused(
+    place: Place, words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*place.words, *words])
     assert caught.value.code == 2
     assert wanted in capsys.readouterr().err
 
 
-def test_what_no_notification_can_hold(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    done = told(place, capsys, "--req-mo", ",".join(["1"] * 3_000))
+def test_value_above_the_size_of_an_option_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(place, capsys, "--req-mo", ",".join(["1"] * 3_000))
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith("dmnotid test-hook: ")
     assert len(done.err.splitlines()) == 1
@@ -302,7 +309,9 @@ def test_what_no_notification_can_hold(place: Place, capsys: pytest.CaptureFixtu
         ),
     ],
 )
-def test_run(place: Place, text: str, words: list[str], status: int, outcome: str, follows: str) -> None:
+def test_run_shows_the_outcome_and_what_follows(
+    place: Place, text: str, words: list[str], status: int, outcome: str, follows: str
+) -> None:
     place.script(f"echo over $DMNOTID_INTERFACE; echo trouble >&2; {text}")
     done = dmnotid(*place.words, "--run", *words, "--interface", "lo")
     assert (done.status, done.err) == (status, "")
@@ -320,7 +329,7 @@ def test_run_is_bounded_by_the_configured_times(place: Place) -> None:
     assert "outcome      failed: timed out after 0.2 s, killed by SIGKILL\n" in done.out
 
 
-def test_run_begins_with_signals_as_the_daemon_does(place: Place) -> None:
+def test_run_resets_signals_as_the_daemon_does(place: Place) -> None:
     """Whatever the parent ignores or blocks."""
     place.script("grep -E 'Sig(Ign|Blk):' /proc/self/status; exit 3")
     spoil = "signal.signal(signal.SIGCHLD, signal.SIG_IGN); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])"
@@ -340,7 +349,7 @@ def test_run_is_refused_if_others_can_write_the_configuration(place: Place) -> N
     assert not ran.exists()
 
 
-def test_run_of_a_hook_that_is_not_trusted(place: Place) -> None:
+def test_run_of_an_untrusted_hook_is_refused(place: Place) -> None:
     file = place.script("exit 0")
     file.chmod(0o757)
     done = dmnotid(*place.words, "--run")
@@ -349,7 +358,7 @@ def test_run_of_a_hook_that_is_not_trusted(place: Place) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_whole_group(place: Place, number: signal.Signals, status: int) -> None:
+def test_signal_ends_the_process_group(place: Place, number: signal.Signals, status: int) -> None:
     pids = place.directory / "pids"
     place.script(f"sleep 60 & echo $$ $! > {pids}.new; mv {pids}.new {pids}; echo waiting; wait")
     with Terminal(SCRIPT, *place.words, "--run") as terminal:
@@ -362,7 +371,7 @@ def test_a_signal_ends_the_whole_group(place: Place, number: signal.Signals, sta
         wait_until(lambda: not any(map(is_alive, children)))
 
 
-def test_a_second_signal_kills(place: Place) -> None:
+def test_second_signal_kills(place: Place) -> None:
     place.script("trap 'echo no' TERM; echo waiting; while :; do sleep 0.05; done")
     with Terminal(SCRIPT, *place.words, "--run") as terminal:
         terminal.read_until("waiting")
@@ -392,7 +401,7 @@ def test_ctrl_c_reaches_the_hook_as_term_alone(place: Place) -> None:
     assert err.endswith("interrupted by SIGINT: its process group was ended\n")
 
 
-def test_reader_goes_away(place: Place) -> None:
+def test_run_ends_when_its_reader_does(place: Place) -> None:
     line = '"$@" | head -n 1'
     done = subprocess.run(
         ["/bin/sh", "-c", line, "sh", *PROGRAM, *place.words],
@@ -423,21 +432,21 @@ def test_socket_is_shown(place: Place, listener: socket.socket, capsys: pytest.C
     assert "argv" not in found
     assert "environment" not in found
     assert found["trusted"] is True
-    lines = told(place, capsys).out.splitlines()
+    lines = run(place, capsys).out.splitlines()
     assert lines[1:3] == ["hook         its path is trusted", f"socket       '{listener.getsockname()}'"]
     assert lines[3].startswith('input        {"version": 1, ')
     assert len(lines) == 4
 
 
-def test_socket_that_is_not_there(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_socket_is_shown_with_status_1(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.configure("{socket: session}")
-    done = told(place, capsys)
+    done = run(place, capsys)
     assert done.status == 1
     why = f"{place.directory}/session: No such file or directory"
     assert done.err == f"hook.socket: not trusted, so no session would start: {why}\n"
 
 
-def test_run_of_a_socket(place: Place, listener: socket.socket) -> None:
+def test_run_hands_the_session_over(place: Place, listener: socket.socket) -> None:
     read: list[bytes] = []
 
     def serve() -> None:
@@ -457,7 +466,7 @@ def test_run_of_a_socket(place: Place, listener: socket.socket) -> None:
     assert f"input        {read[0].decode()}" in done.out
 
 
-def test_run_of_a_socket_where_nobody_answers(place: Place, listener: socket.socket) -> None:
+def test_run_of_a_socket_without_an_answer_fails(place: Place, listener: socket.socket) -> None:
     assert listener.fileno() >= 0
     done = dmnotid(*place.words, "--run")
     assert done.status == 1
