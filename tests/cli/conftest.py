@@ -1,4 +1,4 @@
-"""Every test of the command line counts its ids in a directory of its own, whatever the environment of the caller is."""
+"""Every test of the command line has a state directory of its own, and none of the variables of the caller."""
 
 from pathlib import Path
 

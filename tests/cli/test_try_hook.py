@@ -167,7 +167,7 @@ def test_notification_is_signed_with_the_secret_of_the_server(
 
 @pytest.mark.parametrize(("server", "dropped"), [("dm.example.com", True), ("open", False)])
 def test_unsigned_notification_is_noted_if_the_daemon_would_discard_it(
-    place: Place, server: str, dropped: bool, capsys: pytest.CaptureFixture[str]
+    place: Place, server: str, capsys: pytest.CaptureFixture[str], *, dropped: bool
 ) -> None:
     done = run(place, capsys, "--unsigned", "--server", server)
     assert done.status == 0
