@@ -368,7 +368,9 @@ async def test_pause_that_ends_while_the_dispatcher_works_is_not_slept_through(t
             return super().available()
 
     recorder = Recorder(tmp_path, "sys.exit(environment['DMNOTID_ATTEMPT'] == '1')")
-    async with at_work(make_config(tmp_path, recorder.command), SlowLinks(WIRELINE)) as bench:
+    # The pause ends after the search for a session to start, and before the dispatcher sleeps.
+    config = make_config(tmp_path, recorder.command, retry={"first": "80ms", "longest": "80ms"})
+    async with at_work(config, SlowLinks(WIRELINE)) as bench:
         bench.accept(1)
         await bench.end_all()
     assert recorder.names == [(1, 1), (1, 2)]
@@ -586,6 +588,21 @@ async def test_interrupted_session_is_run_again_by_the_next_process(tmp_path: Pa
         bench.accept(2)
         await bench.end_all()
     assert recorder.names == [(session, 1), (session, 2), (session + 1, 1)]
+
+
+async def test_second_abort_leaves_a_hook_its_time_after_term(tmp_path: Path) -> None:
+    ready, term, ended = (tmp_path / name for name in ("ready", "term", "ended"))
+    on_term = f"(open({str(term)!r}, 'w'), time.sleep(0.2), open({str(ended)!r}, 'w'), sys.exit())"
+    behaviour = f"import signal, time; signal.signal(signal.SIGTERM, lambda *_: {on_term}); open({str(ready)!r}, 'w')"
+    recorder = Recorder(tmp_path, f"{behaviour}; time.sleep(60)")
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        bench.accept(1)
+        await eventually(ready.exists)
+        bench.dispatcher.abort()
+        await eventually(term.exists)
+        bench.dispatcher.abort()
+        await eventually(lambda: bench.dispatcher.counters["interrupted"])
+    assert ended.exists()
 
 
 @pytest.mark.parametrize(("beyond", "state"), [(INTERRUPTIONS - 1, "done"), (INTERRUPTIONS, "failed")])
