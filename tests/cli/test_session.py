@@ -187,7 +187,7 @@ def test_second_signal_leaves_the_command_its_time_to_clean_up(tmp_path: Path, p
 
 
 async def test_time_out_of_the_daemon_ends_the_command(tmp_path: Path, pids: Path, waiting: str) -> None:
-    assert await hand_over(tmp_path / "session", waiting, timeout=1.0) == Outcome(Result.FAILED, "timed out after 1 s")
+    assert await hand_over(tmp_path / "session", waiting, timeout=3.0) == Outcome(Result.FAILED, "timed out after 3 s")
     await eventually(lambda: not any(map(is_alive, pids_of(pids))))
 
 
