@@ -90,6 +90,7 @@ class DecodeError(Discard):
         self.offset = offset
         self.problem = problem
         self.excerpt = octets[offset : offset + EXCERPT_OCTETS]
+        # Whether the excerpt ends before the octets do.
         self._more = len(octets) > offset + EXCERPT_OCTETS
 
     def moved(self, by: int) -> Self:

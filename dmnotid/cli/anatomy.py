@@ -125,6 +125,7 @@ def package_parts(package: bytes, base: int) -> list[Part]:
             return parts
         number += header[0] >> 4
         parts += _option_parts(number, header, package[start:at], base + start)
+    # The decoder refuses these octets; here they have a line of their own.
     if at < len(package):
         parts.append(Part(base + at, package[at:], "trailing octets", "belong to no Option"))
     return parts
@@ -134,6 +135,7 @@ def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Pa
     name = OPTION_NAMES.get(number, f"Option {number}")
     summary = f"Delta {header[0] >> 4}, Length {len(value)}: Option Number {number}"
     option = Part(at - OPTION_HEADER_OCTETS, header, "Option", summary)
+    # A digest of another length is shown as a whole, because its parts are not known.
     if number == OPTION_SHA256_DIGEST and len(value) == SHA256_DIGEST_OCTETS:
         time, digest = value[:TIME_OCTETS], value[TIME_OCTETS:]
         seconds = int.from_bytes(time, "big")

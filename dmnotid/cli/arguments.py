@@ -25,6 +25,7 @@ def parse_number(text: str, lowest: int, highest: int) -> int:
     try:
         number = int(text, 16 if text.lower().startswith("0x") else 10)
     except ValueError:
+        # Below every lower bound, so that the message is the same.
         number = -1
     if not lowest <= number <= highest:
         raise argparse.ArgumentTypeError(f"{text!r}: a number from {lowest} to {highest} is expected")
@@ -43,6 +44,7 @@ def parse_time(text: str) -> float:
     try:
         if text.startswith(("now-", "now+")):
             return time.time() + (-1 if text[3] == "-" else 1) * parse_duration(text[4:])
+        # float() would also accept 1e9, inf and nan.
         if text.replace(".", "", 1).isdecimal():
             return float(text)
         moment = datetime.fromisoformat(text)
@@ -57,6 +59,7 @@ def parse_hex(text: str) -> bytes:
 
     Raises ValueError, not ArgumentTypeError, with the column (from 1) and the character that is not expected.
     """
+    # bytes.fromhex accepts spaces only between octets, and its errors count without them.
     digits = "".join(text.split())
     try:
         return bytes.fromhex(digits)
@@ -74,6 +77,7 @@ def parse_destination(text: str) -> tuple[str, int]:
         host, port = parse_address(text)
     except ValueError:
         host, port = "", 0
+    # Port 0 can be listened on, but is not a destination.
     if not port:
         expected = f"HOST[:PORT] or [ADDRESS]:PORT is expected, with a port from 1 to {MAX_PORT}"
         raise argparse.ArgumentTypeError(f"{text!r}: {expected}")

@@ -34,6 +34,7 @@ class Order:
     def build_package(self, notification_id: int) -> bytes:
         """Return the package alone. Raises ValueError for a value that does not fit its field."""
         sent_at = int(time.time() if self.sent_at is None else self.sent_at)
+        # The Option carries the time, so an unsigned package has none.
         package = encode_notification(
             notification_id,
             server_id=self.server_id,

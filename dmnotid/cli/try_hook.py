@@ -92,6 +92,7 @@ def main(arguments: argparse.Namespace) -> int:
         for line in describe(config.hook, start, distrust):
             print(line)
     if arguments.run:
+        # The log of the run is written past this buffer.
         sys.stdout.flush()
         return _run(config, start)
     if distrust is not None:
@@ -117,6 +118,7 @@ def make_up(config: Config, server: Server, arguments: argparse.Namespace) -> Se
     except ValueError as error:
         raise DmnotidError(f"dmnotid test-hook: {error}") from error
     now = time.time()
+    # A discard is only noted: the hook can be tried before a server has a secret.
     try:
         verify(notification, server, SOURCE, Clock(now), config.freshness)
     except Discard as discard:

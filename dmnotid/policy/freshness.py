@@ -31,6 +31,7 @@ def judge_clock(now: float, newest: int | None, max_skew: float, *, released_at:
     It is believed unless it is before the program's release or more than `max_skew` seconds before the newest
     authenticated time: a device without a battery-backed clock starts in 1970.
     """
+    # Within `max_skew` the clocks of servers differ without any of them being wrong.
     behind_newest = newest is not None and now < newest - max_skew
     return Clock(now, now >= released_at and not behind_newest, newest)
 
@@ -41,6 +42,7 @@ def check_age(sent_at: int, clock: Clock, freshness: Freshness) -> None:
     # An unbelieved clock without any authenticated time to replace it leaves nothing to measure from.
     if reference is None:
         return
+    # Negative if the signed time is ahead of the reference.
     age = reference - sent_at
     if age > freshness.max_age:
         raise Stale(age, freshness.max_age, None if clock.believed else reference)

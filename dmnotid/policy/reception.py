@@ -58,6 +58,7 @@ def receive_push(
     """Take a Push PDU through every pure check. Raises the Discard of the first that fails."""
     push = decode_push(datagram.payload, max_header_octets=rules.max_header_octets)
     check_route(push.header)
+    # Recorded after the route: the body of a push for another application is not a package.
     if progress is not None:
         progress.body_offset = push.body_offset
     return receive_package(push.body, datagram.source, rules, clock, progress)
@@ -77,6 +78,7 @@ def receive_package(
         server = rules.servers.find(notification, source)
         return verify(notification, server, source, clock, rules.freshness)
     except Discard as discard:
+        # Claims, not facts: they let an operator find the notification in the logs of the server.
         discard.server_id = notification.server_id
         discard.notification_id = notification.notification_id
         raise

@@ -72,6 +72,7 @@ class Servers:
         Raises UnknownServer, SourceNotAllowed, ServerUndiscovered, and DigestMismatch if the secret of no server fits.
         """
         server_id = notification.server_id
+        # The decoder has brought SERVER-ID into NFC.
         if server_id is None:
             return self._find_signer(notification, source) if notification.signed else self._find_unsigned(source)
         server = self._by_id.get(server_id)
@@ -98,6 +99,7 @@ class Servers:
         return found[0]
 
     def _find_unsigned(self, source: Source) -> Server:
+        # Without id and digest only the source is left, and a guess among several servers would be a default server.
         found = [server for server in self if not server.require_digest and server.allows(source)]
         if len(found) != 1:
             raise ServerUndiscovered(len(found), signed=False)

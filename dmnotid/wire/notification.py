@@ -122,8 +122,10 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
     if size < HEADER_OCTETS:
         raise _short_of_header(octets)
     first, notification_id = _HEADER.unpack_from(octets)
+    # VER comes before every other check, because another version has another layout.
     if first >> 12 != VERSION:
         raise _unsupported_version(octets)
+    # OC begins in octet 0 and has its last bit in octet 1.
     option_count = first >> 7 & MAX_OPTIONS
     server_id: str | None = None
     preferred: tuple[ConnectionType, ...] = ()
@@ -145,6 +147,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
                 PACKAGE, "Option Delta", at, "is 0, and each Option Number must be greater than the one before", octets
             )
         number += first >> 4
+        # Length has 12 bits: the low half of this octet and the next octet.
         at = start + ((first & 0x0F) << 8 | octets[at + 1])
         if at > size:
             raise Truncated(
@@ -164,6 +167,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
             elif number == OPTION_REQ_MO_CV:
                 cached = _cached_mos(value)
             else:
+                # Unknown Options are covered by the digest, and passed on to the hook.
                 unknown += ((number, value),)
         except (ValueError, error) as problem:
             raise _malformed(number, start, at, problem, octets) from None
@@ -229,6 +233,7 @@ def _preferred_connections(value: bytes) -> tuple[tuple[ConnectionType, ...], tu
             skipped.append(octet)
         elif CONNECTION_TYPES[octet] not in preferred:
             preferred.append(CONNECTION_TYPES[octet])
+        # 0 accepts every connection, so the preferences after it have no effect.
         if not octet:
             break
     return tuple(preferred), tuple(skipped)

@@ -32,6 +32,8 @@ SHORT_INTEGER = 0x80
 FieldValue = int | str | bytes
 """A field value: a short-integer, text, or the octets after a length."""
 
+# C0, DEL and C1 controls, the line and paragraph separators, and the BOM. A SERVER-ID is shown in logs and passed to
+# the hook, where these would break lines or be invisible.
 _UNFIT_FOR_SERVER_ID = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF)))
 
 
@@ -47,6 +49,7 @@ def read_uintvar(octets: bytes, at: int, field: str) -> tuple[int, int]:
         if position >= len(octets):
             raise Truncated(PUSH_PDU, field, at, "the uintvar has no last octet", octets)
         octet = octets[position]
+        # Five octets hold 35 bits, so the sum is bounded here and compared with 32 bits at the end.
         value = value << 7 | octet & 0x7F
         if octet < SHORT_INTEGER:
             if value > MAX_UINTVAR:
@@ -164,6 +167,7 @@ def normal_server_id(text: str) -> str:
         unfit = next(it for it in text if it in _UNFIT_FOR_SERVER_ID)
         message = f"holds U+{ord(unfit):04X}, which no SERVER-ID may hold"
         raise ValueError(message)
+    # ASCII is in NFC already, and most SERVER-IDs are ASCII.
     if text.isascii():
         return text
     if len(text) > MAX_UNICODE:

@@ -118,6 +118,7 @@ def decode_push(datagram: bytes, *, max_header_octets: int = DEFAULT_MAX_HEADER_
     if body_offset - start > max_header_octets:
         raise PushHeaderTooLong(body_offset - start, max_header_octets)
     try:
+        # The headers are cut out once, so that no field can read past the border.
         header = decode_header_block(datagram[start:body_offset])
     except DecodeError as error:
         raise error.moved(start) from None
@@ -131,6 +132,7 @@ def header_border(datagram: bytes) -> tuple[int, int]:
         raise Truncated(PUSH_PDU, "HeadersLen", len(datagram), "the datagram ends before it", datagram)
     if datagram[1] != TYPE_PUSH:
         _refuse_type(datagram)
+    # Nearly every HeadersLen is one octet, which needs no call.
     length = datagram[2]
     start = 3
     if length >= SHORT_INTEGER:
@@ -147,6 +149,7 @@ def _refuse_type(datagram: bytes) -> None:
         raise NotAPush(datagram[1])
 
 
+# An exception is not cached, so each error gets the offset of its own datagram.
 @lru_cache(REMEMBERED_BLOCKS)
 def decode_header_block(block: bytes) -> PushHeader:
     """Decode the octets that HeadersLen counts; DecodeErrors count their offset from the block's start."""
@@ -165,6 +168,7 @@ def decode_content_type(block: bytes) -> tuple[int | str, int]:
         return first & 0x7F, 1
     if first > LENGTH_QUOTE:
         return read_text(block, 0, "Content-Type")
+    # The media type is cut out as well: it may not be read beyond the value-length.
     start, end = read_length(block, 0, "Content-Type")
     try:
         media, _ = read_value(block[start:end], 0, "Content-Type")
