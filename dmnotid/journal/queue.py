@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from dmnotid.errors import Discard, JournalDamaged, JournalError, QueueFull
@@ -82,8 +81,8 @@ class Journal:
         self._open: dict[int, SessionRequest] = {}
         # Requests of the transaction that `commit` will end.
         self._admitted: dict[int, SessionRequest] = {}
-        # Newest authenticated time in POSIX seconds, with and without the open transaction.
-        self._newest: int | None = None
+        # Newest time that a server has signed, in POSIX seconds, with and without the open transaction.
+        self.newest_authenticated: int | None = None
         self._durable_newest: int | None = None
         # Decides which rows make a notification a duplicate.
         self._duplicates = Duplicates(remember)
@@ -93,9 +92,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def configure(self, *, limits: Limits, remember: float, longest_pause: float) -> None:
@@ -104,30 +101,27 @@ class Journal:
         self._longest_pause = longest_pause
         self._duplicates.remember = remember
 
-    @property
-    def newest_authenticated(self) -> int | None:
-        """The newest time (POSIX seconds) that a signed notification in the journal has."""
-        return self._newest
-
     def admit(self, verified: VerifiedNotification) -> SessionRequest:
         """Remember a notification and queue its session, in the transaction that `commit` makes durable.
 
         Raises Duplicate or QueueFull, and then remembers nothing of it. After JournalError, nothing that was admitted
         since the last commit is accepted.
         """
-        self._duplicates.refuse_cached(verified, self._newest)
+        self._duplicates.refuse_cached(verified, self.newest_authenticated)
         with self._errors("write"):
             database = self._file.ensure()
             self._duplicates.correct_arrivals(database, verified)
-            forgotten = self._duplicates.find_forgotten(database, verified, self._newest)
-            self._refuse_overflow(database, verified)
+            forgotten = self._duplicates.find_forgotten(database, verified, self.newest_authenticated)
+            # Most queues are short: if all servers together have fewer, no count is needed.
+            if len(self._open) + len(self._admitted) >= self._limits.max_pending:
+                _refuse_overflow(database, verified, self._limits.max_pending)
             if not database.in_transaction:
                 database.execute("BEGIN IMMEDIATE")
-            self._duplicates.prune(database, verified, self._newest)
+            self._duplicates.prune(database, verified, self.newest_authenticated)
             request = self._insert(database, verified, INSERT if forgotten is None else REPLACE)
         sent_at = verified.notification.sent_at
         if sent_at is not None:
-            self._newest = max(sent_at, self._newest or 0)
+            self.newest_authenticated = max(sent_at, self.newest_authenticated or 0)
         return request
 
     def commit(self) -> None:
@@ -138,11 +132,11 @@ class Journal:
                 database.execute("COMMIT")
         self._open.update(self._admitted)
         self._admitted.clear()
-        self._durable_newest = self._newest
+        self._durable_newest = self.newest_authenticated
 
     def rollback(self) -> None:
         """Forget everything admitted since the last commit."""
-        self._newest = self._durable_newest
+        self.newest_authenticated = self._durable_newest
         self._admitted.clear()
         self._duplicates.reset()
         self._file.rollback()
@@ -185,7 +179,7 @@ class Journal:
     def last_starts(self, interval: float) -> dict[str, float]:
         """Return the start (monotonic) of each server's last try, if it is less than `interval` seconds ago."""
         now, monotonic = time.time(), time.monotonic()
-        if judge_clock(now, self._newest, 0).believed:
+        if judge_clock(now, self.newest_authenticated, 0).believed:
             # A clock that was ahead has written starts that would seem recent until that time.
             self._write(_DATE_STARTS, [{"now": now}])
         with self._errors("read"):
@@ -256,7 +250,7 @@ class Journal:
                 database.execute(_SET_ASIDE, (time.time(), row.session))
         newest = read_newest(database)
         # A file that was made new has lost the times of closed sessions.
-        self._newest = self._durable_newest = max(newest or 0, self._durable_newest or 0) or None
+        self.newest_authenticated = self._durable_newest = max(newest or 0, self._durable_newest or 0) or None
 
     def _insert(self, database: sqlite3.Connection, verified: VerifiedNotification, statement: str) -> SessionRequest:
         notification, server_id, source = verified.notification, verified.server_id, str(verified.source)
@@ -270,14 +264,11 @@ class Journal:
         self._admitted[session] = request
         return request
 
-    def _refuse_overflow(self, database: sqlite3.Connection, verified: VerifiedNotification) -> None:
-        """Raise QueueFull if the server has `sessions.max_pending` sessions."""
-        server_id, most = verified.server_id, self._limits.max_pending
-        # Most queues are short: if all servers together have fewer, no count is needed.
-        if len(self._open) + len(self._admitted) < most:
-            return
-        (count,) = database.execute(_COUNT, (server_id,)).fetchone()
-        if count >= most:
-            full = QueueFull(server_id, count, most)
-            full.server_id, full.notification_id = server_id, verified.notification.notification_id
-            raise full
+
+def _refuse_overflow(database: sqlite3.Connection, verified: VerifiedNotification, most: int) -> None:
+    """Raise QueueFull if the server has `most` sessions."""
+    (count,) = database.execute(_COUNT, (verified.server_id,)).fetchone()
+    if count >= most:
+        full = QueueFull(verified.server_id, count, most)
+        full.server_id, full.notification_id = verified.server_id, verified.notification.notification_id
+        raise full
