@@ -27,6 +27,7 @@ from dmnotid.cli.arguments import (
 from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.config.loading import load_config
+from dmnotid.config.secrets import without_line_break
 from dmnotid.errors import DmnotidError, UsageError, show_time
 from dmnotid.policy.addresses import show_address
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME
@@ -158,7 +159,7 @@ def _read_secret(file: Path) -> bytes:
         octets = file.read_bytes()
     except OSError as error:
         raise DmnotidError(f"dmnotid send: --secret-file {file}: {error.strerror}") from error
-    secret = octets.removesuffix(b"\n").removesuffix(b"\r") if octets.endswith(b"\n") else octets
+    secret = without_line_break(octets)
     if not secret:
         raise DmnotidError(f"dmnotid send: --secret-file {file}: is empty")
     return secret
