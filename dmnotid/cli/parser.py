@@ -32,7 +32,9 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dmnotid {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
+    # A parser for each command takes longer than the import of some; help and errors alone need them all.
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+        summary = COMMANDS[name]
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         # A device that decodes a datagram should not pay for the import of the daemon.
         if name in words:

@@ -153,17 +153,14 @@ async def test_junk_filter_is_applied(tmp_path: Path, logged: LogLines) -> None:
     assert daemon.counters["junk"] + daemon.counters["lost"] == 2
 
 
-async def test_session_of_a_datagram_drained_at_the_reload_starts_by_the_new_rules(
-    tmp_path: Path, logged: LogLines
-) -> None:
-    """Its server is no longer configured, so the session is held."""
+async def test_session_of_a_server_that_a_reload_removes_is_held(tmp_path: Path, logged: LogLines) -> None:
+    """Its datagram arrives while the new configuration is read."""
     recorder = Recorder(tmp_path)
     async with at_work(write_config(tmp_path, recorder.command)) as (daemon, _):
         endpoint = only(daemon)
         servers = [{"id": OPEN_ID, "require_digest": False}]
         write_config(tmp_path, recorder.command, servers=servers, listen=["127.0.0.2:0"])
         daemon.reload()
-        # Sent in the same turn of the loop, the datagram is read before the reload or by it.
         send(endpoint, push(1, preferred=NOWHERE))
         await eventually(lambda: ends(logged))
         await eventually(lambda: logged.of("sessions held") or logged.of("sessions held"))
