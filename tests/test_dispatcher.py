@@ -14,10 +14,11 @@ import pytest
 
 from dmnotid import dispatcher as dispatcher_module
 from dmnotid.config.values import Config, ConnectionsConfig
-from dmnotid.dispatcher import ENDS_AT_ONCE, INTERRUPTIONS, Dispatcher
+from dmnotid.dispatcher import INTERRUPTIONS, Dispatcher
 from dmnotid.journal.queue import Journal
 from dmnotid.links.monitor import Links
 from dmnotid.policy.sessions import Connection
+from dmnotid.tracking import ENDS_AT_ONCE
 from dmnotid.wire.notification import ConnectionType
 from tests.support import (
     NOWHERE,
