@@ -264,15 +264,22 @@ class SecretNotProvisioned(Refusal):
 
 @dataclass(eq=False)
 class DigestMismatch(Refusal):
-    """SHA256-DIGEST does not fit the secret of `server` or, if that is None, none of the `tried` secrets."""
+    """SHA256-DIGEST does not fit the secret of `server` or, if that is None, none of the `tried` secrets.
+
+    If `former_until` (POSIX seconds) is given, it fits the former secret, which was accepted until then.
+    """
 
     reason = "digest-mismatch"
     server: str | None = None
     tried: int = 1
+    former_until: float | None = None
 
     def __str__(self) -> str:
         if self.server is None:
             return f"SERVER-ID is absent, and the digest fits none of {self.tried} secrets"
+        if self.former_until is not None:
+            ended = f"which has not been accepted since {show_time(self.former_until)}"
+            return f"the digest was made with the former secret of {self.server!r}, {ended}"
         return f"the digest was not made with the secret of {self.server!r} over these octets"
 
 

@@ -10,7 +10,7 @@ A batch of datagrams shares one transaction:
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from dmnotid import RELEASED_AT
 from dmnotid.errors import (
@@ -32,6 +32,7 @@ from dmnotid.errors import (
 from dmnotid.host.log import MAX_SHOWN, logger
 from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
+from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import Clock, judge_clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.sessions import SessionRequest
@@ -52,6 +53,14 @@ _SUSPICIOUS: Final = (
 )
 
 Observe = Callable[[Datagram], None]
+
+
+class Admitted(NamedTuple):
+    """A datagram in the open transaction, and the results of its last two stages."""
+
+    datagram: Datagram
+    verified: VerifiedNotification
+    request: SessionRequest
 
 
 class Receiver:
@@ -101,19 +110,19 @@ class Receiver:
 
         No content of a datagram makes it raise: each ends in a log line and a counter.
         """
-        admitted: list[tuple[Datagram, SessionRequest]] = []
+        admitted: list[Admitted] = []
         for datagram in datagrams:
             self.counters["received"] += 1
             try:
                 if self._observe is not None:
                     self._observe(datagram)
-                admitted.append((datagram, self._admit(datagram)))
+                admitted.append(self._admit(datagram))
             except Discard as discard:
                 self.counters[discard.reason] += 1
                 self._discards.note(discard, datagram.source)
             except JournalError as error:
                 # Those admitted before share the transaction that failed.
-                self._roll_back([*(earlier for earlier, _ in admitted), datagram], error)
+                self._roll_back([*(earlier.datagram for earlier in admitted), datagram], error)
                 admitted.clear()
             except Exception:  # noqa: BLE001 - a bug in handling one datagram must not stop the service of the next one
                 self.counters["bugs"] += 1
@@ -133,7 +142,7 @@ class Receiver:
             logger.warning("datagrams lost", listen=listen, count=dropped.lost, problem="the receive buffer was full")
         self._on_change()
 
-    def _admit(self, datagram: Datagram) -> SessionRequest:
+    def _admit(self, datagram: Datagram) -> Admitted:
         newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
         clock = judge_clock(datagram.received_at, newest, skew)
         doubt = _doubt(clock)
@@ -141,20 +150,21 @@ class Receiver:
         if doubt != self._doubt:
             self._doubt = doubt
             _log_clock(clock, doubt)
-        return self._journal.admit(receive_push(datagram, self._rules, clock))
+        verified = receive_push(datagram, self._rules, clock)
+        return Admitted(datagram, verified, self._journal.admit(verified))
 
-    def _commit(self, admitted: Sequence[tuple[Datagram, SessionRequest]]) -> None:
+    def _commit(self, admitted: Sequence[Admitted]) -> None:
         try:
             self._journal.commit()
         except JournalError as error:
-            self._roll_back([datagram for datagram, _ in admitted], error)
+            self._roll_back([it.datagram for it in admitted], error)
             return
         # Logged before the dispatcher may log the start of the session.
-        for datagram, request in admitted:
+        for it in admitted:
             self.counters["accepted"] += 1
-            _log_accepted(datagram, request)
+            _log_accepted(it)
         if admitted:
-            self._on_accepted([request for _, request in admitted])
+            self._on_accepted([it.request for it in admitted])
 
     def _roll_back(self, datagrams: Sequence[Datagram], error: JournalError) -> None:
         """Roll back a transaction that failed: its notifications are not remembered, so repeats are accepted later."""
@@ -238,10 +248,14 @@ def _log_clock(clock: Clock, doubt: str) -> None:
     logger.warning("clock not believed", problem=f"the clock shows {show_time(clock.now)}, which is {reason}")
 
 
-def _log_accepted(datagram: Datagram, request: SessionRequest) -> None:
+def _log_accepted(admitted: Admitted) -> None:
+    datagram, verified, request = admitted
     notification = request.notification
     skipped = notification.skipped_connections
-    facts = {"skipped_connection_types": list(skipped)} if skipped else {}
+    facts: dict[str, object] = {"skipped_connection_types": list(skipped)} if skipped else {}
+    # The operator learns from this line whether the server still uses the secret that is to go.
+    if verified.secret == "former":
+        facts["secret"] = verified.secret
     logger.info(
         "notification accepted",
         session=request.session,

@@ -130,6 +130,10 @@ def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
         ),
         (SecretNotProvisioned("a"), "the notification is signed, and no secret is provisioned for 'a'"),
         (DigestMismatch("a"), "the digest was not made with the secret of 'a' over these octets"),
+        (
+            DigestMismatch("a", former_until=1_767_225_600),
+            "the digest was made with the former secret of 'a', which has not been accepted since 2026-01-01T00:00:00Z",
+        ),
         (DigestMismatch(tried=3), "SERVER-ID is absent, and the digest fits none of 3 secrets"),
         (DigestMissing("a"), "SHA256-DIGEST is absent, and 'a' must sign"),
         (Stale(86_401.4, 86_400), "signed 86401 s before the device's clock, at most 86400 s are accepted"),

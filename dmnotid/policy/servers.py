@@ -22,13 +22,21 @@ MAX_TRIED_OCTETS: Final = 1_024
 class Server:
     """A configured DM server.
 
-    `secret` is None if none is provisioned. `sources` are the networks that it may send from; empty for any.
+    `secret` is None if none is provisioned. While the server changes it, `former_secret` is accepted too: until
+    `former_until` (POSIX seconds), or without an end. `sources` are the networks that it may send from; empty for any.
     """
 
     id: str
     secret: bytes | None = field(default=None, repr=False)
     require_digest: bool = True
     sources: tuple[Network, ...] = ()
+    former_secret: bytes | None = field(default=None, repr=False)
+    former_until: float | None = None
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """Every secret of the server, the current one first."""
+        return tuple(secret for secret in (self.secret, self.former_secret) if secret is not None)
 
     def allows(self, source: Source) -> bool:
         """Return whether the server may send from that address."""
@@ -51,8 +59,8 @@ class Servers:
                 message = f"SERVER-ID {identity!r} is configured twice"
                 raise ValueError(message)
             self._by_id[identity] = server
-        # The servers with a secret, each beside it.
-        self._secrets = [(server, server.secret) for server in self if server.secret is not None]
+        # The servers with a secret.
+        self._signers = [server for server in self if server.secrets]
 
     def __iter__(self) -> Iterator[Server]:
         """Iterate in the order of the configuration."""
@@ -84,16 +92,18 @@ class Servers:
 
     def _find_signer(self, notification: Notification, source: Source) -> Server:
         # Anyone can send such notifications, so the work for one is bounded before any of it is done.
-        secrets, octets = len(self._secrets), len(notification.octets)
-        if secrets > MAX_TRIED_SECRETS or octets > MAX_TRIED_OCTETS:
-            raise ServerUndiscovered(secrets, signed=True, untried_octets=octets)
-        allowed = [(server, secret) for server, secret in self._secrets if server.allows(source)]
-        if secrets and not allowed:
+        signers, octets = len(self._signers), len(notification.octets)
+        if signers > MAX_TRIED_SECRETS or octets > MAX_TRIED_OCTETS:
+            raise ServerUndiscovered(signers, signed=True, untried_octets=octets)
+        allowed = [server for server in self._signers if server.allows(source)]
+        if signers and not allowed:
             raise SourceNotAllowed(source.address)
         # Every secret is tried, so that the time taken does not reveal which one fits.
-        found = [server for server, secret in allowed if is_signed_with(notification, secret)]
+        fits = [(server, is_signed_with(notification, secret)) for server in allowed for secret in server.secrets]
+        # Two secrets of one server differ, so none is found twice.
+        found = [server for server, fit in fits if fit]
         if not found:
-            raise DigestMismatch(tried=len(allowed))
+            raise DigestMismatch(tried=len(fits))
         if len(found) > 1:
             raise ServerUndiscovered(len(found), signed=True)
         return found[0]

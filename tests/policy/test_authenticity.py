@@ -1,8 +1,10 @@
 """Verification of digest and age, in this order (5.3.5)."""
 
+from dataclasses import replace
+
 import pytest
 
-from dmnotid.errors import Discard
+from dmnotid.errors import DigestMismatch, Discard
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification, verify
 from dmnotid.policy.digest import sign
@@ -40,7 +42,7 @@ def test_signed_notification_is_verified(clock: Clock) -> None:
     """5.3.5: the only way to a VerifiedNotification."""
     notification = signed()
     assert verify(notification, SERVER, SOURCE, clock, FRESHNESS) == VerifiedNotification(
-        notification, "dm.example", SOURCE, clock.now, clock_believed=clock.believed
+        notification, "dm.example", SOURCE, clock.now, clock_believed=clock.believed, secret="current"
     )
 
 
@@ -68,6 +70,51 @@ def test_digest_is_checked_even_if_none_is_required(
 ) -> None:
     """5.3.5."""
     assert reason(notification, Server("dm.example", secret, require_digest=require_digest)) == answer
+
+
+FORMER = b"eight gulls over the quay"
+CHANGING = Server("dm.example", SECRET, former_secret=FORMER, former_until=NOW + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("server", "clock", "secret", "answer"),
+    [
+        (CHANGING, CLOCK, SECRET, "current"),
+        (CHANGING, CLOCK, FORMER, "former"),
+        (CHANGING, Clock(NOW + 0.999), FORMER, "former"),
+        (CHANGING, Clock(NOW + 1.0), FORMER, "digest-mismatch"),
+        (CHANGING, Clock(NOW + 1.0), SECRET, "current"),
+        # A clock that is not believed ends nothing.
+        (CHANGING, Clock(NOW + 1.0, believed=False), FORMER, "former"),
+        (replace(CHANGING, former_until=None), Clock(NOW + 1.0), FORMER, "former"),
+        # The current one may be missing where it could not be read.
+        (replace(CHANGING, secret=None), CLOCK, FORMER, "former"),
+        (replace(CHANGING, secret=None), CLOCK, SECRET, "digest-mismatch"),
+        (CHANGING, CLOCK, b"another", "digest-mismatch"),
+    ],
+)
+def test_notification_is_verified_with_either_secret_while_a_server_changes_them(
+    server: Server, clock: Clock, secret: bytes, answer: str
+) -> None:
+    """5.3.5."""
+    try:
+        found = verify(signed(secret=secret), server, SOURCE, clock, FRESHNESS).secret
+    except Discard as discard:
+        assert discard.reason == answer
+    else:
+        assert found == answer
+
+
+def test_unsigned_notification_has_no_secret() -> None:
+    server = replace(CHANGING, require_digest=False)
+    assert verify(UNSIGNED, server, SOURCE, CLOCK, FRESHNESS).secret is None
+
+
+def test_discard_names_the_former_secret_after_its_end() -> None:
+    with pytest.raises(DigestMismatch) as caught:
+        verify(signed(secret=FORMER), CHANGING, SOURCE, Clock(NOW + 1.0), FRESHNESS)
+    assert caught.value.former_until == CHANGING.former_until
+    assert "former secret of 'dm.example'" in str(caught.value)
 
 
 @pytest.mark.parametrize("server", [SERVER, Server("dm.example")])

@@ -41,14 +41,18 @@ def test_push_is_received_and_verified() -> None:
     """4, 5, 6: from the datagram to the verified notification; the clock is the argument."""
     body = package()
     verified = receive_push(Datagram(encode_push(body), NEAR, 5.0), RULES, CLOCK)
-    assert verified == VerifiedNotification(decode_notification(body), "dm", NEAR, NOW, clock_believed=True)
+    assert verified == VerifiedNotification(
+        decode_notification(body), "dm", NEAR, NOW, clock_believed=True, secret="current"
+    )
 
 
 def test_bare_package_is_received_and_verified() -> None:
     """4, 6.2: a package of another bearer takes the same way from here on."""
     body = package()
     verified = receive_package(body, NEAR, RULES, CLOCK)
-    assert verified == VerifiedNotification(decode_notification(body), "dm", NEAR, NOW, clock_believed=True)
+    assert verified == VerifiedNotification(
+        decode_notification(body), "dm", NEAR, NOW, clock_believed=True, secret="current"
+    )
 
 
 def test_rules_have_defaults() -> None:

@@ -48,7 +48,7 @@ def find_untried(servers: Servers, source: Source, notification: Notification, m
 
 def test_secret_is_not_in_the_repr() -> None:
     """A repr ends up in logs."""
-    assert "rope" not in repr(Server("a", b"rope"))
+    assert "rope" not in repr(Server("a", b"rope", former_secret=b"old rope"))
 
 
 def test_server_must_sign_and_may_send_from_anywhere_by_default() -> None:
@@ -169,6 +169,19 @@ def test_signed_notification_without_server_id_is_from_the_server_whose_secret_f
 ) -> None:
     """5.3.5: the one server, among those that may send from there."""
     assert find(Servers(THREE), source, anonymous(secret)) == answer
+
+
+@pytest.mark.parametrize(
+    ("secret", "answer"), [(b"1", "a"), (b"2", "a"), (b"3", "b"), (b"4", "only former"), (b"5", "digest-mismatch")]
+)
+def test_signed_notification_without_server_id_is_tried_with_former_secrets_too(secret: bytes, answer: str) -> None:
+    """5.3.5: an end of the former secret is for `verify`, which has the clock."""
+    servers = [
+        Server("a", b"1", former_secret=b"2", former_until=0.0),
+        Server("b", b"3"),
+        Server("only former", former_secret=b"4"),
+    ]
+    assert find(Servers(servers), NEAR, anonymous(secret)) == answer
 
 
 def test_every_secret_is_tried_after_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
