@@ -530,7 +530,7 @@ class Recorded(NamedTuple):
 RUNS: Final = ((0.9, signal.SIGTERM), (0.05, signal.SIGKILL), (0.05, signal.SIGTERM))
 """Three daemons one after the other: the share of the notifications that each gets, and how it ends.
 
-The first one fills SQLite's log (1000 pages, between two and three for a notification), the second one is killed at rest.
+The first one fills SQLite's log (1000 pages, two to three for a notification), the second one is killed at rest.
 """
 
 

@@ -1,4 +1,4 @@
-"""Machines for the tests: a root with Debian alone, one with dmnotid's package on it, and what is booted from them."""
+"""Machines for the tests: a root with Debian alone, one with dmnotid's package, and machines booted from them."""
 
 import os
 import shutil
@@ -18,14 +18,14 @@ from tests.system.device import Device
 from tests.system.machine import Machine, make_root, why_not
 
 OWN_ROOT: Final = "DMNOTID_TEST_ROOT"
-"""A directory that is used as the root, and made where it isn't there: it stays, and saves half a minute."""
+"""Environment variable: a directory for the root, made if it is missing and kept, which saves half a minute."""
 
 OWN_PACKAGE: Final = "DMNOTID_TEST_DEB"
-"""A package that is tested instead of one that is built."""
+"""Environment variable: a package that is tested instead of one that is built."""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    """Take a termination for an interrupt: all that was begun is then cleared away."""
+    """Turn a termination into an interrupt, so that fixtures clean up."""
     raise KeyboardInterrupt(number)
 
 
@@ -86,7 +86,7 @@ def device_root(base_root: Path, package: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What dmnotid depends on, and what its wheel is built with, for Debian's Python; the machine has no network."""
+    """Wheels of all that dmnotid needs to be built and run, as the machine has no network."""
     directory = tmp_path_factory.mktemp("packages") / "wheels"
     needed = ["PyYAML>=6.0", "structlog>=22.3", "uvloop>=0.17", "setuptools>=61", "wheel"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
@@ -103,12 +103,19 @@ def bare_machine(base_root: Path) -> Iterator[Machine]:
         yield machine
 
 
-@pytest.fixture
-def device(device_root: Path) -> Iterator[Device]:
-    """A booted machine with dmnotid's package, which is configured, and neither enabled nor started."""
+@pytest.fixture(scope="module")
+def device_machine(device_root: Path) -> Iterator[Machine]:
+    """A booted machine with dmnotid's package, one for all tests of a file."""
     with Machine(device_root) as machine:
-        device = Device(machine)
-        device.configure()
-        yield device
-        # Shown where the test failed.
-        print(machine.attempt("journalctl", "--lines=60", "--output=short-precise").stdout)  # noqa: T201
+        yield machine
+
+
+@pytest.fixture
+def device(device_machine: Machine) -> Iterator[Device]:
+    """dmnotid in that machine, as just installed: configured, and neither enabled nor started."""
+    device = Device(device_machine)
+    device.configure()
+    yield device
+    # pytest shows it if the test failed.
+    print(device_machine.attempt("journalctl", "--lines=60", "--output=short-precise").stdout)  # noqa: T201
+    device.reset()

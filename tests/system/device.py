@@ -30,13 +30,13 @@ echo "$DMNOTID_NOTIFICATION_ID $DMNOTID_ATTEMPT" >>{runs}
 # What a device would fail with once in a blue moon, here at once: os.abort() is a crash with no way round.
 CRASHING: Final = """
 import functools, os, sys
-from dmnotid.cli import main, serving
+from dmnotid.cli import main, run
 
 def observe(datagram):
     if datagram.payload.endswith(b"crash"):
         os.abort()
 
-serving.Daemon = functools.partial(serving.Daemon, observe=observe)
+run.Daemon = functools.partial(run.Daemon, observe=observe)
 sys.exit(main(["run"]))
 """
 CRASH: Final = b"\0\x06\x05crash"
@@ -57,12 +57,32 @@ class Entry(NamedTuple):
     fields: dict[str, Any]
 
 
+_RESET: Final = f"""
+all="dmnotid.socket dmnotid-session.socket dmnotid.service dmnotid-session@*.service"
+systemctl stop --no-block $all
+systemctl kill --signal=KILL dmnotid.service # no hook has a grace
+systemctl stop $all
+rm -rf /etc/systemd/system/dmnotid* /etc/systemd/system/*.wants/dmnotid* {STATE} {STATE}-session /run/trace \
+    /etc/dmnotid /etc/secrets /etc/secret.cred {HOOK} /etc/open /srv/open /home/open
+install --directory /etc/dmnotid
+ip link delete wwan0 2>/dev/null
+systemctl daemon-reload
+systemctl reset-failed
+"""
+"""Removes the changes of a test from the machine."""
+
+
 class Device:
-    """dmnotid in a machine. Nothing is configured, enabled or started."""
+    """dmnotid in a machine. Nothing is configured, enabled or started. `log` has the entries from now on."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.run = machine.run
+        self._begin = time.time()  # earlier entries of the systemd journal belong to another test
+
+    def reset(self) -> None:
+        """Return the machine to the state after the installation."""
+        self.machine.attempt("sh", "-c", _RESET)
 
     def configure(self, **sections: Any) -> None:  # noqa: ANN401
         """Write a configuration (each section replaces the one that is there) and a hook that succeeds."""
@@ -138,7 +158,8 @@ class Device:
     def log(self, *matches: str, unit: str = "dmnotid.service") -> list[Entry]:
         """Entries of the systemd journal about a unit, from its processes and from systemd itself."""
         self.run("journalctl", "--sync")
-        lines = self.run("journalctl", f"--unit={unit}", "--output=json", "--all", *matches).splitlines()
+        since = f"--since=@{self._begin:.6f}"
+        lines = self.run("journalctl", since, f"--unit={unit}", "--output=json", "--all", *matches).splitlines()
         return [_entry(json.loads(line)) for line in lines]
 
     def records(self, event: str) -> list[dict[str, Any]]:

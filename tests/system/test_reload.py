@@ -64,14 +64,16 @@ def test_systemd_is_told_that_a_reload_begins_and_ends(device: Device) -> None:
     device.start()
     device.run("mkdir", "-p", "/run/trace")
     with device.machine.popen(
-        "strace", "--follow-forks", "--trace=sendmsg,openat", "--string-limit=200", "--output=/run/trace/out",
+        "strace", "--follow-forks", "--trace=sendmsg,sendto,openat", "--string-limit=200", "--output=/run/trace/out",
         "--attach", str(device.pid),
     ) as strace:  # fmt: skip
         file = device.machine.path("/run/trace/out")
-        wait_until(lambda: device.status_of(device.pid)["TracerPid"] != "0")
-        device.run("systemctl", "reload", "dmnotid.service")
-        wait_until(lambda: "READY=1" in file.read_text())
-        strace.terminate()
+        try:
+            wait_until(lambda: device.status_of(device.pid)["TracerPid"] != "0")
+            device.run("systemctl", "reload", "dmnotid.service")
+            wait_until(lambda: "READY=1" in file.read_text())
+        finally:
+            strace.terminate()
     told = [
         word
         for line in file.read_text().splitlines()
