@@ -1,7 +1,7 @@
 """The session's way: from its row in the journal through the hook to the end of its row (5.3.4).
 
-`tracking` has the states of a session. Only the loop in `run` starts tries and closes rows. The end of a hook changes the
-state of its session and wakes the loop.
+`tracking` has the states of a session. Only the loop in `run` starts tries and closes rows. The end of a hook
+changes the state of its session and wakes the loop.
 """
 
 import asyncio
@@ -60,6 +60,11 @@ class Dispatcher:
         self._woken = asyncio.Event()
         # Whether no further try may begin.
         self._stopping = False
+        try:
+            # Tries that former processes began count for the turn of a server and for `sessions.min_interval`.
+            self._sessions.last_start = journal.last_starts()
+        except JournalError as error:
+            logger.error("journal unreadable", problem=str(error))
         self.add(journal.pending())
         self.configure(config)
 
@@ -80,13 +85,6 @@ class Dispatcher:
         """
         limits, former = config.sessions, self._config.sessions
         self._config, self._hook = config, Hook(config.hook)
-        if limits.min_interval:
-            try:
-                # Tries that former processes began count too.
-                started = self._journal.last_starts(limits.min_interval)
-                self._sessions.last_start = {**started, **self._sessions.last_start}
-            except JournalError as error:
-                logger.error("journal unreadable", problem=str(error))
         # A shorter `expire_after` leaves a session as much time as the journal gives one after a wrong clock.
         least = time.monotonic() + min(limits.expire_after, LAST_CHANCE)
         self._sessions.add_time(limits.expire_after - former.expire_after, least)

@@ -32,6 +32,7 @@ from tests.support import (
     is_alive,
     make_config,
     verified,
+    write_script,
 )
 
 MOBILE = Connection(ConnectionType.MOBILE, "wwan0")
@@ -143,7 +144,7 @@ async def test_sessions_run_one_at_a_time_in_order_of_arrival(tmp_path: Path) ->
     note = f"open({str(order)!r}, 'a').write"
     recorder.behave(f"import time; {note}(environment['DMNOTID_SESSION']); time.sleep(0.05); {note}(' ended ')")
     async with at_work(make_config(tmp_path, recorder.command)) as bench:
-        for number, server_id in [(9, SERVER_ID), (2, OTHER_ID), (5, SERVER_ID), (1, OPEN_ID)]:
+        for number, server_id in [(9, SERVER_ID), (2, OTHER_ID), (1, OPEN_ID), (5, SERVER_ID)]:
             bench.accept(number, server_id)
         await bench.end_all()
     assert order.read_text() == "1 ended 2 ended 3 ended 4 ended "
@@ -164,6 +165,59 @@ async def test_several_sessions_run_at_once_but_never_two_for_one_server(tmp_pat
         (tmp_path / "go").touch()
         await bench.end_all()
     assert set(states(config).values()) == {"done"}
+
+
+# The turns of servers
+
+
+def started(logged: LogLines) -> list[int]:
+    """Return the session of each try, in the order of their starts."""
+    return sessions(logged.of("session started"))
+
+
+async def test_server_with_many_sessions_holds_up_another_by_one_run(tmp_path: Path, logged: LogLines) -> None:
+    """5.3.4."""
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    async with at_work(make_config(tmp_path, recorder.command)) as bench:
+        first, *others = [bench.accept(number) for number in range(16)]
+        await eventually(lambda: recorder.names)
+        late = bench.accept(1, OTHER_ID)
+        (tmp_path / "go").touch()
+        await bench.end_all()
+    assert started(logged) == [first, late, *others]
+
+
+async def test_server_whose_hook_times_out_holds_up_another_by_one_run_each_time(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    """5.3.4: whether its sessions are new or tried again."""
+    hook = write_script(tmp_path / "hook", f'[ "$DMNOTID_SERVER_ID" != {SERVER_ID} ] || exec sleep 60')
+    retry = {"first": "1ms", "longest": "1ms", "attempts": 2}
+    config = make_config(tmp_path, [str(hook)], hook={"timeout": "300ms"}, retry=retry)
+    async with at_work(config) as bench:
+        for number in range(3):
+            bench.accept(number)
+        others = [bench.accept(number, OTHER_ID) for number in range(6)]
+        await bench.end_all()
+    assert [line["outcome"][:9] for line in logged.of("session failed")] == ["timed out"] * 3
+    order = started(logged)
+    turns = [order.index(session) for session in others]
+    assert turns[0] <= 1
+    assert max(later - earlier for earlier, later in pairwise(turns)) <= 2
+
+
+async def test_turns_of_servers_survive_a_restart(tmp_path: Path, logged: LogLines) -> None:
+    """5.3.4: the server whose last try began longest ago comes first, without `min_interval` too."""
+    config, links = make_config(tmp_path), MadeUpLinks()
+    async with at_work(config) as bench:
+        former = [bench.accept(1, OTHER_ID), bench.accept(1)]
+        await bench.end_all()
+    async with at_work(config, links) as bench:
+        second, first, never = bench.accept(2), bench.accept(2, OTHER_ID), bench.accept(2, OPEN_ID)
+        links.connections = [WIRELINE]
+        bench.dispatcher.wake()
+        await bench.end_all()
+    assert started(logged) == [*former, never, first, second]
 
 
 # Connections

@@ -55,8 +55,7 @@ _SET_ASIDE: Final = f"UPDATE session SET state = '{UNREADABLE}', closed_at = ? W
 _COUNT: Final = "SELECT count(*) FROM session WHERE state = 'pending' AND server_id = ?"
 _DATE_STARTS: Final = "UPDATE session SET started_at = :now WHERE typeof(started_at) = 'real' AND started_at > :now"
 _LAST_STARTS: Final = """
-SELECT server_id, max(started_at) FROM session
-WHERE typeof(started_at) = 'real' AND started_at > ? GROUP BY server_id
+SELECT server_id, max(started_at) FROM session WHERE typeof(started_at) = 'real' GROUP BY server_id
 """
 
 _Values = tuple[object, ...] | Mapping[str, object]
@@ -176,14 +175,14 @@ class Journal:
                 yield row
                 last = row.session
 
-    def last_starts(self, interval: float) -> dict[str, float]:
-        """Return the start (monotonic) of each server's last try, if it is less than `interval` seconds ago."""
+    def last_starts(self) -> dict[str, float]:
+        """Return the start (monotonic) of each server's last try, as far as its row is kept."""
         now, monotonic = time.time(), time.monotonic()
         if judge_clock(now, self.newest_authenticated, 0).believed:
             # A clock that was ahead has written starts that would seem recent until that time.
             self._write(_DATE_STARTS, [{"now": now}])
         with self._errors("read"):
-            rows = self._file.ensure().execute(_LAST_STARTS, (now - interval,)).fetchall()
+            rows = self._file.ensure().execute(_LAST_STARTS).fetchall()
         # If the clock is behind now, a start seems to lie ahead; it counts as one of this moment.
         return {server_id: monotonic - max(now - began, 0) for server_id, began in rows}
 

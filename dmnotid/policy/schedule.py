@@ -33,11 +33,15 @@ def choose_connection(preferred: Sequence[ConnectionType], available: Sequence[C
 
 
 class Schedule:
-    """The requests that are queued or resting between two tries, in the order of their turn.
+    """The requests that are queued or resting between two tries, in the order of their turn (5.3.4).
+
+    Of the servers that have a request that can start, the one whose last try began longest ago comes first. So no
+    server holds up another by more than one run. Within a server, first come, first served.
 
     The cost of `next_start` and `next_change` grows with the number of servers, not with the number of requests.
 
-    `servers` is the same in both: the servers that may get a session, each with the time from which it may.
+    `servers` is the same in both: the servers that may get a session, each with the time from which it may. That is a
+    fixed interval after the start of its last try, and -inf if there was none.
     """
 
     def __init__(self, requests: Iterable[SessionRequest] = ()) -> None:
@@ -72,20 +76,24 @@ class Schedule:
     def next_start(
         self, available: Sequence[Connection], now: float, servers: Mapping[str, float]
     ) -> SessionStart | None:
-        """Return the try to begin now, or None: of the requests that can start, the one whose turn came first."""
-        found: tuple[_Due, Connection] | None = None
+        """Return the try to begin now, or None: of the requests that can start, the one whose turn it is."""
+        found: tuple[tuple[float, _Due], Connection] | None = None
         for (server_id, preferred), first in self._firsts():
-            if (found is not None and found[0] < first) or server_id not in servers:
+            if server_id not in servers:
+                continue
+            turn = servers[server_id], first
+            if found is not None and found[0] < turn:
                 continue
             if max(first[0], servers[server_id]) > now or self._requests[first[1]].expires_at <= now:
                 continue
             connection = choose_connection(preferred, available)
             if connection is not None:
-                found = first, connection
+                found = turn, connection
         if found is None:
             return None
-        request = self._requests[found[0][1]]
-        return SessionStart(request, found[1], request.attempts + 1)
+        ((_, (_, session)), connection) = found
+        request = self._requests[session]
+        return SessionStart(request, connection, request.attempts + 1)
 
     def next_change(self, now: float, servers: Mapping[str, float]) -> float | None:
         """Return when the passing of time alone next lets a session start or expire, or None if it never does."""

@@ -368,11 +368,10 @@ def test_start_written_by_a_clock_that_was_ahead_is_corrected_once(tmp_path: Pat
     sql(tmp_path, "UPDATE session SET started_at = ? WHERE session = 2", time.time() + YEARS)
     with open_journal(tmp_path) as journal:
         before = time.monotonic()
-        assert journal.last_starts(1_000)[SERVER_ID] >= before
+        assert journal.last_starts()[SERVER_ID] >= before
     written = sql(tmp_path, "SELECT started_at FROM session")
     with open_journal(tmp_path) as journal:
-        assert journal.last_starts(1_000)[SERVER_ID] <= time.monotonic()
-        assert journal.last_starts(0) == {}
+        assert journal.last_starts()[SERVER_ID] <= time.monotonic()
     assert sql(tmp_path, "SELECT started_at FROM session") == written
 
 
@@ -383,7 +382,7 @@ def test_clock_that_is_not_believed_corrects_no_start(tmp_path: Path) -> None:
     sql(tmp_path, "UPDATE session SET started_at = ?", began)
     with open_journal(tmp_path) as journal:
         before = time.monotonic()
-        assert before <= journal.last_starts(1_000)[SERVER_ID] <= time.monotonic()
+        assert before <= journal.last_starts()[SERVER_ID] <= time.monotonic()
     assert sql(tmp_path, "SELECT started_at FROM session") == [(began,)]
 
 
@@ -393,7 +392,7 @@ def test_start_that_is_not_a_time_is_ignored(tmp_path: Path, value: object) -> N
         journal.begin(admit(journal, sent_at=time.time()), 1)
     sql(tmp_path, "UPDATE session SET started_at = ?", value)
     with open_journal(tmp_path) as journal:
-        assert journal.last_starts(1_000) == {}
+        assert journal.last_starts() == {}
 
 
 # Rows that can't be read
@@ -550,7 +549,7 @@ def test_every_method_fails_once_the_journal_is_closed(tmp_path: Path) -> None:
         journal.commit,
         journal.probe,
         lambda: list(journal.rows()),
-        lambda: journal.last_starts(1),
+        journal.last_starts,
         lambda: journal.begin(request, 1),
         lambda: journal.postpone(request, 1),
         lambda: journal.close([(request, Closed.DONE)]),

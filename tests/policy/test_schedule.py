@@ -93,6 +93,30 @@ def test_first_request_in_turn_starts() -> None:
     assert started() is None
 
 
+@pytest.mark.parametrize(
+    ("servers", "session"),
+    [
+        ({"a": 5, "b": 3}, 3),
+        ({"a": 3, "b": 5}, 1),
+        ({"a": 5, "b": 5}, 1),
+        ({"a": -inf, "b": 3}, 1),
+        ({"a": 5, "b": -inf}, 3),
+        ({"a": 5, "b": 3, "c": -inf}, 4),
+        ({"a": 5, "b": 11, "c": 12}, 1),
+    ],
+)
+def test_server_whose_last_try_began_longest_ago_comes_first(servers: dict[str, float], session: int) -> None:
+    """5.3.4: one that was never tried comes before all others; within a server, first come, first served."""
+    pending = [request(1, "a"), request(2, "a"), request(3, "b", not_before=9), request(4, "c", not_before=9)]
+    assert started(*pending, servers=servers) == session
+
+
+def test_server_without_a_request_that_can_start_lets_others_have_their_turn() -> None:
+    """5.3.4."""
+    pending = [request(1, "a", MOBILE), request(2, "b", not_before=11), request(3, "c")]
+    assert started(*pending, servers={"a": 1, "b": 2, "c": 3}) == 3
+
+
 def test_request_without_a_connection_does_not_block_others() -> None:
     """5.3.4: nor those of the same server."""
     waits = request(1, "a", MOBILE)
@@ -125,7 +149,7 @@ def test_request_starts_between_its_two_times(not_before: float, expires_at: flo
 def test_server_gets_no_session_before_its_time(not_before: float, free_at: float, session: int) -> None:
     """And it does not block other servers."""
     pending = [request(1, "a", not_before=not_before), request(2, "b", not_before=5)]
-    assert started(*pending, servers={"a": free_at, "b": 0, "c": 1_000}) == session
+    assert started(*pending, servers={"a": free_at, "b": 10, "c": 1_000}) == session
 
 
 @pytest.mark.parametrize(
@@ -238,7 +262,7 @@ def test_schedule_answers_like_a_search_through_all_requests(
     ready = [it for it in alive if max(it.not_before, servers.get(it.server_id, inf)) <= NOW]
     able = [it for it in ready if choose_connection(it.notification.preferred_connections, available)]
     start = schedule.next_start(available, NOW, servers)
-    first = min(able, key=lambda it: (it.not_before, it.session), default=None)
+    first = min(able, key=lambda it: (servers[it.server_id], it.not_before, it.session), default=None)
     assert (None if start is None else start.request) == first
     # Until the next change, time alone changes nothing.
     change = schedule.next_change(NOW, servers)
