@@ -98,7 +98,7 @@ def explain(error: Exception, file: Path, action: str) -> JournalError:
     # Text that can't be encoded comes from the caller, text that can't be decoded from the file.
     code = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorcode", 0)
     if code & 0xFF in _HELD:
-        message = f"{file}: another dmnotid holds this journal; a state directory can have one process at a time"
+        message = f"{file}: another process has it open (another dmnotid, or sqlite3); one at a time can use a journal"
     # An extended code has the plain one in its lowest octet.
     damaged = code in _DAMAGE or code & 0xFF in _DAMAGE
     if code == sqlite3.SQLITE_READONLY:

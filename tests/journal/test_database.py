@@ -1,11 +1,15 @@
 """The database of the journal: its schemas, old and new, and files that can't be opened."""
 
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -191,16 +195,50 @@ def open_error(directory: Path) -> str:
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
     with another_process(tmp_path, "") as process:
-        assert "another dmnotid holds this journal" in open_error(tmp_path)
+        assert "another process has it open" in open_error(tmp_path)
         process.kill()
         process.wait()
         with open_journal(tmp_path) as journal:
             assert journal.pending() == []
 
 
+@pytest.mark.parametrize("program", ["sqlite3", "python"])
+@pytest.mark.parametrize("statement", ["SELECT count(*) FROM session", "DELETE FROM session"], ids=["read", "write"])
+def test_journal_in_an_open_transaction_of_another_program_is_refused_until_that_ends(
+    tmp_path: Path, program: str, statement: str
+) -> None:
+    """As a backup does. The message must not blame a second dmnotid alone."""
+    with open_journal(tmp_path) as journal:
+        admit(journal)
+    command = {"sqlite3": ["sqlite3", "-batch"], "python": [sys.executable, "-uc", READER]}[program]
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"needs {command[0]}")
+    with subprocess.Popen([*command, tmp_path / FILE_NAME], stdin=PIPE, stdout=PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        reader.stdin.write(f"BEGIN; {statement}; SELECT 'begun';\n")
+        reader.stdin.flush()
+        while "begun" not in (line := reader.stdout.readline()):
+            assert line
+        assert "another process has it open (another dmnotid, or sqlite3)" in open_error(tmp_path)
+        reader.communicate("ROLLBACK;\n")
+    with open_journal(tmp_path) as journal:
+        assert ids(journal) == [7]
+
+
+READER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+for line in sys.stdin:
+    for statement in line.split(";"):
+        print(database.execute(statement).fetchall())
+"""
+"""The shell of sqlite3, as far as the test needs it."""
+
+
 def test_second_journal_in_the_same_process_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        with pytest.raises(JournalError, match="another dmnotid holds this journal"):
+        with pytest.raises(JournalError, match="another process has it open"):
             open_journal(tmp_path)
         admit(journal)
     assert count_rows(tmp_path) == 1

@@ -315,7 +315,7 @@ def test_second_process_on_the_same_state_does_not_start(tmp_path: Path, start: 
     first.wait("daemon ready")
     second = start(config)
     assert second.process.wait(60) == 1
-    assert "another dmnotid holds this journal" in second.of("daemon not started")[0]["problem"]
+    assert "another process has it open" in second.of("daemon not started")[0]["problem"]
     first.send(push(1))
     first.wait("notification accepted")
     assert first.stop() == 0
