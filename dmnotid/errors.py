@@ -352,7 +352,7 @@ class QueueFull(Refusal):
     max_pending: int
 
     def __str__(self) -> str:
-        return f"{self.pending} sessions of {self.server!r} are pending, sessions.max_pending is {self.max_pending}"
+        return f"{self.pending} sessions of {self.server!r} wait, sessions.max_pending is {self.max_pending}"
 
 
 class ConfigProblem(NamedTuple):

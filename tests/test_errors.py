@@ -144,7 +144,7 @@ def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
         (FromTheFuture(601, 600), "signed 601 s ahead of the device's clock, at most 600 s are accepted"),
         (Duplicate(12, same_content=True), "accepted before as session 12"),
         (Duplicate(12, same_content=False), "accepted before as session 12, with other content"),
-        (QueueFull("a", 16, 16), "16 sessions of 'a' are pending, sessions.max_pending is 16"),
+        (QueueFull("a", 16, 16), "16 sessions of 'a' wait, sessions.max_pending is 16"),
     ],
 )
 def test_refusal_builds_its_sentence_from_its_facts(refusal: Refusal, sentence: str) -> None:

@@ -113,7 +113,12 @@ KEYS: Final = (
     Key("duplicates.remember", POSITIVE, DEFAULT_REMEMBER, "The time for which a notification is remembered."),
     Key("sessions", None, None, "Sessions that run or are queued."),
     Key("sessions.concurrency", Number(1, 1_024), _LIMITS.concurrency, "The number of sessions that run at once."),
-    Key("sessions.max_pending", Number(1, 65_536), _LIMITS.max_pending, "The number of open sessions for each server."),
+    Key(
+        "sessions.max_pending",
+        Number(1, 65_536),
+        _LIMITS.max_pending,
+        "The number of sessions that wait, for each server.",
+    ),
     Key("sessions.expire_after", POSITIVE, _LIMITS.expire_after, "The time after which an open session is discarded."),
     Key("sessions.min_interval", FROM_ZERO, _LIMITS.min_interval, "The shortest time between starts for one server."),
     Key("retry", None, None, "Further tries after a failure."),

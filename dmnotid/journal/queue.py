@@ -78,6 +78,8 @@ class Journal:
         self._longest_pause = longest_pause
         # Durable requests that are not closed, by session.
         self._open: dict[int, SessionRequest] = {}
+        # Sessions with a try that this process has begun and that has not ended: they do not wait.
+        self._running: set[int] = set()
         # Requests of the transaction that `commit` will end.
         self._admitted: dict[int, SessionRequest] = {}
         # Newest time that a server has signed, in POSIX seconds, with and without the open transaction.
@@ -113,7 +115,8 @@ class Journal:
             forgotten = self._duplicates.find_forgotten(database, verified, self.newest_authenticated)
             # Most queues are short: if all servers together have fewer, no count is needed.
             if len(self._open) + len(self._admitted) >= self._limits.max_pending:
-                _refuse_overflow(database, verified, self._limits.max_pending)
+                running = sum(self._open[session].server_id == verified.server_id for session in self._running)
+                _refuse_overflow(database, verified, running, self._limits.max_pending)
             if not database.in_transaction:
                 database.execute("BEGIN IMMEDIATE")
             self._duplicates.prune(database, verified, self.newest_authenticated)
@@ -148,9 +151,12 @@ class Journal:
         """Write that a try begins, before it does: after a crash the next one counts on."""
         self._write(_BEGIN, [(attempt, time.time(), request.session)])
         self._open[request.session] = request.tried(attempt)
+        self._running.add(request.session)
 
     def postpone(self, request: SessionRequest, pause: float) -> SessionRequest:
         """Write that the next try comes in `pause` seconds. Return the request with that time."""
+        # The try has ended, whether the pause can be written or not.
+        self._running.discard(request.session)
         self._write(_POSTPONE, [(time.time() + pause, request.session)])
         later = self._open[request.session] = request.later(time.monotonic() + pause)
         return later
@@ -164,6 +170,7 @@ class Journal:
         self._write(_CLOSE, [(str(closed), now, request.session) for request, closed in ends])
         for request, _ in ends:
             self._open.pop(request.session, None)
+            self._running.discard(request.session)
 
     def rows(self) -> Iterator[Row]:
         """Yield all rows, open and closed, by session number. Those of a damaged file may hold values of any type."""
@@ -264,10 +271,10 @@ class Journal:
         return request
 
 
-def _refuse_overflow(database: sqlite3.Connection, verified: VerifiedNotification, most: int) -> None:
-    """Raise QueueFull if the server has `most` sessions."""
+def _refuse_overflow(database: sqlite3.Connection, verified: VerifiedNotification, running: int, most: int) -> None:
+    """Raise QueueFull if the server has `most` open sessions beside those that run."""
     (count,) = database.execute(_COUNT, (verified.server_id,)).fetchone()
-    if count >= most:
-        full = QueueFull(verified.server_id, count, most)
+    if count - running >= most:
+        full = QueueFull(verified.server_id, count - running, most)
         full.server_id, full.notification_id = verified.server_id, verified.notification.notification_id
         raise full

@@ -84,7 +84,7 @@ class Closed(StrEnum):
 class Limits(NamedTuple):
     """The bounds of the queue; times in seconds.
 
-    At most `concurrency` sessions run at once, at most `max_pending` of one server are queued, and a queued session
+    At most `concurrency` sessions run at once, at most `max_pending` of one server wait, and a queued session
     expires after `expire_after`. At least `min_interval` lies between two starts for one server, tries included.
     """
 

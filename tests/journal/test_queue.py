@@ -152,6 +152,35 @@ def test_full_queue_refuses_and_remembers_nothing(tmp_path: Path) -> None:
     assert count_rows(tmp_path) == LIMITS.max_pending + 2
 
 
+def test_running_session_does_not_count_towards_max_pending(tmp_path: Path) -> None:
+    """5.3.4: until its try has ended; a session of another server never counts."""
+    with open_journal(tmp_path) as journal:
+        journal.begin(admit(journal, 200, server_id=OTHER_ID), 1)
+        first, *_ = [admit(journal, number) for number in range(LIMITS.max_pending)]
+        assert refusal(journal, 100) is QueueFull
+        journal.begin(first, 1)
+        assert refusal(journal, 100) is None
+        assert refusal(journal, 101) is QueueFull
+        journal.postpone(first, 1_000)
+        assert refusal(journal, 101) is QueueFull
+        journal.begin(first, 2)
+        journal.close([(first, Closed.DONE)])
+        assert refusal(journal, 101) is QueueFull
+        journal.close([(journal.pending()[-1], Closed.DONE)])
+        assert refusal(journal, 101) is None
+    with open_journal(tmp_path) as journal:
+        assert refusal(journal, 102) is QueueFull, "a session that a crash has interrupted waits"
+
+
+def test_session_whose_pause_cannot_be_written_counts_towards_max_pending_again(tmp_path: Path) -> None:
+    with open_journal(tmp_path, limits=Limits(max_pending=1)) as journal:
+        request = admit(journal, 1)
+        journal.begin(request, 1)
+        with no_room(), pytest.raises(JournalError):
+            journal.postpone(request, 1_000)
+        assert refusal(journal, 2) is QueueFull
+
+
 def test_uncommitted_requests_fill_the_queue_too(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         for number in range(LIMITS.max_pending):
