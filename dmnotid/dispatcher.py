@@ -240,7 +240,8 @@ class Dispatcher:
                 return
             ended[0].close_at = time.monotonic() + WRITE_AGAIN_AFTER
             facts = {**_facts(ended[0].request), "outcome": ended[0].outcome, "again_in": WRITE_AGAIN_AFTER}
-            logger.error("session end not written", **facts, problem=str(error))
+            consequence = "session ended, not written: a restart of the daemon may run it again"
+            logger.error("session end not written", **facts, problem=str(error), consequence=consequence)
             return
         for tracked in ended:
             request, closed = tracked.request, tracked.closed

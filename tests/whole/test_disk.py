@@ -1,10 +1,12 @@
 """The disk of the state directory under a real process: full, read-only, replaced, gone; and no descriptor left."""
 
+import os
 import resource
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,63 @@ def test_start_on_a_read_only_disk_fails_with_the_reason(tmp_path: Path, state: 
         service.send(push(1, preferred=WIRELINE))
         service.wait("session done")
         stops_clean(service)
+
+
+@contextmanager
+def failing_sync(service: Service) -> Iterator[None]:
+    """Let each fsync and fdatasync of a daemon fail with EIO, as a disk does that can't write a block."""
+    pid, calls = service.process.pid, "fsync,fdatasync"
+    command = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO"]
+    with subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as strace:
+        try:
+            while tracer(pid) != strace.pid:
+                if strace.poll() is not None and strace.stderr is not None:
+                    pytest.skip(f"strace can't trace here: {strace.stderr.read().strip()}")
+                time.sleep(0.01)
+            yield
+        finally:
+            strace.terminate()
+
+
+def tracer(pid: int) -> int:
+    """Return the process that traces another one, 0 if there is none."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("TracerPid:"))
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize("recovers", [True, False], ids=["disk recovers", "unsynchronised octets are lost"])
+def test_session_is_not_logged_as_done_while_its_end_cannot_be_synchronised(
+    tmp_path: Path,
+    run: Run,
+    recovers: bool,  # noqa: FBT001 - two cases
+) -> None:
+    """The next process runs a session again whose end is lost: at least once."""
+    case = Case(tmp_path, run, [])
+    service, state, synchronised = case.service, tmp_path / "state", tmp_path / "synchronised"
+    shutil.copytree(state, synchronised)
+    with failing_sync(service):
+        case.open()
+        line = service.wait("session end not written")
+        assert (line["session"], line["level"]) == (2, "error")
+        assert line["consequence"].startswith("session ended, not written: ")
+        assert "disk I/O error" in line["problem"]
+        case.receives()
+        if not recovers:
+            assert service.stop() == 0
+        assert [line["session"] for line in service.of("session done")] == [1]
+    if recovers:
+        stops_clean(service)
+        assert [line["session"] for line in service.of("session done")] == [1, 2]
+    else:
+        shutil.rmtree(state)
+        synchronised.rename(state)
+    again = run(tmp_path / "dmnotid.yaml")
+    again.send(push(3, preferred=WIRELINE))
+    again.wait("session done", 1 if recovers else 2)
+    assert [(line["session"], line["attempts"]) for line in again.of("session done")][:-1] == [(2, 2)] * (not recovers)
+    assert case.recorder.names == [(1, 1), (2, 1), *[(2, 2)] * (not recovers), (3, 1)]
+    stops_clean(again)
 
 
 def test_deleted_state_directory_is_made_anew_with_the_open_sessions(tmp_path: Path, run: Run) -> None:
