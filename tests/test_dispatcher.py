@@ -742,6 +742,17 @@ async def test_start_that_cannot_be_written_is_tried_again_later(
     assert logged.of("session not started")[0]["level"] == "error"
 
 
+async def test_hook_starts_after_its_try_and_its_notification_are_durable(tmp_path: Path) -> None:
+    """A crash at that moment loses nothing: the hook copies the files as they are then."""
+    copy = tmp_path / "copy"
+    config = make_config(tmp_path, [str(write_script(tmp_path / "hook", f"cp -r {tmp_path / 'state'} {copy}"))])
+    async with at_work(config) as bench:
+        bench.accept(1)
+        await bench.end_all()
+    with Journal(copy, limits=config.sessions, remember=config.remember) as journal:
+        assert [(request.session, request.attempts) for request in journal.pending()] == [(1, 1)]
+
+
 async def test_row_that_cannot_be_written_does_not_stop_others(tmp_path: Path, logged: LogLines) -> None:
     recorder = Recorder(tmp_path)
     config = make_config(tmp_path, recorder.command)

@@ -1,6 +1,7 @@
 """The receiver with a real journal: every datagram ends as a durable request, or as a log line and a count."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import pytest
 
 from dmnotid import RELEASED_AT
 from dmnotid.errors import DigestMismatch, Discard, Duplicate, NotAPush, QueueFull, Stale, TrailingOctets, UnknownServer
+from dmnotid.host import log
 from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.addresses import Source
@@ -19,6 +21,7 @@ from dmnotid.policy.reception import Datagram
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.receiver import FIRST_DISCARDS, DiscardLog, Receiver
 from dmnotid.wire.notification import decode_notification
+from tests.journal.journals import no_room
 from tests.support import (
     IS_ROOT,
     OPEN_ID,
@@ -267,6 +270,45 @@ async def test_notification_that_cannot_be_written_is_accepted_later(tmp_path: P
     lines = logged.of("notification not accepted")
     assert len(lines) == 4
     assert all(line["level"] == "error" and "disk is full" in line["problem"] for line in lines)
+
+
+async def test_notification_whose_commit_fails_is_neither_logged_as_accepted_nor_handed_over(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    """The row is written, and then it does not reach the file."""
+    with desk(tmp_path) as there:
+        with no_room():
+            there.deliver(push(1), push(2))
+        assert there.counters == {"received": 2, "not accepted": 2}
+        assert (there.ids, there.journal.pending()) == ([], [])
+        assert logged.of("notification accepted") == []
+        there.deliver(push(1))
+    assert there.ids == [1]
+
+
+@pytest.mark.usefixtures("logged")
+async def test_notification_is_durable_before_it_is_logged_and_handed_over(tmp_path: Path) -> None:
+    """A crash at that moment loses nothing: the files as they are then hold the notification."""
+    config, copies = make_config(tmp_path), list[list[int]]()
+
+    def copy(*_: object) -> None:
+        directory = tmp_path / f"copy-{len(copies)}"
+        shutil.copytree(config.state, directory)
+        with Journal(directory, limits=config.sessions, remember=config.remember) as journal:
+            copies.append([request.notification.notification_id for request in journal.pending()])
+
+    class Log(LogLines):
+        def write(self, text: str) -> int:
+            if "notification accepted" in text:
+                copy()
+            return super().write(text)
+
+    log.configure("debug", "json", Log())
+    with Journal(config.state, limits=config.sessions, remember=config.remember) as journal:
+        receiver = Receiver(config.rules, journal, interval=3_600, on_accepted=copy, on_change=lambda: None)
+        receiver.deliver([Datagram(push(1), SOURCE, time.time())])
+        receiver.close()
+    assert copies == [[1], [1]]
 
 
 async def test_datagram_after_a_failed_one_is_accepted(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tests.journal.journals import (
     admit,
     admit_done,
     another_process,
+    copy_of,
     count_rows,
     environment,
     ids,
@@ -99,6 +100,19 @@ def test_process_killed_before_the_commit_leaves_nothing(tmp_path: Path) -> None
         process.wait()
         with open_journal(tmp_path) as journal:
             assert journal.pending() == []
+
+
+def test_request_is_pending_once_its_file_holds_it(tmp_path: Path) -> None:
+    """Not after `admit`: nothing may start a session whose row a crash would take away."""
+    state = tmp_path / "state"
+    with open_journal(state) as journal:
+        journal.admit(verified(1, received_at=NOW))
+        with open_journal(copy_of(state)) as copy:
+            assert (ids(journal), ids(copy)) == ([], [])
+        shutil.rmtree(tmp_path / "state-copy")
+        journal.commit()
+        with open_journal(copy_of(state)) as copy:
+            assert ids(journal) == ids(copy) == [1]
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
