@@ -61,12 +61,17 @@ def read_uintvar(octets: bytes, at: int, field: str) -> tuple[int, int]:
 def read_text(octets: bytes, at: int, field: str) -> tuple[str, int]:
     """Read text up to its NUL, without a leading quote; return the text (ISO 8859-1) and the offset after the NUL.
 
-    Raises Truncated without a NUL.
+    Raises Truncated without a NUL, and MalformedField for a quote before a character below 128.
     """
     end = octets.find(0, at)
     if end < 0:
         raise Truncated(PUSH_PDU, field, at, "the text has no NUL at its end", octets)
-    start = at + 1 if octets[at] == QUOTE else at
+    start = at
+    if octets[at] == QUOTE:
+        start += 1
+        # The quote exists for characters that would be read as a short-integer; `7F 00` is the empty text.
+        if 0 < octets[start] < SHORT_INTEGER:
+            raise MalformedField(PUSH_PDU, field, at, "the text has a quote before a character below 128", octets)
     return octets[start:end].decode("latin-1"), end + 1
 
 
@@ -90,7 +95,7 @@ def read_value(octets: bytes, at: int, field: str) -> tuple[FieldValue, int]:
         0-30      that many octets follow          -> bytes
         31        uintvar, that many octets follow -> bytes
         32-126    text up to NUL                   -> str
-        127       quote, text up to NUL            -> str
+        127       quote, text up to NUL            -> str     the first character is 128-255, or there is none
         128-255   the value itself in 7 bits       -> int
 
     Raises Truncated and MalformedField as its parts do.
@@ -118,14 +123,21 @@ def encode_uintvar(value: int) -> bytes:
 
 
 def encode_text(text: str) -> bytes:
-    """Encode text with its NUL, and with a quote if it needs one; ValueError for a NUL or text outside ISO 8859-1."""
+    """Encode text with its NUL, and with a quote if it needs one.
+
+    Raises ValueError for text that has no encoding: outside ISO 8859-1, with a NUL, or with a first character of 1-31
+    or 127, which is neither text nor allowed after a quote.
+    """
     octets = text.encode("latin-1")
     if 0 in octets:
         message = f"text for a push header holds a NUL: {text!r}"
         raise ValueError(message)
-    # Without a quote, a first octet outside 32-126 would be read as another value class.
-    quote = b"" if octets and LENGTH_QUOTE < octets[0] < QUOTE else b"\x7f"
-    return quote + octets + b"\0"
+    if not octets or octets[0] >= SHORT_INTEGER:
+        return bytes([QUOTE]) + octets + b"\0"
+    if not LENGTH_QUOTE < octets[0] < QUOTE:
+        message = f"text for a push header begins with a control character: {text!r}"
+        raise ValueError(message)
+    return octets + b"\0"
 
 
 def encode_integer(value: int) -> bytes:

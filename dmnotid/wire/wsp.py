@@ -16,6 +16,7 @@ from dmnotid.wire.octets import (
     PUSH_PDU,
     QUOTE,
     SHORT_INTEGER,
+    SHORT_LENGTH_MAX,
     FieldValue,
     encode_integer,
     encode_length,
@@ -69,6 +70,14 @@ FIELD_NAMES: Final = {
     0x43: "Encoding-Version",
 }
 """Well-known field names of the default code page (WAP-230, table 39), for display; only 0x2F is interpreted."""
+
+INTEGER_FIELDS: Final = frozenset(
+    {0x05, 0x06, 0x0D, 0x12, 0x14, 0x17, 0x1A, 0x1B, 0x1D, 0x1E, 0x2F, 0x32, 0x33, 0x34, 0x3F}
+)
+"""Fields of the default code page whose value is an integer, which dates are too, or text (WAP-230, 8.4.2).
+
+A long-integer has a short length (8.4.2.1), so none of their values begins with a length quote.
+"""
 
 REMEMBERED_BLOCKS: Final = 128
 """Number of decoded push header blocks that are cached: a gateway sends the same block with every push."""
@@ -163,28 +172,28 @@ def decode_content_type(block: bytes) -> tuple[int | str, int]:
 
     A text keeps its parameters; the value-length of the general form skips those.
     """
-    first = block[0]
-    if first >= SHORT_INTEGER:
-        return first & 0x7F, 1
-    if first > LENGTH_QUOTE:
-        return read_text(block, 0, "Content-Type")
+    general = block[0] <= LENGTH_QUOTE
     # The media type is cut out as well: it may not be read beyond the value-length.
-    start, end = read_length(block, 0, "Content-Type")
+    start, end = read_length(block, 0, "Content-Type") if general else (0, len(block))
+    media = block[start:end]
     try:
-        media, _ = read_value(block[start:end], 0, "Content-Type")
+        value, size = read_value(media, 0, "Content-Type")
     except DecodeError as error:
         raise error.moved(start) from None
-    if not isinstance(media, bytes):
-        return media, end
-    if not media:
-        raise MalformedField(PUSH_PDU, "Content-Type", start, "the media type has no octets", block)
-    return int.from_bytes(media, "big"), end
+    # Extension-Media has no quote, and a long-integer no length quote: both would be a second way to write the same.
+    if media[0] in {LENGTH_QUOTE, QUOTE}:
+        raise MalformedField(PUSH_PDU, "Content-Type", start, "the media type begins with a quote", block)
+    if isinstance(value, bytes):
+        if not value:
+            raise MalformedField(PUSH_PDU, "Content-Type", start, "the media type has no octets", block)
+        value = int.from_bytes(value, "big")
+    return value, end if general else size
 
 
 def fields(block: bytes, at: int) -> Iterator[Field]:
     """Read the fields of a header block from offset `at` to its end, shifts of the code page included (8.4.2.6).
 
-    128-255   a well-known field of the current page, then its value
+    128-255   a well-known field of the current page, then its value, no length quote before an integer
     32-126    a field named by text, then its value, which must be text
     1-31      shift to that page          127 PAGE   the same, for any page
     """
@@ -193,8 +202,12 @@ def fields(block: bytes, at: int) -> Iterator[Field]:
     while at < end:
         start, first = at, block[at]
         if first >= SHORT_INTEGER:
-            value, at = read_value(block, at + 1, field_name(page, first & 0x7F))
-            yield Field(start, at, page, first & 0x7F, value)
+            number = first & 0x7F
+            value, at = read_value(block, at + 1, field_name(page, number))
+            if page == DEFAULT_PAGE and number in INTEGER_FIELDS and block[start + 1] == LENGTH_QUOTE:
+                problem = "the integer has a length quote, a short length is expected"
+                raise MalformedField(PUSH_PDU, field_name(page, number), start + 1, problem, block)
+            yield Field(start, at, page, number, value)
         elif LENGTH_QUOTE < first < QUOTE:
             name, at = read_text(block, at, "field name")
             value, at = _text_value(block, at, name)
@@ -244,19 +257,20 @@ def is_dm_content_type(content_type: int | str) -> bool:
     """Return whether a content type, as a code or as text with or without parameters, is that of a DM Notification."""
     if isinstance(content_type, int):
         return content_type == CONTENT_TYPE_DM_NOTIFICATION
-    return content_type.partition(";")[0].strip().lower() == CONTENT_TYPE_DM_NOTIFICATION_TEXT
+    # SP and HT alone: strip() without an argument would also remove controls and U+00A0.
+    return content_type.partition(";")[0].strip(" \t").lower() == CONTENT_TYPE_DM_NOTIFICATION_TEXT
 
 
-def application_id(value: FieldValue) -> int | str | bytes:
+def application_id(value: FieldValue) -> int | str:
     """Return an X-Wap-Application-Id in the form in which it is compared: an integer, or else text in lower case.
 
-    The URI of OMA DM becomes its number. Octets that are not an integer are returned unchanged.
+    The URI of OMA DM becomes its number, and a value of no octets the empty text.
     """
     if isinstance(value, str):
-        folded = value.strip().lower()
+        folded = value.lower()
         return APPLICATION_ID_DM if folded == APPLICATION_ID_DM_TEXT else folded
-    if isinstance(value, bytes) and value:
-        return int.from_bytes(value, "big")
+    if isinstance(value, bytes):
+        return int.from_bytes(value, "big") if value else ""
     return value
 
 
@@ -274,6 +288,9 @@ def encode_push(
     be encoded.
     """
     block = encode_integer(content_type) if isinstance(content_type, int) else encode_text(content_type)
+    if block[0] == QUOTE:
+        message = f"a Content-Type begins with a character of 32 to 126: {content_type!r}"
+        raise ValueError(message)
     if block[0] <= LENGTH_QUOTE:
         # A code above 127 is a long-integer, which only the general form can hold.
         block = encode_length(block)
@@ -289,6 +306,9 @@ def encode_field(name: int | str, value: FieldValue) -> bytes:
     if isinstance(name, int):
         if not 0 <= name < SHORT_INTEGER:
             message = f"a well-known field has 7 bits, not {name}"
+            raise ValueError(message)
+        if name in INTEGER_FIELDS and isinstance(value, bytes) and len(value) > SHORT_LENGTH_MAX:
+            message = f"{field_name(DEFAULT_PAGE, name)} holds an integer of at most {SHORT_LENGTH_MAX} octets"
             raise ValueError(message)
         return encode_integer(name) + encode_value(value)
     if not (isinstance(value, str) and name and LENGTH_QUOTE < ord(name[0]) < QUOTE):

@@ -441,7 +441,7 @@ def test_colour_is_left_out_on_request_and_in_pipes(words: list[str], no_color: 
     assert "\x1b" not in dmnotid("decode", GOOD).out
 
 
-HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m"
+HOSTILE = "A\x1b]0;owned\x07\x1b[2J\x9b31m"
 
 
 def test_hostile_text_does_not_reach_the_terminal(tmp_path: Path) -> None:

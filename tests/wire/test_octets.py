@@ -47,8 +47,6 @@ VALUES: list[tuple[FieldValue, str]] = [
     ("", "7F 00"),
     ("\x80x", "7F 80 78 00"),
     ("ÿ", "7F FF 00"),
-    ("\x7fx", "7F 7F 78 00"),
-    ("\x1fx", "7F 1F 78 00"),
     ("x\x80", "78 80 00"),
     (b"", "00"),
     (b"\x07", "01 07"),
@@ -63,7 +61,6 @@ LIBERAL: list[tuple[FieldValue, str]] = [
     (b"", "1F 00"),
     (b"\x07", "1F 01 07"),
     (b"\x07", "1F 80 01 07"),
-    ("a", "7F 61 00"),
 ]
 """Legal forms that are decoded and never encoded."""
 
@@ -159,6 +156,10 @@ def test_every_prefix_of_a_value_is_truncated(encoded: str) -> None:
         ("1F 80 80 80 80 80 00", (MalformedField, "Date", 2), "the uintvar has more than 5 octets"),
         ("61 62", (Truncated, "Date", 1), "the text has no NUL at its end"),
         ("7F", (Truncated, "Date", 1), "the text has no NUL at its end"),
+        ("7F 61", (Truncated, "Date", 1), "the text has no NUL at its end"),
+        ("7F 61 00", (MalformedField, "Date", 1), "a quote before a character below 128"),
+        ("7F 01 00", (MalformedField, "Date", 1), "a quote before a character below 128"),
+        ("7F 7F 80 00", (MalformedField, "Date", 1), "a quote before a character below 128"),
     ],
 )
 def test_malformed_value_is_refused_with_field_and_offset(encoded: str, place: Place, problem: str) -> None:
@@ -174,8 +175,18 @@ def test_text_ends_at_its_first_nul() -> None:
 
 
 def test_text_loses_one_quote_alone() -> None:
+    """WAP-230 8.4.1.2: a quote inside the text is a character."""
+    assert read_text(b"\x7f\x80\x7f\0", 0, "f") == ("\x80\x7f", 4)
+
+
+@pytest.mark.parametrize("first", range(1, 256))
+def test_quote_is_legal_before_128_to_255_alone(first: int) -> None:
     """WAP-230 8.4.1.2."""
-    assert read_text(b"\x7f\x7f\x7f\0", 0, "f") == ("\x7f\x7f", 4)
+    quoted = bytes([0x7F, first, 0x61, 0])
+    if first >= 128:
+        assert read_value(quoted, 0, "f") == (chr(first) + "a", 4)
+    else:
+        assert place_of(lambda: read_value(quoted, 0, "f"), PUSH_PDU) == (MalformedField, "f", 0)
 
 
 def test_text_after_the_last_octet_is_truncated() -> None:
@@ -183,9 +194,15 @@ def test_text_after_the_last_octet_is_truncated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a\0b", r"holds a NUL: 'a\\x00b'"), ("Ω", "'latin-1' codec can't encode")]
+    ("text", "message"),
+    [
+        ("a\0b", r"holds a NUL: 'a\\x00b'"),
+        ("Ω", "'latin-1' codec can't encode"),
+        ("\x1fa", "begins with a control character"),
+        ("\x7fa", "begins with a control character"),
+    ],
 )
-def test_text_with_a_nul_or_outside_iso_8859_1_is_not_encoded(text: str, message: str) -> None:
+def test_text_that_no_reader_takes_is_not_encoded(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_text(text)
 

@@ -59,8 +59,6 @@ VECTORS = {
     "content-type-128": Vector("02 01 80 AF 87", 128, header=PushHeader(128, (7,))),
     "content-type-0x310": Vector("03 02 03 10 AF 87", 0x310, header=PushHeader(0x310, (7,))),
     "content-type-text": Vector(DM_TEXT.encode() + b"\0\xaf\x87", DM_TEXT, header=PushHeader(DM_TEXT, (7,))),
-    "content-type-empty": Vector("7F 00 AF 87", "", header=PushHeader("", (7,))),
-    "content-type-quoted": Vector("7F FC 00 AF 87", "ü", header=PushHeader("ü", (7,))),
     "no-application-id": Vector("D8", application=None, header=PushHeader(0x58, ())),
     "application-id-0x905c": Vector("D8 AF 02 90 5C", application=0x905C, header=PushHeader(0x58, (b"\x90\x5c",))),
     "application-id-text": Vector(b"\xd8\xaf" + URI.encode() + b"\0", application=URI, header=PushHeader(0x58, (URI,))),
@@ -181,7 +179,6 @@ CONTENT_TYPES: list[tuple[str | bytes, int | str]] = [
     ("02 D8 81", 0x58),
     ("03 02 58 00", 0x5800),
     (DM_TEXT.encode() + b"\0", DM_TEXT),
-    (b"\x7f" + DM_TEXT.encode() + b"\0", DM_TEXT),
     (b"\x1f\x27" + DM_TEXT.encode() + b"\0", DM_TEXT),
     (b"\x1f\x2a" + DM_TEXT.encode() + b"\0\x81\xea\0", DM_TEXT),
     (b"a/b;c=d\0", "a/b;c=d"),
@@ -204,7 +201,13 @@ def test_content_type_of_dm_is_recognised(content_type: int | str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", [0x44, 0x4E, 0x34, 0xD8, 0, 0x5800, "", DM_TEXT + "s", f"a;{DM_TEXT}", "X", "application/*"]
+    "content_type",
+    [
+        *(0x44, 0x4E, 0x34, 0xD8, 0, 0x5800),
+        *("", DM_TEXT + "s", f"a;{DM_TEXT}", "X", "application/*"),
+        # Neither SP nor HT, which alone are stripped.
+        *(f"{DM_TEXT}{space}" for space in "\n\x0b\x1c\x85\xa0"),
+    ],
 )
 def test_other_content_type_is_not_that_of_dm(content_type: int | str) -> None:
     """4, 6: DM 1.2 (0x44), data synchronisation (0x4E), a gateway's session request (0x34)."""
@@ -225,6 +228,16 @@ def test_other_content_type_is_not_that_of_dm(content_type: int | str) -> None:
         ("1F 02 1F 00", (MalformedField, "Content-Type", 2)),
         (b"text/plain", (Truncated, "Content-Type", 0)),
         ("7F", (Truncated, "Content-Type", 0)),
+        # No quote, before whatever character, and no length quote before an integer.
+        ("7F 00", (MalformedField, "Content-Type", 0)),
+        ("7F FC 00", (MalformedField, "Content-Type", 0)),
+        (b"\x7f" + DM_TEXT.encode() + b"\0", (MalformedField, "Content-Type", 0)),
+        ("02 7F 00", (MalformedField, "Content-Type", 1)),
+        ("1F 03 7F FC 00", (MalformedField, "Content-Type", 2)),
+        (b"\x1f\x28\x7f" + DM_TEXT.encode() + b"\0", (MalformedField, "Content-Type", 2)),
+        ("03 1F 01 58", (MalformedField, "Content-Type", 1)),
+        ("1F 03 1F 01 58", (MalformedField, "Content-Type", 2)),
+        ("1F 04 1F 80 01 58", (MalformedField, "Content-Type", 2)),
     ],
 )
 def test_malformed_content_type_is_refused(encoded: str | bytes, place: Place) -> None:
@@ -234,6 +247,8 @@ def test_malformed_content_type_is_refused(encoded: str | bytes, place: Place) -
     kind, field, offset = place
     assert place_of(partial(decode_push, datagram), PUSH_PDU) == (kind, field, offset + 3)
 
+
+LENGTH_QUOTED = "the integer has a length quote, a short length is expected"
 
 FIELDS: list[tuple[str | bytes, list[Field]]] = [
     ("", []),
@@ -250,6 +265,7 @@ FIELDS: list[tuple[str | bytes, list[Field]]] = [
     (b"\x02 A\0~\0\xaf\x80", [Field(0, 1, 2, None, 2), Field(1, 6, 2, " A", "~"), Field(6, 8, 2, 0x2F, 0)]),
     (b"A\0\x7f\0", [Field(0, 4, 1, "A", "")]),
     (b"A\0\x7f\xe4\0", [Field(0, 5, 1, "A", "ä")]),
+    ("02 92 1F 01 07", [Field(0, 1, 2, None, 2), Field(1, 5, 2, 0x12, b"\x07")]),
     (b"A\0\0\xaf\x87", [Field(0, 3, 1, "A", ""), Field(3, 5, 1, 0x2F, 7)]),
     ("B1 7F 00 B1 00", [Field(0, 3, 1, 0x31, ""), Field(3, 5, 1, 0x31, b"")]),
 ]
@@ -281,6 +297,12 @@ def test_fields_are_decoded_with_their_page(encoded: str | bytes, found: list[Fi
         ("AF 87 7F", (Truncated, "code page", 2), "the page number is missing"),
         ("7F 00", (MalformedField, "code page", 0), "is 0, which is neither a field nor a page"),
         ("B1 1F 80 80 80 80 80 00", (MalformedField, "X-Wap-Initiator-URI", 2), "the uintvar has more than 5 octets"),
+        ("A9 7F 61 00", (MalformedField, "User-Agent", 1), "the text has a quote before a character below 128"),
+        ("41 00 7F 61 00", (MalformedField, "'A'", 2), "the text has a quote before a character below 128"),
+        ("AF 1F 01 07", (MalformedField, "X-Wap-Application-Id", 1), LENGTH_QUOTED),
+        ("AF 1F 00", (MalformedField, "X-Wap-Application-Id", 1), LENGTH_QUOTED),
+        ("92 1F 04 6B 49 D1 EC", (MalformedField, "Date", 1), LENGTH_QUOTED),
+        ("AF 87 8D 1F 80 01 10", (MalformedField, "Content-Length", 3), LENGTH_QUOTED),
     ],
 )
 def test_malformed_field_is_refused_with_offset(encoded: str, place: Place, problem: str) -> None:
@@ -400,15 +422,17 @@ def test_application_ids_are_decoded_in_order(headers: str | bytes, found: tuple
         (0, 0),
         (4, 4),
         (b"\x90\x5c", 0x905C),
-        (b"", b""),
+        (b"", ""),
         ("*", "*"),
         ("7", "7"),
         ("", ""),
+        (f" {URI}", f" {URI}"),
+        (f"{URI}\t", f"{URI}\t"),
         ("X-Wap-Application:wml.ua", "x-wap-application:wml.ua"),
     ],
 )
 def test_application_id_is_compared_in_one_form(value: FieldValue, compared: FieldValue) -> None:
-    """6: short-integer, long-integer and URI are one value."""
+    """6: short-integer, long-integer and URI are one value; nothing is stripped, and no octets are the empty text."""
     assert application_id(value) == compared
 
 
@@ -438,12 +462,31 @@ def test_field_is_encoded(name: int | str, value: FieldValue, encoded: str) -> N
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("A", 7), ("A", b""), ("", "a"), ("\x7fA", "a"), ("äA", "a"), ("\nA", "a"), (-1, 7), ("A\0", "")],
+    [
+        ("A", 7),
+        ("A", b""),
+        ("", "a"),
+        ("\x7fA", "a"),
+        ("äA", "a"),
+        ("\nA", "a"),
+        (-1, 7),
+        ("A\0", ""),
+        (0x2F, bytes(31)),
+    ],
 )
 def test_field_that_does_not_fit_is_not_encoded(name: int | str, value: FieldValue) -> None:
-    """WAP-230 8.4.2.6: a field named by text needs a text, and a legal name."""
-    with pytest.raises(ValueError, match=r"field named by text needs|has 7 bits|no sign|holds a NUL"):
+    """WAP-230 8.4.2.6: a field named by text needs a text, and a legal name; an integer has no length quote."""
+    with pytest.raises(
+        ValueError, match=r"field named by text needs|has 7 bits|no sign|holds a NUL|of at most 30 octets"
+    ):
         encode_field(name, value)
+
+
+@pytest.mark.parametrize("content_type", ["", "ü", "\x7fa/b"])
+def test_content_type_that_needs_a_quote_is_not_encoded(content_type: str) -> None:
+    """WAP-230 8.4.2.24: Extension-Media has no quote."""
+    with pytest.raises(ValueError, match=r"a Content-Type begins with|begins with a control character"):
+        encode_push(PACKAGE, content_type=content_type)
 
 
 @pytest.mark.parametrize("tid", [-1, 256])
