@@ -30,7 +30,7 @@ written out.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ClassVar, Final, NamedTuple, Self
+from typing import ClassVar, Final, NamedTuple, Self, dataclass_transform
 
 EXCERPT_OCTETS: Final = 16
 """Maximum number of octets of a datagram that an error shows."""
@@ -39,7 +39,7 @@ MAX_SHOWN: Final = 64
 """Maximum length, in characters, of a text from the network in a sentence."""
 
 MAX_SHOWN_BITS: Final = 64
-"""Maximum length of an integer from the network that is written out: a long-integer may have thousands of digits."""
+"""Maximum length of an integer from the network that is written out: a long-integer may have 240 bits."""
 
 
 def shortened(text: str, most: int) -> str:
@@ -52,12 +52,17 @@ def show_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _show(value: int | str | bytes, form: str = "d") -> str:
+def _show(value: int | str, form: str = "d") -> str:
     """Write a value from a push header."""
     if isinstance(value, int):
         bits = value.bit_length()
         return format(value, form) if bits <= MAX_SHOWN_BITS else f"an integer of {bits} bits"
     return shortened(repr(value), MAX_SHOWN)
+
+
+def _show_id(value: int | str) -> str:
+    """Write an X-Wap-Application-Id; the text '7' must not be mistaken for the integer."""
+    return f"the text {_show(value)}" if isinstance(value, str) else _show(value)
 
 
 class DmnotidError(Exception):
@@ -130,37 +135,43 @@ class UnsupportedVersion(DecodeError):
     reason = "unsupported-version"
 
 
+@dataclass_transform(eq_default=False)
 class Refusal(Discard):
-    """Well-formed octets that this device does not act on."""
+    """Well-formed octets that this device does not act on; each class is a dataclass of its facts.
+
+    `sentence` is a format string over the attributes, and `nameless` the one for a `server` of None: SERVER-ID is
+    absent.
+    """
+
+    sentence: ClassVar[str]
+    nameless: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        # A generated comparison would make the exceptions unhashable.
+        dataclass(eq=False)(cls)
+
+    def __str__(self) -> str:
+        facts = vars(self)
+        return (self.nameless if facts.get("server", "") is None else self.sentence).format_map(facts)
 
 
-# The refusals are dataclasses without generated comparison, which would make them unhashable.
-
-
-@dataclass(eq=False)
 class NotAPush(Refusal):
     """A WSP PDU of another type than Push."""
 
     reason = "not-a-push"
+    sentence = "the PDU type is 0x{pdu_type:02x}, Push is expected"
     pdu_type: int
 
-    def __str__(self) -> str:
-        return f"the PDU type is 0x{self.pdu_type:02x}, Push is expected"
 
-
-@dataclass(eq=False)
 class PushHeaderTooLong(Refusal):
     """HeadersLen is above `push.max_header_octets` (6.1)."""
 
     reason = "push-header-too-long"
+    sentence = "the push headers have {octets} octets, at most {most} are expected"
     octets: int
     most: int
 
-    def __str__(self) -> str:
-        return f"the push headers have {self.octets} octets, at most {self.most} are expected"
 
-
-@dataclass(eq=False)
 class ContentTypeMismatch(Refusal):
     """The content of a push is not a DM Notification."""
 
@@ -171,50 +182,41 @@ class ContentTypeMismatch(Refusal):
         return f"Content-Type is {_show(self.content_type, '#04x')}, a DM Notification is expected"
 
 
-@dataclass(eq=False)
 class ApplicationIdMissing(Refusal):
     """A push without X-Wap-Application-Id is for the browser (wml.ua)."""
 
     reason = "application-id-missing"
-
-    def __str__(self) -> str:
-        return "X-Wap-Application-Id is missing, which means the browser (wml.ua)"
+    sentence = "X-Wap-Application-Id is missing, which means the browser (wml.ua)"
 
 
-@dataclass(eq=False)
 class ApplicationIdMismatch(Refusal):
     """A push for another application."""
 
     reason = "application-id-mismatch"
-    application_id: int | str | bytes
+    application_id: int | str
 
     def __str__(self) -> str:
-        return f"X-Wap-Application-Id is {_show(self.application_id)}, that of the DM client is expected"
+        return f"X-Wap-Application-Id is {_show_id(self.application_id)}, the integer 7 or its URI is expected"
 
 
-@dataclass(eq=False)
 class ApplicationIdConflict(Refusal):
     """X-Wap-Application-Id fields with different values."""
 
     reason = "application-id-conflict"
-    application_ids: Iterable[int | str | bytes]
+    application_ids: Iterable[int | str]
 
     def __str__(self) -> str:
-        return f"X-Wap-Application-Id is given as {' and '.join(sorted(map(_show, self.application_ids)))}"
+        return f"X-Wap-Application-Id is given as {' and '.join(sorted(map(_show_id, self.application_ids)))}"
 
 
-@dataclass(eq=False)
 class UnknownServer(Refusal):
     """SERVER-ID names no configured server."""
 
     reason = "unknown-server"
+    sentence = "no server {server!r} is configured"
     server: str
 
-    def __str__(self) -> str:
-        return f"no server {self.server!r} is configured"
 
-
-@dataclass(eq=False)
 class ServerUndiscovered(Refusal):
     """SERVER-ID is absent, and the server can't be derived from the rest.
 
@@ -237,32 +239,25 @@ class ServerUndiscovered(Refusal):
         return f"SERVER-ID and SHA256-DIGEST are absent, and {self.servers} servers accept that from this sender"
 
 
-@dataclass(eq=False)
 class SourceNotAllowed(Refusal):
     """The sender's address is outside the `sources` of `server`, or of every server with a secret if that is None."""
 
     reason = "source-not-allowed"
+    sentence = "{address} is not among the sources of {server!r}"
+    nameless = "SERVER-ID is absent, and {address} is not among the sources of any server with a secret"
     address: str
     server: str | None = None
 
-    def __str__(self) -> str:
-        if self.server is None:
-            return f"SERVER-ID is absent, and {self.address} is not among the sources of any server with a secret"
-        return f"{self.address} is not among the sources of {self.server!r}"
 
-
-@dataclass(eq=False)
 class SecretNotProvisioned(Refusal):
-    """A signed notification of a server without a secret."""
+    """A signed notification of a `server` without a secret or, if that is None, without any server that has one."""
 
     reason = "secret-not-provisioned"
-    server: str
+    sentence = "the notification is signed, and no secret is provisioned for {server!r}"
+    nameless = "the notification is signed, and no secret is provisioned for any server"
+    server: str | None = None
 
-    def __str__(self) -> str:
-        return f"the notification is signed, and no secret is provisioned for {self.server!r}"
 
-
-@dataclass(eq=False)
 class DigestMismatch(Refusal):
     """SHA256-DIGEST does not fit the secret of `server` or, if that is None, none of the `tried` secrets.
 
@@ -270,31 +265,27 @@ class DigestMismatch(Refusal):
     """
 
     reason = "digest-mismatch"
+    sentence = "the digest was not made with the secret of {server!r} over these octets"
+    nameless = "SERVER-ID is absent, and the digest fits none of {tried} secrets"
     server: str | None = None
     tried: int = 1
     former_until: float | None = None
 
     def __str__(self) -> str:
-        if self.server is None:
-            return f"SERVER-ID is absent, and the digest fits none of {self.tried} secrets"
-        if self.former_until is not None:
-            ended = f"which has not been accepted since {show_time(self.former_until)}"
-            return f"the digest was made with the former secret of {self.server!r}, {ended}"
-        return f"the digest was not made with the secret of {self.server!r} over these octets"
+        if self.former_until is None:
+            return super().__str__()
+        ended = f"which has not been accepted since {show_time(self.former_until)}"
+        return f"the digest was made with the former secret of {self.server!r}, {ended}"
 
 
-@dataclass(eq=False)
 class DigestMissing(Refusal):
     """An unsigned notification of a server that must sign."""
 
     reason = "digest-missing"
+    sentence = "SHA256-DIGEST is absent, and {server!r} must sign"
     server: str
 
-    def __str__(self) -> str:
-        return f"SHA256-DIGEST is absent, and {self.server!r} must sign"
 
-
-@dataclass(eq=False)
 class Stale(Refusal):
     """Signed more than `freshness.max_age` ago.
 
@@ -314,19 +305,15 @@ class Stale(Refusal):
         return f"signed {self.age:.0f} s before {reference}, at most {self.max_age:.0f} s are accepted"
 
 
-@dataclass(eq=False)
 class FromTheFuture(Refusal):
     """Signed more than `freshness.max_skew` ahead of the device's clock; both in seconds."""
 
     reason = "from-the-future"
+    sentence = "signed {ahead:.0f} s ahead of the device's clock, at most {max_skew:.0f} s are accepted"
     ahead: float
     max_skew: float
 
-    def __str__(self) -> str:
-        return f"signed {self.ahead:.0f} s ahead of the device's clock, at most {self.max_skew:.0f} s are accepted"
 
-
-@dataclass(eq=False)
 class Duplicate(Refusal):
     """A NOTIFICATION-ID of this server was accepted before (5.1.4).
 
@@ -342,17 +329,14 @@ class Duplicate(Refusal):
         return f"accepted before as session {self.session}{'' if self.same_content else ', with other content'}"
 
 
-@dataclass(eq=False)
 class QueueFull(Refusal):
     """The queue of `server` is full (`sessions.max_pending`); nothing of this notification is remembered."""
 
     reason = "queue-full"
+    sentence = "{pending} sessions of {server!r} wait, sessions.max_pending is {max_pending}"
     server: str
     pending: int
     max_pending: int
-
-    def __str__(self) -> str:
-        return f"{self.pending} sessions of {self.server!r} wait, sessions.max_pending is {self.max_pending}"
 
 
 class ConfigProblem(NamedTuple):

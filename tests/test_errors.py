@@ -103,13 +103,18 @@ def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
         (ContentTypeMismatch(0x44), "Content-Type is 0x44, a DM Notification is expected"),
         (ContentTypeMismatch("a/b\n"), r"Content-Type is 'a/b\n', a DM Notification is expected"),
         (ApplicationIdMissing(), "X-Wap-Application-Id is missing, which means the browser (wml.ua)"),
-        (ApplicationIdMismatch(b""), "X-Wap-Application-Id is b'', that of the DM client is expected"),
+        (ApplicationIdMismatch(4), "X-Wap-Application-Id is 4, the integer 7 or its URI is expected"),
+        (ApplicationIdMismatch("7"), "X-Wap-Application-Id is the text '7', the integer 7 or its URI is expected"),
+        (ApplicationIdMismatch(""), "X-Wap-Application-Id is the text '', the integer 7 or its URI is expected"),
         (
             ApplicationIdMismatch(1 << 99),
-            "X-Wap-Application-Id is an integer of 100 bits, that of the DM client is expected",
+            "X-Wap-Application-Id is an integer of 100 bits, the integer 7 or its URI is expected",
         ),
-        (ApplicationIdMismatch("a" * 99), f"X-Wap-Application-Id is '{'a' * 63}…, that of the DM client is expected"),
-        (ApplicationIdConflict({7, "b"}), "X-Wap-Application-Id is given as 'b' and 7"),
+        (
+            ApplicationIdMismatch("a" * 99),
+            f"X-Wap-Application-Id is the text '{'a' * 63}…, the integer 7 or its URI is expected",
+        ),
+        (ApplicationIdConflict({7, "7"}), "X-Wap-Application-Id is given as 7 and the text '7'"),
         (UnknownServer("a"), "no server 'a' is configured"),
         (
             ServerUndiscovered(65, signed=True, untried_octets=42),
@@ -129,6 +134,9 @@ def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
             "SERVER-ID is absent, and 192.0.2.1 is not among the sources of any server with a secret",
         ),
         (SecretNotProvisioned("a"), "the notification is signed, and no secret is provisioned for 'a'"),
+        (SecretNotProvisioned(), "the notification is signed, and no secret is provisioned for any server"),
+        # Braces in a value are text.
+        (UnknownServer("{0}{server}"), "no server '{0}{server}' is configured"),
         (DigestMismatch("a"), "the digest was not made with the secret of 'a' over these octets"),
         (
             DigestMismatch("a", former_until=1_767_225_600),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Final
 
-from dmnotid.errors import DigestMismatch, ServerUndiscovered, SourceNotAllowed, UnknownServer
+from dmnotid.errors import DigestMismatch, SecretNotProvisioned, ServerUndiscovered, SourceNotAllowed, UnknownServer
 from dmnotid.policy.addresses import Network, Source, parse_ip
 from dmnotid.policy.digest import is_signed_with
 from dmnotid.wire.notification import Notification
@@ -46,6 +46,39 @@ class Server:
         return address is not None and any(address in network for network in self.sources)
 
 
+class _BySource:
+    """Servers by the networks that they may send from.
+
+    Anyone can send notifications without SERVER-ID. So finding their servers takes one step for each length of prefix
+    in the configuration, not one for each server.
+    """
+
+    def __init__(self, servers: Iterable[Server]) -> None:
+        # Those that may send from anywhere.
+        self._anywhere: list[Server] = []
+        # The others, by IP version and number of host bits of a network, and by its bits before those.
+        self._near: dict[tuple[int, int], dict[int, list[Server]]] = {}
+        for server in servers:
+            if not server.sources:
+                self._anywhere.append(server)
+            for network in server.sources:
+                host_bits = network.max_prefixlen - network.prefixlen
+                prefixes = self._near.setdefault((network.version, host_bits), {})
+                prefixes.setdefault(int(network.network_address) >> host_bits, []).append(server)
+
+    def find(self, source: Source) -> list[Server]:
+        """Return the servers that may send from that address."""
+        found = list(self._anywhere)
+        address = parse_ip(source.address)
+        if address is not None:
+            number = int(address)
+            for (version, host_bits), prefixes in self._near.items():
+                if version == address.version:
+                    found += prefixes.get(number >> host_bits, ())
+        # A server with overlapping networks is found in each of them.
+        return list({server.id: server for server in found}.values())
+
+
 class Servers:
     """All configured servers. SERVER-IDs are compared case-sensitively, after NFC."""
 
@@ -59,8 +92,11 @@ class Servers:
                 message = f"SERVER-ID {identity!r} is configured twice"
                 raise ValueError(message)
             self._by_id[identity] = server
-        # The servers with a secret.
-        self._signers = [server for server in self if server.secrets]
+        # The number of servers with a secret, and those servers.
+        self._signer_count = sum(bool(server.secrets) for server in self)
+        self._signers = _BySource(server for server in self if server.secrets)
+        # The servers that accept unsigned notifications.
+        self._unsigned = _BySource(server for server in self if not server.require_digest)
 
     def __iter__(self) -> Iterator[Server]:
         """Iterate in the order of the configuration."""
@@ -77,7 +113,8 @@ class Servers:
     def find(self, notification: Notification, source: Source) -> Server:
         """Return the server of a notification, which may send from `source`.
 
-        Raises UnknownServer, SourceNotAllowed, ServerUndiscovered, and DigestMismatch if the secret of no server fits.
+        Raises UnknownServer, SourceNotAllowed and ServerUndiscovered, SecretNotProvisioned if no server has a secret,
+        and DigestMismatch if that of none fits.
         """
         server_id = notification.server_id
         # The decoder has brought SERVER-ID into NFC.
@@ -91,12 +128,14 @@ class Servers:
         return server
 
     def _find_signer(self, notification: Notification, source: Source) -> Server:
+        signers, octets = self._signer_count, len(notification.octets)
+        if not signers:
+            raise SecretNotProvisioned
         # Anyone can send such notifications, so the work for one is bounded before any of it is done.
-        signers, octets = len(self._signers), len(notification.octets)
         if signers > MAX_TRIED_SECRETS or octets > MAX_TRIED_OCTETS:
             raise ServerUndiscovered(signers, signed=True, untried_octets=octets)
-        allowed = [server for server in self._signers if server.allows(source)]
-        if signers and not allowed:
+        allowed = self._signers.find(source)
+        if not allowed:
             raise SourceNotAllowed(source.address)
         # Every secret is tried, so that the time taken does not reveal which one fits.
         fits = [(server, is_signed_with(notification, secret)) for server in allowed for secret in server.secrets]
@@ -110,7 +149,7 @@ class Servers:
 
     def _find_unsigned(self, source: Source) -> Server:
         # Without id and digest only the source is left, and a guess among several servers would be a default server.
-        found = [server for server in self if not server.require_digest and server.allows(source)]
+        found = self._unsigned.find(source)
         if len(found) != 1:
             raise ServerUndiscovered(len(found), signed=False)
         return found[0]

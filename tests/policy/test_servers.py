@@ -1,12 +1,13 @@
 """The configured servers, and the one that a notification is from (5.3, 5.3.5)."""
 
+import sys
 from ipaddress import ip_network
 
 import pytest
 
 from dmnotid.errors import Discard
 from dmnotid.policy import servers as module
-from dmnotid.policy.addresses import Source
+from dmnotid.policy.addresses import Network, Source
 from dmnotid.policy.digest import sign
 from dmnotid.policy.servers import MAX_TRIED_OCTETS, MAX_TRIED_SECRETS, Server, Servers
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification
@@ -204,9 +205,10 @@ def test_no_secret_is_tried_for_a_source_that_no_server_allows(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("servers", [[], [Server("a"), Server("b", sources=NEARBY)]])
-def test_signed_notification_without_any_secret_is_a_mismatch(servers: list[Server]) -> None:
-    """5.3.5."""
-    assert find(Servers(servers), FAR, anonymous(b"1")) == "digest-mismatch"
+@pytest.mark.parametrize("octets", [42, MAX_TRIED_OCTETS + 1])
+def test_signed_notification_without_any_secret_has_none_provisioned(servers: list[Server], octets: int) -> None:
+    """5.3.5: of whatever size, and wherever it comes from."""
+    assert find(Servers(servers), FAR, anonymous(b"1", octets)) == "secret-not-provisioned"
 
 
 def many(secrets: int, **of_all: tuple[object, ...]) -> Servers:
@@ -236,6 +238,49 @@ def test_too_much_work_is_refused_before_any_of_it(
     """5.3.5: before a digest is computed, and whatever the sources of the servers are."""
     servers = many(secrets, sources=NEARBY)
     assert find_untried(servers, source, anonymous(b"0", octets), monkeypatch) == "server-undiscovered"
+
+
+def calls_of(servers: Servers, notification: Notification) -> int:
+    """Return the number of functions that finding the server of a notification from elsewhere calls."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event.endswith("call")
+
+    sys.setprofile(count)
+    try:
+        find(servers, FAR, notification)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def near(number: int) -> tuple[Network, ...]:
+    """Return four networks of their own for a server."""
+    first, second = divmod(number, 256)
+    names = f"10.{first}.{second}.0/24", f"11.{first}.{second}.0/24", f"12.{first}.{second}.0/24"
+    return *(ip_network(name) for name in names), ip_network(f"2001:db8:{number:x}::/48")
+
+
+@pytest.mark.parametrize("notification", [UNSIGNED, anonymous(b"x")], ids=["unsigned", "signed"])
+def test_stranger_costs_the_same_with_however_many_servers(notification: Notification) -> None:
+    """5.3.5: a sender outside all sources causes no work for each server."""
+    few, most = (
+        Servers(Server(str(at), b"%d" % at, require_digest=False, sources=near(at)) for at in range(count))
+        for count in (1, MAX_TRIED_SECRETS)
+    )
+    assert calls_of(few, notification) == calls_of(most, notification)
+    thousand = Servers(Server(str(at), b"%d" % at, require_digest=False, sources=near(at)) for at in range(1_000))
+    assert calls_of(thousand, notification) <= calls_of(few, notification)
+
+
+def test_server_with_overlapping_sources_is_one() -> None:
+    """5.3.5."""
+    sources = tuple(map(ip_network, ("192.0.2.0/24", "192.0.0.0/16", "0.0.0.0/0", "::/0", "192.0.2.0/24")))
+    servers = Servers([Server("a", b"1", require_digest=False, sources=sources)])
+    assert find(servers, NEAR, UNSIGNED) == "a"
+    assert find(servers, NEAR, anonymous(b"1")) == "a"
 
 
 def test_named_server_is_found_among_more_than_are_tried() -> None:

@@ -306,7 +306,7 @@ def test_fields_are_decoded_with_their_page(encoded: str | bytes, found: list[Fi
     ],
 )
 def test_malformed_field_is_refused_with_offset(encoded: str, place: Place, problem: str) -> None:
-    """WAP-230 8.4.2.6, 8.4.1.2: by field, and by the octet of the datagram."""
+    """WAP-230 8.4.2.6, 8.4.2.1, 8.4.1.2: by field, and by the octet of the datagram."""
     kind, field, offset = place
     datagram = octets("01 06") + bytes([1 + len(octets(encoded))]) + b"\xd8" + octets(encoded) + PACKAGE
     with pytest.raises(DecodeError) as caught:
