@@ -69,8 +69,8 @@ def wait_until(condition: Callable[[], T]) -> T:
 
 
 def parse_lines(text: str) -> list[dict[str, Any]]:
-    """Read the log's JSON lines, the priority in front of each cut off."""
-    return [json.loads(line.partition(">")[2]) for line in text.splitlines()]
+    """Read the log's JSON lines; in the systemd journal a level precedes each."""
+    return [json.loads(line[line.index("{") :]) for line in text.splitlines()]
 
 
 class LogLines(io.StringIO):

@@ -1,10 +1,10 @@
-"""The log: one line per event, as text on a terminal, as JSON with a journal level elsewhere.
+"""The log: one line per event, as text on a terminal, as JSON elsewhere.
 
 Text from the network or a hook is escaped before it is logged: no control character of it reaches a terminal or starts
 a new line.
 
-If standard output leads to the systemd journal, a record about a session or a server is sent to it with searchable
-fields (DMNOTID_SERVER_ID=…). All others remain lines, which cost less.
+If standard output leads to the systemd journal, each line begins with its level (`<6>`), and a record about a session
+or a server is sent with searchable fields instead (DMNOTID_SERVER_ID=…). Lines cost less.
 """
 
 import json
@@ -76,7 +76,7 @@ class _Lines:
                 self._journald.send(fields)
                 return
         if self._dropped:
-            line = f"{_report_dropped(self._dropped, json_lines=line.startswith('<'))}\n{line}"
+            line = f"{_report_dropped(self._dropped, before=line)}\n{line}"
         octets = f"{line}\n".encode(self._encoding, "backslashreplace")
         try:
             self._stream.flush()
@@ -110,24 +110,26 @@ def _writer(owner: object, descriptor: int) -> Callable[[bytes], int]:
     return partial(os.write, descriptor)
 
 
-def _report_dropped(count: int, *, json_lines: bool) -> str:
-    if json_lines:
-        return _render_json(None, "warning", {"event": "log lines dropped", "level": "warning", "count": count})
-    return f"log lines dropped: {count}"
+def _report_dropped(count: int, *, before: str) -> str:
+    """Return a line in the form of the one that it is written before."""
+    if before[:1] not in {"<", "{"}:
+        return f"log lines dropped: {count}"
+    render = _render_json if before[0] == "{" else _render_fields
+    return str(render(None, "warning", {"event": "log lines dropped", "level": "warning", "count": count}))
 
 
 def configure(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
     """Send the log to `stream` (standard output by default) from `level` up.
 
-    `form` is "text", "json", or "auto": text on a terminal, JSON lines elsewhere.
+    `form` is "text", "json", or "auto": text on a terminal, records with levels in the systemd journal, JSON elsewhere.
     """
     target = sys.stdout if stream is None else stream
-    journald = _open_journald(target) if form == "auto" else None
-    lines = _Lines(target, journald)
+    in_journal = form == "auto" and _is_journal(target)
+    lines = _Lines(target, _open_journald() if in_journal else None)
     if form == "text" or (form == "auto" and target.isatty()):
         processors = _text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
     else:
-        processors = [_add_time, _format_exception, _render_json if journald is None else _render_fields]
+        processors = [_add_time, _format_exception, _render_fields if in_journal else _render_json]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -137,11 +139,17 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     )
 
 
-def _open_journald(target: TextIO) -> Journald | None:
-    # Without a channel, records remain lines.
+def _is_journal(target: TextIO) -> bool:
+    # A stream of a test may have no descriptor.
     with suppress(OSError, ValueError):
-        if leads_to_journal(target.fileno(), os.environ.get("JOURNAL_STREAM")):
-            return Journald()
+        return leads_to_journal(target.fileno(), os.environ.get("JOURNAL_STREAM"))
+    return False
+
+
+def _open_journald() -> Journald | None:
+    # Without a channel, records remain lines.
+    with suppress(OSError):
+        return Journald()
     return None
 
 
@@ -166,18 +174,17 @@ def _format_exception(logger_: object, level: str, event: EventDict) -> EventDic
     return structlog.processors.format_exc_info(logger_, "error" if level == "exception" else level, event)
 
 
-def _render_json(_logger: object, level: str, event: EventDict) -> str:
-    priority = _JOURNAL_LEVELS.get(level, _JOURNAL_LEVELS["error"])
-    return f"<{priority}>{_encode_json(event)}"
+def _render_json(_logger: object, _level: str, event: EventDict) -> str:
+    return _encode_json(event)
 
 
 def _render_fields(_logger: object, level: str, event: EventDict) -> str | tuple[tuple[str], dict[str, Any]]:
-    line = _render_json(_logger, level, event)
+    priority, message = _JOURNAL_LEVELS.get(level, _JOURNAL_LEVELS["error"]), _encode_json(event)
+    line = f"<{priority}>{message}"
     if _SEARCHED_BY.isdisjoint(event):
         return line
     # The same three fields that the journal makes of a line `<6>{…}`.
-    priority, _, message = line[1:].partition(">")
-    fields = [("MESSAGE", message), ("PRIORITY", priority), ("SYSLOG_IDENTIFIER", "dmnotid")]
+    fields = [("MESSAGE", message), ("PRIORITY", str(priority)), ("SYSLOG_IDENTIFIER", "dmnotid")]
     fields += [(f"DMNOTID_{name.upper()}", str(event[name])) for name in JOURNAL_FIELDS if event.get(name) is not None]
     return (line,), {"fields": fields}
 

@@ -161,7 +161,7 @@ class Log:
         """Take what was written since."""
         *lines, self._rest = (self._rest + self._stream.read()).split(b"\n")
         for octets in lines:
-            line = json.loads(octets[3:])
+            line = json.loads(octets)
             event = line["event"]
             self.events[event] += 1
             self.last[event] = line
