@@ -119,6 +119,9 @@ class Daemon:
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.reload}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        # Log rotation often sends these, and their default action would kill the daemon.
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            loop.add_signal_handler(number, _log_ignored, number)
         # If SIGCHLD were ignored, hooks would be reaped automatically and their exit status lost.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -217,6 +220,8 @@ class Daemon:
             except JournalError as error:
                 logger.error("journal unreadable", problem=str(error))
             self._manager.alive()
+            # The daemon is awake anyway. A first test that sends junk gets a line in the log.
+            self.endpoints.report_drops()
             await asyncio.sleep(self._manager.watchdog / PINGS)
 
     def _describe(self) -> str:
@@ -228,6 +233,10 @@ class Daemon:
         discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")
         sessions = f"sessions: {running} running, {waiting} pending"
         return f"{self._refused}{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}"
+
+
+def _log_ignored(number: signal.Signals) -> None:
+    logger.info("signal ignored", signal=number.name)
 
 
 def _intake(config: Config) -> Intake:

@@ -1,8 +1,25 @@
-"""The exit statuses that commands share."""
+"""What commands share as processes: exit statuses, and problems on standard error."""
 
+import os
+import sys
 from typing import Final
+
+from dmnotid.host.journald import leads_to_journal
 
 EXIT_OK: Final = 0
 EXIT_PROBLEM: Final = 1
+EXIT_CONFIG: Final = 78
+"""EX_CONFIG of sysexits.h: a configuration that can't be used. systemd shows it as 78/CONFIG."""
 EXIT_INTERRUPTED: Final = 128 + 2
 """What a shell reports for a process that SIGINT ended."""
+
+ERROR: Final = 3
+WARNING: Final = 4
+_STANDARD_ERROR: Final = 2
+
+
+def print_problem(text: object, level: int = ERROR) -> None:
+    """Print lines on standard error; if that is the systemd journal, each gets a level (sd-daemon(3))."""
+    prefix = f"<{level}>" if leads_to_journal(_STANDARD_ERROR, os.environ.get("JOURNAL_STREAM")) else ""
+    for line in str(text).splitlines():
+        print(f"{prefix}{line}", file=sys.stderr)

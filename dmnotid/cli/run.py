@@ -6,17 +6,20 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.process import EXIT_CONFIG, EXIT_OK, EXIT_PROBLEM, print_problem
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
-from dmnotid.errors import DmnotidError
+from dmnotid.errors import ConfigError, DmnotidError
 from dmnotid.host import log
 from dmnotid.host.loop import reset_signals, run_to_completion
 from dmnotid.host.systemd import Manager
 from dmnotid.host.trust import check_trusted_path
 
 DEFAULT_CONFIG: Final = Path("/etc/dmnotid/dmnotid.yaml")
+
+SHOWN: Final = 2
+"""Number of problems of a configuration that a service reports: it is restarted, and reports them each time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,28 +28,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run until SIGTERM or SIGINT; 0 after an orderly stop, 1 if the daemon can't start or stops by an error.
+    """Run until SIGTERM or SIGINT. Return 0 after an orderly stop, 78 if the configuration can't be used.
 
-    Raises ConfigError.
+    1 is any other reason why the daemon can't start, or an error that stops it.
     """
     reset_signals()
-    # A reload may be requested before the daemon has a handler for it; the default action would kill the process.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Before the log is configured: the caller prints problems on standard error.
-    config = load_config(arguments.config, os.environ, check_trusted_path)
-    configure_log(config)
-    for warning in config.warnings:
-        log.logger.warning("configuration warning", problem=str(warning))
+    # These may arrive before the daemon has a handler for them; the default action would kill the process.
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    # The defaults, until a configuration names others.
+    log.configure()
+    manager = Manager({})
     try:
-        daemon = Daemon(config, manager=Manager(os.environ), on_reload=configure_log)
-        run_to_completion(daemon.run())
+        manager = Manager(os.environ)
+        config = load_config(arguments.config, os.environ, check_trusted_path)
+        configure_log(config)
+        for warning in config.warnings:
+            log.logger.warning("configuration warning", problem=str(warning))
+        run_to_completion(Daemon(config, manager=manager, on_reload=configure_log).run())
+    except ConfigError as error:
+        _report(error, manager)
+        return EXIT_CONFIG
     except DmnotidError as error:
         log.logger.error("daemon not started", problem=str(error))
+        manager.status(f"not started: {error}")
         return EXIT_PROBLEM
     except ExceptionGroup:
         log.logger.exception("internal error")
         return EXIT_PROBLEM
     return EXIT_OK
+
+
+def _report(error: ConfigError, manager: Manager) -> None:
+    """Print the problems; a service, which systemd starts again and again, reports the first ones only."""
+    problems = list(map(str, error.problems))
+    if manager.listens and len(problems) > SHOWN:
+        problems[SHOWN:] = [f"{len(problems) - SHOWN} more problems: dmnotid check shows them"]
+    for problem in problems:
+        print_problem(problem)
+    manager.status(f"configuration: {problems[0]}")
 
 
 def configure_log(config: Config) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from dmnotid.cli.process import EXIT_PROBLEM
+from dmnotid.cli.process import EXIT_PROBLEM, print_problem
 from dmnotid.errors import HookError, UntrustedPath
 from dmnotid.hook.command import start_command
 from dmnotid.hook.facts import Facts, build_arguments, build_environment, build_input, find_home
@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
     except (HookError, UntrustedPath) as error:
         code = EXIT_PROBLEM
         # One for the log of this unit; the daemon logs the other, as output before the answer.
-        print(error, file=sys.stderr)
+        print_problem(error)
         print(error, flush=True)
     # The command's last line may have no newline; the daemon leaves empty lines out.
     print(f'\n{{"exit": {code}}}')

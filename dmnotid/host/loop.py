@@ -7,6 +7,9 @@ from typing import Any, Final
 
 from dmnotid.host.log import logger
 
+HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""The signals that a daemon has handlers for."""
+
 # CPython ignores these for itself, and subprocess restores them in a child.
 _IGNORED_BY_PYTHON: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 
@@ -32,7 +35,7 @@ async def _with_signals_blocked_at_the_end(main: Coroutine[Any, Any, None]) -> N
     await main
     # The loop removes its signal handlers when it closes: a signal after that would kill the process by its default
     # action, and an orderly stop would end with the wrong exit status.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

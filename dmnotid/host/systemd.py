@@ -131,8 +131,12 @@ def _one_line(text: str) -> str:
 
 def _passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
     pid, count, names = (environ.pop(f"LISTEN_{name}", None) for name in ("PID", "FDS", "FDNAMES"))
-    # Another process number: the variables are meant for a parent process that passed its environment on.
-    if count is None or pid != str(os.getpid()):
+    if count is None:
+        return []
+    # The variables are meant for a parent process, such as a shell script that runs the daemon as its child.
+    if pid != str(os.getpid()):
+        problem = f"LISTEN_PID: the sockets were passed to process {pid}, this is {os.getpid()}: start it with exec"
+        logger.warning("passed sockets ignored", problem=problem)
         return []
     if not _is_number(count):
         message = f"LISTEN_FDS: {count!r}: the number of passed descriptors is expected"

@@ -114,7 +114,7 @@ class Endpoint:
     def configure(self, intake: Intake) -> None:
         """Apply `intake`; a failure is logged, and reception goes on without it."""
         # The counter is read under the filter that raised it.
-        self._report_drops()
+        self.report_drops()
         self._intake = intake
         try:
             socketfilter.attach(self.socket, junk=intake.junk)
@@ -192,9 +192,10 @@ class Endpoint:
         self._look = None
         if self._loop is not None:
             self._looked_at = self._loop.time()
-        self._report_drops()
+        self.report_drops()
 
-    def _report_drops(self) -> None:
+    def report_drops(self) -> None:
+        """Report what the kernel dropped since the last call."""
         dropped = self._drops.take(filtered=self._guarded or not self._intake.junk)
         if self._report is not None and dropped is not NOTHING:
             self._report(str(self), dropped)
@@ -209,7 +210,7 @@ class Endpoint:
         # A flood must not keep the daemon from stopping.
         while time.monotonic() < deadline and self.receive():
             pass
-        self._report_drops()
+        self.report_drops()
         self.socket.close()
 
 

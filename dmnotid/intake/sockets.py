@@ -16,6 +16,9 @@ from dmnotid.intake.endpoint import Deliver, Endpoint, Intake, Report, source_of
 DRAIN: Final = 1.0
 """Maximum time to drain sockets that are closed, in seconds."""
 
+IFNAMSIZ: Final = 16
+"""linux/if.h: room for the name of an interface."""
+
 _WILDCARDS: Final = frozenset({"::", "0.0.0.0"})  # noqa: S104
 
 
@@ -128,6 +131,11 @@ class Endpoints:
         for endpoint in self:
             _open(endpoint)
 
+    def report_drops(self) -> None:
+        """Report what the kernel dropped, also on sockets at which junk alone arrived: it wakes no endpoint."""
+        for endpoint in self:
+            endpoint.report_drops()
+
     def close(self) -> None:
         """Drain all sockets for a limited time, and close them."""
         endpoints = list(self)
@@ -137,7 +145,10 @@ class Endpoints:
 
 def _open(endpoint: Endpoint) -> None:
     endpoint.open()
-    logger.info("socket listening", listen=str(endpoint))
+    # A socket unit may bind it to an interface (BindToDevice=), which no address shows.
+    device = endpoint.socket.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, IFNAMSIZ)
+    facts = {"device": device.rstrip(b"\0").decode(errors="backslashreplace")} if device else {}
+    logger.info("socket listening", listen=str(endpoint), **facts)
 
 
 def _close(endpoints: Iterable[Endpoint]) -> None:
@@ -176,6 +187,8 @@ def bind(address: ListenAddress, *, ipv6_only: bool = False) -> socket.socket:
             logger.warning("IPv6 missing", listen=str(address), instead=str(instead))
             return bind(instead)
         message = f"listen: {address}: {error.strerror or error}"
+        if error.errno == errno.EADDRINUSE:
+            message = f"{message}: another process has it, or systemd for dmnotid.socket"
         raise EndpointError(message) from error
 
 

@@ -1,8 +1,10 @@
 """`dmnotid run`: starts that fail, and the log. tests/whole has the daemon at work."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,21 +20,33 @@ def config(tmp_path: Path) -> Path:
 def test_missing_configuration_file_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     wanted = f"{missing}: {missing} cannot be read: No such file or directory\n"
-    assert dmnotid("run", "--config", str(missing)) == Done(1, "", wanted)
+    assert dmnotid("run", "--config", str(missing)) == Done(78, "", wanted)
 
 
 def test_all_problems_of_a_configuration_are_named(tmp_path: Path) -> None:
     done = dmnotid("run", "--config", str(write_config(tmp_path, more="listen: 5\nbogus: 1\n")))
-    assert (done.status, done.out) == (1, "")
+    assert (done.status, done.out) == (78, "")
     assert [line.split(": ")[1] for line in done.err.splitlines()] == ["listen", "bogus"]
     assert not shows_secret(done.err)
 
 
+def test_problem_of_a_configuration_is_an_error_in_the_systemd_journal(tmp_path: Path) -> None:
+    """Standard error of a service is a stream socket, which $JOURNAL_STREAM names."""
+    config = write_config(tmp_path, more="listen: 5\nbogus: 1\n")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        about = os.fstat(theirs.fileno())
+        environ = os.environ | {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}
+        command = [*PROGRAM, "run", "--config", str(config)]
+        done = subprocess.run(command, env=environ, stdout=theirs, stderr=theirs, check=False)
+        lines = ours.recv(65_536).decode().splitlines()
+    assert done.returncode == 78
+    assert [line.partition(":")[0] for line in lines] == [f"<3>{config}"] * 2
+
+
 def events(out: str) -> list[dict[str, object]]:
-    """Parse a log for the journal: a level and a JSON object on each line."""
-    lines = out.splitlines()
-    assert all(line[:3] in {"<3>", "<4>", "<6>"} for line in lines), out
-    return [json.loads(line[3:]) for line in lines]
+    """Parse a log in a pipe: a JSON object on each line."""
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def test_port_in_use_ends_the_start(tmp_path: Path) -> None:
@@ -42,7 +56,8 @@ def test_port_in_use_ends_the_start(tmp_path: Path) -> None:
         done = dmnotid("run", "--config", str(write_config(tmp_path, more=f"listen: '{listen}'\nstate: {tmp_path}\n")))
     assert done.status == 1
     last = events(done.out)[-1]
-    assert (last["event"], last["problem"]) == ("daemon not started", f"listen: {listen}: Address already in use")
+    problem = f"listen: {listen}: Address already in use: another process has it, or systemd for dmnotid.socket"
+    assert (last["event"], last["problem"]) == ("daemon not started", problem)
 
 
 def test_state_directory_that_cannot_be_created_ends_the_start(tmp_path: Path) -> None:

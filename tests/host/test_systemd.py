@@ -252,12 +252,16 @@ def test_passed_descriptor_that_is_not_a_socket_is_refused() -> None:
     assert done.stdout.startswith("LISTEN_FDS: descriptor 3 (x): Socket operation on non-socket: a bound UDP socket")
 
 
-def test_variables_for_another_process_are_ignored() -> None:
+def test_variables_for_another_process_are_ignored(logged: LogLines) -> None:
     environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "WATCHDOG_PID": "1", "WATCHDOG_USEC": "1000000"}
     manager = Manager(environ)
     assert not manager.sockets
     assert manager.watchdog is None
     assert not environ
+    # A script between systemd and the daemon: without this line the systemd socket would stay unread in silence.
+    (line,) = logged.of("passed sockets ignored")
+    problem = f"LISTEN_PID: the sockets were passed to process 1, this is {os.getpid()}: start it with exec"
+    assert (line["level"], line["problem"]) == ("warning", problem)
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "1.5", "²"])
@@ -392,6 +396,46 @@ def test_passed_socket_is_used_and_keeps_datagrams_between_daemons(tmp_path: Pat
         service.stop(signal.SIGKILL)
         send(port, push(4, preferred=NOWHERE))
         assert run(config, **begin).wait("notification accepted")["notification_id"] == 4
+
+
+def test_junk_alone_is_reported_at_a_ping_of_the_watchdog(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    config = write_config(tmp_path, log={"junk": False})
+    service = run(config, environment=notifying(end, WATCHDOG_USEC="200000"))
+    service.send(b"hello")
+    assert service.wait("junk refused")["count"] == 1
+    end.until_status("1 discarded (junk 1)")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_signal_of_log_rotation_is_ignored_and_logged(tmp_path: Path, run: Run, number: signal.Signals) -> None:
+    service = run(write_config(tmp_path))
+    service.wait("daemon ready")
+    service.process.send_signal(number)
+    assert service.wait("signal ignored")["signal"] == number.name
+    service.send(push(1, preferred=NOWHERE))
+    service.wait("notification accepted")
+    assert service.stop() == 0
+
+
+def test_problems_of_a_configuration_are_in_the_status_line(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    config = write_config(tmp_path, listen=5, bogus=1, receive_buffer="much", push=7)
+    service = run(config, environment=notifying(end))
+    assert service.process.wait(60) == 78
+    first, second, more = service.errors.splitlines()
+    assert first.startswith(f"{config}:")
+    assert second.startswith(f"{config}:")
+    # systemd starts the daemon again and again: three lines each time.
+    assert more == "2 more problems: dmnotid check shows them"
+    assert end.next() == [f"STATUS=configuration: {first}"]
+    assert end.is_silent()
+
+
+def test_status_line_names_why_the_daemon_does_not_start(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    with bound() as sock:
+        listen = f"127.0.0.1:{sock.getsockname()[1]}"
+        service = run(write_config(tmp_path, listen=[listen]), environment=notifying(end))
+        assert "Address already in use" in service.problem()
+    end.until_status(f"not started: listen: {listen}: Address already in use")
 
 
 def test_watchdog_is_pinged(tmp_path: Path, run: Run, end: ManagersEnd) -> None:

@@ -46,7 +46,8 @@ def test_port_in_use_is_named(address: ListenAddress) -> None:
         second = at(address.host, port_of(first))
         with pytest.raises(EndpointError) as caught:
             bind(second)
-    assert str(caught.value) == f"listen: {second}: Address already in use"
+    owner = "another process has it, or systemd for dmnotid.socket"
+    assert str(caught.value) == f"listen: {second}: Address already in use: {owner}"
 
 
 def test_port_is_shared_with_no_other_process() -> None:
@@ -249,6 +250,15 @@ async def test_passed_socket_replaces_configured_addresses(logged: LogLines) -> 
         endpoints.open()
         send(sock.getsockname(), b"here")
         await eventually(lambda: inbox.payloads == [b"here"])
+
+
+async def test_socket_that_is_bound_to_an_interface_is_logged_with_it(logged: LogLines) -> None:
+    with bind(LOOPBACK) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        with closing(Endpoints(Inbox(), passed=[sock])) as endpoints:
+            endpoints.open()
+    (line,) = logged.of("socket listening")
+    assert line["device"] == "lo"
 
 
 def test_passed_ipv4_wildcard_serves_a_configured_ipv6_wildcard(logged: LogLines) -> None:
