@@ -86,8 +86,9 @@ class Service:
         return self.process.wait(60)
 
     def problem(self) -> str:
-        """Wait for a start that fails with status 1; what it said, on whichever way."""
-        assert self.process.wait(60) == 1, self.lines()
+        """Wait for a start that fails, and return why: on standard error with status 78, or in the log with 1."""
+        status = self.process.wait(60)
+        assert status == (78 if self.errors else 1), self.lines()
         return self.errors + "".join(line["problem"] for line in self.of("daemon not started"))
 
 
