@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.errors import HookError, shortened
-from dmnotid.hook.output import CHUNK_OCTETS
+from dmnotid.hook.output import CHUNK_OCTETS, LINE_ENDS
 
 MAX_ANSWER_OCTETS: Final = 1_024
 """Maximum length of a line with an exit status; a longer line is output."""
@@ -43,7 +43,7 @@ class Answer:
 
     def feed(self, octets: bytes) -> None:
         """Take octets that were read."""
-        *lines, rest = (self._unfinished + octets).split(b"\n")
+        *lines, rest = LINE_ENDS.split(self._unfinished + octets)
         # The log cuts a line at the same length, so the rest of a longer one has no use.
         for line in lines:
             self._end_line(line[: MAX_ANSWER_OCTETS + 1])
