@@ -15,10 +15,10 @@ from typing import Final
 
 from dmnotid import __version__
 from dmnotid.config.loading import load_config
-from dmnotid.config.values import Config, HookConfig
+from dmnotid.config.values import Config
 from dmnotid.dispatcher import Dispatcher
-from dmnotid.errors import ConfigError, DmnotidError, EndpointError, HookError, JournalError, shortened
-from dmnotid.hook.runner import check_hook
+from dmnotid.errors import ConfigError, DmnotidError, EndpointError, JournalError, shortened
+from dmnotid.hook.runner import check_kernel
 from dmnotid.host.log import logger
 from dmnotid.host.systemd import Manager, StatusLine
 from dmnotid.host.trust import check_trusted_path
@@ -78,13 +78,12 @@ class Daemon:
     async def run(self) -> None:
         """Receive until `stop` is called or SIGTERM or SIGINT arrives, then stop in order.
 
-        Raises EndpointError or JournalError if the daemon can't start.
+        Raises EndpointError, HookError or JournalError if the daemon can't start.
         """
         with ExitStack() as stack:
             # First, so that a stop during the start is orderly too.
             self._handle_signals()
             self._open(stack)
-            _warn_of_hook(self.config.hook)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
                 reloads = group.create_task(self._reload_when_asked(), name="reloads")
@@ -127,6 +126,7 @@ class Daemon:
 
     def _open(self, stack: ExitStack) -> None:
         config = self.config
+        check_kernel(config.hook)
         self._journal = stack.enter_context(
             Journal(config.state, limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)
         )
@@ -189,7 +189,7 @@ class Daemon:
         return ""
 
     def _apply(self, config: Config) -> None:
-        """Put another configuration in force. Raises EndpointError, and changes nothing, if sockets can't be opened."""
+        """Put another configuration in force. Raises EndpointError or HookError, and changes nothing then."""
         for warning in config.warnings:
             logger.warning("configuration warning", problem=str(warning))
         if config.state != self.config.state:
@@ -197,7 +197,8 @@ class Daemon:
             logger.warning("configuration warning", problem=problem)
             config = config._replace(state=self.config.state)
         rules = config.rules
-        # Only this may fail. Datagrams drained from a socket that is closed are judged by the former rules.
+        check_kernel(config.hook)
+        # Only these two may fail. Datagrams drained from a socket that is closed are judged by the former rules.
         self.endpoints.bind(config.listen, ipv4_sources=rules.servers.ipv4_sources)
         self.endpoints.configure(_intake(config))
         self._links.configure(config.connections)
@@ -208,7 +209,6 @@ class Daemon:
         # Level and format of the log belong to the command.
         if self._on_reload is not None:
             self._on_reload(config)
-        _warn_of_hook(config.hook)
         listen = [str(endpoint) for endpoint in self.endpoints]
         logger.info("configuration reloaded", servers=len(config.servers), listen=listen, pending=self.pending)
 
@@ -232,7 +232,11 @@ class Daemon:
         reasons = ", ".join(f"{reason} {count}" for reason, count in discards.items())
         discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")
         sessions = f"sessions: {running} running, {waiting} pending"
-        return f"{self._refused}{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}"
+        problem = self._dispatcher.hook_problem
+        hook = f"hook not startable: {shortened(problem, MAX_REFUSAL)}; " if problem else ""
+        return (
+            f"{hook}{self._refused}{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}"
+        )
 
 
 def _log_ignored(number: signal.Signals) -> None:
@@ -241,11 +245,3 @@ def _log_ignored(number: signal.Signals) -> None:
 
 def _intake(config: Config) -> Intake:
     return Intake(config.receive_buffer, config.log.junk, config.log.discards)
-
-
-def _warn_of_hook(hook: HookConfig) -> None:
-    """Report now what would be reported at each try."""
-    try:
-        check_hook(hook)
-    except HookError as error:
-        logger.warning("hook not startable", problem=str(error), consequence="no session can be started")

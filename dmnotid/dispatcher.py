@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Final
 
 from dmnotid.config.values import Config
-from dmnotid.errors import JournalError
+from dmnotid.errors import HookError, JournalError
+from dmnotid.hook.locks import LOCK_POLL, Locks, ServerLock
 from dmnotid.hook.runner import Hook
 from dmnotid.host.log import logger
 from dmnotid.journal.queue import Journal
@@ -54,6 +55,10 @@ class Dispatcher:
         # The configuration for the next start, and the hook made from it.
         self._config = config
         self._hook = Hook(config.hook)
+        # Why the hook could not be started when that was last tried or looked at; empty if it could.
+        self.hook_problem = ""
+        # The locks of the servers, which a hook keeps that outlives a killed daemon.
+        self._locks = Locks(config.state)
         # The states of all sessions.
         self._sessions = Sessions()
         # Set if there is something to do for the loop in `run`.
@@ -85,11 +90,22 @@ class Dispatcher:
         """
         limits, former = config.sessions, self._config.sessions
         self._config, self._hook = config, Hook(config.hook)
+        self._check_hook()
         # A shorter `expire_after` leaves a session as much time as the journal gives one after a wrong clock.
         least = time.monotonic() + min(limits.expire_after, LAST_CHANCE)
         self._sessions.add_time(limits.expire_after - former.expire_after, least)
         _log_held(self._sessions, config)
         self.wake()
+
+    def _check_hook(self) -> None:
+        """Report now what would be reported at each start, and let sessions start that it kept from starting."""
+        self.hook_problem = ""
+        try:
+            self._hook.check()
+        except HookError as error:
+            self.hook_problem = str(error)
+            logger.warning("hook not startable", problem=str(error), consequence="no session can be started")
+        self._sessions.look_again()
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
         """Queue sessions whose rows are committed."""
@@ -153,26 +169,43 @@ class Dispatcher:
         """Begin every try that can begin now."""
         failures = 0
         while not self._stopping and (start := self._next_start()) is not None:
-            # The try is committed before its hook is started: after a crash, the next try has the next number.
-            try:
-                self._journal.begin(start.request, start.attempt)
-            except JournalError as error:
-                facts = {"problem": str(error), "again_in": WRITE_AGAIN_AFTER}
-                logger.error("session not started", **_facts(start.request), **facts)
-                self._sessions.queue(start.request.later(time.monotonic() + WRITE_AGAIN_AFTER))
-                failures += 1
-                # A damaged row fails alone and must not stop the others; two failures show that the journal fails.
-                if failures > 1:
-                    return
-            else:
-                self.counters["tries"] += 1
-                tracked = self._sessions.begin(start)
-                tracked.task = group.create_task(
-                    self._try(start, tracked, self._hook), name=f"try {start.request.session}"
-                )
-                self._on_change()
+            lock = self._prepare(start)
+            if lock is not None:
+                # The try is committed before its hook is started: after a crash, the next try has the next number.
+                try:
+                    self._journal.begin(start.request, start.attempt)
+                except JournalError as error:
+                    lock.free()
+                    facts = {"problem": str(error), "again_in": WRITE_AGAIN_AFTER}
+                    logger.error("session not started", **start.request.log_facts(start.attempt), **facts)
+                    self._sessions.queue(start.request.later(time.monotonic() + WRITE_AGAIN_AFTER))
+                    failures += 1
+                    # A damaged row fails alone and must not stop the others; two failures show that the journal fails.
+                    if failures > 1:
+                        return
+                else:
+                    self.counters["tries"] += 1
+                    tracked = self._sessions.begin(start)
+                    tracked.task = group.create_task(
+                        self._try(start, tracked, self._hook, lock), name=f"try {start.request.session}"
+                    )
+            self._on_change()
             # Starting a process holds up the loop for about a millisecond, so let reception have its turn.
             await asyncio.sleep(0)
+
+    def _prepare(self, start: SessionStart) -> ServerLock | None:
+        """Lock the server of a try; None if the session has to wait. A hook that can't be started spends no try."""
+        server_id = start.request.server_id
+        try:
+            self._hook.check()
+            lock = self._locks.take(server_id, self._config.hook.timeout)
+        except HookError as error:
+            tracked = self._sessions.tracked[start.request.session]
+            self._settle(tracked, Outcome(Result.NOT_STARTED, str(error)), start.attempt)
+            return None
+        if lock is None:
+            self._sessions.locked_until[server_id] = time.monotonic() + LOCK_POLL
+        return lock
 
     def _next_start(self) -> SessionStart | None:
         """Return the try to begin now, over a connection that the kernel has confirmed just now."""
@@ -186,13 +219,14 @@ class Dispatcher:
             return None
         return self._sessions.next_start(self._links.available(), self._config)
 
-    async def _try(self, start: SessionStart, tracked: Tracked, hook: Hook) -> None:
+    async def _try(self, start: SessionStart, tracked: Tracked, hook: Hook, lock: ServerLock) -> None:
         """Run the hook, then lead the session from running to its next state."""
-        facts, connection = {**_facts(start.request), "attempt": start.attempt}, start.connection
+        facts, connection = start.request.log_facts(start.attempt), start.connection
         logger.info("session started", **facts, connection=str(connection.type), interface=connection.interface)
         outcome: Outcome | None = None
         try:
-            outcome = await hook.run(start)
+            with lock:
+                outcome = await hook.run(start, lock)
         except asyncio.CancelledError:
             self.counters["interrupted"] += 1
             logger.warning("session interrupted", **facts, next="at the next start of the daemon")
@@ -203,24 +237,44 @@ class Dispatcher:
         if outcome is None:
             self._sessions.queue(tracked.request)
         else:
-            self._settle(tracked.request, outcome)
+            if outcome.result is Result.NOT_STARTED:
+                self._take_back(tracked)
+            self._settle(tracked, outcome, start.attempt)
         self.wake()
         self._on_change()
 
-    def _settle(self, request: SessionRequest, outcome: Outcome) -> None:
+    def _take_back(self, tracked: Tracked) -> None:
+        """Write that a try which was written did not begin after all."""
+        self.counters["tries"] -= 1
+        request = tracked.request.tried(tracked.request.attempts - 1)
+        try:
+            # The pause is not written: after a restart the hook is looked at again at once.
+            tracked.request = self._journal.postpone(request, 0)
+        except JournalError as error:
+            logger.error("pause not written", **request.log_facts(), problem=str(error))
+            tracked.request = request
+
+    def _settle(self, tracked: Tracked, outcome: Outcome, attempt: int) -> None:
         """End a session after its try, or let it rest until the next one."""
-        verdict = after_try(outcome, request.attempts, self._config.retry, jitter=os.urandom(1)[0] / 0xFF)
+        request, not_started = tracked.request, outcome.result is Result.NOT_STARTED
+        tracked.failed_starts = tracked.failed_starts + 1 if not_started else 0
+        self.hook_problem = outcome.detail if not_started else ""
+        count = tracked.failed_starts or attempt
+        verdict = after_try(outcome, count, self._config.retry, jitter=os.urandom(1)[0] / 0xFF)
         if isinstance(verdict, Closed):
             self._sessions.end(request, verdict, outcome.detail)
             return
-        facts = {**_facts(request), "attempt": request.attempts}
-        logger.warning("session try failed", **facts, outcome=outcome.detail, again_in=round(verdict, 1))
-        try:
-            later = self._journal.postpone(request, verdict)
-        except JournalError as error:
-            # The pause then holds in this process only; after a restart the next try begins at once.
-            logger.error("pause not written", **facts, problem=str(error))
-            later = request.later(time.monotonic() + verdict)
+        facts = {**request.log_facts(attempt), "again_in": round(verdict, 1)}
+        later = request.later(time.monotonic() + verdict)
+        if not_started:
+            logger.error("hook not started", **facts, problem=outcome.detail)
+        else:
+            logger.warning("session try failed", **facts, outcome=outcome.detail)
+            try:
+                later = self._journal.postpone(request, verdict)
+            except JournalError as error:
+                # The pause then holds in this process only; after a restart the next try begins at once.
+                logger.error("pause not written", **request.log_facts(attempt), problem=str(error))
         self._sessions.queue(later)
 
     def _close(self, ended: Sequence[Tracked]) -> None:
@@ -239,7 +293,7 @@ class Dispatcher:
                     self._close([tracked])
                 return
             ended[0].close_at = time.monotonic() + WRITE_AGAIN_AFTER
-            facts = {**_facts(ended[0].request), "outcome": ended[0].outcome, "again_in": WRITE_AGAIN_AFTER}
+            facts = {**ended[0].request.log_facts(), "outcome": ended[0].outcome, "again_in": WRITE_AGAIN_AFTER}
             consequence = "session ended, not written: a restart of the daemon may run it again"
             logger.error("session end not written", **facts, problem=str(error), consequence=consequence)
             return
@@ -248,7 +302,7 @@ class Dispatcher:
             del self._sessions.tracked[request.session]
             self.counters[str(closed)] += 1
             log = logger.info if closed is Closed.DONE else logger.error
-            log(f"session {closed}", **_facts(request), attempts=request.attempts, outcome=tracked.outcome)
+            log(f"session {closed}", **request.log_facts(), attempts=request.attempts, outcome=tracked.outcome)
         self._on_change()
 
 
@@ -273,13 +327,4 @@ def _log_waiting(sessions: Sessions, links: Links, config: Config) -> None:
         if choose_connection(preferred, available) is None:
             tracked.announced = True
             wanted, missing = " ".join(preferred) or str(ConnectionType.ANY), explain_missing(links.links, preferred)
-            logger.info("session waiting", **_facts(request), wanted=wanted, available=present, missing=missing)
-
-
-def _facts(request: SessionRequest) -> dict[str, object]:
-    """Return what every log record of a session carries."""
-    return {
-        "session": request.session,
-        "server_id": request.server_id,
-        "notification_id": request.notification.notification_id,
-    }
+            logger.info("session waiting", **request.log_facts(), wanted=wanted, available=present, missing=missing)

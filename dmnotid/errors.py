@@ -16,7 +16,8 @@ DmnotidError
 │     ├─ Stale, FromTheFuture
 │     └─ Duplicate, QueueFull
 ├─ ConfigError                every problem of a configuration, each with its place
-├─ UntrustedPath              a path that another user can change, or that can't be followed
+├─ UntrustedPath              a path that another user can change
+│  └─ UnusablePath            a path that does not lead to a usable file
 ├─ UsageError                 command-line arguments that contradict one another
 ├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
@@ -367,7 +368,7 @@ class ConfigError(DmnotidError):
 
 
 class UntrustedPath(DmnotidError):
-    """A path that another user can change, or that does not lead to a usable file.
+    """A path that another user can change.
 
     `component` is the file, directory or link with the problem; `problem` is the problem and the way out.
     """
@@ -380,6 +381,10 @@ class UntrustedPath(DmnotidError):
     def __str__(self) -> str:
         """`/srv/hook: writable by others: chmod go-w /srv/hook`."""
         return f"{self.component}: {self.problem}"
+
+
+class UnusablePath(UntrustedPath):
+    """A path that does not lead to a usable file: it is missing, of another kind, or can't be executed."""
 
 
 class UsageError(DmnotidError):
@@ -399,8 +404,12 @@ class JournalDamaged(JournalError):
 
 
 class HookError(DmnotidError):
-    """A hook can't be started. `component` is the part of its path with the problem, if a part has one."""
+    """A hook can't be started. `component` is the part of its path with the problem, if a part has one.
 
-    def __init__(self, message: str, *, component: str | None = None) -> None:
+    `trusted` is False if the problem is that another user can change it.
+    """
+
+    def __init__(self, message: str, *, component: str | None = None, trusted: bool = True) -> None:
         super().__init__(message)
         self.component = component
+        self.trusted = trusted

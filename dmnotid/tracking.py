@@ -7,7 +7,7 @@ A session is tracked from its admission until its row is closed, in one of these
        |  +--daemon stops, hook ended----+  +--any other end--> resting         +--not written: again in 10 s
        +-------------- pause over -----------------------------+
     queued, resting --expire_after--> ending
-    queued --start can't be written--> resting
+    queued --start can't be written, or hook can't be started--> resting
 
     queued   in the schedule
     resting  in the schedule, with a `not_before` that is ahead
@@ -39,6 +39,8 @@ class Tracked:
     request: SessionRequest
     # Whether `session waiting` was logged since the session last had a connection.
     announced: bool = False
+    # Number of times in a row that the hook could not be started: the pauses between them grow.
+    failed_starts: int = 0
     # The running try.
     task: asyncio.Task[None] | None = None
     # Why the session ended, the end of its last try in words, and when its row may be closed.
@@ -57,6 +59,8 @@ class Sessions:
         self._schedule = Schedule()
         # When the last try for each server began, on the monotonic clock.
         self.last_start: dict[str, float] = {}
+        # When the lock of a server that another process holds is looked at again, on the monotonic clock.
+        self.locked_until: dict[str, float] = {}
 
     @property
     def waiting(self) -> list[Tracked]:
@@ -77,6 +81,13 @@ class Sessions:
         """Let a session, a new one or one after a try, have its turn from `not_before` on."""
         self.tracked.setdefault(request.session, Tracked(request)).request = request
         self._schedule.add(request)
+
+    def look_again(self) -> None:
+        """Let the sessions whose hook could not be started have their turn now."""
+        for tracked in self.waiting:
+            if tracked.failed_starts:
+                tracked.failed_starts = 0
+                self.queue(tracked.request.later(time.monotonic()))
 
     def begin(self, start: SessionStart) -> Tracked:
         """Take a session that is about to run out of the schedule."""
@@ -118,4 +129,8 @@ class Sessions:
         """Return each configured server without a running session, with the time from which it may get one."""
         busy = {tracked.request.server_id for tracked in self.running}
         free = [server.id for server in config.servers if server.id not in busy]
-        return {server_id: self.last_start.get(server_id, -inf) + config.sessions.min_interval for server_id in free}
+        interval = config.sessions.min_interval
+        return {
+            server_id: max(self.last_start.get(server_id, -inf) + interval, self.locked_until.get(server_id, -inf))
+            for server_id in free
+        }

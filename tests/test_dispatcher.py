@@ -1,6 +1,7 @@
 """The session's way with a real journal and real hooks; only the connections are made up."""
 
 import asyncio
+import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -13,13 +14,15 @@ from typing import Any
 import pytest
 
 from dmnotid import dispatcher as dispatcher_module
-from dmnotid.config.values import Config, ConnectionsConfig
+from dmnotid.config.values import Config, ConnectionsConfig, HookConfig
 from dmnotid.dispatcher import INTERRUPTIONS, Dispatcher
+from dmnotid.hook.locks import Locks
 from dmnotid.journal.queue import Journal
 from dmnotid.links.monitor import Links
 from dmnotid.policy.sessions import Connection
 from dmnotid.tracking import ENDS_AT_ONCE
 from dmnotid.wire.notification import ConnectionType
+from tests.hook.test_handoff import answering, served
 from tests.support import (
     NOWHERE,
     OPEN_ID,
@@ -376,15 +379,115 @@ async def test_session_is_tried_until_it_is_closed(
     assert bench.dispatcher.counters == {"tries": tries, state: 1}
 
 
-async def test_session_whose_hook_cannot_be_started_is_tried_again(tmp_path: Path, logged: LogLines) -> None:
+# A hook that can't be started
+
+
+async def test_hook_that_cannot_be_started_spends_no_try(tmp_path: Path, logged: LogLines) -> None:
     recorder = Recorder(tmp_path)
     recorder.file.chmod(0o777)
-    async with at_work(make_config(tmp_path, recorder.command, retry={"attempts": 1000})) as bench:
-        bench.accept(7)
-        await eventually(lambda: logged.of("session try failed"))
+    problem = f"{recorder.file}: writable by others: chmod go-w {recorder.file}"
+    config = make_config(tmp_path, recorder.command, retry={"attempts": 1, "longest": "80ms"})
+    async with at_work(config) as bench:
+        session = bench.accept(7)
+        lines = await eventually(lambda: (lines := logged.of("hook not started"))[5:] and lines)
+        assert bench.dispatcher.hook_problem == problem
+        assert [request.attempts for request in bench.journal.pending()] == [0]
         recorder.file.chmod(0o755)
         await bench.end_all()
-    assert len(recorder.names) == 1
+        assert bench.dispatcher.hook_problem == ""
+    assert recorder.names == [(session, 1)]
+    assert states(config) == {session: "done"}
+    facts = {"level": "error", "session": session, "server_id": SERVER_ID, "notification_id": 7, "attempt": 1}
+    assert all(line.items() >= facts.items() and line["problem"] == problem for line in lines)
+    # 10, 20, 40, 80, 80 ms less a quarter at most: rounded to tenths of a second in the log.
+    assert [line["again_in"] for line in lines[:1] + lines[4:6]] == [0.0, 0.1, 0.1]
+    assert logged.of("session started")[0]["attempt"] == 1
+    assert logged.of("session try failed") == []
+    assert bench.dispatcher.counters == {"tries": 1, "done": 1}
+
+
+async def test_try_that_was_written_is_taken_back_if_the_hook_cannot_be_started(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    """Only connecting to the socket shows that no process listens on it."""
+    path, retry = tmp_path / "session", {"attempts": 1}
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(path))
+    config = make_config(tmp_path, retry=retry)
+    config = config._replace(hook=HookConfig((), socket=path))
+    async with at_work(config) as bench:
+        session = bench.accept(7)
+        await eventually(lambda: len(logged.of("hook not started")) > 3)
+        assert bench.dispatcher.hook_problem == f"{path}: Connection refused"
+        await eventually(lambda: bench.dispatcher.counters["tries"] == 0)
+    assert execute(config, "SELECT attempts FROM session") == [(0,)]
+    async with at_work(config) as bench:
+        path.unlink()
+        with served(path, answering(b'{"exit": 0}')):
+            await bench.end_all()
+    assert states(config) == {session: "done"}
+    assert {line["attempt"] for line in logged.of("session started")} == {1}
+
+
+async def test_session_whose_hook_cannot_be_started_is_looked_at_again_at_a_reload(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.file.rename(tmp_path / "away")
+    config = make_config(tmp_path, recorder.command, retry=FOREVER)
+    async with at_work(config) as bench:
+        sessions = [bench.accept(7), bench.accept(8)]
+        await eventually(lambda: len(logged.of("hook not started")) == 2)
+        assert logged.of("hook not startable")[0]["problem"] == f"{recorder.file}: No such file or directory"
+        # A reload alone is a look, and not a try.
+        bench.dispatcher.configure(config)
+        await eventually(lambda: len(logged.of("hook not started")) == 4)
+        (tmp_path / "away").rename(recorder.file)
+        bench.dispatcher.configure(config)
+        await bench.end_all()
+    assert recorder.names == [(session, 1) for session in sessions]
+
+
+async def test_session_whose_hook_cannot_be_started_expires(tmp_path: Path, logged: LogLines) -> None:
+    config = make_config(tmp_path, [str(tmp_path / "none")], retry=FOREVER, sessions={"expire_after": "1s"})
+    async with at_work(config) as bench:
+        session = bench.accept(7)
+        await bench.end_all()
+    assert states(config) == {session: "expired"}
+    assert len(logged.of("hook not started")) == 1
+
+
+async def test_session_rests_for_a_lock_of_its_server_alone(tmp_path: Path, logged: LogLines) -> None:
+    """A hook of a killed daemon has the lock; `attempts` of the next try is not raised by the wait."""
+    recorder = Recorder(tmp_path)
+    config = make_config(tmp_path, recorder.command)
+    config.state.mkdir()
+    former = Locks(config.state).take(SERVER_ID)
+    assert former is not None
+    async with at_work(config) as bench:
+        waits, starts = bench.accept(1), bench.accept(2, OTHER_ID)
+        await eventually(lambda: bench.dispatcher.pending == 1 and logged.of("lock held"))
+        assert recorder.names == [(starts, 1)]
+        former.free()
+        await bench.end_all()
+    assert recorder.names == [(waits, 1), (starts, 1)]
+    (line,) = logged.of("lock held")
+    assert (line["level"], line["server_id"]) == ("warning", SERVER_ID)
+    assert list((config.state / "locks").iterdir()) == []
+
+
+async def test_lock_is_waited_for_no_longer_than_the_time_out_of_a_hook(tmp_path: Path, logged: LogLines) -> None:
+    recorder = Recorder(tmp_path)
+    config = make_config(tmp_path, recorder.command, hook={"timeout": "1s"})
+    config.state.mkdir()
+    former = Locks(config.state).take(SERVER_ID)
+    assert former is not None
+    async with at_work(config) as bench:
+        session = bench.accept(1)
+        await bench.end_all()
+    former.free()
+    assert recorder.names == [(session, 1)]
+    assert [(line["level"], line["waited"]) for line in logged.of("lock ignored")] == [("warning", 1)]
 
 
 async def test_pause_blocks_no_other_session_and_survives_a_restart(tmp_path: Path, logged: LogLines) -> None:

@@ -245,3 +245,4 @@ def test_config_error_has_a_line_for_each_problem() -> None:
 def test_hook_error_names_the_component() -> None:
     assert HookError("no", component="/etc").component == "/etc"
     assert HookError("no").component is None
+    assert HookError("no").trusted

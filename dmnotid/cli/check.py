@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.cli.trust_report import describe_trust, find_distrust, print_distrust, section
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.errors import HookError
@@ -33,11 +33,11 @@ def main(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, os.environ, check_trusted_path, credentials=not arguments.skip_credentials)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    distrust = find_distrust(config.hook)
-    for line in summary(config, distrust, secrets_read=not arguments.skip_credentials):
+    problem = find_problem(config.hook)
+    for line in summary(config, problem, secrets_read=not arguments.skip_credentials):
         print(line)
-    if distrust is not None:
-        print_distrust(config.hook, distrust)
+    if problem is not None:
+        print_problem(config.hook, problem)
         return EXIT_PROBLEM
     if is_own(config.state):
         check_state(config.state)
@@ -52,15 +52,15 @@ def is_own(state: Path) -> bool:
         return False
 
 
-def summary(config: Config, distrust: HookError | None, *, secrets_read: bool = True) -> Iterator[str]:
-    """Describe a configuration, one fact a line; `distrust` is why its hook would not be started."""
+def summary(config: Config, problem: HookError | None, *, secrets_read: bool = True) -> Iterator[str]:
+    """Describe a configuration, one fact a line; `problem` is why its hook would not be started."""
     yield f"{config.file}: well-formed"
     yield from section("servers", (_describe_server(server, secrets_read) for server in config.servers))
     yield f"listen       {', '.join(map(str, config.listen))} (UDP)"
     yield f"state        {config.state}"
     socket = f"socket {str(config.hook.socket)!r}"
     hook = " ".join(map(repr, config.hook.command)) if config.hook.socket is None else socket
-    yield f"hook         {hook}: {describe_trust(distrust)}"
+    yield f"hook         {hook}: {describe_problem(problem)}"
     yield from section("connections", map(str, _links(config)))
 
 

@@ -11,24 +11,31 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
+from structlog.typing import FilteringBoundLogger
+
 from dmnotid.cli.process import EXIT_PROBLEM, print_problem
-from dmnotid.errors import HookError, UntrustedPath
+from dmnotid.errors import HookError
 from dmnotid.hook.command import start_command
-from dmnotid.hook.facts import Facts, build_arguments, build_environment, build_input, find_home
+from dmnotid.hook.facts import Facts, build_arguments, build_environment, build_input, find_home, from_locale
+from dmnotid.hook.locks import Locks, ServerLock
 from dmnotid.hook.request import MAX_REQUEST_OCTETS, read_request
-from dmnotid.host import log
+from dmnotid.hook.startable import check_command
+from dmnotid.host.log import configure, logger
 from dmnotid.host.loop import reset_signals
-from dmnotid.host.trust import check_trusted
+from dmnotid.host.systemd import Manager
 
 KILL_AFTER: Final = 10
 """Time between SIGTERM and SIGKILL, in seconds."""
 
 CONNECTION: Final = 0
 """The descriptor of the connection: standard input."""
+
+EXIT_LOCKED: Final = 75
+"""EX_TEMPFAIL: the answer while another process runs a session of the same server."""
 
 EXIT_BY_SIGNAL: Final = 128
 """The answer for a command that a signal ended is this and the signal's number, as in a shell."""
@@ -51,12 +58,12 @@ def main(arguments: argparse.Namespace) -> int:
     """Read a session from standard input, run the command, and answer on standard output; the command's exit status."""
     reset_signals()
     # Standard output is the connection.
-    log.configure("info", "text", sys.stderr)
+    configure("info", "auto", sys.stderr)
     try:
         with open(CONNECTION, "rb", closefd=False) as connection:
             facts = read_request(connection.read(MAX_REQUEST_OCTETS + 1))
-        code = asyncio.run(serve(arguments.command, facts))
-    except (HookError, UntrustedPath) as error:
+        code = asyncio.run(serve([from_locale(word) for word in arguments.command], facts))
+    except HookError as error:
         code = EXIT_PROBLEM
         # One for the log of this unit; the daemon logs the other, as output before the answer.
         print_problem(error)
@@ -67,15 +74,35 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 async def serve(command: Sequence[str], facts: Facts) -> int:
-    """Run the command to its end and return its exit status. Raises HookError or UntrustedPath if it can't be started.
+    """Run the command to its end and return its exit status. Raises HookError if it can't be started.
 
     A signal, or the end of the connection, ends its process group.
     """
-    program = Path(command[0])
-    if not program.is_absolute():
-        message = f"{program}: an absolute path is expected"
-        raise HookError(message, component=str(program))
-    check_trusted(program)
+    if not Path(command[0]).is_absolute():
+        message = f"{command[0]}: an absolute path is expected"
+        raise HookError(message, component=command[0])
+    check_command(command)
+    state = os.environ.get("STATE_DIRECTORY") or os.environ.get("RUNTIME_DIRECTORY")
+    # systemd separates several directories with colons.
+    lock = Locks(Path(state.partition(":")[0])).take(facts["server_id"]) if state else nullcontext()
+    shown = {key: facts[key] for key in ("session", "server_id", "notification_id", "attempt")}
+    if lock is None:
+        problem = "another process runs a session of this server"
+        logger.warning("session locked", **shown, problem=problem)
+        print(problem, flush=True)
+        return EXIT_LOCKED
+    # Not read from the environment of the process: nothing else of it is for a session.
+    manager = Manager({"NOTIFY_SOCKET": os.environ.get("NOTIFY_SOCKET", "")})
+    server_id, notification_id, attempt = facts["server_id"], facts["notification_id"], facts["attempt"]
+    manager.status(f"session {facts['session']} for {server_id}, notification {notification_id}, attempt {attempt}")
+    logger.info("session started", **shown, connection=facts["connection"], interface=facts["interface"])
+    with lock as held:
+        code = await _run(command, facts, held, logger.bind(**shown))
+    logger.info("session ended", **shown, outcome=f"exit {code}")
+    return code
+
+
+async def _run(command: Sequence[str], facts: Facts, lock: ServerLock | None, log: FilteringBoundLogger) -> int:
     with _cancelled_when_over():
         try:
             async with start_command(
@@ -83,7 +110,8 @@ async def serve(command: Sequence[str], facts: Facts) -> int:
                 build_environment(facts, {}, find_home()),
                 build_input(facts),
                 kill_after=KILL_AFTER,
-                log=log.logger,
+                log=log,
+                lock=lock,
             ) as running:
                 await running.exited.wait()
         except asyncio.CancelledError:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.cli.arguments import add_option_arguments, find_server, parse_count, parse_server_id
+from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
 from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.run import DEFAULT_CONFIG
-from dmnotid.cli.trust_report import describe_trust, find_distrust, print_distrust, section
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig
@@ -85,18 +85,18 @@ def main(arguments: argparse.Namespace) -> int:
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     start = make_up(config, find_server(config, arguments.server or config.servers[0].id), arguments)
-    distrust = find_distrust(config.hook)
+    problem = find_problem(config.hook)
     if arguments.json:
-        print(json.dumps(as_json(config.hook, start, distrust)))
+        print(json.dumps(as_json(config.hook, start, problem)))
     else:
-        for line in describe(config.hook, start, distrust):
+        for line in describe(config.hook, start, problem):
             print(line)
     if arguments.run:
         # The log of the run is written past this buffer.
         sys.stdout.flush()
         return _run(config, start)
-    if distrust is not None:
-        print_distrust(config.hook, distrust)
+    if problem is not None:
+        print_problem(config.hook, problem)
         return EXIT_PROBLEM
     return EXIT_OK
 
@@ -175,7 +175,7 @@ def _command(hook: HookConfig, start: SessionStart) -> tuple[list[str], dict[str
     return build_arguments(hook.command, facts), build_environment(facts, hook.environment, find_home())
 
 
-def as_json(hook: HookConfig, start: SessionStart, distrust: HookError | None) -> dict[str, object]:
+def as_json(hook: HookConfig, start: SessionStart, problem: HookError | None) -> dict[str, object]:
     """Return everything that the hook would receive, as one JSON object."""
     receiver: dict[str, object] = {"socket": str(hook.socket)}
     if hook.socket is None:
@@ -184,19 +184,19 @@ def as_json(hook: HookConfig, start: SessionStart, distrust: HookError | None) -
     return {
         **receiver,
         "stdin": build_input(session_facts(start)),
-        "trusted": distrust is None,
-        "problem": None if distrust is None else str(distrust),
+        "trusted": problem is None or problem.trusted,
+        "problem": None if problem is None else str(problem),
         "connection": str(start.connection.type),
         "interface": start.connection.interface,
     }
 
 
-def describe(hook: HookConfig, start: SessionStart, distrust: HookError | None) -> Iterator[str]:
+def describe(hook: HookConfig, start: SessionStart, problem: HookError | None) -> Iterator[str]:
     """Return the same as lines of text, with every argument and value quoted."""
     kind, interface = start.connection
     notification = f"a notification of {start.request.server_id!r}"
     yield f"made up      {notification}, session {SESSION}, attempt {start.attempt}, over {interface} ({kind})"
-    yield f"hook         {describe_trust(distrust)}"
+    yield f"hook         {describe_problem(problem)}"
     if hook.socket is not None:
         yield f"socket       {str(hook.socket)!r}"
     else:

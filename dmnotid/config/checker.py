@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeVar
 from dmnotid.config.durations import DURATION_EXPECTED, MAX_DURATION, parse_duration, spell
 from dmnotid.config.files import CheckPath
 from dmnotid.config.tree import KINDS, RESOLVED_KINDS, Node, Wrong
+from dmnotid.config.values import path_from
 from dmnotid.errors import ConfigError, ConfigProblem, shortened
 
 T = TypeVar("T")
@@ -204,7 +205,7 @@ def read_path(value: Value) -> Path:
     text = read_some_text(value, "a path")
     if text.startswith("~"):
         raise Wrong("begins with ~, which is not expanded; write the whole path")
-    return value.reader.file.parent / text
+    return value.reader.file.parent / path_from(text)
 
 
 def read_boolean(value: Value) -> bool:

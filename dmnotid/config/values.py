@@ -1,5 +1,6 @@
 """The configuration as frozen values, whatever it was read from, with the defaults of its keys."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -34,6 +35,11 @@ MAX_INTERFACE_NAME: Final = 15
 
 Reach = Literal["internet", "any"] | tuple[Network, ...]
 """The destination that an available connection must have a route to; with "any", an address is enough."""
+
+
+def path_from(text: str) -> Path:
+    """Return the path that a text names in UTF-8; Path alone would take the character set of the locale."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 class HookConfig(NamedTuple):

@@ -1,6 +1,7 @@
 """A command in a process group of its own: started with the facts of a try, watched, and ended with its group."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -8,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import Final, Self
 
 from structlog.typing import FilteringBoundLogger
 
+from dmnotid.config.values import path_from
 from dmnotid.errors import HookError
+from dmnotid.hook.locks import ServerLock
 from dmnotid.hook.output import CHUNK_OCTETS
 
 GROUP_POLL: Final = 0.25
@@ -20,6 +23,9 @@ GROUP_POLL: Final = 0.25
 
 KILL_PATIENCE: Final = 5
 """Maximum time to wait for the end of a process after SIGKILL, in seconds."""
+
+EXIT_POLL: Final = 0.25
+"""Interval between two checks whether a process has exited that can't be watched, in seconds."""
 
 PIPE_OCTETS: Final = 65_536
 """Capacity of a pipe. See pipe(7)."""
@@ -36,28 +42,40 @@ def start_command(
     kill_after: float,
     log: FilteringBoundLogger,
     on_output: OnOutput | None = None,
+    lock: ServerLock | None = None,
 ) -> "Command":
     """Start a command with `text` as its standard input. Raises HookError.
 
     `kill_after` is the time between SIGTERM and SIGKILL, in seconds. Without `on_output` the command inherits standard
-    output and standard error.
+    output and standard error. It inherits `lock` too, and keeps it if nothing ends it.
     """
-    output = None if on_output is None else subprocess.PIPE
+    command = Command(kill_after, log, on_output, lock)
     try:
-        with _as_file(text) as standard_input:
-            process = subprocess.Popen(  # noqa: S603 - the caller has just checked that the file is trusted
-                arguments,
-                stdin=standard_input,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                env=environment,
-                process_group=0,
-            )
-        return Command(process, kill_after, log.bind(pid=process.pid), on_output)
+        command.start(arguments, environment, text)
     except (OSError, ValueError) as error:
-        message = f"{arguments[0]}: {_why_not_started(Path(arguments[0]), error)}"
+        message = f"{arguments[0]}: {_why_not_started(path_from(arguments[0]), error)}"
         raise HookError(message, component=arguments[0]) from error
+    return command
+
+
+def check_calls() -> None:
+    """Ensure that the kernel has the system calls that a command needs, and allows them. Raises HookError."""
+    calls: dict[str, Callable[[], int]] = {
+        "memfd_create": partial(os.memfd_create, "notification"),
+        "pidfd_open": partial(os.pidfd_open, os.getpid()),
+    }
+    for name, call in calls.items():
+        try:
+            os.close(call())
+        except OSError as error:
+            # Both a seccomp filter and an old kernel may answer with either.
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+                return
+            message = (
+                f"hook.command: {name}: {error.strerror}: Linux 5.3 or later is needed, and a seccomp filter (of a "
+                "container, or SystemCallFilter= of a unit) has to allow this system call"
+            )
+            raise HookError(message) from error
 
 
 @contextmanager
@@ -74,66 +92,97 @@ def _why_not_started(file: Path, error: Exception) -> str:
     # The kernel reports a missing interpreter as if the file itself were missing.
     if isinstance(error, FileNotFoundError) and file.exists():
         return "its interpreter (the #! line) or its loader is missing"
+    if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+        return "neither a program for this machine nor a script whose first line is a #! line"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 class Command:
-    """A started command: the leader of a process group, and its output. Leaving the context ends and reaps it.
+    """A command in a process group of its own, and its output. Leaving the context ends and reaps it.
 
-    running --pidfd readable--> exited --end of the context--> reaped
+    made --start--> running --pidfd readable--> exited --end of the context--> reaped
 
     An exited leader is not reaped before its group got its last signal: until then its number can't belong to another
     process. A child that the leader leaves behind is neither waited for nor killed.
     """
 
+    # The leader, once `start` has returned; its pid is the number of the group.
+    _process: "subprocess.Popen[bytes]"
+
     def __init__(
-        self, process: subprocess.Popen[bytes], kill_after: float, log: FilteringBoundLogger, on_output: OnOutput | None
+        self, kill_after: float, log: FilteringBoundLogger, on_output: OnOutput | None, lock: ServerLock | None
     ) -> None:
         # Set when the leader has exited and its output has been read.
         self.exited = asyncio.Event()
         # Exit status of the leader; the negative number of a signal that ended it.
         self.exit_code = 0
-        # The leader; its pid is the number of the group.
-        self._process = process
         # Seconds between SIGTERM and SIGKILL.
         self._kill_after = kill_after
         # Carries the facts of the session.
         self._log = log
         # None if the command inherits its output.
         self._on_output = on_output
+        # The lock of the server, which the command inherits.
+        self._lock = lock
         # The loop that watches the descriptors below.
         self._loop = asyncio.get_running_loop()
         # Whether `end` has been called: leaving the context does not repeat it.
         self._is_ending = False
         # The pipes that the output is read from, by the name of the stream.
-        self._pipes: dict[str, IO[bytes]] = {}
-        # Descriptors and the loop's readers of them.
+        self._pipes: dict[str, int] = {}
+        # Descriptors, and what the loop has to do with them.
         self._opened = ExitStack()
+
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str], text: str) -> None:
+        """Start the command. After OSError or ValueError it does not run, and nothing is left open."""
+        # What a run needs is acquired before the command is started, so that no lack of it ends a running command.
+        with ExitStack() as failed, ExitStack() as theirs:
+            failed.callback(self._opened.close)
+            standard_input = theirs.enter_context(_as_file(text))
+            is_read = self._on_output is not None
+            stdout, stderr = (self._open_pipe(name, theirs) if is_read else None for name in ("stdout", "stderr"))
+            self._process = subprocess.Popen(  # noqa: S603 - the caller has just checked that the file is trusted
+                # UTF-8 in any locale, as a hook's LANG has it.
+                [argument.encode("utf-8", "surrogateescape") for argument in arguments],
+                stdin=standard_input,
+                stdout=stdout,
+                stderr=stderr,
+                cwd="/",
+                env={name.encode(): value.encode("utf-8", "surrogateescape") for name, value in environment.items()},
+                pass_fds=() if self._lock is None else (self._lock.descriptor,),
+                process_group=0,
+            )
+            failed.pop_all()
+        self._log = self._log.bind(pid=self._process.pid)
+        self._watch()
+
+    def _open_pipe(self, stream: str, theirs: ExitStack) -> int:
+        """Read a stream of output from now on; return the end that the command writes to, which `theirs` closes."""
+        reading, writing = os.pipe()
+        self._opened.callback(os.close, reading)
+        theirs.callback(os.close, writing)
+        os.set_blocking(reading, False)
+        self._loop.add_reader(reading, self._read, stream)
+        self._opened.callback(self._loop.remove_reader, reading)
+        self._pipes[stream] = reading
+        return writing
+
+    def _watch(self) -> None:
+        """Notice the exit of the leader."""
         try:
-            # Becomes readable when the leader exits.
-            self._pidfd = self._watch()
-        except OSError:
-            # No descriptor or no epoll watch is left. The command has just begun, so nothing delays its end.
-            self._opened.close()
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
+            pidfd = os.pidfd_open(self._process.pid)
+            self._opened.callback(os.close, pidfd)
+            self._loop.add_reader(pidfd, self._on_exit, pidfd)
+            self._opened.callback(self._loop.remove_reader, pidfd)
+        except OSError as error:
+            # The kernel is short of memory at this moment; the command runs, and is not ended for that.
+            self._log.warning("hook polled", problem=f"pidfd_open: {error.strerror}")
+            self._poll()
 
-    def _watch(self) -> int:
-        for stream, pipe in {"stdout": self._process.stdout, "stderr": self._process.stderr}.items():
-            if pipe is not None:
-                self._pipes[stream] = self._opened.enter_context(pipe)
-        pidfd = os.pidfd_open(self._process.pid)
-        self._opened.callback(os.close, pidfd)
-        self._add_reader(pidfd, self._on_exit)
-        for stream, pipe in self._pipes.items():
-            os.set_blocking(pipe.fileno(), False)
-            self._add_reader(pipe.fileno(), partial(self._read, stream))
-        return pidfd
-
-    def _add_reader(self, descriptor: int, callback: Callable[[], object]) -> None:
-        self._loop.add_reader(descriptor, callback)
-        self._opened.callback(self._loop.remove_reader, descriptor)
+    def _poll(self) -> None:
+        # There is a return code only if subprocess has reaped the leader after the context was left.
+        if self._process.returncode is None and not self._find_exit():
+            self._loop.call_later(EXIT_POLL, self._poll)
 
     async def __aenter__(self) -> Self:
         return self
@@ -146,6 +195,9 @@ class Command:
         finally:
             self._pipes.clear()
             self._opened.close()
+            if self._lock is not None and not self.exited.is_set():
+                # SIGKILL did not end it: it runs on, and no other may run beside it.
+                self._lock.keep()
             # If SIGKILL did not end it, subprocess reaps it when it starts another process.
             self._process.poll()
 
@@ -176,7 +228,7 @@ class Command:
         sends: list[Callable[[signal.Signals], None]] = [partial(os.killpg, pid)]
         # setpgid(2) moves a leader into another group of its session.
         if os.getpgid(pid) != pid:
-            sends.append(partial(signal.pidfd_send_signal, self._pidfd))
+            sends.append(partial(os.kill, pid))
         for send in sends:
             try:
                 send(number)
@@ -185,13 +237,19 @@ class Command:
             except PermissionError as error:
                 self._log.error("hook not signalled", problem=error.strerror, signal=number.name)
 
-    def _on_exit(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        # WNOWAIT leaves the leader a zombie, so that its group can still be signalled. Only WNOHANG would give None.
-        status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
-        if status is not None:
-            self.exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+    def _on_exit(self, pidfd: int) -> None:
+        self._loop.remove_reader(pidfd)
+        self._find_exit()
+
+    def _find_exit(self) -> bool:
+        """Take the exit status of the leader and the rest of its output; False if it has not exited."""
+        # WNOWAIT leaves the leader a zombie, so that its group can still be signalled.
+        status = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if status is None:
+            return False
+        self.exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
         self._drain(PIPE_OCTETS // CHUNK_OCTETS)
+        return True
 
     def _drain(self, reads: int) -> None:
         """Read the output left in the pipes, one chunk an iteration of the loop."""
@@ -204,7 +262,7 @@ class Command:
 
     def _read(self, stream: str) -> bool:
         """Pass a chunk of output on; False if there is none."""
-        descriptor = self._pipes[stream].fileno()
+        descriptor = self._pipes[stream]
         try:
             octets = os.read(descriptor, CHUNK_OCTETS)
         except BlockingIOError:

@@ -93,6 +93,11 @@ def build_environment(facts: Facts, more: Mapping[str, str], home: str) -> dict[
 def find_home() -> str:
     """Return the home directory of this process's user, or `/` if the user is not listed."""
     try:
-        return pwd.getpwuid(os.geteuid()).pw_dir
+        return from_locale(pwd.getpwuid(os.geteuid()).pw_dir)
     except KeyError:  # a user of a container or of a unit
         return "/"
+
+
+def from_locale(text: str) -> str:
+    """Return a text that Python decoded by the locale (an argument, a home directory) as UTF-8 has it."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")

@@ -100,23 +100,24 @@ async def hand_over(path: Path, octets: bytes, output: Callable[[bytes], None]) 
 
     Raises HookError if the connection can't be made at once.
     """
-    ready = asyncio.Event()
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
     with ExitStack() as opened:
         try:
-            # The loop's own sock_connect takes a full queue of connections (EAGAIN) for a connection in progress.
-            sock = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
-            sock.connect(str(path))
             # libuv stops watching a socket with an error, and a peer that closes without having read everything
             # causes one: its answer would be lost. An epoll set stays readable like any other file.
             events = opened.enter_context(select.epoll(1))
+            loop.add_reader(events.fileno(), ready.set)
+            opened.callback(loop.remove_reader, events.fileno())
+            sock = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
             events.register(sock, select.EPOLLIN | select.EPOLLOUT)
-            asyncio.get_running_loop().add_reader(events.fileno(), ready.set)
+            # Last, because the peer runs a session for a connection. The loop's own sock_connect takes a full queue of
+            # connections (EAGAIN) for a connection in progress.
+            sock.connect(str(path))
         except OSError as error:
             full = isinstance(error, BlockingIOError)
             problem = "its queue of connections is full" if full else error.strerror or str(error)
             message = f"{path}: {problem}"
             raise HookError(message, component=str(path)) from error
-        opened.callback(asyncio.get_running_loop().remove_reader, events.fileno())
         answer = Answer(output)
         try:
             await _exchange(sock, events, ready, memoryview(octets), answer)

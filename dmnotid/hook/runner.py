@@ -9,13 +9,14 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from dmnotid.config.values import HookConfig
-from dmnotid.errors import HookError, UntrustedPath
-from dmnotid.hook.command import Command, start_command
+from dmnotid.errors import HookError
+from dmnotid.hook.command import Command, check_calls, start_command
 from dmnotid.hook.facts import build_arguments, build_environment, build_input, find_home, session_facts
 from dmnotid.hook.handoff import hand_over
+from dmnotid.hook.locks import ServerLock
 from dmnotid.hook.output import OutputLog
+from dmnotid.hook.startable import check_hook
 from dmnotid.host.log import logger
-from dmnotid.host.trust import check_trusted, check_trusted_socket
 from dmnotid.policy.sessions import Outcome, Result, SessionStart
 
 EXIT_REFUSED: Final = 78
@@ -30,27 +31,32 @@ class Hook:
         # Read once: a name service may be far away, and the loop waits for it.
         self._home = find_home()
 
-    async def run(self, start: SessionStart) -> Outcome:
-        """Run the hook for one try and return how it ended; a hook that can't be started is a failed try.
+    def check(self) -> None:
+        """Ensure that the hook could be started now. Raises HookError."""
+        check_hook(self._config)
 
-        A hook that outlives `hook.timeout` is ended. Cancelling ends the process group (or closes the connection).
+    async def run(self, start: SessionStart, lock: ServerLock | None = None) -> Outcome:
+        """Run the hook for one try and return how it ended.
+
+        A hook that outlives `hook.timeout` is ended. Cancelling ends the process group (or closes the connection). A
+        command inherits `lock`, the lock of the server.
         """
-        session_log = logger.bind(session=start.request.session)
+        session_log = logger.bind(**start.request.log_facts(start.attempt))
         output = OutputLog(session_log)
         try:
             # Before each run: the path may have changed since the configuration was read.
-            check_hook(self._config)
+            self.check()
             if self._config.socket is not None:
                 return await self._hand_over(self._config.socket, start, output)
-            return await self._run_command(start, output, session_log)
+            return await self._run_command(start, output, session_log, lock)
         except HookError as error:
-            # The hook may be repaired meanwhile, so this try ends like any other that failed.
-            session_log.error("hook not started", problem=str(error))
-            return Outcome(Result.FAILED, f"not started: {error}")
+            return Outcome(Result.NOT_STARTED, str(error))
         finally:
             output.flush()
 
-    async def _run_command(self, start: SessionStart, output: OutputLog, log: FilteringBoundLogger) -> Outcome:
+    async def _run_command(
+        self, start: SessionStart, output: OutputLog, log: FilteringBoundLogger, lock: ServerLock | None
+    ) -> Outcome:
         facts = session_facts(start)
         # Leaving the context by a cancellation ends the command.
         async with start_command(
@@ -60,6 +66,7 @@ class Hook:
             kill_after=self._config.kill_after,
             log=log,
             on_output=output.feed,
+            lock=lock,
         ) as command:
             try:
                 async with asyncio.timeout(self._config.timeout):
@@ -92,6 +99,12 @@ async def _end_in_full_time(command: Command) -> None:
         raise
 
 
+def check_kernel(config: HookConfig) -> None:
+    """Ensure that the kernel has what a hook needs, which no repair of the hook can change. Raises HookError."""
+    if config.socket is None:
+        check_calls()
+
+
 def judge(exit_code: int) -> Outcome:
     """Return the meaning of a hook's exit status; a negative number is the signal that ended it."""
     if not exit_code:
@@ -107,14 +120,3 @@ def describe_exit(exit_code: int) -> str:
         return f"killed by {signal.Signals(-exit_code).name}"
     except ValueError:  # a real-time signal has no name
         return f"killed by signal {-exit_code}"
-
-
-def check_hook(config: HookConfig) -> None:
-    """Ensure that the configured hook, a file or a socket, is trusted. Raises HookError with the component."""
-    try:
-        if config.socket is not None:
-            check_trusted_socket(config.socket)
-        else:
-            check_trusted(Path(config.command[0]))
-    except UntrustedPath as error:
-        raise HookError(str(error), component=error.component) from error

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dmnotid.errors import UntrustedPath
+from dmnotid.errors import UntrustedPath, UnusablePath
 
 MAX_LINKS: Final = 40
 """Maximum number of symbolic links on a path, as in the kernel."""
 
+_EXECUTABLE: Final = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -22,9 +23,17 @@ def check_trusted(file: Path) -> None:
     """
     target, found = _trusted_target(file)
     if not stat.S_ISREG(found.st_mode):
-        raise UntrustedPath(str(file), "not a regular file")
+        raise UnusablePath(str(file), "not a regular file")
     if not os.access(target, os.X_OK):
-        raise UntrustedPath(target, "not executable")
+        raise UnusablePath(target, explain_not_executable(target))
+
+
+def explain_not_executable(file: str) -> str:
+    """Return why this process can't execute an existing file, and the way out."""
+    # A mount can forbid what the mode allows.
+    if Path(file).stat().st_mode & _EXECUTABLE and os.statvfs(file).f_flag & os.ST_NOEXEC:
+        return "on a file system that is mounted noexec: move it to another one, or mount that one with exec"
+    return "not executable"
 
 
 def check_trusted_path(path: Path) -> None:
@@ -39,7 +48,7 @@ def check_trusted_socket(path: Path) -> None:
     """Ensure that only root and the daemon's user can replace a socket; else as `check_trusted`."""
     _, found = _trusted_target(path)
     if not stat.S_ISSOCK(found.st_mode):
-        raise UntrustedPath(str(path), "not a socket")
+        raise UnusablePath(str(path), "not a socket")
 
 
 def check_trusted_directory(path: Path) -> None:
@@ -110,8 +119,8 @@ def _readlink(component: str) -> Path:
         raise _refusal(component, error) from error
 
 
-def _refusal(component: str, error: OSError) -> UntrustedPath:
-    return UntrustedPath(component, str(error.strerror))
+def _refusal(component: str, error: OSError) -> UnusablePath:
+    return UnusablePath(component, str(error.strerror))
 
 
 def _check_owner(component: str, found: os.stat_result) -> None:

@@ -49,7 +49,7 @@ ROWS_AT_ONCE: Final = 500
 """Number of rows that `rows` reads at a time, so that no reader keeps the log from being written back."""
 
 _BEGIN: Final = "UPDATE session SET attempts = ?, started_at = ?, not_before = 0 WHERE session = ?"
-_POSTPONE: Final = "UPDATE session SET not_before = ? WHERE session = ?"
+_POSTPONE: Final = "UPDATE session SET attempts = ?, not_before = ? WHERE session = ?"
 _CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?"
 _SET_ASIDE: Final = f"UPDATE session SET state = '{UNREADABLE}', closed_at = ? WHERE session = ?"  # noqa: S608
 _COUNT: Final = "SELECT count(*) FROM session WHERE state = 'pending' AND server_id = ?"
@@ -154,10 +154,10 @@ class Journal:
         self._running.add(request.session)
 
     def postpone(self, request: SessionRequest, pause: float) -> SessionRequest:
-        """Write that the next try comes in `pause` seconds. Return the request with that time."""
+        """Write the number of tries of a request, and that the next one comes in `pause` seconds; return it so."""
         # The try has ended, whether the pause can be written or not.
         self._running.discard(request.session)
-        self._write(_POSTPONE, [(time.time() + pause, request.session)])
+        self._write(_POSTPONE, [(request.attempts, time.time() + pause, request.session)])
         later = self._open[request.session] = request.later(time.monotonic() + pause)
         return later
 

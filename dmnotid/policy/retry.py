@@ -16,13 +16,14 @@ class Retry(NamedTuple):
 def after_try(outcome: Outcome, attempt: int, retry: Retry, jitter: float) -> Closed | float:
     """Return why a session needs no further try after this one, or the pause before the next try in seconds.
 
-    `jitter`, 0 to 1, shortens the pause by up to a quarter: the devices of a fleet must not call their server in step.
+    `attempt` is the number of the try, or for NOT_STARTED, which is not a try, the number of those in a row. `jitter`,
+    0 to 1, shortens the pause by up to a quarter: the devices of a fleet must not call their server in step.
     """
     if outcome.result is Result.DONE:
         return Closed.DONE
     if outcome.result is Result.REFUSED:
         return Closed.REFUSED
-    if attempt >= retry.attempts:
+    if outcome.result is Result.FAILED and attempt >= retry.attempts:
         return Closed.FAILED
     # The exponent is bounded because a float overflows long before `attempts` is used up.
     doublings = min(attempt - 1, 63)

@@ -33,6 +33,15 @@ class SessionRequest(NamedTuple):
     not_before: float
     expires_at: float
 
+    def log_facts(self, attempt: int | None = None) -> dict[str, object]:
+        """Return the facts that every log record of this session carries; `attempt` is the last try by default."""
+        return {
+            "session": self.session,
+            "server_id": self.server_id,
+            "notification_id": self.notification.notification_id,
+            "attempt": self.attempts if attempt is None else attempt,
+        }
+
     def tried(self, attempts: int) -> "SessionRequest":
         """Return the same request after that many tries."""
         return self._replace(attempts=attempts)
@@ -63,6 +72,7 @@ class Result(StrEnum):
     DONE = "done"
     REFUSED = "refused"
     FAILED = "failed"
+    NOT_STARTED = "not started"
 
 
 class Outcome(NamedTuple):

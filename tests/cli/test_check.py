@@ -173,11 +173,12 @@ def test_command_that_starts_no_program_reads_a_configuration_that_others_can_wr
     [
         (0o775, "writable by its group"),
         (0o757, "writable by others"),
+        (0o755, "its first line, '', is not a #! line"),
         (0o644, "not executable"),
         (None, "No such file"),
     ],
 )
-def test_untrusted_hook_is_a_problem_after_the_summary(
+def test_hook_that_would_not_be_started_is_a_problem_after_the_summary(
     mode: int | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hook = tmp_path / "hook"
@@ -186,8 +187,9 @@ def test_untrusted_hook_is_a_problem_after_the_summary(
         hook.chmod(mode)
     done = checked(write_config(tmp_path, hook=str(hook)), capsys)
     assert done.status == 1
-    assert f"\nhook         '{hook}': not trusted ({hook}: {problem}" in done.out
-    assert done.err.startswith(f"hook.command: not trusted, so no session would start: {hook}: {problem}")
+    state = "not trusted" if "writable" in problem else "not startable"
+    assert f"\nhook         '{hook}': {state} ({hook}: {problem}" in done.out
+    assert done.err.startswith(f"hook.command: {state}, so no session would start: {hook}: {problem}")
     assert len(done.err.splitlines()) == 1
 
 
@@ -214,9 +216,9 @@ def test_unusable_socket_is_a_problem(
     (tmp_path / "file").touch(mode=0o600)
     done = checked(write_socket_config(tmp_path, str(tmp_path / kind)), capsys)
     assert done.status == 1
-    assert f"\nhook         socket '{tmp_path}/{kind}': not trusted ({tmp_path}/{kind}: {problem})\n" in done.out
+    assert f"\nhook         socket '{tmp_path}/{kind}': not startable ({tmp_path}/{kind}: {problem})\n" in done.out
     why = f"{tmp_path}/{kind}: {problem}"
-    assert done.err == f"hook.socket: not trusted, so no session would start: {why}\n"
+    assert done.err == f"hook.socket: not startable, so no session would start: {why}\n"
 
 
 def test_warning_does_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def test_command_that_cannot_be_started_is_named(tmp_path: Path) -> None:
     assert problem(tmp_path / "none") == f"{tmp_path}/none: No such file or directory"
     assert "writable by" in problem(write_script(tmp_path / "hook", "", 0o777))
     bad = write_script(tmp_path / "bad", "#!/no/such/interpreter\n")
-    assert problem(bad) == f"{bad}: its interpreter (the #! line) or its loader is missing"
+    assert problem(bad) == f"{bad}: its interpreter '/no/such/interpreter' (the #! line) is missing"
 
 
 @pytest.fixture

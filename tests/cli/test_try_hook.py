@@ -354,7 +354,7 @@ def test_run_of_an_untrusted_hook_is_refused(place: Place) -> None:
     file.chmod(0o757)
     done = dmnotid(*place.words, "--run")
     assert done.status == 1
-    assert f"outcome      failed: not started: {file}: writable by others: chmod go-w {file}\n" in done.out
+    assert f"outcome      not started: {file}: writable by others: chmod go-w {file}\n" in done.out
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -443,7 +443,7 @@ def test_missing_socket_is_shown_with_status_1(place: Place, capsys: pytest.Capt
     done = run(place, capsys)
     assert done.status == 1
     why = f"{place.directory}/session: No such file or directory"
-    assert done.err == f"hook.socket: not trusted, so no session would start: {why}\n"
+    assert done.err == f"hook.socket: not startable, so no session would start: {why}\n"
 
 
 def test_run_hands_the_session_over(place: Place, listener: socket.socket) -> None:

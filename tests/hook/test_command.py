@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ import pytest
 
 from dmnotid.errors import HookError
 from dmnotid.hook import command as command_module
-from dmnotid.hook.command import Command, group_is_alive, start_command
+from dmnotid.hook.command import Command, check_calls, group_is_alive, start_command
 from dmnotid.host.log import logger
 from tests.hook.runs import WRITE_PIDS, children, is_reaped, pids_of
 from tests.support import IS_ROOT, LogLines, Recorder, descriptors, eventually, is_alive, wait_until, write_script
 
 FewDescriptors = Callable[[int], AbstractContextManager[None]]
+
+NO_FORMAT = "neither a program for this machine nor a script whose first line is a #! line"
 
 LEAVE_GROUP = "import os, time; os.setpgid(0, os.getpgid(os.getppid())); time.sleep(1000)"
 """Python that puts the leader into the group of its parent."""
@@ -95,7 +97,7 @@ async def test_exit_code_is_the_status_or_the_negative_signal(tmp_path: Path, te
     [
         ("exit 0", 0o644, "Permission denied"),
         ("#!/nonexistent/interpreter\n", 0o755, "its interpreter (the #! line) or its loader is missing"),
-        ("#!\nexit 0", 0o755, "Exec format error"),
+        ("#!\nexit 0", 0o755, NO_FORMAT),
         (None, 0, "No such file or directory"),
     ],
 )
@@ -117,21 +119,63 @@ async def test_argument_with_a_nul_is_a_problem_of_the_command() -> None:
         begin("/bin/tr\0ue")
 
 
-@pytest.mark.parametrize("free", [0, 1, 3, 5])
-async def test_command_is_not_started_without_descriptors(few_descriptors: FewDescriptors, free: int) -> None:
-    """For its input, its output, or the report of what kept it from starting."""
-    before = descriptors()
-    with few_descriptors(free), pytest.raises(HookError, match=r"^/bin/true: Too many open files$"):
-        begin("/bin/true")
-    assert descriptors() == before
+async def test_command_without_descriptors_either_runs_to_its_end_or_is_not_started(
+    tmp_path: Path, few_descriptors: FewDescriptors
+) -> None:
+    """For its input, its output, the report of what kept it from starting, or the notice of its exit."""
+    mark, before, started = tmp_path / "mark", descriptors(), []
+    hook = write_script(tmp_path / "hook", f"echo begun >>{mark}; sleep 0.1; echo ended >>{mark}")
+    for free in range(12):
+        command = None
+        with suppress(HookError), few_descriptors(free):
+            command = begin(hook)
+        if command is None:
+            assert not mark.exists()
+        else:
+            async with command:
+                await command.exited.wait()
+            started.append(command.exit_code)
+            assert mark.read_text() == "begun\nended\n"
+            mark.unlink()
+        assert descriptors() == before
+    assert children() == []
+    assert 0 < len(started) < 12
+    assert set(started) == {0}
 
 
-@pytest.mark.parametrize("working", [0, 1, 2])
-async def test_command_that_the_loop_cannot_watch_is_killed(
+@pytest.mark.parametrize("working", [0, 1])
+async def test_command_whose_output_the_loop_cannot_watch_is_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, working: int
 ) -> None:
     """The kernel limits the descriptors in all epoll sets of a user; no test can use them up."""
-    loop, before = asyncio.get_running_loop(), descriptors()
+    before = descriptors()
+    refuse_readers(monkeypatch, working)
+    with pytest.raises(HookError, match="No space left on device"):
+        begin(write_script(tmp_path / "hook", f"touch {tmp_path}/begun"))
+    monkeypatch.undo()
+    assert children() == []
+    assert not (tmp_path / "begun").exists()
+    assert descriptors() == before
+
+
+async def test_command_whose_exit_the_loop_cannot_watch_runs_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: LogLines
+) -> None:
+    found, before = bytearray(), descriptors()
+    refuse_readers(monkeypatch, 2)
+    hook = write_script(tmp_path / "hook", "sleep 0.1; echo ended; exit 3")
+    async with begin(hook, on_output=lambda _, octets: found.extend(octets)) as command:
+        monkeypatch.undo()
+        await command.exited.wait()
+    assert (command.exit_code, bytes(found)) == (3, b"ended\n")
+    assert [line["level"] for line in logged.of("hook polled")] == ["warning"]
+    assert children() == []
+    assert descriptors() == before
+
+
+def refuse_readers(monkeypatch: pytest.MonkeyPatch, working: int) -> None:
+    """Let the loop watch so many descriptors and no more."""
+    loop = asyncio.get_running_loop()
     add_reader, calls = loop.add_reader, itertools.count()
 
     def refuse(*arguments: Any) -> None:  # noqa: ANN401
@@ -139,13 +183,11 @@ async def test_command_that_the_loop_cannot_watch_is_killed(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         add_reader(*arguments)
 
-    hook = write_script(tmp_path / "hook", "exec sleep 1000")
     monkeypatch.setattr(loop, "add_reader", refuse)
-    with pytest.raises(HookError, match="No space left on device"):
-        begin(hook)
-    monkeypatch.undo()
-    assert children() == []
-    assert descriptors() == before
+
+
+def test_kernel_of_this_machine_has_the_system_calls() -> None:
+    check_calls()
 
 
 # Output

@@ -1,14 +1,14 @@
-"""What `check` and `test-hook` both report: whether the path of the hook is trusted, in lines with a title."""
+"""What `check` and `test-hook` both report: whether the hook could be started, in lines with a title."""
 
 import sys
 from collections.abc import Iterable, Iterator
 
 from dmnotid.config.values import HookConfig
 from dmnotid.errors import HookError
-from dmnotid.hook.runner import check_hook
+from dmnotid.hook.startable import check_hook
 
 
-def find_distrust(hook: HookConfig) -> HookError | None:
+def find_problem(hook: HookConfig) -> HookError | None:
     """Return why the daemon would not start this hook now; None if it would."""
     try:
         check_hook(hook)
@@ -17,15 +17,19 @@ def find_distrust(hook: HookConfig) -> HookError | None:
     return None
 
 
-def describe_trust(distrust: HookError | None) -> str:
-    """Return whether the path is trusted, as part of a line."""
-    return "its path is trusted" if distrust is None else f"not trusted ({distrust})"
+def describe_problem(problem: HookError | None) -> str:
+    """Return whether the hook would be started, as part of a line."""
+    return "its path is trusted" if problem is None else f"{_state(problem)} ({problem})"
 
 
-def print_distrust(hook: HookConfig, distrust: HookError) -> None:
+def print_problem(hook: HookConfig, problem: HookError) -> None:
     """Print the consequence on standard error."""
     key = "hook.command" if hook.socket is None else "hook.socket"
-    print(f"{key}: not trusted, so no session would start: {distrust}", file=sys.stderr)
+    print(f"{key}: {_state(problem)}, so no session would start: {problem}", file=sys.stderr)
+
+
+def _state(problem: HookError) -> str:
+    return "not startable" if problem.trusted else "not trusted"
 
 
 def section(name: str, lines: Iterable[str]) -> Iterator[str]:
