@@ -1,6 +1,7 @@
 """Passed sockets, readiness, status line and watchdog, over real sockets, without systemd itself."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from dmnotid.errors import EndpointError
 from dmnotid.host.systemd import Manager, StatusLine
-from tests.processes import ENVIRONMENT, Run, Service, running
+from tests.processes import ENVIRONMENT, JOURNAL, Run, Service, running
 from tests.support import (
     DEADLINE,
     NOWHERE,
@@ -443,6 +444,31 @@ def test_watchdog_is_pinged(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
     end.until("READY=1")
     for _ in range(4):
         end.until("WATCHDOG=1")
+
+
+def test_watchdog_is_pinged_after_a_look_into_the_journal(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    """A deleted file is found although no datagram arrives."""
+    service = run(write_config(tmp_path), environment=notifying(end, WATCHDOG_USEC="100000"))
+    service.wait("daemon ready")
+    (tmp_path / "state" / JOURNAL).unlink()
+    while not end_is_empty(end):
+        end.next()
+    # The look that came before the first of these may have found the file.
+    for _ in range(2):
+        end.until("WATCHDOG=1")
+    assert service.of("journal recreated")
+
+
+def test_watchdog_is_pinged_while_the_journal_is_unreadable(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    """No restart repairs it."""
+    service = run(write_config(tmp_path), environment=notifying(end, WATCHDOG_USEC="100000"))
+    service.wait("daemon ready")
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "state").touch()
+    service.wait("journal unreadable", 2)
+    while not end_is_empty(end):
+        end.next()
+    end.until("WATCHDOG=1")
 
 
 def test_start_fails_if_a_passed_socket_is_of_another_kind(tmp_path: Path, run: Run) -> None:
