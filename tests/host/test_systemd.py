@@ -369,6 +369,25 @@ def test_refused_reload_comes_first_in_a_long_status(tmp_path: Path, run: Run, e
     assert status.startswith("STATUS=reload refused: ")
 
 
+def test_refused_reload_stays_in_the_status_until_a_reload_succeeds(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    config = write_config(tmp_path)
+    good = config.read_text()
+    service = run(config, environment=notifying(end))
+    service.wait("daemon ready")
+    config.write_text("servers: 5\n")
+    service.process.send_signal(signal.SIGHUP)
+    end.until("RELOADING=1")
+    # Datagrams and sessions change the rest of the line alone.
+    service.send(push(1, preferred=WIRELINE), b"junk")
+    refused = f"STATUS=reload refused: {config}:1:"
+    assert end.until_status("sessions: 0 running, 0 pending; 1 accepted, 1 discarded").startswith(refused)
+    config.write_text(good)
+    service.process.send_signal(signal.SIGHUP)
+    end.until("RELOADING=1")
+    assert end.next()[1].startswith("STATUS=3 servers; ")
+    assert service.stop() == 0
+
+
 def test_passed_socket_is_used_and_keeps_datagrams_between_daemons(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
     with bound() as sock:
         port = sock.getsockname()[1]

@@ -27,7 +27,12 @@ def test_reload_takes_a_new_server(device: Device) -> None:
     assert device.pid == pid
 
 
-def test_reload_of_a_bad_file_fails_and_changes_nothing(device: Device) -> None:
+def test_reload_of_a_bad_file_fails_changes_nothing_and_shows_in_the_status_line(device: Device) -> None:
+    """The status line keeps the refusal, whatever comes, until a reload succeeds."""
+
+    def text() -> str:
+        return device.machine.show("dmnotid.service", "StatusText")["StatusText"]
+
     device.start()
     pid = device.pid
     device.machine.write(CONFIG, "servers:\n  - id: dm.example\n    secrets: {text: x}\n", mode=0o600, owner="dmnotid:")
@@ -37,8 +42,12 @@ def test_reload_of_a_bad_file_fails_and_changes_nothing(device: Device) -> None:
     assert re.search(rf"{re.escape(CONFIG)}:3:5: .*secrets", said), said
     device.send(notification(1))
     device.wait_run(1)
+    wait_until(lambda: text().startswith(f"reload refused: {CONFIG}:") and "1 accepted" in text())
     assert device.is_active()
     assert device.pid == pid
+    device.configure()
+    device.run("systemctl", "reload", "dmnotid.service")
+    wait_until(lambda: "reload refused" not in text())
 
 
 def test_hangup_with_a_bad_file_is_told_in_the_status_line(device: Device) -> None:
