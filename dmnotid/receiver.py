@@ -26,10 +26,9 @@ from dmnotid.errors import (
     SourceNotAllowed,
     Stale,
     TrailingOctets,
-    shortened,
     show_time,
 )
-from dmnotid.host.log import MAX_SHOWN, logger
+from dmnotid.host.log import logger
 from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.authenticity import VerifiedNotification
@@ -198,10 +197,10 @@ class DiscardLog:
             log(
                 "datagram discarded",
                 reason=discard.reason,
-                server_id=None if discard.server_id is None else shortened(discard.server_id, MAX_SHOWN),
+                server_id=discard.server_id,
                 notification_id=discard.notification_id,
                 source=str(source),
-                problem=shortened(str(discard), MAX_SHOWN),
+                problem=str(discard),
             )
 
     def count(self, kind: str) -> bool:

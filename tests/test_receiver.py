@@ -388,6 +388,17 @@ async def test_discard_is_one_line_with_stable_keys(logged: LogLines) -> None:
     assert (line["source"], line["problem"]) == ("192.0.2.7:40000", str(Stale(86_401, 86_400)))
 
 
+async def test_discard_shows_a_long_server_id_until_the_line_is_full(logged: LogLines) -> None:
+    """Shortened once, by the log."""
+    for length in (1_024, 1_025):
+        found = UnknownServer("x" * length)
+        found.server_id = "x" * length
+        with discard_log() as discards:
+            discards.note(found, SOURCE)
+    whole, cut = (line["server_id"] for line in logged.of("datagram discarded"))
+    assert (whole, cut) == ("x" * 1_024, "x" * (1_024 - len("\\u2026")) + "…")
+
+
 async def test_first_discards_of_each_reason_are_logged_and_the_rest_summed_up(logged: LogLines) -> None:
     with discard_log() as discards:
         for _ in range(FIRST_DISCARDS + 7):

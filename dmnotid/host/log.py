@@ -13,6 +13,7 @@ import socket
 import stat
 import sys
 import weakref
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,8 +25,14 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from dmnotid.host.journald import Journald, leads_to_journal
 
-MAX_SHOWN: Final = 256
-"""Maximum number of characters that a log line shows of one text from the network or from a file."""
+MAX_VALUE_OCTETS: Final = 1_024
+"""Maximum number of octets of one text in a log line, escaped and encoded; a longer text ends with an ellipsis."""
+
+_WHOLE: Final = frozenset({"exception", "line"})
+"""The keys of texts that are not shortened: a traceback, and a line of a hook, which was cut when it was read."""
+
+_WIDEST: Final = 12
+"""Maximum number of octets for one character: a pair of surrogates in JSON."""
 
 JOURNAL_FIELDS: Final = (
     "session", "server_id", "notification_id", "event", "reason", "attempt", "connection", "interface", "outcome",
@@ -129,7 +136,8 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     if form == "text" or (form == "auto" and target.isatty()):
         processors = _text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
     else:
-        processors = [_add_time, _format_exception, _render_fields if in_journal else _render_json]
+        shorten = partial(_shorten, _octets_in_json)
+        processors = [_add_time, _format_exception, shorten, _render_fields if in_journal else _render_json]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -159,6 +167,7 @@ def _text_processors(*, colours: bool) -> list[Processor]:
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
         _format_exception,
         _escape,
+        partial(_shorten, _octets_in_text),
         structlog.dev.ConsoleRenderer(
             colors=colours, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
         ),
@@ -172,6 +181,35 @@ def _add_time(_logger: object, level: str, event: EventDict) -> EventDict:
 
 def _format_exception(logger_: object, level: str, event: EventDict) -> EventDict:
     return structlog.processors.format_exc_info(logger_, "error" if level == "exception" else level, event)
+
+
+def _shorten(size: Callable[[str], int], _logger: object, _level: str, event: EventDict) -> EventDict:
+    """Shorten the texts of a record, the only place that does: `size` is their number of octets in a line."""
+    for key, value in event.items():
+        # Most texts are so short that they fit in any case.
+        if isinstance(value, str) and len(value) * _WIDEST > MAX_VALUE_OCTETS and key not in _WHOLE:
+            event[key] = fitted(value, MAX_VALUE_OCTETS, size)
+    return event
+
+
+def fitted(text: str, most: int, size: Callable[[str], int]) -> str:
+    """Return text, or as much of its beginning as has a size of `most` together with an ellipsis.
+
+    Each character must have a size of at least 1.
+    """
+    if len(text) <= most and size(text) <= most:
+        return text
+    kept = bisect_right(range(most), most, key=lambda length: size(f"{text[:length]}…")) - 1
+    return f"{text[:kept]}…"
+
+
+def _octets_in_json(text: str) -> int:
+    return len(_encode_json(text)) - len('""')
+
+
+def _octets_in_text(text: str) -> int:
+    # The renderer quotes a text that contains a space.
+    return len(repr(text).encode()) - len("''")
 
 
 def _render_json(_logger: object, _level: str, event: EventDict) -> str:

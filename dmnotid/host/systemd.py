@@ -12,8 +12,8 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Final
 
-from dmnotid.errors import EndpointError, shortened
-from dmnotid.host.log import MAX_SHOWN, logger, printable
+from dmnotid.errors import EndpointError
+from dmnotid.host.log import fitted, logger, printable
 
 FIRST_PASSED: Final = 3
 """SD_LISTEN_FDS_START: the number of the first descriptor that is passed."""
@@ -23,6 +23,9 @@ PATIENCE: Final = 5.0
 
 STATUS_EVERY: Final = 1.0
 """Minimum time between two status lines, in seconds."""
+
+MAX_STATUS_OCTETS: Final = 256
+"""Maximum length of a status line in octets, as it is sent."""
 
 _MICROSECONDS: Final = 1_000_000
 _MAX_DIGITS: Final = 20
@@ -126,7 +129,7 @@ class StatusLine:
 
 def _one_line(text: str) -> str:
     # A line break from a file or from the network would begin another assignment.
-    return printable(shortened(text, MAX_SHOWN))
+    return fitted(printable(text), MAX_STATUS_OCTETS, lambda line: len(line.encode("utf-8", "backslashreplace")))
 
 
 def _passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:

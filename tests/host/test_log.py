@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from dmnotid.host import log
-from dmnotid.host.log import logger, printable
+from dmnotid.host.log import MAX_VALUE_OCTETS, logger, printable
 from tests.support import LogLines
 
 NASTY = "\x1b]0;owned\x07\x1b[31m\nforged line\r\x00\x7f\x9b2J\u2028\u202e\ud800<3>"
@@ -27,8 +27,8 @@ def _structlog_as_before() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def stumble() -> None:
-    raise ValueError(NASTY)
+def stumble(message: str = NASTY) -> None:
+    raise ValueError(message)
 
 
 def text_log(level: str = "debug") -> io.StringIO:
@@ -77,7 +77,7 @@ def test_traceback_is_part_of_one_json_line(logged: LogLines) -> None:
     (line,) = logged.all()
     assert line["level"] == "error"
     assert "Traceback" in line["exception"]
-    assert "raise ValueError(NASTY)" in line["exception"]
+    assert "raise ValueError(message)" in line["exception"]
     assert "exc_info" not in line
 
 
@@ -194,6 +194,46 @@ def test_log_goes_to_standard_output_by_default(capsys: pytest.CaptureFixture[st
     assert err == ""
 
 
+# Long lines
+
+CHARACTERS = ["x", '"', "\x1b", "\u00e9", "\u4e2d", "\u2028", "\U0001f600", "\ud800"]
+"""Characters of one to four octets in UTF-8 that are written as they are or escaped, in JSON or in text."""
+
+
+@pytest.mark.parametrize("character", CHARACTERS, ids=ascii)
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_long_text_is_shortened_by_the_octets_that_are_written(form: str, character: str) -> None:
+    """As much of it is shown as fits."""
+
+    def written(text: str) -> bytes:
+        stream = io.StringIO()
+        log.configure("info", form, stream)
+        # With a space, the renderer of text quotes and escapes each value.
+        logger.info("datagram discarded", problem=f" {text}")
+        start, end = ('"problem": " ', '"}\n') if form == "json" else ("problem=' ", "'\n")
+        return stream.getvalue().rpartition(start)[2].removesuffix(end).encode("utf-8", "backslashreplace")
+
+    wide = len(written(character * 11)) - len(written(character * 10))
+    shown = written(character * 5_000)
+    ellipsis = len(written("…"))
+    # One octet is the space.
+    assert MAX_VALUE_OCTETS - wide <= len(shown) + 1 <= MAX_VALUE_OCTETS
+    assert shown[-ellipsis:] == written("…")
+    fits = character * ((MAX_VALUE_OCTETS - 1) // wide)
+    assert len(written(fits)) == wide * len(fits)
+
+
+def test_traceback_and_line_of_a_hook_are_not_shortened_again(logged: LogLines) -> None:
+    long = "\u00e9" * 1_024
+    try:
+        stumble(long)
+    except ValueError:
+        logger.exception("internal error", line=long)
+    (line,) = logged.all()
+    assert line["line"] == long
+    assert long in line["exception"]
+
+
 # A log that can't be written
 
 
@@ -219,7 +259,7 @@ def test_lines_are_dropped_and_counted_while_a_pipe_is_full(form: str, report: s
     with os.fdopen(reader, "rb", buffering=0) as pipe, os.fdopen(writer, "w") as stream:
         fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4_096)
         log.configure("debug", form, stream)
-        logger.info("first", filler="x" * 3_000)
+        logger.info("first", line="x" * 3_000)
         assert b"first" in pipe.read(4_096)
         os.write(writer, b"y" * 4_096)
         for _ in range(3):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from dmnotid.errors import EndpointError
-from dmnotid.host.systemd import Manager, StatusLine
+from dmnotid.host.log import MAX_VALUE_OCTETS, printable
+from dmnotid.host.systemd import MAX_STATUS_OCTETS, Manager, StatusLine
 from tests.processes import ENVIRONMENT, JOURNAL, Run, Service, running
 from tests.support import (
     DEADLINE,
@@ -101,7 +102,17 @@ def test_status_text_cannot_add_assignments(manager: Manager, end: ManagersEnd) 
     manager.status("a\nREADY=1\x00" + "b" * 1_000)
     (line,) = end.next()
     assert line.startswith("STATUS=a\\nREADY=1\\x00bbb")
-    assert len(line) < 300
+
+
+@pytest.mark.parametrize("character", ["b", "\n", "\u00e9", "\u4e2d", "\U0001f600"])
+def test_long_status_is_shortened_by_the_octets_that_are_sent(
+    manager: Manager, end: ManagersEnd, character: str
+) -> None:
+    manager.status(character * 1_000)
+    (line,) = end.next()
+    size = len(line.removeprefix("STATUS=").encode())
+    assert MAX_STATUS_OCTETS - len(printable(character).encode()) < size <= MAX_STATUS_OCTETS
+    assert line.endswith("…")
 
 
 def test_abstract_address_is_used() -> None:
@@ -282,7 +293,8 @@ def test_watchdog_time_is_read_in_microseconds(logged: LogLines) -> None:
 def test_malformed_watchdog_time_is_ignored(wrong: str, logged: LogLines) -> None:
     assert Manager({"WATCHDOG_USEC": wrong}).watchdog is None
     (line,) = logged.of("watchdog ignored")
-    assert line["problem"] == f"WATCHDOG_USEC: {wrong!r}: microseconds are expected"
+    problem = f"WATCHDOG_USEC: {wrong!r}: microseconds are expected"
+    assert line["problem"] == problem if len(problem) <= MAX_VALUE_OCTETS else line["problem"].startswith(problem[:900])
 
 
 # The daemon
