@@ -259,6 +259,7 @@ def _log_accepted(admitted: Admitted) -> None:
         "notification accepted",
         session=request.session,
         server_id=request.server_id,
+        server_id_from=request.server_id_from,
         notification_id=notification.notification_id,
         source=str(datagram.source),
         signed=notification.signed,

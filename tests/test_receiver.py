@@ -101,6 +101,14 @@ async def test_notification_is_accepted_once_and_logged(tmp_path: Path, logged: 
     assert "skipped_connection_types" not in line
 
 
+async def test_accepted_line_has_where_the_server_id_is_from(tmp_path: Path, logged: LogLines) -> None:
+    """5.3: given in the notification, or discovered by the secret that fits."""
+    with desk(tmp_path) as there:
+        there.deliver(push(1), push(2, server_id=None, secret=SECRET))
+    lines = [(line["server_id"], line["server_id_from"]) for line in logged.of("notification accepted")]
+    assert lines == [(SERVER_ID, "given"), (SERVER_ID, "discovered")]
+
+
 async def test_unknown_preferred_connection_types_are_logged(tmp_path: Path, logged: LogLines) -> None:
     datagram = push(1, server_id=OPEN_ID)
     with desk(tmp_path) as there:

@@ -47,6 +47,7 @@ def session_facts(start: SessionStart) -> dict[str, Any]:
         **package_facts(request.notification),
         # A package may name no server; the session always has one.
         "server_id": request.server_id,
+        "server_id_from": request.server_id_from,
         "connection": str(start.connection.type),
         "interface": start.connection.interface,
         # Milliseconds, as the environment has them.

@@ -4,7 +4,7 @@ Times are seconds on a clock that never jumps, unless a name says otherwise.
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from dmnotid.wire.notification import ConnectionType, Notification
 
@@ -32,6 +32,11 @@ class SessionRequest(NamedTuple):
     attempts: int
     not_before: float
     expires_at: float
+
+    @property
+    def server_id_from(self) -> Literal["given", "discovered"]:
+        """Whether the package names its server, or the server was found by its secret or its address."""
+        return "discovered" if self.notification.server_id is None else "given"
 
     def log_facts(self, attempt: int | None = None) -> dict[str, object]:
         """Return the facts that every log record of this session carries; `attempt` is the last try by default."""

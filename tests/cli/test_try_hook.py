@@ -110,6 +110,7 @@ def test_shown_arguments_environment_and_input_are_those_of_the_hook(
         "session": 0,
         "attempt": 3,
         "server_id": "b 'c'",
+        "server_id_from": "given",
         "notification_id": 1,
         "connection": "wireline",
         "interface": "lo",

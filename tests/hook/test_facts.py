@@ -37,6 +37,7 @@ FACTS = {
     "sent_at": SENT_AT,
     "signed": True,
     "unknown_options": [[6, ""], [9, "00ff"]],
+    "server_id_from": "given",
     "connection": "wireless",
     "interface": "wlan0",
     "received_at": 1_800_000_001.234,
@@ -45,7 +46,7 @@ FACTS = {
 
 
 def test_facts_have_every_field_of_the_notification() -> None:
-    """5.3.4: the session starter receives all that the notification asks for."""
+    """5.3, 5.3.4: the session starter receives all that the notification asks for."""
     assert session_facts(start(**RICH)) == FACTS
 
 
@@ -56,10 +57,12 @@ def test_facts_of_an_unsigned_notification_without_options() -> None:
         assert facts[key] == []
 
 
-def test_server_of_the_session_is_named_if_the_package_names_none() -> None:
+def test_discovered_server_is_named_if_the_package_names_none() -> None:
+    """5.3: the hook learns whether SERVER-ID was given or discovered."""
     octets = package(server_id=None, secret=SECRET)
     assert package_facts(decode_notification(octets))["server_id"] is None
-    assert session_facts(start(server_id=None, secret=SECRET))["server_id"] == "dm.example"
+    facts = session_facts(start(server_id=None, secret=SECRET))
+    assert (facts["server_id"], facts["server_id_from"]) == ("dm.example", "discovered")
 
 
 def test_input_is_one_line_of_json() -> None:

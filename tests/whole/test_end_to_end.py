@@ -85,6 +85,7 @@ def test_notification_starts_the_hook_with_the_documented_facts(tmp_path: Path, 
     assert re.fullmatch(r"127\.0\.0\.1:[0-9]+", source)
     assert facts == {
         "version": 1, "session": 1, "attempt": 1, "server_id": "dm.example", "notification_id": 4661,
+        "server_id_from": "given",
         "connection": "wireline", "interface": "lo", "preferred_connections": ["wireline", "mobile"],
         "requested_mos": [1, 2], "cached_mos": [[3, "deadbeef"]], "unknown_options": [], "signed": True,
     }  # fmt: skip
