@@ -1,13 +1,9 @@
 """Routing: whether a push is meant for the DM client (6)."""
 
-from functools import lru_cache
-
 from dmnotid.errors import ApplicationIdConflict, ApplicationIdMismatch, ApplicationIdMissing, ContentTypeMismatch
-from dmnotid.wire.wsp import APPLICATION_ID_DM, REMEMBERED_BLOCKS, PushHeader, application_id, is_dm_content_type
+from dmnotid.wire.wsp import APPLICATION_ID_DM, PushHeader, application_id, is_dm_content_type
 
 
-# A gateway sends the same header with every push, and this runs for every datagram.
-@lru_cache(REMEMBERED_BLOCKS)
 def check_route(header: PushHeader) -> None:
     """Check that the body of a push is a DM Notification package.
 

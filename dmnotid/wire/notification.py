@@ -9,12 +9,12 @@ All integers are big-endian. An Option Number is the sum of the Deltas up to it.
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import partial
 from struct import Struct, error, unpack
 from typing import Final, NamedTuple
 
 from dmnotid.errors import DecodeError, MalformedField, TrailingOctets, Truncated, UnsupportedVersion
-from dmnotid.wire.octets import PACKAGE, normal_server_id
+from dmnotid.wire.octets import PACKAGE, normal_server_id, remembering
 
 VERSION: Final = 2
 """VER (5.1)."""
@@ -53,7 +53,7 @@ ZERO_DIGEST: Final = bytes(DIGEST_OCTETS)
 
 _HEADER: Final = Struct(">HH")
 REMEMBERED_VALUES: Final = 64
-"""Number of decoded values that are cached for each Option: the same ones are received again and again."""
+"""Number of short values that are cached for each of two Options: the same ones are received again and again."""
 
 _OPTION_HEADER: Final = Struct(">H")
 _SHA256_DIGEST: Final = Struct(f">I{DIGEST_OCTETS}s")
@@ -86,16 +86,17 @@ class Notification(NamedTuple):
 
     `server_id` is in NFC, and None if the Option is absent; `sent_at` (POSIX seconds) and `digest` are None in an
     unsigned package. `preferred_connections` holds each type once, the most wanted first, and ends at ANY.
-    `skipped_connections` are octets of PREFERRED-CON-TYPE without a meaning (above 3), and `unknown_options` the Option
-    Numbers from 6 with their values. `octets` is the received package, and `digest_at` the offset of its digest.
+    `skipped_connections` are octets of PREFERRED-CON-TYPE without a meaning (above 3), `req_mo` and `req_mo_cv` the
+    values of those Options, of whole entries, and `unknown_options` the Option Numbers from 6 with their values.
+    `octets` is the received package, and `digest_at` the offset of its digest.
     """
 
     notification_id: int
     server_id: str | None
     preferred_connections: tuple[ConnectionType, ...]
-    skipped_connections: tuple[int, ...]
-    requested_mos: tuple[int, ...]
-    cached_mos: tuple[CachedMo, ...]
+    skipped_connections: bytes
+    req_mo: bytes
+    req_mo_cv: bytes
     sent_at: int | None
     digest: bytes | None
     digest_at: int
@@ -106,6 +107,18 @@ class Notification(NamedTuple):
     def signed(self) -> bool:
         """Whether the package has a SHA256-DIGEST; this does not mean that the digest fits."""
         return self.digest is not None
+
+    # Unpacked on request: most packages of a flood are discarded, and a list of MOs takes many times its octets.
+
+    @property
+    def requested_mos(self) -> tuple[int, ...]:
+        """The MO indexes of REQ-MO, in order."""
+        return unpack(f">{len(self.req_mo) // MO_INDEX_OCTETS}H", self.req_mo)
+
+    @property
+    def cached_mos(self) -> tuple[CachedMo, ...]:
+        """The MO indexes of REQ-MO-CV with their cache validators, in order."""
+        return tuple(_CACHED_MO.iter_unpack(self.req_mo_cv))
 
 
 _new_notification: Final = partial(tuple.__new__, Notification)
@@ -129,9 +142,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
     option_count = first >> 7 & MAX_OPTIONS
     server_id: str | None = None
     preferred: tuple[ConnectionType, ...] = ()
-    skipped: tuple[int, ...] = ()
-    requested: tuple[int, ...] = ()
-    cached: tuple[CachedMo, ...] = ()
+    skipped = requested = cached = b""
     sent_at: int | None = None
     digest: bytes | None = None
     digest_at = 0
@@ -163,9 +174,9 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
             elif number == OPTION_PREFERRED_CON_TYPE:
                 preferred, skipped = _preferred_connections(value)
             elif number == OPTION_REQ_MO:
-                requested = _requested_mos(value)
+                requested = _whole_entries(value, MO_INDEX_OCTETS)
             elif number == OPTION_REQ_MO_CV:
-                cached = _cached_mos(value)
+                cached = _whole_entries(value, CACHED_MO_OCTETS)
             else:
                 # Unknown Options are covered by the digest, and passed on to the hook.
                 unknown += ((number, value),)
@@ -206,7 +217,7 @@ def _unsupported_version(octets: bytes) -> UnsupportedVersion:
 
 
 # The value of an Option depends on its octets alone, so decoded values can be cached. The readers raise ValueError with
-# the problem; a UnicodeDecodeError also has its offset.
+# the problem; a UnicodeDecodeError also has its offset. `_malformed` makes the error of the package from it.
 
 
 def _malformed(number: int, start: int, end: int, caught: Exception, octets: bytes) -> MalformedField:
@@ -219,43 +230,26 @@ def _malformed(number: int, start: int, end: int, caught: Exception, octets: byt
     return MalformedField(PACKAGE, OPTION_NAMES[number], at, problem, octets)
 
 
-@lru_cache(REMEMBERED_VALUES)
+@remembering(REMEMBERED_VALUES)
 def _server_id(value: bytes) -> str:
     return normal_server_id(value.decode("utf-8"))
 
 
-@lru_cache(REMEMBERED_VALUES)
-def _preferred_connections(value: bytes) -> tuple[tuple[ConnectionType, ...], tuple[int, ...]]:
-    preferred: list[ConnectionType] = []
-    skipped: list[int] = []
-    for octet in value:
-        if octet >= len(CONNECTION_TYPES):
-            skipped.append(octet)
-        elif CONNECTION_TYPES[octet] not in preferred:
-            preferred.append(CONNECTION_TYPES[octet])
-        # 0 accepts every connection, so the preferences after it have no effect.
-        if not octet:
-            break
-    return tuple(preferred), tuple(skipped)
+@remembering(REMEMBERED_VALUES)
+def _preferred_connections(value: bytes) -> tuple[tuple[ConnectionType, ...], bytes]:
+    # 0 accepts every connection, so the preferences after it have no effect.
+    end = value.find(0) + 1 or len(value)
+    known = [CONNECTION_TYPES[octet] for octet in value[:end] if octet < len(CONNECTION_TYPES)]
+    skipped = bytes(octet for octet in value[:end] if octet >= len(CONNECTION_TYPES))
+    return tuple(dict.fromkeys(known)), skipped
 
 
-@lru_cache(REMEMBERED_VALUES)
-def _requested_mos(value: bytes) -> tuple[int, ...]:
-    return unpack(f">{_entries(value, MO_INDEX_OCTETS)}H", value)
-
-
-@lru_cache(REMEMBERED_VALUES)
-def _cached_mos(value: bytes) -> tuple[CachedMo, ...]:
-    _entries(value, CACHED_MO_OCTETS)
-    return tuple(_CACHED_MO.iter_unpack(value))
-
-
-def _entries(value: bytes, size: int) -> int:
-    """Return the number of entries of `size` octets in a value."""
+def _whole_entries(value: bytes, size: int) -> bytes:
+    """Return a value that consists of entries of `size` octets."""
     if len(value) % size:
         message = f"has {len(value)} octets, a multiple of {size} is expected"
         raise ValueError(message)
-    return len(value) // size
+    return value
 
 
 def encode_notification(

@@ -4,7 +4,9 @@ A reader never reads past the octets that it is given, so the caller cuts out a 
 errors count from the first of the octets given.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache, wraps
+from typing import Final, TypeVar
 
 from dmnotid.errors import MalformedField, Truncated
 
@@ -29,12 +31,32 @@ LENGTH_QUOTE = 31
 QUOTE = 0x7F
 SHORT_INTEGER = 0x80
 
+MAX_REMEMBERED_OCTETS: Final = 64
+"""Maximum size of octets whose decoded form is cached, so that strangers cannot fill the memory."""
+
+Decoded = TypeVar("Decoded")
+
 FieldValue = int | str | bytes
 """A field value: a short-integer, text, or the octets after a length."""
 
 # C0, DEL and C1 controls, the line and paragraph separators, and the BOM. A SERVER-ID is shown in logs and passed to
 # the hook, where these would break lines or be invisible.
 _UNFIT_FOR_SERVER_ID = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF)))
+
+
+def remembering(count: int) -> Callable[[Callable[[bytes], Decoded]], Callable[[bytes], Decoded]]:
+    """Cache the results of a decoder for the `count` short octets that were decoded last; exceptions are not cached."""
+
+    def decorate(decode: Callable[[bytes], Decoded]) -> Callable[[bytes], Decoded]:
+        remembered = lru_cache(count)(decode)
+
+        @wraps(decode)
+        def decode_or_recall(octets: bytes) -> Decoded:
+            return remembered(octets) if len(octets) <= MAX_REMEMBERED_OCTETS else decode(octets)
+
+        return decode_or_recall
+
+    return decorate
 
 
 def read_uintvar(octets: bytes, at: int, field: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ Nothing in it has a fixed place: gateways put fields before and after the ones t
 """
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final, NamedTuple
 
 from dmnotid.errors import DecodeError, MalformedField, NotAPush, PushHeaderTooLong, Truncated
@@ -27,6 +27,7 @@ from dmnotid.wire.octets import (
     read_text,
     read_uintvar,
     read_value,
+    remembering,
 )
 
 WAP_PUSH_PORT: Final = 2948
@@ -80,7 +81,7 @@ A long-integer has a short length (8.4.2.1), so none of their values begins with
 """
 
 REMEMBERED_BLOCKS: Final = 128
-"""Number of decoded push header blocks that are cached: a gateway sends the same block with every push."""
+"""Number of short push header blocks that are cached: a gateway sends the same block with every push."""
 
 
 class Field(NamedTuple):
@@ -159,7 +160,7 @@ def _refuse_type(datagram: bytes) -> None:
 
 
 # An exception is not cached, so each error gets the offset of its own datagram.
-@lru_cache(REMEMBERED_BLOCKS)
+@remembering(REMEMBERED_BLOCKS)
 def decode_header_block(block: bytes) -> PushHeader:
     """Decode the octets that HeadersLen counts; DecodeErrors count their offset from the block's start."""
     content_type, at = decode_content_type(block)

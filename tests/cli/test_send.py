@@ -212,7 +212,7 @@ def test_all_options_are_encoded_together(secret_file: Path, capsys: pytest.Capt
     )
     assert push.tid == 8
     assert notification[:9] == (
-        *(9, "mün", (ConnectionType.MOBILE, ConnectionType.WIRELESS), (), (1, 2), ((3, b"\xde\xad\xbe\xef"),)),
+        *(9, "mün", (ConnectionType.MOBILE, ConnectionType.WIRELESS), b"", b"\0\1\0\2", b"\0\3\xde\xad\xbe\xef"),
         *(1_735_689_600, notification.digest, len(notification.octets) - 32),
     )
     assert is_signed_with(notification, SECRET)

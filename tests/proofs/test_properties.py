@@ -212,14 +212,15 @@ def wanted(made: dict[str, Any], octets: bytes) -> Notification:
     """Say what a package made of these arguments means, by other means than the decoder's."""
     signed = made["sent_at"] is not None
     identity = made["server_id"]
+    requested, cached = made["requested_mos"] or (), made["cached_mos"] or ()
     behind = sum(2 + len(value) for _, value in made["unknown_options"])
     return Notification(
         made["notification_id"],
         None if identity is None else unicodedata.normalize("NFC", identity),
         tuple(made["preferred_connections"] or ()),
-        (),
-        tuple(made["requested_mos"] or ()),
-        tuple(made["cached_mos"] or ()),
+        b"",
+        struct.pack(f">{len(requested)}H", *requested),
+        b"".join(struct.pack(">H", index) + validator for index, validator in cached),
         made["sent_at"],
         made["digest"] if signed else None,
         len(octets) - behind - 32 if signed else 0,
@@ -233,7 +234,10 @@ def wanted(made: dict[str, Any], octets: bytes) -> Notification:
 def test_notifications_survive(made: dict[str, Any]) -> None:
     """5.1, 5.2, 5.3: encode, then decode."""
     octets = encode_notification(**made)
-    assert decode_notification(octets) == wanted(made, octets)
+    notification = decode_notification(octets)
+    assert notification == wanted(made, octets)
+    assert notification.requested_mos == tuple(made["requested_mos"] or ())
+    assert notification.cached_mos == tuple(made["cached_mos"] or ())
 
 
 @PROFILE

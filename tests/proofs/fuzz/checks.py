@@ -107,7 +107,7 @@ def check_encoded_again(notification: Notification) -> None:
 
 
 def of_one_form(notification: Notification) -> Notification:
-    return notification._replace(octets=b"", digest_at=0, skipped_connections=(), unknown_options=())
+    return notification._replace(octets=b"", digest_at=0, skipped_connections=b"", unknown_options=())
 
 
 def check_signed(notification: Notification) -> None:
