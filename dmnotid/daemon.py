@@ -244,4 +244,4 @@ def _log_ignored(number: signal.Signals) -> None:
 
 
 def _intake(config: Config) -> Intake:
-    return Intake(config.receive_buffer, config.log.junk, config.log.discards)
+    return Intake(config.receive_buffer, config.log.junk, config.log.discards, config.max_octets)

@@ -8,6 +8,7 @@ DmnotidError
 │  │  ├─ MalformedField       malformed-field
 │  │  └─ UnsupportedVersion   unsupported-version
 │  └─ Refusal                 well-formed, but not for this device
+│     ├─ PushTooLong          push-too-long
 │     ├─ NotAPush             not-a-push
 │     ├─ PushHeaderTooLong    push-header-too-long
 │     ├─ ContentTypeMismatch, ApplicationIdMissing, ApplicationIdMismatch, ApplicationIdConflict
@@ -162,6 +163,14 @@ class NotAPush(Refusal):
     reason = "not-a-push"
     sentence = "the PDU type is 0x{pdu_type:02x}, Push is expected"
     pdu_type: int
+
+
+class PushTooLong(Refusal):
+    """A datagram of more than `push.max_octets`; its octets after the first one too many were not read."""
+
+    reason = "push-too-long"
+    sentence = "the datagram has more than {most} octets, the limit of push.max_octets"
+    most: int
 
 
 class PushHeaderTooLong(Refusal):

@@ -23,6 +23,7 @@ from dmnotid.errors import (
     MalformedField,
     NotAPush,
     PushHeaderTooLong,
+    PushTooLong,
     QueueFull,
     Refusal,
     SecretNotProvisioned,
@@ -47,6 +48,7 @@ DECODE_REASONS = {
 
 REFUSAL_REASONS = {
     "not-a-push": "NotAPush",
+    "push-too-long": "PushTooLong",
     "push-header-too-long": "PushHeaderTooLong",
     "content-type-mismatch": "ContentTypeMismatch",
     "application-id-missing": "ApplicationIdMissing",
@@ -99,6 +101,7 @@ def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
     ("refusal", "sentence"),
     [
         (NotAPush(7), "the PDU type is 0x07, Push is expected"),
+        (PushTooLong(4_096), "the datagram has more than 4096 octets, the limit of push.max_octets"),
         (PushHeaderTooLong(49, 48), "the push headers have 49 octets, at most 48 are expected"),
         (ContentTypeMismatch(0x44), "Content-Type is 0x44, a DM Notification is expected"),
         (ContentTypeMismatch("a/b\n"), r"Content-Type is 'a/b\n', a DM Notification is expected"),

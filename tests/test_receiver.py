@@ -37,7 +37,7 @@ from tests.support import (
     push,
 )
 
-BIG = [(9, bytes(4_000)), (10, bytes(4_000))]
+BIG = [(9, bytes(2_000)), (10, bytes(1_900))]
 """Unknown Options that make a row larger than a page."""
 
 

@@ -30,7 +30,7 @@ from dmnotid.config.values import (
 from dmnotid.policy.freshness import Freshness
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.sessions import Limits
-from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, WAP_PUSH_PORT
+from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, DEFAULT_MAX_OCTETS, WAP_PUSH_PORT
 
 # For durations of which 0 has no meaning.
 POSITIVE: Final = Duration(0.001)
@@ -38,7 +38,7 @@ FROM_ZERO: Final = Duration(0)
 
 _BUFFER: Final = Number(4_096, 256 * 1024 * 1024, "octets")
 # The longest payload of a UDP datagram.
-_HEADERS: Final = Number(1, 65_507, "octets")
+_PAYLOAD: Final = Number(1, 65_507, "octets")
 
 
 class Key(NamedTuple):
@@ -105,7 +105,8 @@ KEYS: Final = (
     Key("receive_buffer", _BUFFER, DEFAULT_RECEIVE_BUFFER, "The size of the kernel's buffer in front of each socket."),
     Key("state", read_path, DEFAULT_STATE, "The directory of the journal; `$STATE_DIRECTORY` if that is set."),
     Key("push", None, None, "Limits of the Push PDU."),
-    Key("push.max_header_octets", _HEADERS, DEFAULT_MAX_HEADER_OCTETS, "The longest push headers that are read."),
+    Key("push.max_octets", _PAYLOAD, DEFAULT_MAX_OCTETS, "The longest datagram that is read."),
+    Key("push.max_header_octets", _PAYLOAD, DEFAULT_MAX_HEADER_OCTETS, "The longest push headers that are read."),
     Key("freshness", None, None, "The age of signed notifications."),
     Key("freshness.max_age", POSITIVE, _AGE.max_age, "The greatest age of a signed notification."),
     Key("freshness.max_skew", FROM_ZERO, _AGE.max_skew, "The longest time that it may be ahead of the clock."),

@@ -52,6 +52,7 @@ def load_config(
         listen=found["listen"],
         receive_buffer=found["receive_buffer"],
         state=Path(state) if state and "state" not in reader.given else found["state"],
+        max_octets=found["push"]["max_octets"],
         max_header_octets=found["push"]["max_header_octets"],
         freshness=Freshness(**found["freshness"]),
         remember=found["duplicates"]["remember"],

@@ -108,6 +108,7 @@ class Config(NamedTuple):
     listen: tuple[ListenAddress, ...]
     receive_buffer: int
     state: Path
+    max_octets: int
     max_header_octets: int
     freshness: Freshness
     remember: float
@@ -120,4 +121,4 @@ class Config(NamedTuple):
     @property
     def rules(self) -> Rules:
         """The part that decides about a datagram; built again by each access."""
-        return Rules(Servers(self.servers), self.freshness, self.max_header_octets)
+        return Rules(Servers(self.servers), self.freshness, self.max_header_octets, self.max_octets)

@@ -25,8 +25,7 @@ from dmnotid.intake import socketfilter
 from dmnotid.intake.drops import NOTHING, Dropped, Drops
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
-
-MAX_DATAGRAM_OCTETS: Final = 65_535
+from dmnotid.wire.wsp import DEFAULT_MAX_OCTETS
 
 BATCH: Final = 64
 """Maximum number of datagrams taken in one turn of the loop, so that hooks and timers get theirs."""
@@ -56,12 +55,14 @@ class Intake(NamedTuple):
     """What the kernel does with a datagram before it is read.
 
     `receive_buffer` is in octets, None to leave it unchanged. Without `junk` the kernel refuses datagrams that can't be
-    a push. While datagrams arrive, the drop counter is read at most every `look_every` seconds.
+    a push, and those of more than `max_octets`, which are cut off after one octet more if it does not. While datagrams
+    arrive, the drop counter is read at most every `look_every` seconds.
     """
 
     receive_buffer: int | None = None
     junk: bool = True
     look_every: float = 60
+    max_octets: int = DEFAULT_MAX_OCTETS
 
 
 class Endpoint:
@@ -117,7 +118,7 @@ class Endpoint:
         self.report_drops()
         self._intake = intake
         try:
-            socketfilter.attach(self.socket, junk=intake.junk)
+            socketfilter.attach(self.socket, junk=intake.junk, max_octets=intake.max_octets)
         except OSError as error:
             # The decoder refuses the same datagrams.
             logger.warning("socket filter missing", listen=str(self), problem=str(error))
@@ -159,9 +160,11 @@ class Endpoint:
         """Read datagrams from the socket as they are consumed, a batch at most."""
         receive = self._receive_proven if self._dual else self.socket.recvfrom
         now, sender, source = time.time(), None, Source("", 0)
+        # One octet too many shows the decoder that the datagram is too long.
+        room = self._intake.max_octets + 1
         try:
             while self._taken < BATCH:
-                payload, address = receive(MAX_DATAGRAM_OCTETS)
+                payload, address = receive(room)
                 self._taken += 1
                 # Most datagrams of a burst have one sender.
                 if address != sender:

@@ -10,6 +10,7 @@ reverse path. This part is on every IPv6 socket:
 Its second part refuses datagrams that can't be a push:
 
     octets of the UDP datagram, as the program sees them       refused if
+    all     UDP header and payload                             the payload has more than `push.max_octets`
     0-7     UDP header
     8       TID
     9       Type                                               not 0x06
@@ -17,8 +18,8 @@ Its second part refuses datagrams that can't be a push:
             (its first octet 0x80-0xff: of several octets)     left to the decoder
     11-     Content-Type, …                                    the datagram ends before octet 11
 
-`decode_push` refuses all of these datagrams, as `truncated` or `not-a-push`; the program refuses none that
-`decode_push` accepts.
+`decode_push` refuses all of these datagrams, as `push-too-long`, `truncated` or `not-a-push`; the program refuses none
+that `decode_push` accepts.
 """
 
 import socket
@@ -27,7 +28,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from dmnotid.wire.octets import SHORT_INTEGER
-from dmnotid.wire.wsp import TYPE_PUSH
+from dmnotid.wire.wsp import DEFAULT_MAX_OCTETS, TYPE_PUSH
 
 UDP_HEADER_OCTETS: Final = 8
 """Octets of the UDP header, which the kernel removes after the filter has run (net/ipv4/udp.c, net/ipv6/udp.c)."""
@@ -96,23 +97,6 @@ NO_FORGED_IPV4: Final = (
 )
 """The first part; the instructions of another part follow it."""
 
-NO_JUNK: Final = (
-    Instruction(LOAD_LENGTH, 0, 0, 0),
-    Instruction(IF_AT_LEAST, 0, 9, _BODY),  # else: refuse
-    Instruction(LOAD_OCTET, 0, 0, _TYPE),
-    Instruction(IF_EQUAL, 0, 7, TYPE_PUSH),  # else: refuse
-    Instruction(LOAD_OCTET, 0, 0, _HEADERS_LEN),
-    Instruction(IF_EQUAL, 5, 0, 0),  # refuse
-    Instruction(IF_AT_LEAST, 5, 0, SHORT_INTEGER),  # take
-    Instruction(ADD, 0, 0, _BODY),
-    Instruction(COPY, 0, 0, 0),
-    Instruction(LOAD_LENGTH, 0, 0, 0),
-    Instruction(IF_AT_LEAST_X, 1, 0, 0),  # take
-    Instruction(RETURN, 0, 0, 0),
-    Instruction(RETURN, 0, 0, WHOLE),
-)
-"""The second part."""
-
 ALL_ELSE: Final = (Instruction(RETURN, 0, 0, WHOLE),)
 """The second part if junk is wanted."""
 
@@ -121,12 +105,33 @@ _PROGRAM: Final = Struct("@HP")
 """struct sock_fprog: the number of instructions, and their address."""
 
 
-def attach(sock: socket.socket, *, junk: bool = False) -> None:
-    """Let the kernel refuse forged IPv4 senders and, without `junk`, what can't be a push; its drop counter has both.
+def no_junk(max_octets: int = DEFAULT_MAX_OCTETS) -> tuple[Instruction, ...]:
+    """Return the second part for a longest payload."""
+    return (
+        Instruction(LOAD_LENGTH, 0, 0, 0),
+        Instruction(IF_AT_LEAST, 0, 10, _BODY),  # else: refuse
+        Instruction(IF_AT_LEAST, 9, 0, UDP_HEADER_OCTETS + max_octets + 1),  # refuse
+        Instruction(LOAD_OCTET, 0, 0, _TYPE),
+        Instruction(IF_EQUAL, 0, 7, TYPE_PUSH),  # else: refuse
+        Instruction(LOAD_OCTET, 0, 0, _HEADERS_LEN),
+        Instruction(IF_EQUAL, 5, 0, 0),  # refuse
+        Instruction(IF_AT_LEAST, 5, 0, SHORT_INTEGER),  # take
+        Instruction(ADD, 0, 0, _BODY),
+        Instruction(COPY, 0, 0, 0),
+        Instruction(LOAD_LENGTH, 0, 0, 0),
+        Instruction(IF_AT_LEAST_X, 1, 0, 0),  # take
+        Instruction(RETURN, 0, 0, 0),
+        Instruction(RETURN, 0, 0, WHOLE),
+    )
 
-    The program replaces an earlier one in one step. Raises OSError; an earlier program then stays.
+
+def attach(sock: socket.socket, *, junk: bool = False, max_octets: int = DEFAULT_MAX_OCTETS) -> None:
+    """Let the kernel refuse forged IPv4 senders and, without `junk`, what can't be a push or is longer than that.
+
+    The drop counter of the socket has all of them. The program replaces an earlier one in one step. Raises OSError; an
+    earlier program then stays.
     """
-    program = NO_FORGED_IPV4 + (ALL_ELSE if junk else NO_JUNK)
+    program = NO_FORGED_IPV4 + (ALL_ELSE if junk else no_junk(max_octets))
     octets = array("B", b"".join(_INSTRUCTION.pack(*it) for it in program))
     address, _ = octets.buffer_info()
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _PROGRAM.pack(len(program), address))

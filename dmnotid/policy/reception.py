@@ -20,7 +20,7 @@ from dmnotid.policy.freshness import Clock, Freshness
 from dmnotid.policy.routing import check_route
 from dmnotid.policy.servers import Servers
 from dmnotid.wire.notification import Notification, decode_notification
-from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
+from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, DEFAULT_MAX_OCTETS, decode_push
 
 
 class Datagram(NamedTuple):
@@ -38,6 +38,7 @@ class Rules:
     servers: Servers
     freshness: Freshness = field(default_factory=Freshness)
     max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS
+    max_octets: int = DEFAULT_MAX_OCTETS
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ def receive_push(
     datagram: Datagram, rules: Rules, clock: Clock, progress: Progress | None = None
 ) -> VerifiedNotification:
     """Take a Push PDU through every pure check. Raises the Discard of the first that fails."""
-    push = decode_push(datagram.payload, max_header_octets=rules.max_header_octets)
+    push = decode_push(datagram.payload, max_octets=rules.max_octets, max_header_octets=rules.max_header_octets)
     check_route(push.header)
     # Recorded after the route: the body of a push for another application is not a package.
     if progress is not None:

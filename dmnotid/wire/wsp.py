@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
-from dmnotid.errors import DecodeError, MalformedField, NotAPush, PushHeaderTooLong, Truncated
+from dmnotid.errors import DecodeError, MalformedField, NotAPush, PushHeaderTooLong, PushTooLong, Truncated
 from dmnotid.wire.octets import (
     LENGTH_QUOTE,
     PUSH_PDU,
@@ -35,6 +35,9 @@ WAP_PUSH_PORT: Final = 2948
 
 TYPE_PUSH: Final = 0x06
 """PDU type Push (WAP-230, table 34)."""
+
+DEFAULT_MAX_OCTETS: Final = 4_096
+"""The longest datagram that is read: nothing in the draft needs more."""
 
 DEFAULT_MAX_HEADER_OCTETS: Final = 48
 """The push header limit (DM Notification 6.1)."""
@@ -118,12 +121,16 @@ _new_message: Final = partial(tuple.__new__, PushMessage)
 """Make a PushMessage of a tuple of all its values; unlike the class, this calls no Python function per datagram."""
 
 
-def decode_push(datagram: bytes, *, max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS) -> PushMessage:
+def decode_push(
+    datagram: bytes, *, max_octets: int = DEFAULT_MAX_OCTETS, max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS
+) -> PushMessage:
     """Decode a Push PDU.
 
-    Raises NotAPush, PushHeaderTooLong, or a DecodeError with the offset in the datagram; the order of these checks is
-    Type, HeadersLen, limit, header syntax.
+    Raises PushTooLong, NotAPush, PushHeaderTooLong, or a DecodeError with the offset in the datagram; the order of
+    these checks is length, Type, HeadersLen, limit, header syntax.
     """
+    if len(datagram) > max_octets:
+        raise PushTooLong(max_octets)
     start, body_offset = header_border(datagram)
     if body_offset - start > max_header_octets:
         raise PushHeaderTooLong(body_offset - start, max_header_octets)

@@ -141,6 +141,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "state": PATH,
     "push": SECTION,
     "receive_buffer": ([4_096, 425_984, 2**28], [1, 4_095, 2**28 + 1, "8192", 8_192.5, None, [], True]),
+    "push.max_octets": ([*WHOLE[0], 4_096, 65_507], [*WHOLE[1], 65_508]),
     "push.max_header_octets": ([*WHOLE[0], 65_507], [*WHOLE[1], 65_508]),
     "freshness": SECTION,
     "freshness.max_age": (DURATION[0][:-1], DURATION[1]),

@@ -27,6 +27,7 @@ def test_keys_that_are_absent_have_their_defaults(place: Place) -> None:
         listen=(ListenAddress("::", 2948),),
         receive_buffer=4_194_304,
         state=Path("/var/lib/dmnotid"),
+        max_octets=4_096,
         max_header_octets=48,
         freshness=Freshness(86_400, 600),
         remember=259_200,
@@ -53,7 +54,7 @@ def test_keys_that_are_given_are_read(place: Place) -> None:
           stop_grace: 500ms
         listen: [127.0.0.1, "[fe80::1%eth0]:0", "[::1]:5"]
         state: journal
-        push: {max_header_octets: 65507}
+        push: {max_header_octets: 65507, max_octets: 65507}
         freshness: {max_age: 2d, max_skew: 0}
         duplicates: {remember: 2d}
         sessions: {concurrency: 2, max_pending: 65536, expire_after: 1d, min_interval: 1m}
@@ -76,7 +77,7 @@ def test_keys_that_are_given_are_read(place: Place) -> None:
     )
     assert [str(address) for address in config.listen] == ["127.0.0.1:2948", "[fe80::1%eth0]:0", "[::1]:5"]
     assert config.state == place.directory / "journal"
-    assert config.max_header_octets == 65_507
+    assert (config.max_header_octets, config.max_octets) == (65_507, 65_507)
     assert config.freshness == Freshness(172_800, 0)
     assert config.remember == 172_800
     assert config.sessions == Limits(2, 65_536, 86_400, 60)
@@ -93,10 +94,11 @@ def test_keys_that_are_given_are_read(place: Place) -> None:
 
 
 def test_rules_are_those_of_the_configuration(place: Place) -> None:
-    config = place.load(MINIMAL + "push: {max_header_octets: 7}\nfreshness: {max_age: 1h}\n")
+    config = place.load(MINIMAL + "push: {max_header_octets: 7, max_octets: 70}\nfreshness: {max_age: 1h}\n")
     rules = config.rules
     assert list(rules.servers) == list(config.servers)
-    assert (rules.freshness, rules.max_header_octets) == (Freshness(3_600, 600), 7)
+    assert (rules.max_header_octets, rules.max_octets) == (7, 70)
+    assert rules.freshness == Freshness(3_600, 600)
 
 
 @pytest.mark.parametrize(

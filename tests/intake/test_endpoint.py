@@ -14,6 +14,7 @@ from dmnotid.intake.drops import Dropped
 from dmnotid.intake.endpoint import BATCH, Endpoint, Intake, source_of
 from dmnotid.intake.sockets import bind
 from dmnotid.policy.addresses import Source
+from dmnotid.wire.wsp import DEFAULT_MAX_OCTETS
 from tests.intake.support import LOOPBACK, LOOPBACK6, Inbox, fill, needs_ipv6, port_of, send, used_room
 from tests.netns import Namespace, needs_namespace
 from tests.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges
@@ -72,20 +73,24 @@ async def test_batch_is_never_empty() -> None:
 @pytest.mark.parametrize("payload", [b"", b"\0", bytes(LONGEST)], ids=["empty", "one", "longest"])
 async def test_datagram_of_any_size_is_whole(payload: bytes) -> None:
     with endpoint_at() as (endpoint, inbox):
+        endpoint.configure(Intake(max_octets=LONGEST))
         endpoint.open()
         send(endpoint.socket.getsockname(), payload, b"next")
         await eventually(lambda: len(inbox.datagrams) == 2)
     assert inbox.payloads == [payload, b"next"]
 
 
-@needs_ipv6
-async def test_longest_ipv6_datagram_is_whole() -> None:
-    payload = os.urandom(65_527)
-    with endpoint_at(LOOPBACK6) as (endpoint, inbox):
+@pytest.mark.parametrize("most", [10, DEFAULT_MAX_OCTETS, LONGEST])
+@pytest.mark.parametrize("listen", [LOOPBACK, pytest.param(LOOPBACK6, marks=needs_ipv6)], ids=["IPv4", "IPv6"])
+async def test_too_long_datagram_is_cut_one_octet_after_the_limit(listen: ListenAddress, most: int) -> None:
+    """4: the decoder sees that it is too long, and nothing is kept of the rest."""
+    payload = os.urandom(LONGEST)
+    with endpoint_at(listen) as (endpoint, inbox):
+        endpoint.configure(Intake(max_octets=most))
         endpoint.open()
-        source = send(("::1", port_of(endpoint.socket)), payload)
-        await eventually(lambda: inbox.datagrams)
-    assert [(it.payload, it.source) for it in inbox.datagrams] == [(payload, source)]
+        send((listen.host, port_of(endpoint.socket)), payload, b"next")
+        await eventually(lambda: len(inbox.datagrams) == 2)
+    assert inbox.payloads == [payload[: most + 1], b"next"]
 
 
 @needs_ipv6

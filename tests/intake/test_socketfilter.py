@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.errors import Discard, NotAPush, Truncated
+from dmnotid.errors import Discard, NotAPush, PushTooLong, Truncated
 from dmnotid.intake import socketfilter
 from dmnotid.intake.socketfilter import (
     ALL_ELSE,
     ETH_P_IPV6,
     NO_FORGED_IPV4,
-    NO_JUNK,
     UDP_HEADER_OCTETS,
     Instruction,
     attach,
+    no_junk,
 )
 from dmnotid.wire.wsp import decode_push
 from tests.support import push
@@ -30,7 +30,7 @@ CORPUS = Path(__file__).parents[1] / "proofs" / "fuzz" / "corpus"
 MUTANTS = 100_000
 IN_THE_KERNEL = 5_000
 ETH_P_IP = 0x0800
-PROGRAM = NO_FORGED_IPV4 + NO_JUNK
+PROGRAM = NO_FORGED_IPV4 + no_junk()
 MOST = 65_507
 """The push header limit here, which refuses nothing."""
 
@@ -140,7 +140,7 @@ def test_filter_refuses_nothing_that_the_decoder_accepts() -> None:
         if not takes(datagram):
             refused += 1
             end = end_of(datagram)
-            assert isinstance(end, (NotAPush, Truncated)), datagram.hex(" ")
+            assert isinstance(end, (NotAPush, PushTooLong, Truncated)), datagram.hex(" ")
     assert MUTANTS // 10 < refused < MUTANTS * 9 // 10, "the mutants must be of both kinds"
 
 
@@ -166,13 +166,27 @@ def test_kernel_and_interpreter_agree() -> None:
         (b"\1\6\x7f" + bytes(127), True),
         (b"\1\6\x7f" + bytes(126), False),
         (push(), True),
-        (push() + bytes(60_000), True),
+        (push() + bytes(4_096 - len(push())), True),
+        (push() + bytes(4_097 - len(push())), False),
+        (push() + bytes(60_000), False),
     ],
 )
 def test_boundaries(datagram: bytes, *, taken: bool) -> None:
     with filtered() as (sender, receiver):
         assert kernel_takes(sender, receiver, datagram) is taken
         assert takes(datagram) is taken
+
+
+@pytest.mark.parametrize("most", [10, 4_096, 65_507])
+def test_longest_datagram_is_that_of_the_configuration(most: int) -> None:
+    longest = b"\1\6\1" + bytes(most - 3)
+    with filtered() as (sender, receiver):
+        attach(receiver, max_octets=most)
+        assert kernel_takes(sender, receiver, longest)
+        # UDP over IPv4 carries no more than the greatest limit.
+        assert most == MOST or not kernel_takes(sender, receiver, longest + b"\0")
+        attach(receiver, junk=True, max_octets=most)
+        assert most == MOST or kernel_takes(sender, receiver, longest + b"\0")
 
 
 def test_offsets_are_the_same_over_ipv6() -> None:
@@ -222,7 +236,7 @@ def test_junk_arrives_if_it_is_wanted() -> None:
         ("fd00::1", True),
     ],
 )
-@pytest.mark.parametrize("rest", [NO_JUNK, ALL_ELSE], ids=["no-junk", "junk"])
+@pytest.mark.parametrize("rest", [no_junk(), ALL_ELSE], ids=["no-junk", "junk"])
 def test_forged_ipv4_sender_is_refused_in_an_ipv6_packet_only(
     source: str, rest: tuple[Instruction, ...], *, taken: bool
 ) -> None:

@@ -65,6 +65,7 @@ def test_limit_and_age_are_those_of_the_rules() -> None:
     """5.3.5, 6.1."""
     payload = encode_push(package(sent_at=NOW - 11))
     assert refuse_push(payload, rules=Rules(RULES.servers, max_header_octets=2)).reason == "push-header-too-long"
+    assert refuse_push(payload, rules=Rules(RULES.servers, max_octets=len(payload) - 1)).reason == "push-too-long"
     assert refuse_push(payload, rules=Rules(RULES.servers, Freshness(max_age=10))).reason == "stale"
 
 
@@ -113,6 +114,7 @@ def test_progress_of_an_accepted_datagram_is_complete() -> None:
 
 
 LADDER = [
+    ("push-too-long", b"\x01\x07\x00" + bytes(4_094)),
     ("not-a-push", b"\x01\x07\x00"),
     ("truncated", b"\x01\x06\x7f"),
     ("push-header-too-long", b"\x01\x06\x31" + bytes(49)),

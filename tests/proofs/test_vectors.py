@@ -15,7 +15,7 @@ from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.routing import check_route
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import decode_notification
-from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push
+from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, DEFAULT_MAX_OCTETS, decode_push
 from tests.proofs.vectors import make
 
 Row = dict[str, Any]
@@ -78,6 +78,7 @@ def received(datagram: bytes, servers: Row, at: float, row: Row) -> Row:
         Servers(server(identity, facts) for identity, facts in servers.items()),
         Freshness(row.get("max_age", 86_400), row.get("max_skew", 600)),
         row.get("max_header_octets", DEFAULT_MAX_HEADER_OCTETS),
+        row.get("max_octets", DEFAULT_MAX_OCTETS),
     )
     clock = Clock(at, row.get("believed", True), row.get("newest"))
     source = Source(row.get("source") or RULES_HEAD["source"], 40000)

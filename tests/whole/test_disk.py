@@ -19,7 +19,7 @@ from tests.support import NOWHERE, OTHER_ID, WIRELINE, Recorder, push, wait_unti
 GATED = "import time\nwhile not os.path.exists(records + '/../open'): time.sleep(0.01)"
 """A hook that ends once the gate is open, and then at once."""
 
-BIG = [(9, bytes(4_000)), (10, bytes(4_000))]
+BIG = [(9, bytes(2_000)), (10, bytes(1_900))]
 """Unknown Options that make a row larger than a page, so that the room left in one is not enough."""
 
 

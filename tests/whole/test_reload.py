@@ -126,6 +126,25 @@ async def test_every_section_is_applied(tmp_path: Path, logged: LogLines) -> Non
     assert [config.log.level for config in applied] == ["warning"]
 
 
+async def test_longest_datagram_is_that_of_the_reloaded_configuration(tmp_path: Path, logged: LogLines) -> None:
+    """4: at the socket, and in the kernel."""
+    datagram = push(1, unknown=[(6, bytes(500))], preferred=NOWHERE)
+    quiet: dict[str, Any] = {"log": {"junk": False}}
+    async with at_work(write_config(tmp_path, push={"max_octets": len(datagram) - 1})) as (daemon, _):
+        send(only(daemon), datagram)
+        await eventually(lambda: daemon.counters["push-too-long"] == 1)
+        # Now the kernel drops the first; the second shows that it was passed.
+        write_config(tmp_path, push={"max_octets": len(datagram) - 1}, **quiet)
+        assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
+        send(only(daemon), datagram, push(2, preferred=NOWHERE))
+        await eventually(lambda: daemon.counters["accepted"] == 1)
+        assert (daemon.counters["received"], daemon.counters["push-too-long"]) == (2, 1)
+        write_config(tmp_path, push={"max_octets": len(datagram)}, **quiet)
+        await reloaded(daemon, logged)
+        send(only(daemon), datagram)
+        await eventually(lambda: daemon.counters["accepted"] == 2)
+
+
 async def test_receive_buffer_is_applied(tmp_path: Path, logged: LogLines) -> None:
     async with at_work(write_config(tmp_path, receive_buffer=8_192)) as (daemon, _):
         sock = only(daemon).socket

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from dmnotid.errors import DecodeError, MalformedField, NotAPush, PushHeaderTooLong, Truncated
+from dmnotid.errors import DecodeError, MalformedField, NotAPush, PushHeaderTooLong, PushTooLong, Truncated
 from dmnotid.wire.octets import PUSH_PDU, FieldValue
 from dmnotid.wire.wsp import (
     APPLICATION_ID_DM,
@@ -348,6 +348,24 @@ def test_headers_above_the_limit_are_refused(length: int, limit: int) -> None:
     assert (caught.value.octets, caught.value.most) == (length, limit - 1)
 
 
+@pytest.mark.parametrize("limit", [10, 4_096, 65_507])
+def test_datagram_above_the_limit_is_refused(limit: int) -> None:
+    """4: as many octets as the limit pass, one more does not, whatever it is."""
+    longest = octets("01 06 03 D8 AF 87") + bytes(limit - 6)
+    assert len(decode_push(longest, max_octets=limit).body) == limit - 6
+    for datagram in (longest + b"\0", bytes(limit + 1)):
+        with pytest.raises(PushTooLong) as caught:
+            decode_push(datagram, max_octets=limit)
+        assert caught.value.most == limit
+
+
+def test_datagram_limit_is_4096_by_default() -> None:
+    """4: of the whole datagram."""
+    assert decode_push(octets("01 06 03 D8 AF 87") + bytes(4_090)).body == bytes(4_090)
+    with pytest.raises(PushTooLong):
+        decode_push(octets("01 06 03 D8 AF 87") + bytes(4_091))
+
+
 def test_header_limit_is_48_by_default() -> None:
     """6.1."""
     with pytest.raises(PushHeaderTooLong):
@@ -362,6 +380,7 @@ def test_header_limit_does_not_count_padding() -> None:
 @pytest.mark.parametrize(
     ("datagram", "kind"),
     [
+        (octets("01 07 00") + bytes(4_094), PushTooLong),  # length, then Type
         (octets("01 07 00"), NotAPush),  # Type, then HeadersLen
         (octets("01 07"), NotAPush),
         (octets("01 06 7F") + bytes(60), Truncated),  # HeadersLen, then the limit
@@ -370,7 +389,7 @@ def test_header_limit_does_not_count_padding() -> None:
     ],
 )
 def test_first_failed_check_gives_the_error(datagram: bytes, kind: type[Exception]) -> None:
-    """4, 6.1: Type, HeadersLen, limit, header syntax."""
+    """4, 6.1: length, Type, HeadersLen, limit, header syntax."""
     with pytest.raises(kind):
         decode_push(datagram)
 

@@ -136,6 +136,8 @@ def wsp_discards() -> Iterator[Row]:
         ("headers-len-6-octets", "malformed-field", "", push(bare, length="80 80 80 80 80 03")),
         ("headers-len-33-bits", "malformed-field", "", push(bare, length="90 80 80 80 00")),
         ("headers-len-32-bits", "truncated", "2^32-1, the highest legal one", push(bare, length="8F FF FF FF 7F")),
+        ("octets-4097", "push-too-long", "one octet above the limit", push(bare + bytes(4_087))),
+        ("octets-4097-not-a-push", "push-too-long", "the length comes before Type", octets("2A 07") + bytes(4_095)),
         ("headers-49", "push-header-too-long", "one octet above the limit", push(bare, filled(49))),
         ("headers-49-malformed", "push-header-too-long", "the limit comes before syntax", push(bare, bytes(49))),
         ("headers-beyond-and-49", "truncated", "HeadersLen comes before the limit", push(bare, length="49")),
@@ -420,7 +422,7 @@ def package_accepts() -> Iterator[Row]:
         ),
         ("options-31", "numbers 6 to 36", package(0, option(6, b""), *[option(1, b"")] * 30), {}),
         ("option-number-465", "31 Deltas of 15", package(0, *[option(15, b"")] * 31), {}),
-        ("option-value-4095-full", "", package(0, option(6, bytes(4095))), {}),
+        ("option-value-4084-full", "4096 octets in all", package(0, option(6, bytes(4084))), {}),
     ]
     for name, note, body, facts in table:
         yield row(name, note, push(body), accept(6, 0) | facts)
@@ -559,6 +561,8 @@ def ruled() -> Iterator[Row]:
         ("max-age-10", "", full, "stale", {"servers": SERVERS, "max_age": 10}),
         ("max-skew-0", "", full, "from-the-future", {"servers": SERVERS, "at": SENT - 1, "max_skew": 0}),
         ("headers-3", "", full, ACCEPTED, {"servers": SERVERS, "max_header_octets": 3}),
+        ("octets-exact", "", full, ACCEPTED, {"servers": SERVERS, "max_octets": len(push(full))}),
+        ("octets-too-few", "", full, "push-too-long", {"servers": SERVERS, "max_octets": len(push(full)) - 1}),
         ("headers-2", "", full, "push-header-too-long", {"servers": SERVERS, "max_header_octets": 2}),
     ]
     for name, note, body, receive, rules in table:
