@@ -1,5 +1,6 @@
 """Whether only root and the daemon's own user can change what a path leads to: configuration, hook, journal."""
 
+import grp
 import os
 import shlex
 import stat
@@ -135,5 +136,17 @@ def _check_owner(component: str, found: os.stat_result) -> None:
     # In a sticky directory of root's, such as /tmp, only the owner of a file can replace it.
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and found.st_uid == 0:
         return
-    whose = "others" if found.st_mode & stat.S_IWOTH else "its group"
-    raise UntrustedPath(component, f"writable by {whose}: chmod go-w {shlex.quote(component)}")
+    if found.st_mode & stat.S_IWOTH:
+        raise UntrustedPath(component, f"writable by others: chmod go-w {shlex.quote(component)}")
+    problem = f"writable by its group ({_group_name(found.st_gid)}): chmod g-w {shlex.quote(component)}"
+    # As /usr/local is on Debian: root:staff 2775.
+    if stat.S_ISDIR(found.st_mode):
+        problem += ", or use another directory, because that group could exchange the files in this one"
+    raise UntrustedPath(component, problem)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

@@ -54,16 +54,27 @@ def test_own_file_is_trusted(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "by"), [(0o775, "its group"), (0o757, "others"), (0o777, "others"), (0o1775, "its group")]
+    ("mode", "problem"),
+    [
+        (0o775, "its group ({group}): chmod g-w {path}"),
+        (0o757, "others: chmod go-w {path}"),
+        (0o777, "others: chmod go-w {path}"),
+        (0o1775, "its group ({group}): chmod g-w {path}"),
+        (0o2775, "its group ({group}): chmod g-w {path}"),
+    ],
 )
 @pytest.mark.parametrize("up", [0, 1, 2])
-def test_file_or_directory_that_others_can_write_is_refused(tree: Path, mode: int, by: str, up: int) -> None:
+def test_file_or_directory_that_others_can_write_is_refused(tree: Path, mode: int, problem: str, up: int) -> None:
+    """/usr/local of Debian is such a directory: root:staff 2775."""
     component = [tree, *tree.parents][up]
     component.chmod(mode)
     if up and mode & 0o1000 and IS_ROOT:
         assert refusal(tree) == (None, "")
         return
-    assert refusal(tree) == (str(component), f"{component}: writable by {by}: chmod go-w {component}")
+    expected = f"{component}: writable by {problem.format(group=component.group(), path=component)}"
+    if up and "group" in problem:
+        expected += ", or use another directory, because that group could exchange the files in this one"
+    assert refusal(tree) == (str(component), expected)
 
 
 @pytest.mark.root
@@ -83,6 +94,14 @@ def test_sticky_directory_of_another_user_is_refused(tree: Path) -> None:
     # Also for that user itself: only root's are shared safely.
     with unprivileged(tree):
         assert refusal(tree) == (str(tree.parent), f"{tree.parent}: writable by others: chmod go-w {tree.parent}")
+
+
+@pytest.mark.root
+@needs_root
+def test_group_without_a_name_is_shown_by_its_number(tree: Path) -> None:
+    os.chown(tree, -1, 987_654)
+    tree.chmod(0o775)
+    assert refusal(tree)[1] == f"{tree}: writable by its group (987654): chmod g-w {tree}"
 
 
 def test_sticky_file_is_refused(tree: Path) -> None:
@@ -129,7 +148,7 @@ def test_links_are_followed_and_each_target_is_checked(tree: Path, tmp_path: Pat
     assert refusal(file) == (str(tree.parent), f"{tree.parent}: writable by others: chmod go-w {tree.parent}")
     tree.parent.chmod(0o755)
     tree.chmod(0o775)
-    assert refusal(file) == (str(tree), f"{tree}: writable by its group: chmod go-w {tree}")
+    assert refusal(file) == (str(tree), f"{tree}: writable by its group ({tree.group()}): chmod g-w {tree}")
     tree.chmod(0o755)
     assert refusal(file) == (None, "")
     hook = tmp_path / "hook"
