@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from dmnotid.config.durations import DURATION_EXPECTED, MAX_DURATION, parse_duration, spell
 from dmnotid.config.files import CheckPath
-from dmnotid.config.tree import KINDS, RESOLVED_KINDS, Node, Wrong
+from dmnotid.config.tree import KINDS, RESOLVED_KINDS, Node, Wrong, find_invisible
 from dmnotid.config.values import path_from
 from dmnotid.errors import ConfigError, ConfigProblem, shortened
 
@@ -35,8 +35,6 @@ class Reader:
         file: Path,
         environ: Mapping[str, str],
         check_path: CheckPath | None = None,
-        *,
-        credentials: bool = True,
     ) -> None:
         # The configuration file: relative paths count from its directory.
         self.file = file
@@ -44,8 +42,6 @@ class Reader:
         self.environ = environ
         # Applied to every file that a key names, before it is read.
         self.check_path = check_path
-        # Whether systemd's credentials are read.
-        self.credentials = credentials
         # Every value that the file gives, by its path.
         self.given: dict[str, Value] = {}
         self._problems: list[ConfigProblem] = []
@@ -60,11 +56,11 @@ class Reader:
     def add_problem(self, value: "Value", path: str, message: str) -> None:
         """Add a problem at the place of `value`."""
         self._unsound.add(path)
-        self._problems.append(ConfigProblem(str(self.file), value.node.line, value.node.column, path, message))
+        self._problems.append(value._replace(path=path).problem(message))
 
     def add_warning(self, value: "Value", message: str) -> None:
         """Add a warning: the value is accepted but probably unintended."""
-        self._warnings.append(ConfigProblem(str(self.file), value.node.line, value.node.column, value.path, message))
+        self._warnings.append(value.problem(message))
 
     def conflict(self, paths: tuple[str, ...], message: str) -> None:
         """Add a problem of keys that do not fit each other: at the first that the file gives, with the first path.
@@ -92,9 +88,15 @@ class Value(NamedTuple):
     path: str
     reader: Reader
 
+    def problem(self, message: str) -> ConfigProblem:
+        """Return a problem of this value, with its place."""
+        return ConfigProblem(str(self.reader.file), self.node.line, self.node.column, self.path, message)
+
     def wrong(self, message: str) -> None:
-        """Add a problem of this value."""
-        self.reader.add_problem(self, self.path, message)
+        """Add a problem of this value, with the first invisible character of the value."""
+        found = find_invisible(self.node.text)
+        note = f" (it has {found}, which is invisible)" if found and found not in message else ""
+        self.reader.add_problem(self, self.path, f"{message}{note}")
 
     def attempt(self, read: Callable[["Value"], T], default: D) -> T | D:
         """Read this value; if it is wrong, add the problem and return the default."""
@@ -107,7 +109,8 @@ class Value(NamedTuple):
     def of(self, kind: str, expected: str) -> Node:
         """Return the node if it is of that kind. Raises Wrong."""
         if self.node.kind != kind:
-            raise Wrong(f"is {KINDS[self.node.kind]}; expected {expected}")
+            lost = ": put text that begins with # in quotes" if self.node.kind == "null" and self.node.commented else ""
+            raise Wrong(f"is {KINDS[self.node.kind]}; expected {expected}{lost}")
         return self.node
 
     def free_text(self, expected: str) -> str:

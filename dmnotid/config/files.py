@@ -12,12 +12,12 @@ from dmnotid.errors import UntrustedPath
 CheckPath = Callable[[Path], None]
 """Raises UntrustedPath if another user can change what an absolute path leads to."""
 
-READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
-OPEN_TO_OTHERS: Final = READABLE_BY_OTHERS | stat.S_IWGRP | stat.S_IWOTH
+_READABLE: Final = stat.S_IRGRP | stat.S_IROTH
+_WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
-def read_regular(path: Path, limit: int, check_path: CheckPath | None = None) -> tuple[bytes, int]:
-    """Return the octets of a regular file and its permission bits; with `check_path` only if the path passes it.
+def read_regular(path: Path, limit: int, check_path: CheckPath | None = None) -> tuple[bytes, os.stat_result]:
+    """Return the octets of a regular file and its status; with `check_path` only if the path passes it.
 
     Raises Wrong if there is no such file, if it has more than `limit` octets, or if the path is not trusted.
     """
@@ -30,8 +30,8 @@ def read_regular(path: Path, limit: int, check_path: CheckPath | None = None) ->
         # If one replaces the file at this moment, O_NONBLOCK keeps the call from blocking.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor, not a path
-            mode = os.fstat(descriptor).st_mode
-            _ensure_regular(path, mode)
+            found = os.fstat(descriptor)
+            _ensure_regular(path, found.st_mode)
             octets = stream.read(limit + 1)
     except UntrustedPath as error:
         # A missing component is found by the check first, and is the same problem as without the check.
@@ -44,7 +44,18 @@ def read_regular(path: Path, limit: int, check_path: CheckPath | None = None) ->
         raise Wrong("is not a path that this system can open") from None
     if len(octets) > limit:
         raise Wrong(f"{path} is larger than {limit} octets")
-    return octets, stat.S_IMODE(mode)
+    return octets, found
+
+
+def is_private(found: os.stat_result) -> bool:
+    """Return whether only root and this process can read and write a file.
+
+    That includes the usual way of packages: root's file, which the primary group of this process may read.
+    """
+    others = found.st_mode & (_READABLE | _WRITABLE)
+    if found.st_uid == 0 and found.st_gid == os.getegid():
+        others &= ~stat.S_IRGRP
+    return not others
 
 
 def _ensure_regular(path: Path, mode: int) -> None:

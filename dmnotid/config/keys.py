@@ -11,13 +11,14 @@ from dmnotid.config.kinds import (
     read_command,
     read_environment,
     read_interfaces,
+    read_last_day,
     read_listen,
     read_networks,
     read_reach,
     read_server_id,
     read_socket,
 )
-from dmnotid.config.secrets import FORMS, read_secret
+from dmnotid.config.secrets import FORMS, read_former_secret, read_secret
 from dmnotid.config.values import (
     DEFAULT_RECEIVE_BUFFER,
     DEFAULT_REMEMBER,
@@ -83,15 +84,30 @@ _LISTEN: Final = (ListenAddress("::", WAP_PUSH_PORT),)
 _LEVELS: Final = Choice(("debug", "info", "warning", "error"))
 _FORMATS: Final = Choice(("auto", "json", "text"))
 
+_FORMS: Final = {
+    "text": "The secret itself, as UTF-8.",
+    "hex": "The secret in hex, spaces allowed.",
+    "base64": "The secret in base64, with padding and without spaces.",
+    "file": "A file with the secret, which no other user can read or write.",
+    "credential": "The name of a systemd credential with the secret.",
+}
+
+
+def _forms(path: str) -> tuple[Key, ...]:
+    return tuple(Key(f"{path}.{form}", FORMS[form], None, sentence) for form, sentence in _FORMS.items())
+
+
+_FORMER: Final = "A second secret that is accepted too, while the server changes it: one of the same five keys."
+_UNTIL: Final = "The last day, in UTC, on which the former secret is accepted; without it, there is no end."
+
 KEYS: Final = (
     Key("servers", _read_servers, (), "The DM servers whose notifications are accepted.", required=True),
     Key("servers[].id", read_server_id, None, "The SERVER-ID, as in the server's notifications.", required=True),
     Key("servers[].secret", read_secret, None, "The secret shared with this server: exactly one of five keys."),
-    Key("servers[].secret.text", FORMS["text"], None, "The secret itself, as UTF-8."),
-    Key("servers[].secret.hex", FORMS["hex"], None, "The secret in hex, spaces allowed."),
-    Key("servers[].secret.base64", FORMS["base64"], None, "The secret in base64, with padding and without spaces."),
-    Key("servers[].secret.file", FORMS["file"], None, "A file with the secret, which no other user can read or write."),
-    Key("servers[].secret.credential", FORMS["credential"], None, "The name of a systemd credential with the secret."),
+    *_forms("servers[].secret"),
+    Key("servers[].former_secret", read_former_secret, None, _FORMER),
+    *_forms("servers[].former_secret"),
+    Key("servers[].former_secret.until", read_last_day, None, _UNTIL),
     Key("servers[].require_digest", read_boolean, True, "Whether every notification must be signed."),  # noqa: FBT003
     Key("servers[].sources", read_networks, (), "The networks that notifications come from; all, unless given."),
     Key("hook", None, None, "The session starter: `command` or `socket`, and the keys that belong to it."),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,9 @@ _ADDRESS: Final = 'an IP address such as "[::]:2948" or "127.0.0.1:2948"'
 _PLACEHOLDER: Final = r"(?<!\$)\{([a-z][a-z0-9_]*)\}"
 _VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 _OWN_VARIABLES: Final = "DMNOTID_"
+# What a shell or an argument list would replace, and a variable of the environment keeps as it is.
+_UNEXPANDED: Final = rf"\$[A-Za-z_{{(][A-Za-z0-9_]*[)}}]?|{_PLACEHOLDER}|(?:^|(?<=:))~(?=/|$)"
+_SHOWN: Final = frozenset({"", "PATH", "HOME", "LANG", *PLACEHOLDERS})
 
 
 def read_server_id(value: Value) -> str:
@@ -38,6 +42,19 @@ def read_server_id(value: Value) -> str:
     if len(identity.encode()) > MAX_OPTION_LENGTH:
         raise Wrong(f"has more than {MAX_OPTION_LENGTH} octets, the most that a notification can have")
     return identity
+
+
+def read_last_day(value: Value) -> float:
+    """Read a date, as the end of that day in UTC (POSIX seconds)."""
+    expected = "a date such as 2026-12-31"
+    text = value.node.text if value.node.kind == "timestamp" else value.of("str", expected).text
+    try:
+        # Without the other forms of ISO 8601, which fromisoformat takes too.
+        day = datetime.fromisoformat(text if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else "")
+    except ValueError:
+        # Without the text: it can be a misplaced secret.
+        raise Wrong(f"is not a date; expected {expected}") from None
+    return day.replace(tzinfo=UTC).timestamp() + 86_400
 
 
 def read_networks(value: Value) -> tuple[Network, ...]:
@@ -148,6 +165,11 @@ def read_environment(value: Value) -> Mapping[str, str]:
             key.wrong(f"begins with {_OWN_VARIABLES}; dmnotid itself sets such variables")
         else:
             environment[name] = found.attempt(read_text, "")
+            literal = re.search(_UNEXPANDED, environment[name])
+            if literal:
+                # A value can be a secret, of which no part is shown but these words.
+                shown_part = literal[0] if literal[0].strip("${}()~") in _SHOWN else f"{literal[0][:1]}…"
+                key.reader.add_warning(found, f"has {shown_part}, which is not expanded; write its value instead")
     return environment
 
 

@@ -4,6 +4,7 @@ A problem reads `FILE:LINE:COLUMN: servers[1].secret: the value that was found; 
 contain a secret, nor text that can be a misplaced one.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -13,8 +14,8 @@ from dmnotid.config.checker import Reader, Value, shown
 from dmnotid.config.durations import spell
 from dmnotid.config.files import CheckPath, read_regular
 from dmnotid.config.keys import read_section
-from dmnotid.config.secrets import check_distinct, check_mode
-from dmnotid.config.tree import KINDS, Node, Wrong, compose, decode
+from dmnotid.config.secrets import Unread, Wanted, check_distinct, check_mode, read_octets
+from dmnotid.config.tree import KINDS, Node, Wrong, compose, decode, find_invisible, stray_spaces
 from dmnotid.config.values import NAMED_TYPES, Config, ConnectionsConfig, HookConfig, LogConfig
 from dmnotid.errors import ConfigError, ConfigProblem
 from dmnotid.policy.freshness import Freshness
@@ -26,30 +27,41 @@ MAX_FILE_OCTETS: Final = 4 * 1024 * 1024
 
 
 def load_config(
-    file: Path, environ: Mapping[str, str], check_path: CheckPath | None = None, *, credentials: bool = True
+    file: Path,
+    environ: Mapping[str, str],
+    check_path: CheckPath | None = None,
+    *,
+    wanted: Wanted = lambda _id, _key, _form: True,
+    unread: Unread | None = None,
 ) -> Config:
     """Read a configuration and its secrets; `environ` provides STATE_DIRECTORY and CREDENTIALS_DIRECTORY.
 
     `check_path` is called with the absolute path of the file, and of each secret file, before that is read: the daemon
-    and commands that run the hook pass `check_trusted_path`. Without `credentials`, systemd's credentials are not read,
-    and random octets replace them. Raises ConfigError with every problem.
+    and commands that run the hook pass `check_trusted_path`. Random octets replace a secret that is not `wanted`; with
+    `unread`, a file or credential that cannot be read is no secret, and its problem goes there. Raises ConfigError with
+    every problem.
     """
-    tree, mode = _read_tree(file, check_path)
-    reader = Reader(file, environ, check_path, credentials=credentials)
+    tree, status = _read_tree(file, check_path)
+    reader = Reader(file, environ, check_path)
     root = Value(tree, "", reader)
     found = read_section(root, "")
-    _check_servers(reader, found["servers"])
+    servers = [_with_secrets(server, wanted, unread) for server in found["servers"]]
+    _check_servers(reader, servers)
     _check_hook(reader, root)
     _check_durations(reader, found)
     _check_patterns(reader, found["connections"])
-    check_mode(reader, mode)
+    check_mode(reader, status)
+    for value in reader.given.values():
+        if invisible := find_invisible(value.node.text):
+            reader.add_warning(value, f"has {invisible}, which is invisible; delete it if it is not meant")
     warnings = reader.warnings()
     state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Config(
         file=file,
-        servers=tuple(Server(**server) for server in found["servers"]),
+        servers=tuple(Server(**server) for server in servers),
         hook=HookConfig(**found["hook"]),
         listen=found["listen"],
+        listen_given="listen" in reader.given,
         receive_buffer=found["receive_buffer"],
         state=Path(state) if state and "state" not in reader.given else found["state"],
         max_octets=found["push"]["max_octets"],
@@ -79,17 +91,29 @@ def load_connections(file: Path) -> ConnectionsConfig:
     return _connections(found)
 
 
-def _read_tree(file: Path, check_path: CheckPath | None = None) -> tuple[Node, int]:
-    """Return the mapping in a file, and the mode of the file. Raises ConfigError."""
+def _with_secrets(server: Mapping[str, Any], wanted: Wanted, unread: Unread | None) -> dict[str, Any]:
+    """Return the keys of a server, with octets for its secrets."""
+    secret, former = (read_octets(server, kind, wanted, unread) for kind in ("secret", "former_secret"))
+    until = server["former_secret"] and server["former_secret"].until
+    return {**server, "secret": secret, "former_secret": former, "former_until": until}
+
+
+def _read_tree(file: Path, check_path: CheckPath | None = None) -> tuple[Node, os.stat_result]:
+    """Return the mapping in a file, and the status of the file. Raises ConfigError."""
+    text = ""
     try:
-        octets, mode = read_regular(file, MAX_FILE_OCTETS, check_path)
-        root = compose(decode(octets))
+        octets, status = read_regular(file, MAX_FILE_OCTETS, check_path)
+        text = decode(octets)
+        root = compose(text)
     except Wrong as wrong:
-        raise ConfigError((ConfigProblem(str(file), *wrong.place, "", str(wrong)),)) from None
+        # An invisible character in an earlier line is often the reason, and the error in this one cannot be understood.
+        found = {it.place: it for it in (wrong, *stray_spaces(text, wrong.place[0]))}
+        problems = (ConfigProblem(str(file), *place, "", str(found[place])) for place in sorted(found))
+        raise ConfigError(tuple(problems)) from None
     if root.kind != "map":
         message = f"the file is {KINDS[root.kind]}; expected a mapping with servers and hook"
         raise ConfigError((ConfigProblem(str(file), root.line, root.column, "", message),))
-    return root, mode
+    return root, status
 
 
 def _connections(found: Mapping[str, Any]) -> ConnectionsConfig:
@@ -106,14 +130,21 @@ def _check_servers(reader: Reader, servers: Sequence[Mapping[str, Any]]) -> None
         place = f"servers[{at}]"
         identity = server["id"]
         if identity is not None and first.setdefault(identity, at) != at:
-            message = f"is also the id of servers[{first[identity]}]; expected a different id for each server"
+            message = (
+                f"is also the id of servers[{first[identity]}]; expected a different id for each server, and a second "
+                "secret of one server as its former_secret"
+            )
             reader.given[f"{place}.id"].wrong(message)
         unsigned = not server["require_digest"] or not reader.sound(f"{place}.require_digest")
         if reader.given[place].node.kind == "map" and f"{place}.secret" not in reader.given and not unsigned:
             message = "is missing; add a secret, or require_digest: false to accept unsigned notifications"
             reader.add_problem(reader.given[place], f"{place}.secret", message)
+        elif f"{place}.former_secret" in reader.given and f"{place}.secret" not in reader.given:
+            reader.given[f"{place}.former_secret"].wrong(
+                "is given without a secret; expected the current one as secret"
+            )
     check_distinct(reader, servers)
-    secrets = sum(server["secret"] is not None for server in servers)
+    secrets = sum(server["secret"] is not None or server["former_secret"] is not None for server in servers)
     if secrets > MAX_TRIED_SECRETS:
         message = f"{secrets} servers have a secret, more than {MAX_TRIED_SECRETS}: notifications without SERVER-ID"
         reader.add_warning(reader.given["servers"], f"{message} are not tried with any")

@@ -2,6 +2,7 @@
 
 import re
 from codecs import BOM_UTF8
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import yaml
@@ -28,6 +29,16 @@ KINDS: Final = {
 RESOLVED_KINDS: Final = frozenset({"int", "float", "bool", "timestamp", "merge", "value"})
 """Kinds that unquoted text can turn into."""
 
+# Spaces that are not spaces to YAML, and characters without any width.
+_INVISIBLE: Final = re.compile(
+    "[\x85\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
+    "\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+# Parts of a line in which such a character is text: quotes and comments.
+_QUOTED: Final = re.compile(r"""\"(?:\\.|[^"\\])*"|'[^']*'|(?:^|(?<=[ \t]))#.*""")
+_COMMENT: Final = re.compile(r"[ \t]+#")
+_NOT_A_SPACE: Final = "{} here is not a space to YAML; write a space, or delete it"
+
 # YAML 1.1, 5.1: every character outside of this set is refused.
 _NOT_IN_YAML: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -47,7 +58,8 @@ class Wrong(Exception):
 class Node(NamedTuple):
     """A value as YAML sees it, with the line and column of its beginning (from 1).
 
-    `kind` is one of `KINDS`; `text` is for scalars, `items` for lists, `pairs` for mappings.
+    `kind` is one of `KINDS`; `text` is for scalars, `items` for lists, `pairs` for mappings. `commented` is whether a
+    comment follows a scalar without quotes: it may be meant as a part of it.
     """
 
     kind: str
@@ -56,6 +68,7 @@ class Node(NamedTuple):
     text: str = ""
     items: tuple["Node", ...] = ()
     pairs: tuple[tuple["Node", "Node"], ...] = ()
+    commented: bool = False
 
 
 def decode(octets: bytes) -> str:
@@ -81,7 +94,7 @@ def compose(text: str) -> Node:
 
     Built from events, because the loader's own composer in C recurses without a bound, and crashes.
     """
-    composer = _Composer()
+    composer = _Composer(text)
     try:
         loader = LOADER(text)
         try:
@@ -92,7 +105,8 @@ def compose(text: str) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        raise Wrong(f"not YAML: {_without_names(error.problem)}{_hint(text, place)}", place) from None
+        begin = error.context_mark.line if error.context_mark else place[0] - 1
+        raise Wrong(f"not YAML: {_without_names(error.problem)}{_hint(text, place, begin)}", place) from None
     # The loader in Python lets some exceptions of chr() and int() escape.
     except (yaml.YAMLError, ValueError, OverflowError):
         raise Wrong("not YAML: an escape or a number has no meaning") from None
@@ -101,10 +115,26 @@ def compose(text: str) -> Node:
     return composer.root
 
 
+def find_invisible(text: str) -> str | None:
+    """Return the first invisible character of a text, as `U+00A0`; None if there is none."""
+    found = _INVISIBLE.search(text)
+    return None if found is None else f"U+{ord(found[0]):04X}"
+
+
+def stray_spaces(text: str, last: int) -> Iterator[Wrong]:
+    """Yield the problem of each line, up to the line `last`, with an invisible character outside of quotes."""
+    for number, line in enumerate(text.split("\n")[:last], 1):
+        found = _INVISIBLE.search(_QUOTED.sub(lambda part: " " * len(part[0]), line))
+        if found is not None:
+            yield Wrong(_NOT_A_SPACE.format(f"U+{ord(found[0]):04X}"), (number, found.start() + 1))
+
+
 class _Composer:
     """Builds nodes from events, in their order. Bounds: one document, MAX_DEPTH levels."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        # The file, for what follows a scalar.
+        self._text = text
         # The finished document.
         self.root: Node | None = None
         # Collections that have begun, outermost first, each with its finished children.
@@ -114,7 +144,11 @@ class _Composer:
 
     def take(self, event: Any) -> None:  # noqa: ANN401 - yaml's events have no common typed base
         if isinstance(event, yaml.ScalarEvent):
-            self._add(_scalar(event), event.anchor)
+            # A plain scalar has no style; the index of its mark counts characters.
+            commented = not event.style and _COMMENT.match(self._text, event.end_mark.index)  # type: ignore[union-attr]
+            node = _scalar(event)._replace(commented=bool(commented))
+            self._refuse_stray_space(node)
+            self._add(node, event.anchor)
         elif isinstance(event, yaml.CollectionStartEvent):
             if len(self._open) >= MAX_DEPTH:
                 raise Wrong(f"nested deeper than {MAX_DEPTH} levels", _mark(event))
@@ -130,6 +164,14 @@ class _Composer:
             self._add(self._aliased(event)._replace(line=line, column=column), None)
         elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
             raise Wrong("another document begins here; expected one", _mark(event))
+
+    def _refuse_stray_space(self, node: Node) -> None:
+        """Raise Wrong for a key with an invisible character, of which the indentation or the value is a part."""
+        start, children = self._open[-1] if self._open else (None, [])
+        found = _INVISIBLE.search(node.text)
+        if found is not None and isinstance(start, yaml.MappingStartEvent) and not len(children) % 2:
+            message = _NOT_A_SPACE.format(f"U+{ord(found[0]):04X}")
+            raise Wrong(message, (node.line, node.column + found.start()))
 
     def _add(self, node: Node, anchor: str | None) -> None:
         if anchor is not None:
@@ -175,8 +217,8 @@ def _without_names(problem: str | None) -> str:
     return re.sub(r""" (?:'(?!<)[^']{2,}'|'\w'|"[^"]{2,}")""", "", problem or "no reason given")
 
 
-def _hint(text: str, place: tuple[int, int]) -> str:
-    """Return advice on the mistakes that people make most, or nothing."""
+def _hint(text: str, place: tuple[int, int], begin: int) -> str:
+    """Return advice on the mistakes that people make most, or nothing; `begin` is the line (from 0) of the context."""
     lines = text.split("\n")
     line = lines[place[0] - 1] if 0 < place[0] <= len(lines) else ""
     at = line[place[1] - 1 : place[1]]
@@ -186,4 +228,7 @@ def _hint(text: str, place: tuple[int, int]) -> str:
         return f" (put text that begins with {at} in quotes)"
     if re.search(r"\[[0-9A-Fa-f:.]*(%\w+)?\]:", line):
         return ' (put an address in brackets in quotes: "[::]:2948")'
+    for number, above in enumerate(lines[begin : place[0]], begin + 1):
+        if re.search(r"[{\[,:].*[ \t]#.*[}\]]", above):
+            return f" (a comment begins at the # in line {number}: put text with # in quotes)"
     return ""

@@ -99,7 +99,8 @@ class LogConfig(NamedTuple):
 class Config(NamedTuple):
     """A whole configuration, checked. Times are in seconds.
 
-    `warnings` lists settings that are accepted but probably unintended.
+    `listen_given` is whether the file has `listen`. `warnings` lists settings that are accepted but probably
+    unintended.
     """
 
     file: Path
@@ -117,6 +118,7 @@ class Config(NamedTuple):
     connections: ConnectionsConfig
     log: LogConfig
     warnings: tuple[ConfigProblem, ...]
+    listen_given: bool = False
 
     @property
     def rules(self) -> Rules:

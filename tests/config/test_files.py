@@ -1,6 +1,7 @@
 """Regular files: read whole and bounded; anything else is never opened."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def test_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"0123456789")
     file.chmod(0o640)
-    assert read_regular(file, 10) == (b"0123456789", 0o640)
+    octets, found = read_regular(file, 10)
+    assert (octets, stat.S_IMODE(found.st_mode)) == (b"0123456789", 0o640)
     assert refusal(file, 9) == f"{file} is larger than 9 octets"
 
 

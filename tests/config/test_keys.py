@@ -26,7 +26,15 @@ PAGE = PROJECT / "docs/configuration.md"
 SECRETS = {"text": "a" * 16, "hex": "aa" * 16, "base64": base64.b64encode(b"a" * 16).decode()}
 
 FULL: dict[str, Any] = {
-    "servers": [{"id": "a", "secret": {"text": "a" * 16}, "require_digest": True, "sources": ["10.0.0.0/8"]}],
+    "servers": [
+        {
+            "id": "a",
+            "secret": {"text": "the current one, 1"},
+            "former_secret": {"text": "the former one, 0"},
+            "require_digest": True,
+            "sources": ["10.0.0.0/8"],
+        }
+    ],
     "hook": {"command": ["/x"]},
     **{key: {} for key in ("push", "freshness", "duplicates", "sessions", "retry", "log")},
     "connections": {"mobile": {}, "wireless": {}, "wireline": {}},
@@ -41,7 +49,7 @@ def with_value(path: str, value: object) -> dict[str, Any]:
     for section in sections:
         node = node[section.removesuffix("[]")]
         node = node[0] if section.endswith("[]") else node
-    if path.startswith("servers[].secret.") or path == "hook.socket":
+    if re.match(r"servers\[\]\.(former_)?secret\.(?!until)", path) or path == "hook.socket":
         node.clear()
     node[key] = value
     return document
@@ -58,8 +66,8 @@ def as_yaml(document: object) -> str:
 @pytest.mark.parametrize("path", SECTIONS)
 def test_unknown_key_is_refused_with_the_known_ones(place: Place, path: str) -> None:
     document = with_value(f"{path}.zzz".lstrip("."), "x")
-    if path == "servers[].secret":
-        document = with_value("servers[].secret", {"zzz": "x"})
+    if path in {"servers[].secret", "servers[].former_secret"}:
+        document = with_value(path, {"zzz": "x"})
     (problem,) = place.problems(as_yaml(document))
     assert problem.endswith(f"unknown key; known keys here are {', '.join(SECTIONS[path])}")
     assert not valid(document)
@@ -79,7 +87,19 @@ INTERFACES: tuple[list[Any], list[Any]] = (
     [[], "eth0", None, {}, [1], [""], ["a b"], ["a/b"], ["a:b"], ["*" * 65]],
 )
 
+FORMS: dict[str, tuple[list[Any], list[Any]]] = {
+    "text": (["a" * 16, "\0" * 16, "a" * 4_096], ["", 1, None, [], "a" * 4_097]),
+    "hex": (["00" * 16, "0A bc " * 8, " 00" * 16], ["", " ", "0", "0 0", "0g", 1, None, []]),
+    "base64": (
+        [base64.b64encode(b"a" * length).decode() for length in (16, 17, 18)],
+        ["", "YQ", "YQ=", "YQ==YQ==", "Y Q==", "YQ== ", "YWJ-", 1, None, []],
+    ),
+    "file": (["key"], ["", "~", "~/x", 1, None, []]),
+    "credential": (["key"], ["", ".", "..", "a/b", "/key", 1, None, []]),
+}
+
 VALUES: dict[str, tuple[list[Any], list[Any]]] = {
+    **{f"servers[].{kind}.{form}": FORMS[form] for kind in ("secret", "former_secret") for form in FORMS},
     "servers": (
         [[{"id": "a", "require_digest": False}]],
         [[], {}, None, "x", ["x"], [{}], [{"id": "a"}], [{"id": "a", "require_digest": True}]],
@@ -89,14 +109,14 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [{key: value} for key, value in SECRETS.items()],
         [{}, None, "x", [], {"text": "a" * 16, "hex": "aa" * 16}],
     ),
-    "servers[].secret.text": (["a" * 16, "\0" * 16, "a" * 4_096], ["", 1, None, [], "a" * 4_097]),
-    "servers[].secret.hex": (["00" * 16, "0A bc " * 8, " 00" * 16], ["", " ", "0", "0 0", "0g", 1, None, []]),
-    "servers[].secret.base64": (
-        [base64.b64encode(b"a" * length).decode() for length in (16, 17, 18)],
-        ["", "YQ", "YQ=", "YQ==YQ==", "Y Q==", "YQ== ", "YWJ-", 1, None, []],
+    "servers[].former_secret": (
+        [*({key: value} for key, value in SECRETS.items()), {"hex": "aa" * 16, "until": "2026-12-31"}],
+        [{}, None, "x", [], {"text": "a" * 16, "hex": "aa" * 16}, {"until": "2026-12-31"}],
     ),
-    "servers[].secret.file": (["key"], ["", "~", "~/x", 1, None, []]),
-    "servers[].secret.credential": (["key"], ["", ".", "..", "a/b", "/key", 1, None, []]),
+    "servers[].former_secret.until": (
+        ["2026-12-31", "9999-12-31", "2024-02-29", "1970-01-01"],
+        ["", "2026-1-5", "20261231", "2026-W01-1", "2026-12-31T00:00:00", "tomorrow", 2026, None, [], True],
+    ),
     "servers[].require_digest": ([True, False], ["true", 0, 1, None, []]),
     "servers[].sources": NETWORKS,
     "hook": (
@@ -239,12 +259,15 @@ def test_example_shows_every_default_in_comments(place: Place) -> None:
     assert config.hook.environment
     assert all(config.connections.interfaces.values())
     minimal = place.load(MINIMAL)
-    assert config._replace(servers=minimal.servers, hook=minimal.hook, connections=minimal.connections) == minimal
+    same = config._replace(servers=minimal.servers, hook=minimal.hook, connections=minimal.connections)
+    assert same._replace(listen_given=False) == minimal
     assert config.hook._replace(command=("/bin/true",), environment={}) == minimal.hook
     assert config.connections._replace(interfaces=minimal.connections.interfaces) == minimal.connections
     for key in KEYS:
         name = key.path.rpartition(".")[2].removesuffix("[]")
-        assert re.search(rf"\b{name}:", EXAMPLE.read_text()) or key.path.startswith("servers[].secret."), key.path
+        assert (
+            re.search(rf"\b{name}:", EXAMPLE.read_text()) or ".secret." in key.path or ".former_secret." in key.path
+        ), key.path
 
 
 def test_page_shows_a_configuration_that_loads(place: Place) -> None:

@@ -1,6 +1,7 @@
 """Kinds of values that only some keys have, read from real configurations."""
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -62,6 +63,79 @@ def test_server_id_is_read_in_nfc(place: Place, text: str, identity: str) -> Non
 def test_server_id_is_refused_if_no_option_can_hold_it(place: Place) -> None:
     expected = ["3:9: servers[0].id: has more than 4095 octets, the most that a notification can have"]
     assert place.problems(server_with_keys(f"id: {'a' * 4096}")) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("dm.example.com\u200b", "U+200B"),
+        ("'dm\u00a0example'", "U+00A0"),
+        ('"dm\\u00ad"', "U+00AD"),
+        ("dm\u2060", "U+2060"),
+    ],
+)
+def test_invisible_character_in_a_server_id_is_warned_of(place: Place, text: str, name: str) -> None:
+    config = place.load(server_with_keys(f"id: {text}"))
+    expected = f"3:9: servers[0].id: has {name}, which is invisible; delete it if it is not meant"
+    assert [place.short(str(warning)) for warning in config.warnings] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("hook: {command: [/bin/true, 'a\u200b']}", "hook.command[1]"),
+        (
+            "hook: {command: [/bin/true]}\nconnections: {mobile: {interfaces: [wwan0\u200b]}}",
+            "connections.mobile.interfaces[0]",
+        ),
+        ("hook: {command: [/bin/true]}\nstate: /x\u2009y", "state"),
+    ],
+)
+def test_invisible_character_in_another_value_is_warned_of(place: Place, text: str, path: str) -> None:
+    (warning,) = place.load(SERVERS + text).warnings
+    assert warning.path == path
+    assert "which is invisible" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("log: {level: info\u200b}", "log.level: is 'info\\u200b'; expected one of debug, info, warning, error"),
+        ("retry: {attempts: 5\u00a0}", "retry.attempts: is text; expected a whole number from 1 to 1000"),
+        ("retry: {first: \u200b5s}", "retry.first: '\\u200b5s' is not a duration; "),
+    ],
+)
+def test_invisible_character_in_a_wrong_value_is_named(place: Place, text: str, problem: str) -> None:
+    (found,) = place.problems(MINIMAL + text)
+    assert problem in found
+    assert re.search(r" \(it has U\+[0-9A-F]{4}, which is invisible\)$", found)
+
+
+@pytest.mark.parametrize(
+    ("value", "literal"),
+    [
+        ("/opt/dm/bin:$PATH", "$PATH"),
+        ("${HOME}/dm", "${HOME}"),
+        ("$(hostname)", "$…"),
+        ("~/bin", "~"),
+        ("/bin:~/bin", "~"),
+        ("{server_id}", "{server_id}"),
+        ("a-{whatever}", "{…"),
+        ("zQ7k$Wm4pXv9s", "$…"),
+        ("costs 5$", None),
+        ("a$1", None),
+        ("{}", None),
+        ('{"a": 1}', None),
+        ("a~b", None),
+    ],
+)
+def test_variable_of_the_environment_that_is_not_expanded_is_warned_of(
+    place: Place, value: str, literal: str | None
+) -> None:
+    config = place.load(f"{SERVERS}hook: {{command: [/x], environment: {{PATH: {json.dumps(value)}}}}}")
+    assert config.hook.environment == {"PATH": value}
+    expected = f"2:43: hook.environment.PATH: has {literal}, which is not expanded; write its value instead"
+    assert [place.short(str(warning)) for warning in config.warnings] == ([] if literal is None else [expected])
 
 
 @pytest.mark.parametrize("argument", ["{", "{}", "${x}", "{X}", "{ x }", "{1}", "{server_id}{attempt}", "", "{x-y}"])

@@ -1,6 +1,7 @@
 """YAML as nodes with places: the same tree and the same refusals with both loaders."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmnotid.config import tree
+from dmnotid.config.loading import load_config
 from dmnotid.config.tree import MAX_DEPTH, Node, Wrong, compose, decode
+from dmnotid.errors import ConfigError
 
 LOADERS = [pytest.param(getattr(yaml, "CSafeLoader", yaml.SafeLoader), id="c"), pytest.param(yaml.SafeLoader, id="py")]
 
@@ -117,6 +120,78 @@ def test_endless_brackets_are_refused() -> None:
 )
 def test_text_that_is_not_yaml_is_refused_with_place_and_advice(text: str, problem: str) -> None:
     assert re.fullmatch(problem, refusal(text))
+
+
+NBSP = "\u00a0"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "name"),
+    [
+        (f"servers:\n  - id:{NBSP}dm\n    secret: {{text: a}}\n", 2, 8, "U+00A0"),
+        (f"servers:\n  - id: dm\n{NBSP * 4}secret: {{text: a}}\n", 3, 1, "U+00A0"),
+        (f"servers:\n  - id: dm\n  {NBSP} secret: {{text: a}}\n", 3, 3, "U+00A0"),
+        (f"servers:\n  -{NBSP}id: dm\n    secret: {{text: a}}\n", 2, 4, "U+00A0"),
+        (f"hook:{NBSP}{{command: [/x]}}\n", 1, 6, "U+00A0"),
+        (f"hook: {{command:{NBSP}[/x]}}\n", 1, 16, "U+00A0"),
+        (f"servers:{NBSP}\n  - id: dm\n", 1, 9, "U+00A0"),
+        ("a: 1\nhook\u200b: 1\n", 2, 5, "U+200B"),
+        ("a: 1\n\u2003b: 1\n", 2, 1, "U+2003"),
+        ("a: 1\nb\ufeff: 1\n", 2, 2, "U+FEFF"),
+        ("a: 1\n'b\u2060': 1\n", 2, 2, "U+2060"),
+        ("a: {b\u00ad: 1}\n", 1, 6, "U+00AD"),
+        ("a:\n\u3000\u3000b: 1\n", 2, 1, "U+3000"),
+    ],
+)
+def test_invisible_character_in_the_structure_is_named_with_its_place(
+    tmp_path: Path, text: str, line: int, column: int, name: str
+) -> None:
+    file = tmp_path / "dmnotid.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    found = [(it.line, it.column, it.message) for it in caught.value.problems]
+    assert (line, column, f"{name} here is not a space to YAML; write a space, or delete it") in found
+
+
+@pytest.mark.parametrize(
+    "text", [f"a: '{NBSP}'\nb: [\n", f'a: "\\"{NBSP}"\nb: [\n', f"# {NBSP}\nb: [\n", f"a: 1 #{NBSP}\nb: [\n"]
+)
+def test_invisible_character_in_quotes_or_comments_is_not_named_beside_another_problem(
+    tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "dmnotid.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert [it.message[:8] for it in caught.value.problems] == ["not YAML"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("- id: a\n  secret: {text: field-secret-0123456789 #abc}\nhook: {}\n", 2),
+        ("secret: {text: field-secret-0123456789 #abc}", 1),
+        ("a: {b: [x, y #z]\n  }\n", 1),
+        ("a: {\n  text: x #y}\nb: {}\n", 2),
+    ],
+)
+def test_comment_that_hides_a_bracket_is_explained(text: str, line: int) -> None:
+    found = refusal(text)
+    assert found.endswith(f" (a comment begins at the # in line {line}: put text with # in quotes)")
+    assert "abc" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "commented"),
+    [
+        *(("a: b #c", True), ("a: b#c", False), ("a: b\n#c", False), ("a: 'b' #c", False)),
+        *(("a: #c", True), ("a: |\n  b #c\n", False), ("a: [b #c\n ]", False), ("a: b\n  c # d", True)),
+    ],
+)
+def test_comment_after_a_scalar_without_quotes_is_noted(text: str, *, commented: bool) -> None:
+    ((_, value),) = compose(text).pairs
+    assert value.commented is commented
 
 
 ANY: Any = st.one_of(

@@ -75,6 +75,7 @@ READERS: Final[dict[Callable[[Value], Any], tuple[str, dict[str, Any]]]] = {
         },
     ),
     kinds.read_interfaces: ("list of text", {"type": "array", "minItems": 1, "items": NAME}),
+    kinds.read_last_day: ("date", {"type": "string", "format": "date", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}),
     FORMS["text"]: ("text", {"type": "string", "minLength": 1, "maxLength": MAX_SECRET_OCTETS}),
     FORMS["hex"]: ("text", {"type": "string", "pattern": r"^\s*([0-9A-Fa-f]{2}\s*)+$"}),
     FORMS["base64"]: ("text", {"type": "string", "pattern": BASE64}),
@@ -91,6 +92,7 @@ RULES: Final[dict[str, dict[str, Any]]] = {
         ]
     },
     "servers[].secret": {"minProperties": 1, "maxProperties": 1},
+    "servers[].former_secret": {"oneOf": [{"required": [form]} for form in FORMS]},
     "hook": {
         "oneOf": [
             {"required": ["command"], "properties": {"socket": False}},
