@@ -1,63 +1,195 @@
-"""`dmnotid check`: every problem of a configuration, or its meaning on this machine."""
+"""`dmnotid check`: every problem of a configuration, or its meaning on this machine.
+
+Root checks for the user of the service, as that user: then the kernel itself decides what it can read and write.
+"""
 
 import argparse
 import os
+import pwd
+import re
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
+from dmnotid.cli.process import print_problem as print_error
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
-from dmnotid.errors import HookError
+from dmnotid.errors import ConfigError, DmnotidError, HookError, JournalError, UsageError, show_time
 from dmnotid.host.trust import check_trusted_path
-from dmnotid.journal.file import check_state
+from dmnotid.journal.file import FILE_NAME, check_state
 from dmnotid.links.availability import read_links
 from dmnotid.policy.servers import Server
+
+SERVICE_USER: Final = "dmnotid"
+
+_PATIENCE: Final = 10
+"""Maximum time for an answer of systemctl, in seconds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid check`."""
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    users = f"the user to check for (default for root: the owner of `state`, or {SERVICE_USER} if that exists)"
+    parser.add_argument("--user", metavar="NAME", help=users)
     parser.add_argument(
         "--skip-credentials",
         action="store_true",
         help="do not read secrets that are systemd credentials: only the daemon has them",
     )
+    parser.add_argument("--quiet", action="store_true", help="print problems only")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print a summary and return 0, or print all problems and return 1. No secret is ever shown."""
-    config = load_config(arguments.config, os.environ, check_trusted_path, credentials=not arguments.skip_credentials)
-    for warning in config.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    # Before the user changes: only root sees the credentials of the service.
+    environ = operator_environ()
+    user = _find_user(arguments, environ)
+    try:
+        with _acting_as(user):
+            status = _check(arguments, environ, user)
+    except DmnotidError as error:
+        print_error(error)
+        status = EXIT_PROBLEM
+    if status != EXIT_OK and user is not None:
+        print_error(f"checked for the user {user.pw_name}; --user NAME checks for another")
+    return status
+
+
+def _find_user(arguments: argparse.Namespace, environ: Mapping[str, str]) -> pwd.struct_passwd | None:
+    """Return the user to check for, None for the one that runs this command. Raises UsageError."""
+    own = os.geteuid()
+    if arguments.user is not None:
+        try:
+            user = pwd.getpwnam(arguments.user)
+        except KeyError:
+            raise UsageError(f"--user: there is no user {arguments.user!r}") from None
+        if own not in {0, user.pw_uid}:
+            raise UsageError("--user NAME: only root can check for another user")
+        return None if user.pw_uid == own else user
+    if own:
+        return None
+    with suppress(ConfigError, OSError, KeyError):
+        owner = load_config(arguments.config, environ, wanted=lambda *_: False).state.stat().st_uid
+        return pwd.getpwuid(owner) if owner else None
+    with suppress(KeyError):
+        return pwd.getpwnam(SERVICE_USER)
+    return None
+
+
+@contextmanager
+def _acting_as(user: pwd.struct_passwd | None) -> Iterator[None]:
+    if user is None:
+        yield
+        return
+    groups = os.getgroups()
+    try:
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setresgid(user.pw_gid, user.pw_gid, 0)
+        # The saved id remains root's, for the way back.
+        os.setresuid(user.pw_uid, user.pw_uid, 0)
+    except PermissionError as error:
+        raise DmnotidError(f"root cannot act as the user {user.pw_name} here; use --user root") from error
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)
+
+
+def _check(arguments: argparse.Namespace, environ: Mapping[str, str], user: pwd.struct_passwd | None) -> int:
+    skip = arguments.skip_credentials
+    config = load_config(
+        arguments.config,
+        environ,
+        check_trusted_path,
+        wanted=lambda _id, _key, form: not (skip and form == "credential"),
+    )
+    passed = _passed_addresses(active_only=arguments.config != DEFAULT_CONFIG)
     problem = find_problem(config.hook)
-    for line in summary(config, problem, secrets_read=not arguments.skip_credentials):
-        print(line)
+    state_made = not os.path.lexists(config.state) and _is_made_by_systemd(config.state)
+    if not arguments.quiet:
+        for warning in config.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if passed and config.listen_given:
+            print("warning: listen: is ignored, because dmnotid.socket passes its sockets", file=sys.stderr)
+        print(f"{config.file}: well-formed" + ("" if user is None else f" (checked for the user {user.pw_name})"))
+        for line in summary(config, problem, passed, secrets_read=not skip, state_made=state_made):
+            print(line)
     if problem is not None:
         print_problem(config.hook, problem)
-        return EXIT_PROBLEM
-    if is_own(config.state):
+    if not state_made:
         check_state(config.state)
-    return EXIT_OK
+        _check_writable(config.state.absolute())
+    return EXIT_OK if problem is None else EXIT_PROBLEM
 
 
-def is_own(state: Path) -> bool:
-    """Return whether a state directory exists and belongs to this user: only its owner can judge it."""
+def _check_writable(state: Path) -> None:
+    """Ensure that this user can write to a state directory, or to the nearest directory above that exists."""
+    nearest = next(it for it in (state, *state.parents) if os.path.lexists(it))
+    for path in (nearest, *state.glob(f"{FILE_NAME}*")):
+        if not os.access(path, os.W_OK | (os.X_OK if path == nearest else os.R_OK)):
+            expected = "a directory and a journal that dmnotid can write to are expected"
+            raise JournalError(f"state: {path}: Permission denied; {expected}")
+
+
+def _is_made_by_systemd(state: Path) -> bool:
+    """Return whether the service's unit makes this directory before the daemon starts (StateDirectory=)."""
+    found = re.search(r"(?m)^StateDirectory=(\S+)", _show_unit("dmnotid.service"))
+    return found is not None and state == Path("/var/lib", found[1])
+
+
+def _passed_addresses(*, active_only: bool) -> list[str]:
+    """Return the addresses of the socket unit, which the service gets instead of `listen`; none if it has no unit.
+
+    A unit that is loaded starts with the service. With `active_only` the file is not that of the service, so only a
+    unit that has its sockets open matters.
+    """
+    shown = _show_unit("dmnotid.socket")
+    if f"\n{'ActiveState=active' if active_only else 'LoadState=loaded'}\n" not in f"\n{shown}\n":
+        return []
+    return re.findall(r"(?m)^Listen=(\S+) \(Datagram\)$", shown)
+
+
+def _show_unit(unit: str) -> str:
+    properties = "--property=LoadState,ActiveState,Listen,StateDirectory"
     try:
-        return state.stat().st_uid == os.geteuid()
-    except OSError:
-        return False
+        done = subprocess.run(  # noqa: S603 - the names are constants
+            ["systemctl", "show", properties, "--", unit],  # noqa: S607 - wherever the system has it
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        # Without systemd there is no unit.
+        return ""
+    return done.stdout
 
 
-def summary(config: Config, problem: HookError | None, *, secrets_read: bool = True) -> Iterator[str]:
-    """Describe a configuration, one fact a line; `problem` is why its hook would not be started."""
-    yield f"{config.file}: well-formed"
+def summary(
+    config: Config,
+    problem: HookError | None,
+    passed: Sequence[str] = (),
+    *,
+    secrets_read: bool = True,
+    state_made: bool = False,
+) -> Iterator[str]:
+    """Describe a configuration, one fact a line.
+
+    `problem` is why its hook would not be started, `passed` the addresses that the socket unit passes.
+    """
     yield from section("servers", (_describe_server(server, secrets_read) for server in config.servers))
-    yield f"listen       {', '.join(map(str, config.listen))} (UDP)"
-    yield f"state        {config.state}"
+    addresses = ", ".join(passed or map(str, config.listen))
+    yield f"listen       {addresses} ({'UDP, passed by dmnotid.socket' if passed else 'UDP'})"
+    yield f"state        {config.state}{' (systemd makes it)' if state_made else ''}"
     socket = f"socket {str(config.hook.socket)!r}"
     hook = " ".join(map(repr, config.hook.command)) if config.hook.socket is None else socket
     yield f"hook         {hook}: {describe_problem(problem)}"
@@ -65,11 +197,19 @@ def summary(config: Config, problem: HookError | None, *, secrets_read: bool = T
 
 
 def _describe_server(server: Server, secret_read: bool) -> str:  # noqa: FBT001 - of one caller
-    length = "" if server.secret is None or not secret_read else f" of {len(server.secret)} octets"
-    secret = "no secret" if server.secret is None else f"a secret{length}"
-    signed = "must sign" if server.require_digest else "may come unsigned"
-    sources = ", ".join(map(str, server.sources)) or "anywhere"
-    return f"{server.id!r}: {secret}, {signed}, from {sources}"
+    def describe(name: str, secret: bytes) -> str:
+        return f"a {name}" + (f" of {len(secret)} octets" if secret_read else "")
+
+    facts = ["no secret" if server.secret is None else describe("secret", server.secret)]
+    if server.former_secret is not None:
+        facts.append(describe("former secret", server.former_secret))
+        if server.former_until is not None:
+            # The end is midnight after the day that the file names.
+            over = " (over)" if time.time() >= server.former_until else ""
+            facts[-1] += f" until {show_time(server.former_until - 1)[:10]}{over}"
+    facts.append("must sign" if server.require_digest else "may come unsigned")
+    facts.append(f"from {', '.join(map(str, server.sources)) or 'anywhere'}")
+    return f"{server.id!r}: {', '.join(facts)}"
 
 
 def _links(config: Config) -> Iterator[str]:

@@ -6,7 +6,6 @@ The command reads no journal, so it can't detect a duplicate.
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,9 +15,9 @@ from typing import Final, NamedTuple
 
 from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, place_of, push_parts, render, unread_part
 from dmnotid.cli.arguments import parse_hex, parse_sender, parse_time
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
 from dmnotid.config.loading import load_config
-from dmnotid.errors import Discard, DmnotidError, UsageError, show_time
+from dmnotid.errors import ConfigProblem, Discard, DmnotidError, UsageError, show_time
 from dmnotid.hook.facts import package_facts
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification
@@ -106,7 +105,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
-    rules = load_config(arguments.config, os.environ).rules if arguments.config else None
+    rules = _load_rules(arguments.config) if arguments.config else None
     # The sender is not known, so no server is refused because of its sources.
     if rules is not None and arguments.source is None:
         anywhere = Servers(dataclasses.replace(server, sources=()) for server in rules.servers)
@@ -115,6 +114,15 @@ def _judge(arguments: argparse.Namespace) -> Judge:
     # The newest authenticated time is in the journal, which is not read here.
     clock = judge_clock(time.time(), None, skew) if arguments.at is None else Clock(arguments.at)
     return Judge(arguments.package, rules, arguments.source or Source("::", 0), clock)
+
+
+def _load_rules(file: Path) -> Rules:
+    """Return the rules with every secret that can be read here; the others are reported, and not provisioned."""
+
+    def report(problem: ConfigProblem) -> None:
+        print(f"{problem}; decode continues without this secret", file=sys.stderr)
+
+    return load_config(file, operator_environ(), unread=report).rules
 
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
@@ -225,4 +233,5 @@ def _show_accepted(verdict: Verdict, judge: Judge) -> str:
     now = int(judge.clock.now)
     age = f"{now - sent_at} s before" if now >= sent_at else f"{sent_at - now} s after"
     clock = show_time(now) + ("" if judge.clock.believed else " (a clock that is not believed)")
-    return f"signed by {server_id!r}, {age} {clock}"
+    former = " with its former secret" if verdict.verified.secret == "former" else ""  # noqa: S105 - its name
+    return f"signed by {server_id!r}{former}, {age} {clock}"

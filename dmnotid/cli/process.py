@@ -1,7 +1,9 @@
-"""What commands share as processes: exit statuses, and problems on standard error."""
+"""What commands share as processes: exit statuses, environment, and problems on standard error."""
 
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from dmnotid.host.journald import leads_to_journal
@@ -23,3 +25,14 @@ def print_problem(text: object, level: int = ERROR) -> None:
     prefix = f"<{level}>" if leads_to_journal(_STANDARD_ERROR, os.environ.get("JOURNAL_STREAM")) else ""
     for line in str(text).splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
+
+
+SERVICE_CREDENTIALS: Final = Path("/run/credentials/dmnotid.service")
+"""Where systemd keeps the credentials of the running service."""
+
+
+def operator_environ() -> Mapping[str, str]:
+    """Return the environment for reading a configuration by hand: root has the credentials of the running service."""
+    if os.geteuid() or os.environ.get("CREDENTIALS_DIRECTORY") or not SERVICE_CREDENTIALS.is_dir():
+        return os.environ
+    return os.environ | {"CREDENTIALS_DIRECTORY": str(SERVICE_CREDENTIALS)}

@@ -25,7 +25,7 @@ from dmnotid.cli.arguments import (
     parse_time,
 )
 from dmnotid.cli.order import Order
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
 from dmnotid.config.loading import load_config
 from dmnotid.config.secrets import without_line_break
 from dmnotid.errors import DmnotidError, UsageError, show_time
@@ -139,8 +139,11 @@ def _server_and_secret(arguments: argparse.Namespace) -> tuple[str | None, bytes
     server_id: str | None = arguments.server
     secret: bytes | None = None
     if arguments.config is not None:
-        server = find_server(load_config(arguments.config, os.environ), server_id)
+        # First without any secret, for those of other servers may be unreadable here.
+        server = find_server(load_config(arguments.config, os.environ, wanted=lambda *_: False), server_id)
         server_id, secret = server.id, server.secret
+        if secret is not None and arguments.secret_file is None and not arguments.unsigned:
+            secret = _configured_secret(arguments.config, server.id)
     elif server_id is None and not arguments.no_server_id:
         raise UsageError("--server ID is needed (or --no-server-id, or --config with one server)")
     if arguments.secret_file is not None:
@@ -152,6 +155,12 @@ def _server_and_secret(arguments: argparse.Namespace) -> tuple[str | None, bytes
     if secret is None:
         raise UsageError("a secret is needed to sign: --secret-file FILE, or --config FILE with one (or --unsigned)")
     return server_id, secret
+
+
+def _configured_secret(file: Path, server_id: str) -> bytes | None:
+    """Read the current secret of one server. Raises ConfigError."""
+    config = load_config(file, operator_environ(), wanted=lambda it, key, _: (it, key) == (server_id, "secret"))
+    return find_server(config, server_id).secret
 
 
 def _read_secret(file: Path) -> bytes:

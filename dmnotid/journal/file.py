@@ -202,8 +202,10 @@ def check_state(state: Path) -> None:
     Raises JournalError.
     """
     directory = state.absolute()
+    # A directory that is missing is made below one that must be trusted too.
+    nearest = next(it for it in (directory, *directory.parents) if os.path.lexists(it))
     try:
-        check_trusted_directory(directory)
+        check_trusted_directory(nearest)
         for name in (FILE_NAME, DAMAGED_NAME):
             for side in _SIDE_FILES:
                 check_trusted_if_there(directory / f"{name}{side}")

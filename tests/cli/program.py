@@ -98,11 +98,12 @@ class Terminal:
 
 
 def write_config(directory: Path, servers: str = ONE_SERVER, more: str = "", hook: str = "/bin/true") -> Path:
-    """Write a configuration; `servers` is a YAML list, `more` further keys."""
+    """Write a configuration; `servers` is a YAML list, `more` further keys. The state is beside it unless given."""
     file = directory / "dmnotid.yaml"
     file.touch(mode=0o600)
     listed = textwrap.indent(textwrap.dedent(servers), "  ")
-    file.write_text(f"servers:\n{listed}\nhook: {{command: ['{hook}']}}\n{more}")
+    state = "" if "state:" in more else f"state: {directory}/state\n"
+    file.write_text(f"servers:\n{listed}\nhook: {{command: ['{hook}']}}\n{more}{state}")
     return file
 
 

@@ -2,20 +2,29 @@
 
 import os
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from dmnotid.cli import main
 from tests.cli.program import PROGRAM, SECRET, Done, shows_secret, write_config
 from tests.netns import Namespace, needs_namespace
-from tests.support import wait_until
+from tests.support import IS_ROOT, wait_until, write_script
 
 SERVERS = """\
 - {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [192.0.2.0/24, "2001:db8::/32"]}
 - {id: open, require_digest: false}
 - {id: "a'b", secret: {hex: 00112233445566778899aabbccddeeff}}
 """
+
+
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to become another user")
+
+
+def state_in(directory: Path) -> str:
+    return f"state: {directory}/state\n"
 
 
 def checked(config: Path, capsys: pytest.CaptureFixture[str]) -> Done:
@@ -25,7 +34,7 @@ def checked(config: Path, capsys: pytest.CaptureFixture[str]) -> Done:
 
 
 def test_summary_has_a_line_for_each_fact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write_config(tmp_path, SERVERS, "listen: ['127.0.0.1:2948', '[::1]:40000']\nstate: /var/lib/there\n")
+    config = write_config(tmp_path, SERVERS, f"listen: ['127.0.0.1:2948', '[::1]:40000']\nstate: {tmp_path}/there\n")
     done = checked(config, capsys)
     assert (done.status, done.err) == (0, "")
     assert done.out.partition("connections")[0].splitlines() == [
@@ -34,7 +43,7 @@ def test_summary_has_a_line_for_each_fact(tmp_path: Path, capsys: pytest.Capture
         "             'open': no secret, may come unsigned, from anywhere",
         """             "a'b": a secret of 16 octets, must sign, from anywhere""",
         "listen       127.0.0.1:2948, [::1]:40000 (UDP)",
-        "state        /var/lib/there",
+        f"state        {tmp_path}/there",
         "hook         '/bin/true': its path is trusted",
     ]
 
@@ -53,6 +62,214 @@ def test_credentials_are_skipped_if_asked(tmp_path: Path, capsys: pytest.Capture
     config.write_text(config.read_text().replace("credential: b", "credential: /b"))
     assert main(["check", "--skip-credentials", "--config", str(config)]) == 1
     assert "is a path; expected the name of a credential" in capsys.readouterr().err
+
+
+def test_summary_has_the_former_secret_with_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    forms = [
+        "{text: former-lantern-1}",
+        "{hex: 00112233445566778899aabbccddeeff, until: 2999-12-31}",
+        "{file: old, until: 1999-12-31}",
+    ]
+    (tmp_path / "old").touch(mode=0o600)
+    (tmp_path / "old").write_bytes(SECRET)
+    servers = "".join(
+        f"- {{id: s{at}, secret: {{text: current-lantern-{at}}}, former_secret: {former}}}\n"
+        for at, former in enumerate(forms)
+    )
+    done = checked(write_config(tmp_path, servers), capsys)
+    assert done.status == 0
+    assert [line[13:] for line in done.out.splitlines()[1:4]] == [
+        "'s0': a secret of 17 octets, a former secret of 16 octets, must sign, from anywhere",
+        "'s1': a secret of 17 octets, a former secret of 16 octets until 2999-12-31, must sign, from anywhere",
+        "'s2': a secret of 17 octets, a former secret of 21 octets until 1999-12-31 (over), must sign, from anywhere",
+    ]
+    assert not shows_secret(done.out + done.err, b"former-lantern-1")
+    assert not shows_secret(done.out + done.err)
+
+
+def test_nothing_but_problems_is_printed_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At a reload the daemon itself logs the warnings."""
+    config = write_config(tmp_path, "- {id: dm, secret: {text: hush-hush}}")
+    assert main(["check", "--quiet", "--config", str(config)]) == 0
+    assert capsys.readouterr() == ("", "")
+    config.write_text("listen: 5\n")
+    assert main(["check", "--quiet", "--config", str(config)]) == 1
+    assert "listen: is a number" in capsys.readouterr().err
+
+
+SYSTEMCTL = """#!/bin/sh
+case $4 in
+dmnotid.socket)
+    printf '%s\\n' LoadState={load} ActiveState={active} 'Listen=[::]:2948 (Datagram)' 'Listen=192.0.2.7:5 (Datagram)'
+    ;;
+dmnotid.service) echo StateDirectory={state} ;;
+esac
+"""
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put a systemctl first in the path that answers as that of a machine with these units."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+    def answer(load: str = "loaded", active: str = "active", state: str = "") -> None:
+        write_script(directory / "systemctl", SYSTEMCTL.format(load=load, active=active, state=state))
+
+    return answer
+
+
+@pytest.mark.parametrize("listen", ["", "listen: '127.0.0.1:7'\n"])
+@pytest.mark.parametrize(
+    ("load", "active"), [("loaded", "active"), ("loaded", "inactive"), ("masked", "inactive"), ("", "")]
+)
+def test_addresses_are_those_of_the_socket_unit_if_it_is_in_force(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    systemctl: Callable[..., None],
+    listen: str,
+    load: str,
+    active: str,
+) -> None:
+    systemctl(load, active)
+    done = checked(write_config(tmp_path, more=listen), capsys)
+    assert done.status == 0
+    own = "127.0.0.1:7" if listen else "[::]:2948"
+    passed = active == "active"
+    shown = "[::]:2948, 192.0.2.7:5 (UDP, passed by dmnotid.socket)" if passed else f"{own} (UDP)"
+    assert f"\nlisten       {shown}\n" in done.out
+    ignored = "warning: listen: is ignored, because dmnotid.socket passes its sockets\n"
+    assert done.err == (ignored if listen and passed else "")
+
+
+# --- For another user ------------------------------------------------------------------------------------------------
+
+
+NOBODY = 65_534
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory of root's that every user can search, as /etc/dmnotid is."""
+    with TemporaryDirectory(dir="/var/tmp") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize(
+    ("mode", "group", "problem"),
+    [
+        (0o640, NOBODY, ""),
+        (0o440, NOBODY, ""),
+        (0o644, NOBODY, "has mode 0644, owner 0 and group 65534, so other users can read or write it"),
+        (0o640, 0, "cannot be read: Permission denied"),
+        (0o600, NOBODY, "cannot be read: Permission denied"),
+    ],
+)
+def test_secret_is_checked_for_the_user_of_the_service(
+    shared: Path, capsys: pytest.CaptureFixture[str], mode: int, group: int, problem: str
+) -> None:
+    (shared / "key").write_bytes(SECRET)
+    os.chown(shared / "key", 0, group)
+    (shared / "key").chmod(mode)
+    config = write_config(shared, "- {id: dm, secret: {file: key}}", f"state: {shared}/state\n")
+    config.chmod(0o644)
+    (shared / "state").mkdir()
+    os.chown(shared / "state", NOBODY, NOBODY)
+    for user in ([], ["--user", "nobody"]):
+        status = main(["check", *user, "--config", str(config)])
+        done = capsys.readouterr()
+        assert status == bool(problem)
+        assert problem in done.err
+        assert "checked for the user nobody" in done.err if problem else "checked for the user nobody" in done.out
+    assert os.getresuid() == (0, 0, 0)
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        ("own", ""),
+        ("own/below/it", ""),
+        ("roots", "{shared}/roots: Permission denied"),
+        ("below/it", "{shared}: Permission denied"),
+        ("others", "{shared}/others: belongs to user 65533"),
+        ("others/below", "{shared}/others: belongs to user 65533"),
+        ("file/below", "{shared}/file: not a directory"),
+    ],
+)
+def test_state_is_checked_for_the_user_of_the_service(
+    shared: Path, capsys: pytest.CaptureFixture[str], state: str, problem: str
+) -> None:
+    """Or the nearest directory above it that exists."""
+    for name, owner in (("own", NOBODY), ("roots", 0), ("others", NOBODY - 1)):
+        (shared / name).mkdir()
+        os.chown(shared / name, owner, owner)
+    (shared / "file").touch()
+    config = write_config(shared, "- {id: dm, require_digest: no}", f"state: {shared}/{state}\n")
+    config.chmod(0o644)
+    assert main(["check", "--user", "nobody", "--config", str(config)]) == bool(problem)
+    assert problem.format(shared=shared) in capsys.readouterr().err
+
+
+@pytest.mark.root
+@needs_root
+def test_journal_that_the_user_of_the_service_cannot_write_is_a_problem(
+    shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a start by root."""
+    (shared / "state").mkdir()
+    (shared / "state/journal.sqlite3").touch(mode=0o600)
+    os.chown(shared / "state", NOBODY, NOBODY)
+    config = write_config(shared, "- {id: dm, require_digest: no}", f"state: {shared}/state\n")
+    config.chmod(0o644)
+    assert checked(config, capsys).err.startswith(f"state: {shared}/state/journal.sqlite3: Permission denied; ")
+
+
+@pytest.mark.root
+@needs_root
+def test_hook_that_the_user_of_the_service_cannot_run_is_a_problem(
+    shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = write_script(shared / "hook", "exit 0", mode=0o700)
+    config = write_config(shared, "- {id: dm, require_digest: no}", f"state: {shared}/state\n", hook=str(hook))
+    config.chmod(0o644)
+    (shared / "state").mkdir()
+    assert checked(config, capsys).status == 0
+    os.chown(shared / "state", NOBODY, NOBODY)
+    assert f"{hook}: not executable" in checked(config, capsys).err
+
+
+def test_state_below_a_directory_of_another_user_is_a_problem_as_for_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    above = tmp_path / "o"
+    above.mkdir()
+    above.chmod(0o777)
+    done = checked(write_config(tmp_path, more=f"state: {above}/state\n"), capsys)
+    assert done.status == 1
+    assert done.err.startswith(f"state: {above}: writable by others")
+
+
+def test_missing_state_that_systemd_makes_is_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], systemctl: Callable[..., None]
+) -> None:
+    systemctl("masked", "inactive", "not-there/of-dmnotid")
+    done = checked(write_config(tmp_path, more="state: /var/lib/not-there/of-dmnotid\n"), capsys)
+    assert (done.status, done.err) == (0, "")
+    assert "\nstate        /var/lib/not-there/of-dmnotid (systemd makes it)\n" in done.out
+
+
+@pytest.mark.parametrize("user", ["no such user", ""])
+def test_unknown_user_is_a_wrong_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], user: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["check", "--user", user, "--config", str(write_config(tmp_path))])
+    assert f"there is no user {user!r}" in capsys.readouterr().err
 
 
 def test_summary_has_every_connection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,16 +308,23 @@ def test_summary_has_the_missing_condition_of_an_interface(tmp_path: Path) -> No
         wait_until(lambda: state() == "wlan0: up, no carrier")
 
 
-def test_summary_has_the_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = checked(write_config(tmp_path), capsys)
-    assert "\nlisten       [::]:2948 (UDP)\nstate        /var/lib/dmnotid\n" in done.out
+def test_summary_has_the_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], systemctl: Callable[..., None]
+) -> None:
+    systemctl("masked", "inactive", "dmnotid")
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace(state_in(tmp_path), ""))
+    done = checked(config, capsys)
+    assert "\nlisten       [::]:2948 (UDP)\nstate        /var/lib/dmnotid" in done.out
 
 
 def test_summary_has_the_state_directory_of_the_unit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/other")
-    assert "\nstate        /var/lib/other\n" in checked(write_config(tmp_path), capsys).out
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/other")
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace(state_in(tmp_path), ""))
+    assert f"\nstate        {tmp_path}/other\n" in checked(config, capsys).out
 
 
 def test_problems_are_printed_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

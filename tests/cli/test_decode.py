@@ -312,6 +312,30 @@ def test_configuration_adds_server_digest_and_age(tmp_path: Path, capsys: pytest
     assert asked([*config, signed(server_id=None).hex()], capsys)["server"] == SERVER_ID
 
 
+def test_unreadable_secrets_are_reported_once_and_not_provisioned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    former = b"a former lantern, 0041"
+    servers = f"""
+    - {{id: {SERVER_ID}, secret: {{text: {SECRET.decode()}}}, former_secret: {{text: "{former.decode()}"}}}}
+    - {{id: elsewhere, secret: {{credential: none}}}}
+    - {{id: gone, secret: {{file: none}}}}
+    """
+    config = write_config(tmp_path, servers)
+    words = ["--config", str(config), "--at", str(NOW)]
+    done = shown([*words, signed().hex()], capsys)
+    assert (done.status, done.out.splitlines()[-2].partition(",")[0]) == (0, f"accepted: signed by '{SERVER_ID}'")
+    problems = [line.partition(": ")[2] for line in done.err.splitlines()]
+    assert [problem.partition(": ")[0] for problem in problems] == [
+        "servers[1].secret.credential",
+        "servers[2].secret.file",
+    ]
+    assert all(problem.endswith("; decode continues without this secret") for problem in problems)
+    assert "\ndiscarded: secret-not-provisioned: " in shown([*words, signed("gone").hex()], capsys).out
+    by_former = shown([*words, signed(secret=former).hex()], capsys).out
+    assert f"accepted: signed by '{SERVER_ID}' with its former secret, " in by_former
+
+
 @pytest.mark.parametrize(
     ("datagram", "reason"),
     [

@@ -47,7 +47,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 OPTIONS = {
     "run": ["--config FILE"],
-    "check": ["--config FILE", "--skip-credentials"],
+    "check": ["--config FILE", "--user NAME", "--skip-credentials", "--quiet"],
     "decode": ["HEX", "--file FILE", "--package", "--json", "--config FILE", "--at TIME", "--source ADDRESS"],
     "send": [
         *["--to HOST[:PORT]", "--print", "--count N", "--rate N", "--server ID", "--no-server-id", "--config FILE"],

@@ -271,6 +271,28 @@ def test_server_is_found_after_nfc(tmp_path: Path, capsys: pytest.CaptureFixture
     assert decoded(words, capsys)[1].server_id == "caf\u00e9"
 
 
+UNREADABLE = f"""\
+- {{id: dm.example.com, secret: {{text: {SECRET.decode()}}}, former_secret: {{file: none}}}}
+- {{id: elsewhere, secret: {{credential: none}}}}
+- {{id: gone, secret: {{file: none}}}}
+"""
+
+
+def test_only_the_secret_of_the_chosen_server_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(write_config(tmp_path, UNREADABLE))
+    _, notification = decoded(["--config", config, "--server", SERVER_ID], capsys)
+    assert is_signed_with(notification, SECRET)
+    for server in ("elsewhere", "gone"):
+        assert main(["send", "--print", "--config", config, "--server", server]) == 1
+        assert f".secret.{'credential' if server == 'elsewhere' else 'file'}: " in capsys.readouterr().err
+    key = tmp_path / "key"
+    key.write_bytes(b"another secret, from a file")
+    _, notification = decoded(["--config", config, "--server", "gone", "--secret-file", str(key)], capsys)
+    assert is_signed_with(notification, key.read_bytes())
+    _, notification = decoded(["--config", config, "--server", "elsewhere", "--unsigned"], capsys)
+    assert not notification.signed
+
+
 def test_secret_file_overrides_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "other"
     file.write_text("another secret of its own\n")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.support import SECRET, SERVER_ID
-from tests.system.device import Device, notification
+from tests.support import SECRET, SERVER_ID, push
+from tests.system.device import CONFIG, Device, notification
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -49,6 +49,34 @@ def test_no_start_without_the_credential(device: Device) -> None:
     assert device.machine.attempt("systemctl", "start", "dmnotid.service").returncode != 0
     said = "\n".join(str(entry.fields["MESSAGE"]) for entry in device.log())
     assert "$CREDENTIALS_DIRECTORY is not set" in said
+
+
+def test_root_has_the_credentials_of_the_running_service(device: Device) -> None:
+    """For `check`, `decode` and `send` by hand."""
+    device.machine.write("/etc/secrets/dm", SECRET, mode=0o600)
+    device.configure(servers=SERVERS)
+    device.drop_in("[Service]\nLoadCredential=dm:/etc/secrets/dm\n")
+    assert "$CREDENTIALS_DIRECTORY is not set" in device.machine.attempt("dmnotid", "check").stderr
+    device.start()
+    checked = device.run("dmnotid", "check")
+    assert f"a secret of {len(SECRET)} octets" in checked
+    assert "(checked for the user dmnotid)" in checked
+    # The addresses of the unit, not the default of `listen`.
+    assert "[::]:2948 (UDP, passed by dmnotid.socket)" in checked
+    device.run("dmnotid", "send", "--config", CONFIG)
+    device.wait_accepted(1)
+    decoded = device.machine.attempt("dmnotid", "decode", "--config", CONFIG, push(9).hex())
+    assert "accepted: signed by" in decoded.stdout
+
+
+def test_secret_that_the_group_of_the_daemon_can_read_is_accepted(device: Device) -> None:
+    """As packages install it: root:dmnotid 0640."""
+    device.machine.write("/etc/dmnotid/key", SECRET, mode=0o640, owner="root:dmnotid")
+    device.configure(servers=[{"id": SERVER_ID, "secret": {"file": "key"}}])
+    device.start()
+    device.send(notification(1))
+    device.wait_run(1)
+    device.run("dmnotid", "check")
 
 
 def test_reload_checks_a_configuration_with_credentials(device: Device) -> None:
