@@ -149,7 +149,7 @@ class Daemon:
         self.endpoints = Endpoints(self.receiver.deliver, self.receiver.count_dropped, self._manager.sockets)
         # Also if an address can't be bound: passed sockets have an endpoint already.
         stack.callback(self.endpoints.close)
-        self.endpoints.bind(config.listen, ipv4_sources=config.rules.servers.ipv4_sources)
+        self.endpoints.bind(config.listen, given=config.listen_given, ipv4_sources=config.rules.servers.ipv4_sources)
         self.endpoints.configure(_intake(config))
 
     def _receive(self) -> None:
@@ -190,18 +190,18 @@ class Daemon:
 
     def _apply(self, config: Config) -> None:
         """Put another configuration in force. Raises EndpointError or HookError, and changes nothing then."""
+        rules = config.rules
+        check_kernel(config.hook)
+        # Only these two may fail. Datagrams drained from a socket that is closed are judged by the former rules.
+        self.endpoints.bind(config.listen, given=config.listen_given, ipv4_sources=rules.servers.ipv4_sources)
+        self.endpoints.configure(_intake(config))
+        self._links.configure(config.connections)
         for warning in config.warnings:
             logger.warning("configuration warning", problem=str(warning))
         if config.state != self.config.state:
             problem = f"state: {config.state} needs a restart; {self.config.state} stays in use"
             logger.warning("configuration warning", problem=problem)
             config = config._replace(state=self.config.state)
-        rules = config.rules
-        check_kernel(config.hook)
-        # Only these two may fail. Datagrams drained from a socket that is closed are judged by the former rules.
-        self.endpoints.bind(config.listen, ipv4_sources=rules.servers.ipv4_sources)
-        self.endpoints.configure(_intake(config))
-        self._links.configure(config.connections)
         self.config = config
         self.receiver.configure(rules, config.log.discards)
         self._journal.configure(limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)

@@ -73,14 +73,15 @@ class Endpoints:
         for endpoint in self._bound.values():
             endpoint.configure(intake)
 
-    def bind(self, addresses: Sequence[ListenAddress], *, ipv4_sources: bool = False) -> None:
+    def bind(self, addresses: Sequence[ListenAddress], *, given: bool = True, ipv4_sources: bool = False) -> None:
         """Bind sockets for new addresses, and close those of addresses that are gone once their queue is drained.
 
-        Raises EndpointError and changes nothing if an address can't be bound or, with `ipv4_sources` (IPv4 networks in
+        Addresses that are `given`, and are no default, are ignored with a warning if there are passed sockets. Raises
+        EndpointError and changes nothing if an address can't be bound or, with `ipv4_sources` (IPv4 networks in
         `sources`), if a dual-stack socket has no socket filter.
         """
         if self._passed:
-            self._check_passed(addresses, ipv4_sources=ipv4_sources)
+            self._check_passed(addresses if given else (), ipv4_sources=ipv4_sources)
             return
         wanted = bindings(addresses)
         new: dict[Binding, Endpoint] = {}

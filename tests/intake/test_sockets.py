@@ -242,6 +242,8 @@ async def test_passed_socket_replaces_configured_addresses(logged: LogLines) -> 
     own, other = at("127.0.0.1", port_of(sock)), at("127.0.0.2", 2949)
     with closing(Endpoints(inbox, passed=[sock])) as endpoints:
         endpoints.bind([own])
+        # A default is not a setting that could be ignored.
+        endpoints.bind([other], given=False)
         assert not logged.all()
         endpoints.bind([other])
         (line,) = logged.of("listen ignored")

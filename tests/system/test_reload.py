@@ -27,6 +27,15 @@ def test_reload_takes_a_new_server(device: Device) -> None:
     assert device.pid == pid
 
 
+def test_warnings_are_logged_once_for_a_reload(device: Device) -> None:
+    """By the daemon alone: the check before it prints problems only."""
+    device.start()
+    device.configure(servers=[{"id": SERVER_ID, "secret": {"text": "short"}}])
+    device.run("systemctl", "reload", "dmnotid.service")
+    device.wait_record("configuration reloaded")
+    assert sum("can be guessed" in str(entry.fields["MESSAGE"]) for entry in device.log()) == 1
+
+
 def test_reload_of_a_bad_file_fails_changes_nothing_and_shows_in_the_status_line(device: Device) -> None:
     """The status line keeps the refusal, whatever comes, until a reload succeeds."""
 

@@ -94,6 +94,46 @@ async def test_secret_files_are_read_again(tmp_path: Path, logged: LogLines) -> 
         assert (daemon.counters["digest-mismatch"], daemon.counters["accepted"]) == (2, 2)
 
 
+async def test_former_secret_is_accepted_while_a_server_changes_its_secret(tmp_path: Path, logged: LogLines) -> None:
+    """Nothing is lost, whichever of the two sides changes it first, and the log shows the end of the change."""
+    old, new = b"the first of two secrets", b"the second one, much better"
+    server: dict[str, object] = {"id": SERVER_ID, "secret": {"text": old.decode()}}
+    async with at_work(write_config(tmp_path, servers=[server])) as (daemon, _):
+        changing = {**server, "secret": {"text": new.decode()}, "former_secret": server["secret"]}
+        write_config(tmp_path, servers=[changing])
+        assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
+        unnamed = push(4, server_id=None, secret=old, preferred=NOWHERE)
+        send(
+            only(daemon), *(push(at, secret=key, preferred=NOWHERE) for at, key in ((1, old), (2, new), (3, b"other")))
+        )
+        send(only(daemon), unnamed)
+        await eventually(lambda: daemon.counters["received"] == 4)
+        assert (daemon.counters["accepted"], daemon.counters["digest-mismatch"]) == (3, 1)
+        accepted = {line["notification_id"]: line.get("secret") for line in logged.of("notification accepted")}
+        assert accepted == {1: "former", 2: None, 4: "former"}
+        changing["former_secret"] = {"text": old.decode(), "until": "2020-01-01"}
+        write_config(tmp_path, servers=[changing])
+        await reloaded(daemon, logged)
+        send(only(daemon), push(5, secret=old, preferred=NOWHERE))
+        await eventually(lambda: daemon.counters["digest-mismatch"] == 2)
+        problem = logged.of("datagram discarded")[-1]["problem"]
+        assert problem.endswith("which has not been accepted since 2020-01-02T00:00:00Z")
+
+
+async def test_warnings_are_logged_once_for_each_reload_that_is_applied(tmp_path: Path, logged: LogLines) -> None:
+    weak = [{"id": SERVER_ID, "secret": {"text": "short"}}]
+    async with at_work(write_config(tmp_path)) as (daemon, _):
+        for count in (1, 2):
+            write_config(tmp_path, servers=weak)
+            assert (await reloaded(daemon, logged))["event"] == "configuration reloaded"
+            assert len(logged.of("configuration warning")) == count
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            write_config(tmp_path, servers=weak, listen=[f"127.0.0.1:{sock.getsockname()[1]}"])
+            assert (await reloaded(daemon, logged))["event"] == "reload refused"
+        assert len(logged.of("configuration warning")) == 2
+
+
 async def test_every_section_is_applied(tmp_path: Path, logged: LogLines) -> None:
     recorder = Recorder(tmp_path)
     async with at_work(write_config(tmp_path, servers=SERVERS[:1], connections={"mobile": {}})) as (daemon, applied):
