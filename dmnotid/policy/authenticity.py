@@ -9,7 +9,6 @@ from dmnotid.policy.freshness import Clock, Freshness, check_age
 from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import Notification
 
-
 Secret = Literal["current", "former"]
 """Which of the two secrets that a server may have while it changes them."""
 

@@ -17,7 +17,7 @@ NEWER = "9999.0"
 UNITS = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket")
 USERS = ("dmnotid", "dmnotid-session")
 CONFIG = "/etc/dmnotid/dmnotid.yaml"
-HOOK = "/usr/local/sbin/start-dm-session"
+HOOK = "/etc/dmnotid/start-dm-session"
 
 
 class CleanDebian:
@@ -131,7 +131,7 @@ def test_the_package_from_installation_to_purge(debian: CleanDebian, tmp_path: P
 
     debian.run("dpkg", "--purge", "dmnotid")
     assert debian.find() == {"/etc/dmnotid"}
-    assert list(secret.parent.iterdir()) == [secret]
+    assert set(secret.parent.iterdir()) == {secret, debian.path / HOOK.removeprefix("/")}
     debian.run("getent", "passwd", *USERS)
 
 
@@ -178,7 +178,7 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
     debian.run("test", "-e", CONFIG, "-a", "-e", "/var/lib/dmnotid/journal.sqlite3")
     debian.run(install, "--purge")
     assert debian.find() == {"/etc/dmnotid"}
-    assert list(secret.parent.iterdir()) == [secret]
+    assert set(secret.parent.iterdir()) == {secret, debian.path / HOOK.removeprefix("/")}
 
 
 def test_a_command_line_that_is_none_changes_nothing(debian: CleanDebian, tmp_path: Path) -> None:
