@@ -18,6 +18,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The daemon refuses paths that a group can write, and with umask 002 every file of a test would be one.
 os.umask(0o022)
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Share the tests of a plain `pytest` among the processors, if pytest-xdist is installed.
+
+    Named tests, and those that boot machines, run in one process.
+    """
+    option = config.option
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and option.markexpr.startswith("not slow")
+    # A worker of pytest-xdist comes here too, and must not start workers of its own.
+    in_worker = hasattr(config, "workerinput")
+    if everything and not in_worker and getattr(option, "numprocesses", 0) is None:
+        option.numprocesses = len(os.sched_getaffinity(0))
+
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 BOTH_LOOPS = {"intake", "links", "hook"}
