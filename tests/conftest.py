@@ -4,11 +4,13 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import structlog
 
 from dmnotid.host import log
+from tests.project.packaging import PROJECT, build_deb, why_no_deb
 from tests.support import LogLines
 
 # A background job of a script ignores SIGINT, and so would the programs that tests interrupt.
@@ -69,3 +71,11 @@ def logged() -> Iterator[LogLines]:
     log.configure("debug", "json", lines)
     yield lines
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of this checkout, built once."""
+    if reason := why_no_deb():
+        pytest.skip(reason)
+    return build_deb(PROJECT, tmp_path_factory.mktemp("package"))

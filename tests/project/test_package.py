@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 
 import dmnotid
-from tests.project.packaging import PROJECT, build_deb, copy_sources, source_names, why_no_deb
-
-WITHOUT = why_no_deb()
-needs_build = pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)
+from tests.project.packaging import PROJECT, build_deb, copy_sources, source_names
 
 
 def test_the_package_has_the_version_of_the_program() -> None:
@@ -28,11 +25,6 @@ def test_the_package_depends_on_what_the_program_requires() -> None:
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_deb(PROJECT, tmp_path_factory.mktemp("dist"))
-
-
-@pytest.fixture(scope="module")
 def contents(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unpacked = tmp_path_factory.mktemp("contents")
     subprocess.run(["dpkg-deb", "--raw-extract", package, unpacked], check=True)
@@ -40,7 +32,6 @@ def contents(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.system
-@needs_build
 def test_what_lies_where(contents: Path) -> None:
     units = {"dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@.service"}
     assert {unit.name for unit in (contents / "lib/systemd/system").iterdir()} == units
@@ -57,7 +48,6 @@ def test_what_lies_where(contents: Path) -> None:
 
 
 @pytest.mark.system
-@needs_build
 def test_the_configuration_is_the_administrators(contents: Path, package: Path) -> None:
     assert (contents / "DEBIAN/conffiles").read_text() == "/etc/dmnotid/dmnotid.yaml\n"
     listed = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, check=True).stdout
@@ -84,7 +74,6 @@ def commands_to_systemd(script: Path) -> list[str]:
 
 
 @pytest.mark.system
-@needs_build
 def test_an_upgrade_restarts_the_service_and_leaves_the_sockets_alone(contents: Path) -> None:
     # What was not in the first package can't have been stopped: of a former package prerm alone runs in an upgrade.
     assert not (contents / "DEBIAN/preinst").exists()
@@ -97,7 +86,6 @@ def test_an_upgrade_restarts_the_service_and_leaves_the_sockets_alone(contents: 
 
 
 @pytest.mark.system
-@needs_build
 def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents: Path) -> None:
     postinst = (contents / "DEBIAN/postinst").read_text()
     # An "enable" is for what was enabled before: debhelper asks for that first.
@@ -109,8 +97,6 @@ def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents:
 
 
 @pytest.mark.system
-@needs_build
-@pytest.mark.system
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="needs lintian")
 def test_lintian_has_nothing_to_say(package: Path) -> None:
     command = ["lintian", "--fail-on=error,warning", str(package)]
@@ -119,7 +105,6 @@ def test_lintian_has_nothing_to_say(package: Path) -> None:
 
 
 @pytest.mark.system
-@needs_build
 def test_the_build_leaves_the_sources_alone_and_needs_no_repository(package: Path, tmp_path: Path) -> None:
     sources = copy_sources(tmp_path / "sources")
     before = {path: path.lstat().st_mtime_ns for path in sources.rglob("*")}

@@ -13,15 +13,11 @@ from typing import Final, NoReturn
 
 import pytest
 
-from tests.project.packaging import PROJECT, build_deb, why_no_deb
 from tests.system.device import Device
 from tests.system.machine import Machine, make_root, why_not
 
 OWN_ROOT: Final = "DMNOTID_TEST_ROOT"
 """Environment variable: a directory for the root, made if it is missing and kept, which saves half a minute."""
-
-OWN_PACKAGE: Final = "DMNOTID_TEST_DEB"
-"""Environment variable: a package that is tested instead of one that is built."""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
@@ -57,16 +53,6 @@ def _make_root(root: Path) -> None:
         make_root(root)
     except OSError as error:
         pytest.skip(f"needs the packages of Debian: {str(error).strip()[-300:]}")
-
-
-@pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Debian package of this checkout."""
-    if given := os.environ.get(OWN_PACKAGE):
-        return Path(given)
-    if reason := why_no_deb():
-        pytest.skip(reason)
-    return build_deb(PROJECT, tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 import dmnotid
-from tests.project.packaging import PROJECT, build_deb, copy_sources, why_no_deb
+from tests.project.packaging import copy_sources, repacked
 
-WITHOUT_BUILD = why_no_deb()
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 NEWER = "9999.0"
@@ -103,12 +102,10 @@ def lacks_only_servers(debian: CleanDebian, program: str) -> bool:
     return "dm.example.com.secret cannot be read" in debian.run(program, "check", status=1)
 
 
-@pytest.mark.skipif(bool(WITHOUT_BUILD), reason=WITHOUT_BUILD)
-def test_the_package_from_installation_to_purge(debian: CleanDebian, tmp_path: Path) -> None:
-    package = debian.bring(build_deb(PROJECT, tmp_path / "dist"))
-    newer = debian.bring(build_deb(copy_sources(tmp_path / "newer", NEWER), tmp_path / "newer-dist"))
+def test_the_package_from_installation_to_purge(debian: CleanDebian, package: Path, tmp_path: Path) -> None:
+    newer = debian.bring(repacked(package, NEWER, tmp_path))
 
-    debian.run("dpkg", "--install", package)
+    debian.run("dpkg", "--install", debian.bring(package))
     assert debian.run("dmnotid", "--version") == f"dmnotid {dmnotid.__version__}\n"
     debian.run("getent", "passwd", *USERS)
     assert enabled(debian) == []

@@ -2,14 +2,13 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 import dmnotid
-from tests.project.packaging import copy_sources
+from tests.project.packaging import copy_sources, repacked
 from tests.system.device import CONFIG, PORT, STATE, Device, Stream, notification
 from tests.system.machine import Machine
 from tests.system.test_restart import assert_none_lost
@@ -21,26 +20,10 @@ NEWER: Final = "9.9"
 COMMENT: Final = "\n# A comment that only the former version has.\n"
 
 
-def replace(file: Path, pattern: str, by: str) -> None:
-    text, count = re.subn(pattern, by, file.read_text())
-    assert count == 1, file
-    file.write_text(text)
-
-
 @pytest.fixture
 def former(package: Path, tmp_path: Path) -> Path:
-    """The same package as of a former version, with another example of a configuration."""
-    tree, built = tmp_path / "tree", tmp_path / "former.deb"
-    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
-    replace(tree / "DEBIAN/control", r"(?m)^Version: .*$", f"Version: {FORMER}")
-    replace(
-        tree / "usr/lib/python3/dist-packages/dmnotid/__init__.py",
-        r'(?m)^__version__ = ".*"$', f'__version__ = "{FORMER}"',
-    )  # fmt: skip
-    with Path(tree, CONFIG[1:]).open("a") as file:
-        file.write(COMMENT)
-    subprocess.run(["dpkg-deb", "--build", tree, built], check=True, capture_output=True)
-    return built
+    """The package as a former version, with another example of a configuration."""
+    return repacked(package, FORMER, tmp_path, {CONFIG: COMMENT})
 
 
 def bring(machine: Machine, source: Path) -> str:
