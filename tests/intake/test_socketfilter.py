@@ -165,7 +165,7 @@ def test_kernel_and_interpreter_agree() -> None:
         (b"\1\6\x80\1\xd8", True),  # a padded uintvar is left to the decoder
         (b"\1\6\x7f" + bytes(127), True),
         (b"\1\6\x7f" + bytes(126), False),
-        (push(), True),
+        pytest.param(push(), True, id="signed"),
         (push() + bytes(4_096 - len(push())), True),
         (push() + bytes(4_097 - len(push())), False),
         (push() + bytes(60_000), False),
