@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,15 @@ from dmnotid.policy.sessions import Outcome, Result
 from tests.cli.program import PROGRAM
 from tests.hook.runs import RICH, WRITE_PIDS, output, pids_of, run, start
 from tests.hook.test_handoff import served
-from tests.support import DEADLINE, LogLines, Recorder, eventually, is_alive, wait_until, write_script
+from tests.host.test_systemd import ManagersEnd
+from tests.support import DEADLINE, SERVER_ID, LogLines, Recorder, eventually, is_alive, wait_until, write_script
 
 REQUEST = build_input(session_facts(start(**RICH))).encode()
+
+Environ = Mapping[str, str]
+"""Variables that are added to the environment."""
+
+NOTHING: Environ = {}
 
 CUT_SHORT = 128 + signal.SIGTERM
 
@@ -29,11 +35,11 @@ CUT_SHORT = 128 + signal.SIGTERM
 class Session:
     """A `dmnotid session` and this end of its connection."""
 
-    def __init__(self, *command: str, errors: Path) -> None:
+    def __init__(self, *command: str, errors: Path, environ: Environ) -> None:
         self.connection, theirs = socket.socketpair()
         self.connection.settimeout(DEADLINE)
         with theirs:
-            self.process = spawn(theirs, *command, errors=errors)
+            self.process = spawn(theirs, *command, errors=errors, environ=environ)
 
     def send(self, octets: bytes) -> None:
         self.connection.sendall(octets)
@@ -44,16 +50,21 @@ class Session:
         return b"".join(iter(lambda: self.connection.recv(65_536), b"")).decode()
 
 
-def spawn(connection: socket.socket, *command: str, errors: Path = Path(os.devnull)) -> "subprocess.Popen[bytes]":
+def spawn(
+    connection: socket.socket, *command: str, errors: Path = Path(os.devnull), environ: Environ = NOTHING
+) -> "subprocess.Popen[bytes]":
     """Start one process for a connection, as dmnotid-session.socket does."""
+    environ = {**os.environ, **environ}
     words: list[str] = [*PROGRAM, "session", "--", *command]
     with errors.open("wb") as stderr:
-        return subprocess.Popen(words, stdin=connection.fileno(), stdout=connection.fileno(), stderr=stderr, cwd="/")
+        return subprocess.Popen(
+            words, stdin=connection.fileno(), stdout=connection.fileno(), stderr=stderr, cwd="/", env=environ
+        )
 
 
 @contextmanager
-def session(*command: str, errors: Path = Path(os.devnull)) -> Iterator[Session]:
-    session = Session(*command, errors=errors)
+def session(*command: str, errors: Path = Path(os.devnull), environ: Environ = NOTHING) -> Iterator[Session]:
+    session = Session(*command, errors=errors, environ=environ)
     try:
         yield session
     finally:
@@ -209,3 +220,64 @@ def test_missing_command_is_a_wrong_command_line() -> None:
     done = subprocess.run([*PROGRAM, "session"], input=REQUEST, capture_output=True, check=False)
     assert done.returncode == 2
     assert b"COMMAND" in done.stderr
+
+
+# One session for a server at once
+
+
+@pytest.mark.parametrize("name", ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"])
+def test_second_session_of_a_server_is_answered_with_75_at_once(tmp_path: Path, name: str) -> None:
+    go = tmp_path / "go"
+    hook = str(write_script(tmp_path / "hook", f"echo begun; while [ ! -e {go} ]; do sleep 0.02; done"))
+    state = {name: f"{tmp_path}:/nonexistent/second"}
+    with session(hook, environ=state) as first:
+        first.send(REQUEST)
+        assert first.connection.recv(6) == b"begun\n"
+        with session("/bin/true", environ=state) as second:
+            second.send(REQUEST)
+            answered = "another process runs a session of this server\n\n" + '{"exit": 75}\n'
+            assert second.answer() == answered
+            assert second.process.wait(DEADLINE) == 75
+        with session("/bin/true", environ=state) as other:
+            other.send(build_input(session_facts(start(server_id="other.example", secret=b"x" * 16))).encode())
+            assert json.loads(other.answer()) == {"exit": 0}
+        go.touch()
+        assert json.loads(first.answer()) == {"exit": 0}
+    with session("/bin/true", environ=state) as third:
+        third.send(REQUEST)
+        assert json.loads(third.answer()) == {"exit": 0}
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_command_that_outlives_its_session_keeps_the_lock(tmp_path: Path, pids: Path, waiting: str) -> None:
+    state = {"STATE_DIRECTORY": str(tmp_path)}
+    with session(waiting, environ=state) as first:
+        first.send(REQUEST)
+        wait_until(pids.exists)
+        first.process.kill()
+        first.process.wait()
+    with session("/bin/true", environ=state) as second:
+        second.send(REQUEST)
+        assert json.loads(second.answer().splitlines()[-1]) == {"exit": 75}
+    for pid in pids_of(pids):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, pids_of(pids))))
+    with session("/bin/true", environ=state) as third:
+        third.send(REQUEST)
+        assert json.loads(third.answer()) == {"exit": 0}
+
+
+def test_session_is_named_in_the_status_and_in_records_at_its_start_and_end(tmp_path: Path) -> None:
+    end, errors = ManagersEnd(str(tmp_path / "notify")), tmp_path / "errors"
+    try:
+        with session("/bin/false", errors=errors, environ={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as handed:
+            handed.send(REQUEST)
+            assert json.loads(handed.answer()) == {"exit": 1}
+            handed.process.wait(DEADLINE)
+        assert end.next() == [f"STATUS=session 12 for {SERVER_ID}, notification 4661, attempt 2"]
+    finally:
+        end.close()
+    begun, ended = [json.loads(line[line.index("{") :]) for line in errors.read_text().splitlines()]
+    facts = {"level": "info", "session": 12, "server_id": SERVER_ID, "notification_id": 4_661, "attempt": 2}
+    assert begun.items() >= {**facts, "event": "session started", "interface": "wlan0"}.items()
+    assert ended.items() >= {**facts, "event": "session ended", "outcome": "exit 1"}.items()

@@ -347,6 +347,29 @@ def test_daemon_reports_readiness_status_reloads_and_stop(tmp_path: Path, run: R
     assert end.is_silent()
 
 
+def test_status_begins_with_a_hook_that_cannot_be_started(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+    hook = tmp_path / "hook"
+    config = write_config(tmp_path, [str(hook)], retry={"first": "100ms", "longest": "100ms"})
+    service = run(config, environment=notifying(end))
+    problem = f"STATUS=hook not startable: {hook}: No such file or directory; "
+    assert end.next()[1].startswith(problem)
+    service.send(push(1, preferred=WIRELINE))
+    assert end.until_status("1 accepted").startswith(problem)
+    # A failure of another kind replaces the first one; the hook is repaired without a reload.
+    write_script(hook, "exit 0", 0o644)
+    end.until_status(f"hook not startable: {hook}: not executable; ")
+    hook.chmod(0o755)
+    assert end.until_status("0 pending").startswith("STATUS=3 servers; ")
+    assert service.wait("session done")["attempts"] == 1
+    # A reload looks at the hook too, and one that is refused does not hide it.
+    hook.unlink()
+    service.process.send_signal(signal.SIGHUP)
+    assert end.until_status("hook not startable").startswith(problem)
+    config.write_text("servers: 5\n")
+    service.process.send_signal(signal.SIGHUP)
+    assert end.until_status("reload refused").startswith(f"{problem}reload refused: ")
+
+
 def test_status_shows_running_sessions(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
     go_on = tmp_path / "go on"
     script = write_script(tmp_path / "hook", f"#!/bin/sh\nwhile [ ! -e '{go_on}' ]; do sleep 0.05; done\n")
