@@ -257,10 +257,8 @@ def _log_accepted(admitted: Admitted) -> None:
         facts["secret"] = verified.secret
     logger.info(
         "notification accepted",
-        session=request.session,
-        server_id=request.server_id,
+        **request.log_facts(),
         server_id_from=request.server_id_from,
-        notification_id=notification.notification_id,
         source=str(datagram.source),
         signed=notification.signed,
         preferred=" ".join(notification.preferred_connections),

@@ -29,7 +29,8 @@ _HELD: Final = "a process that another dmnotid started still runs for this serve
 class ServerLock:
     """The lock of one server, held by this process. Leaving the context frees it, unless `keep` was called."""
 
-    def __init__(self, file: Path, descriptor: int) -> None:
+    def __init__(self, file: Path | None, descriptor: int) -> None:
+        # None if no file could be made: then nothing is locked.
         self._file = file
         # The open file that is locked; a command inherits it.
         self.descriptor = descriptor
@@ -48,7 +49,7 @@ class ServerLock:
 
     def free(self) -> None:
         """Free the lock, also if a child that the command has left behind has inherited it, and remove its file."""
-        if not self._is_kept:
+        if self._file is not None and not self._is_kept:
             # While the file still has its name, no other process can lock another file of that name.
             with suppress(OSError):
                 self._file.unlink()
@@ -67,7 +68,7 @@ class Locks:
     def take(self, server_id: str, patience: float = inf) -> ServerLock | None:
         """Lock a server; None if another process holds its lock, for `patience` seconds from the first look at most.
 
-        Raises HookError if the file can't be made.
+        If the file can't be made, that is logged, and nothing is locked. Raises HookError if no descriptor is left.
         """
         # The name of a file is shorter than a server's id may be, and has no slash.
         file = self._directory / sha256(server_id.encode("utf-8", "surrogatepass")).hexdigest()
@@ -85,8 +86,13 @@ class Locks:
                 file.unlink(missing_ok=True)
                 lock = _lock(file)
         except OSError as error:
-            message = f"{file}: {error.strerror}"
-            raise HookError(message, component=str(file)) from error
+            # The state directory was usable at the start, when former hooks may run; a full disk keeps no session back.
+            logger.warning("lock missing", server_id=server_id, file=str(file), problem=error.strerror)
+            try:
+                return ServerLock(None, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                message = f"{file}: {error.strerror}"
+                raise HookError(message, component=str(file)) from error
         self._held_since.pop(server_id, None)
         return lock
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from dmnotid.cli.session import KILL_AFTER
 from dmnotid.config.values import HookConfig
+from dmnotid.hook.command import KILL_PATIENCE
 from dmnotid.hook.facts import build_input, session_facts
 from dmnotid.hook.runner import Hook
 from dmnotid.policy.sessions import Outcome, Result
@@ -20,6 +23,7 @@ from tests.cli.program import PROGRAM
 from tests.hook.runs import RICH, WRITE_PIDS, output, pids_of, run, start
 from tests.hook.test_handoff import served
 from tests.host.test_systemd import ManagersEnd
+from tests.processes import ROOT
 from tests.support import DEADLINE, SERVER_ID, LogLines, Recorder, eventually, is_alive, wait_until, write_script
 
 REQUEST = build_input(session_facts(start(**RICH))).encode()
@@ -281,3 +285,10 @@ def test_session_is_named_in_the_status_and_in_records_at_its_start_and_end(tmp_
     facts = {"level": "info", "session": 12, "server_id": SERVER_ID, "notification_id": 4_661, "attempt": 2}
     assert begun.items() >= {**facts, "event": "session started", "interface": "wlan0"}.items()
     assert ended.items() >= {**facts, "event": "session ended", "outcome": "exit 1"}.items()
+
+
+def test_unit_leaves_a_command_its_time_between_term_and_kill() -> None:
+    unit = (ROOT / "systemd" / "dmnotid-session@.service").read_text()
+    (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)s$", unit, re.MULTILINE)
+    assert int(seconds) > KILL_AFTER + KILL_PATIENCE
+    assert "\nNotifyAccess=main\n" in unit

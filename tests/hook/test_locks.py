@@ -4,6 +4,8 @@ import fcntl
 import os
 import subprocess
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -84,9 +86,19 @@ def test_lock_that_is_held_too_long_is_replaced(tmp_path: Path, logged: LogLines
     assert [line["event"] for line in logged.all()] == ["lock held", "lock ignored"]
 
 
-def test_lock_that_cannot_be_made_is_a_problem_of_the_hook(tmp_path: Path) -> None:
+def test_lock_that_cannot_be_made_keeps_no_session_back(tmp_path: Path, logged: LogLines) -> None:
     (tmp_path / "locks").touch()
-    with pytest.raises(HookError, match=r"locks/[0-9a-f]{64}: (File exists|Not a directory)$"):
+    before = descriptors()
+    with take(tmp_path):
+        assert is_free(tmp_path)
+    assert {(line["level"], line["event"]) for line in logged.all()} == {("warning", "lock missing")}
+    assert descriptors() == before
+
+
+def test_lock_without_a_free_descriptor_is_a_problem_of_the_hook(
+    tmp_path: Path, few_descriptors: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with few_descriptors(0), pytest.raises(HookError, match=r"locks/[0-9a-f]{64}: Too many open files$"):
         Locks(tmp_path).take(SERVER_ID)
 
 

@@ -285,7 +285,7 @@ def test_journal_files_are_created_for_the_daemon_alone(tmp_path: Path, run: Run
     service = run(write_config(tmp_path))
     works(service, 1)
     modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "state").iterdir()}
-    assert modes == {JOURNAL: 0o600, f"{JOURNAL}-wal": 0o600}
+    assert modes == {JOURNAL: 0o600, f"{JOURNAL}-wal": 0o600, "locks": 0o700}
     stops_clean(service)
 
 
