@@ -158,11 +158,19 @@ class Refusal(Discard):
 
 
 class NotAPush(Refusal):
-    """A WSP PDU of another type than Push."""
+    """A WSP PDU of another type than Push, or an SMS whose user data header ends at octet `sms_header` (0 for none)."""
 
     reason = "not-a-push"
-    sentence = "the PDU type is 0x{pdu_type:02x}, Push is expected"
     pdu_type: int
+    sms_header: int = 0
+
+    def __str__(self) -> str:
+        sentence = f"the PDU type is 0x{self.pdu_type:02x}, Push is expected"
+        if not self.sms_header:
+            return sentence
+        return (
+            f"{sentence}; the octets before octet {self.sms_header} look like an SMS user data header, leave them out"
+        )
 
 
 class PushTooLong(Refusal):

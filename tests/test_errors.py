@@ -101,6 +101,13 @@ def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
     ("refusal", "sentence"),
     [
         (NotAPush(7), "the PDU type is 0x07, Push is expected"),
+        (
+            NotAPush(5, 7),
+            (
+                "the PDU type is 0x05, Push is expected;"
+                " the octets before octet 7 look like an SMS user data header, leave them out"
+            ),
+        ),
         (PushTooLong(4_096), "the datagram has more than 4096 octets, the limit of push.max_octets"),
         (PushHeaderTooLong(49, 48), "the push headers have 49 octets, at most 48 are expected"),
         (ContentTypeMismatch(0x44), "Content-Type is 0x44, a DM Notification is expected"),

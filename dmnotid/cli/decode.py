@@ -6,6 +6,7 @@ The command reads no journal, so it can't detect a duplicate.
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -150,9 +151,22 @@ def _read_lines(lines: Iterable[str]) -> Iterator[Input]:
         digits = line.partition("#")[0]
         if digits and not digits.isspace():
             yield _read_hex(digits.rstrip(), f"line {number}")
+        if _OFFSET.match(line):
+            # The rows that follow belong to the same datagram, and would be read as further ones.
+            return
+
+
+# The offset in the first row of a hex dump, as xxd, hexdump, tcpdump and Wireshark write it, or in any row of xxd. As a
+# word of its own no datagram begins with it: octet 1 of a push is not 0.
+_OFFSET: Final = re.compile(r"\s*(0x)?(0{4,8}\s+\S|[0-9a-fA-F]{4,8}:)")
+
+# Dumps differ in the order of octets and in the column of text, so none is read.
+_NO_DUMP: Final = "looks like a row of a hex dump: the octets alone are expected, on one line (raw octets: --file FILE)"
 
 
 def _read_hex(text: str, origin: str) -> Input:
+    if _OFFSET.match(text):
+        return Input(b"", f"{origin}: {_NO_DUMP}")
     try:
         return Input(parse_hex(text))
     except ValueError as error:

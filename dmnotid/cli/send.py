@@ -31,7 +31,7 @@ from dmnotid.config.secrets import without_line_break
 from dmnotid.errors import DmnotidError, UsageError, show_time
 from dmnotid.policy.addresses import show_address
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME
-from dmnotid.wire.wsp import WAP_PUSH_PORT, encode_field
+from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, WAP_PUSH_PORT, encode_field, header_border
 
 SHOWN: Final = 10
 """Maximum number of datagrams that one call reports one by one."""
@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tids = "TID (default: the last octet of the NOTIFICATION-ID)"
     push.add_argument("--tid", type=partial(parse_number, lowest=0, highest=0xFF), metavar="N", help=tids)
     further = "a further push header: 'X-Name: text', '0x34: 1' (well-known number) or 'hex:8d90'; may be repeated"
+    force = f"also send push headers of more than {DEFAULT_MAX_HEADER_OCTETS} octets, which clients may drop (6.1)"
+    push.add_argument("--force", action="store_true", help=force)
     push.add_argument("--header", type=_parse_header, action="append", default=[], metavar="NAME:VALUE", help=further)
 
 
@@ -124,9 +126,12 @@ def main(arguments: argparse.Namespace) -> int:
     )
     try:
         # Built before an id is taken, so that a notification that can't be built uses none up.
-        order.build(MAX_NOTIFICATION_ID)
+        start, end = header_border(order.build(MAX_NOTIFICATION_ID))
     except ValueError as error:
         raise DmnotidError(f"dmnotid send: {error}") from error
+    if end - start > DEFAULT_MAX_HEADER_OCTETS and not arguments.force:
+        most = f"at most {DEFAULT_MAX_HEADER_OCTETS} are allowed (6.1)"
+        raise UsageError(f"the push headers have {end - start} octets, {most}: leave some out, or use --force")
     first = next_ids(server_id or "", arguments.count) if arguments.id is None else arguments.id
     if arguments.print:
         for notification_id in _paced(first, arguments.count, None):

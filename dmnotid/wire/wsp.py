@@ -163,7 +163,30 @@ def header_border(datagram: bytes) -> tuple[int, int]:
 
 def _refuse_type(datagram: bytes) -> None:
     if len(datagram) > 1 and datagram[1] != TYPE_PUSH:
-        raise NotAPush(datagram[1])
+        raise NotAPush(datagram[1], sms_header_end(datagram))
+
+
+# Information elements of an SMS user data header (3GPP TS 23.040, 9.2.3.24), each with its length: the ports, and the
+# number of a part. A push by SMS has one of them, and tools show it together with the push.
+_SMS_ELEMENTS: Final = frozenset({b"\x05\x04", b"\x04\x02", b"\x00\x03", b"\x08\x04"})
+
+# The element of a push without the octet for the length of the header: destination port 2948.
+_SMS_PORTS: Final = b"\x05\x04" + WAP_PUSH_PORT.to_bytes(2, "big")
+
+
+def sms_header_end(datagram: bytes) -> int:
+    """Return the offset after the SMS user data header with which a datagram seems to begin; 0 if it has none.
+
+    UDHL u8 | (IEI u8 | length u8 | value) ...
+    """
+    if datagram.startswith(_SMS_PORTS):
+        return len(_SMS_PORTS) + 2
+    at, end = 1, 1 + datagram[0]
+    known = False
+    while at + 1 < end <= len(datagram):
+        known |= datagram[at : at + 2] in _SMS_ELEMENTS
+        at += 2 + datagram[at + 1]
+    return end if known and at == end else 0
 
 
 # An exception is not cached, so each error gets the offset of its own datagram.

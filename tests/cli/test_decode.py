@@ -126,6 +126,56 @@ def test_standard_input_has_one_datagram_a_line() -> None:
     assert done.status == 1
 
 
+DUMPS = {
+    "xxd": "00000000: 0106 03d8 af87 2000 0001                 ...... ...\n",
+    "xxd-later": "00000010: 0106 03d8 af87 2000 0001                 ...... ...\n",
+    "hexdump-C": "00000000  01 06 03 d8 af 87 20 00  00 01                    |...... ...|\n0000000a\n",
+    "hexdump": "0000000 0601 d803 87af 0020 0100\n000000a\n",
+    "od": "0000000 001 006 003\n0000012\n",
+    "wireshark": "0000  01 06 03 d8 af 87 20 00 00 01\n0010  20 00 00 01\n",
+    "tcpdump": "\t0x0000:  4500 0026 d1f5 4000 4011 6acf 7f00 0001\n\t0x0010:  7f00 0001 8a1b 0b84\n",
+    "no-text": "0000 01 06 03 d8 af 87 20 00 00 01\n",
+}
+
+
+@pytest.mark.parametrize("dump", DUMPS.values(), ids=DUMPS)
+def test_hex_dump_with_offsets_is_refused_whole(dump: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rows would be read as one datagram each, with the offsets as octets."""
+    problem = "looks like a row of a hex dump: the octets alone are expected, on one line (raw octets: --file FILE)"
+    done = dmnotid("decode", given=f"{GOOD}\n{dump}".encode())
+    assert (done.status, done.err) == (1, f"line 2: {problem}\n")
+    assert done.out.count("accepted") == 1
+    assert "discarded" not in done.out
+    assert shown([dump], capsys) == Done(1, "", f"arguments: {problem}\n")
+
+
+@pytest.mark.parametrize("datagram", ["0000", "00000000", "0106 03d8 af87 2000 0001", "0006 03d8 af87 2000 0001"])
+def test_datagram_in_words_is_not_a_hex_dump(datagram: str) -> None:
+    done = dmnotid("decode", given=f"{datagram}\n{GOOD}\n".encode())
+    assert (done.err, done.out.count("accepted: ") + done.out.count("discarded: ")) == ("", 2)
+
+
+@pytest.mark.parametrize(
+    ("datagram", "octet"),
+    [
+        ("06 05 04 0b 84 23 f0 01 06 03 d8 af 87 20 00 00 01", 7),
+        ("05 04 0b 84 23 f0 01 06 03 d8 af 87 20 00 00 01", 6),
+        ("0b 05 04 0b 84 23 f0 00 03 a1 02 01 01 06 03 d8 af 87 20 00 00 01", 12),
+    ],
+)
+def test_push_after_an_sms_header_is_refused_with_a_hint(
+    datagram: str, octet: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = asked([datagram], capsys)
+    assert found["reason"] == "not-a-push"
+    assert f"the octets before octet {octet} look like an SMS user data header" in found["problem"]
+
+
+def test_application_id_as_text_is_named_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(["01 06 04 d8 af 37 00 20 00 00 01"], capsys)
+    assert found["problem"] == "X-Wap-Application-Id is the text '7', the integer 7 or its URI is expected"
+
+
 def test_json_of_standard_input_is_in_order() -> None:
     done = dmnotid("decode", "--json", given=LINES.encode())
     found = [json.loads(line) for line in done.out.splitlines()]

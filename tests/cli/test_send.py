@@ -199,9 +199,25 @@ def test_headers_keep_their_order(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_headers_above_127_octets_are_encoded(capsys: pytest.CaptureFixture[str]) -> None:
-    (datagram,) = printed([*UNSIGNED, "--header", f"X-Long: {'a' * 200}"], capsys)
+    (datagram,) = printed([*UNSIGNED, "--force", "--header", f"X-Long: {'a' * 200}"], capsys)
     assert datagram[2:4] == bytes.fromhex("8153")
     assert header_border(datagram) == (4, 4 + 0xD3)
+
+
+@pytest.mark.parametrize("count", [48, 49])
+def test_headers_above_48_octets_are_sent_by_force_alone(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """6.1: the sender must not, so no NOTIFICATION-ID is used up either."""
+    words = [*UNSIGNED, "--id", "1", "--header", f"P: {'p' * (count - 6)}"]
+    (forced,) = printed([*words, "--force"], capsys)
+    assert header_border(forced) == (3, 3 + count)
+    if count == 48:
+        assert printed(words, capsys) == [forced]
+        return
+    with pytest.raises(SystemExit) as caught:
+        main(["send", "--print", *words])
+    assert caught.value.code == 2
+    problem = "the push headers have 49 octets, at most 48 are allowed (6.1): leave some out, or use --force"
+    assert capsys.readouterr().err.endswith(f"{problem}\n")
 
 
 def test_all_options_are_encoded_together(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -661,7 +677,7 @@ def test_malformed_host_is_reported(host: str, capsys: pytest.CaptureFixture[str
 def test_datagram_above_the_size_of_udp_is_reported(
     receiver: socket.socket, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run([*UNSIGNED, "--header", f"X-A: {'a' * 65_600}", *to(receiver)], capsys)
+    done = run([*UNSIGNED, "--force", "--header", f"X-A: {'a' * 65_600}", *to(receiver)], capsys)
     assert (done.status, done.out) == (1, "")
     assert done.err.endswith(": Message too long\n")
 

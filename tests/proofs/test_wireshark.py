@@ -145,7 +145,7 @@ def emitted(options: list[str]) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
         patch.setattr("builtins.print", lines.append)
-        assert main(["send", "--print", *options]) == 0
+        assert main(["send", "--print", "--force", *options]) == 0
     (line,) = lines
     return bytes.fromhex(line)
 

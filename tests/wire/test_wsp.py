@@ -132,6 +132,37 @@ def test_other_types_are_not_a_push(pdu_type: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "end"),
+    [
+        ("06 05 04 0B 84 23 F0", 7),
+        ("0B 05 04 0B 84 23 F0 00 03 A1 02 01", 12),
+        ("0B 00 03 A1 02 01 05 04 0B 84 23 F0", 12),
+        ("0C 08 04 00 A1 02 01 05 04 0B 84 23 F0", 13),
+        ("05 00 03 A1 02 02", 6),
+        ("04 04 02 F0 F0", 5),
+        ("08 05 04 0B 84 23 F0 70 00", 9),
+        # Without its length.
+        ("05 04 0B 84 23 F0", 6),
+        # Not one: too long, elements that overrun or fall short of it, none of a push.
+        ("7F 05 04 0B 84 23 F0", 0),
+        ("07 05 04 0B 84 23 F0", 0),
+        ("05 05 04 0B 84 23 F0", 0),
+        ("03 70 01 00", 0),
+        ("05 04 0B 85 23 F0", 0),
+        ("00 00", 0),
+        ("01 05", 0),
+        ("02 05 04", 0),
+    ],
+)
+def test_sms_user_data_header_is_recognised(header: str, end: int) -> None:
+    """4: a push as an SMS has it, with the header that belongs to the SMS."""
+    for after in (PACKAGE, octets("01 06 03 D8 AF 87") + PACKAGE):
+        with pytest.raises(NotAPush) as caught:
+            decode_push(octets(header) + after)
+        assert (caught.value.pdu_type, caught.value.sms_header) == (octets(header)[1], end)
+
+
+@pytest.mark.parametrize(
     ("datagram", "place", "problem"),
     [
         ("", (Truncated, "HeadersLen", 0), "the datagram ends before it"),
