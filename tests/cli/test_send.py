@@ -61,6 +61,7 @@ def ids(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[int]:
 
 
 def test_unsigned_notification_without_server_id_is_the_smallest(capsys: pytest.CaptureFixture[str]) -> None:
+    """5.1.1: VER is 2, and no Option is needed."""
     assert printed(["--unsigned", "--no-server-id", "--id", "1"], capsys) == [bytes.fromhex("010603d8af8720000001")]
 
 
@@ -221,6 +222,7 @@ def test_headers_above_48_octets_are_sent_by_force_alone(count: int, capsys: pyt
 
 
 def test_all_options_are_encoded_together(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """5.2, 5.3: in rising order, each once."""
     words = ["--id", "9", "--prefer", "mobile,wireless", "--req-mo", "1,2", "--req-mo-cv", "3:deadbeef"]
     words += ["--time", "1735689600", "--tid", "8"]
     push, notification = decoded(
@@ -438,6 +440,8 @@ def counter(tmp_path: Path) -> Path:
 
 
 def test_ids_count_up_for_each_server(capsys: pytest.CaptureFixture[str]) -> None:
+    """5.1.4."""
+
     def taken(server: str, *words: str) -> list[int]:
         return ids(["--unsigned", "--server", server, *words], capsys)
 

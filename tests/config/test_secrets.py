@@ -28,6 +28,7 @@ SECRET = "zQ7kWm4pXv9sLt2yDr5c"
     ],
 )
 def test_secret_in_the_configuration_is_read(place: Place, secret: str, octets: bytes) -> None:
+    """5.3.5: the secret that is shared with the server."""
     config = place.load(server_with(secret))
     assert config.servers[0].secret == octets
     assert not config.warnings

@@ -46,7 +46,7 @@ FACTS = {
 
 
 def test_facts_have_every_field_of_the_notification() -> None:
-    """5.3, 5.3.4: the session starter receives all that the notification asks for."""
+    """5.3, 5.3.2, 5.3.3, 5.3.4: the session starter receives all that the notification asks for."""
     assert session_facts(start(**RICH)) == FACTS
 
 

@@ -31,7 +31,7 @@ URI = "x-wap-application:syncml.dm"
     ],
 )
 def test_push_for_the_dm_client_passes(content_type: int | str, ids: tuple[FieldValue, ...]) -> None:
-    """6: every legal form of Content-Type and Application-ID; the same Application-ID twice is fine."""
+    """6, 6.1, 6.1.1: every legal form of Content-Type and Application-ID; the same Application-ID twice is fine."""
     check_route(PushHeader(content_type, ids))
 
 

@@ -89,6 +89,7 @@ def test_push_is_encoded_and_decoded(vector: Vector, tid: int) -> None:
 
 
 def test_push_has_the_smallest_header_by_default() -> None:
+    """6, 6.1."""
     assert encode_push(PACKAGE) == octets("00 06 03 D8 AF 87 20 00 00 01")
 
 
