@@ -146,7 +146,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
     sent_at: int | None = None
     digest: bytes | None = None
     digest_at = 0
-    unknown: tuple[tuple[int, bytes], ...] = ()
+    unknown: list[tuple[int, bytes]] = []
     number, at = 0, HEADER_OCTETS
     for _ in range(option_count):
         start = at + OPTION_HEADER_OCTETS
@@ -179,7 +179,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
                 cached = _whole_entries(value, CACHED_MO_OCTETS)
             else:
                 # Unknown Options are covered by the digest, and passed on to the hook.
-                unknown += ((number, value),)
+                unknown.append((number, value))
         except (ValueError, error) as problem:
             raise _malformed(number, start, at, problem, octets) from None
     if at != size:
@@ -199,7 +199,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
             sent_at,
             digest,
             digest_at,
-            unknown,
+            tuple(unknown),
             octets,
         )
     )

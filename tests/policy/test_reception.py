@@ -1,11 +1,13 @@
 """The pure stages in a row, and their order (4, 6; 5.3.5)."""
 
+from collections.abc import Iterable
 from ipaddress import ip_network
+from typing import ClassVar
 
 import pytest
 
 from dmnotid.errors import Discard
-from dmnotid.policy.addresses import Source
+from dmnotid.policy.addresses import Network, Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.digest import sign
 from dmnotid.policy.freshness import Clock, Freshness
@@ -155,3 +157,48 @@ def test_huge_application_id_is_refused(further: tuple[tuple[int | str, FieldVal
     discard = refuse_push(payload)
     assert discard.reason.startswith("application-id-")
     assert len(str(discard)) < 100
+
+
+class CountedSecret(bytes):
+    """A secret that counts the digests made with it: each begins with the secret."""
+
+    digests: ClassVar[int] = 0
+
+    def __add__(self, octets: bytes, /) -> bytes:  # type: ignore[override] # bytes takes any buffer
+        CountedSecret.digests += 1
+        return super().__add__(octets)
+
+
+def digests_of(servers: Iterable[Server], body: bytes, source: Source) -> int:
+    """Return the number of digests that a refused push costs."""
+    CountedSecret.digests = 0
+    refuse_push(encode_push(body), source, Rules(Servers(servers), max_octets=65_507))
+    return CountedSecret.digests
+
+
+def far_networks(number: int) -> tuple[Network, ...]:
+    return tuple(ip_network(f"10.{number >> 6}.{number * 4 + part & 0xFF}.0/24") for part in range(4))
+
+
+LONG = [(6 + number, bytes(4_095)) for number in range(15)]
+
+FLOODS = {
+    "named": (16, False, sign(encode_notification(7, server_id="0", sent_at=NOW), b"forged"), 1),
+    "nameless, 1,000 servers": (1_000, False, sign(encode_notification(7, sent_at=NOW), b"forged"), 0),
+    "nameless, 1,000 servers with sources": (1_000, True, sign(encode_notification(7, sent_at=NOW), b"forged"), 0),
+    "nameless, from elsewhere": (64, True, sign(encode_notification(7, sent_at=NOW), b"forged"), 0),
+    "nameless, 61 kB": (16, False, sign(encode_notification(7, sent_at=NOW, unknown_options=LONG), b"forged"), 0),
+    "nameless, few servers": (16, False, sign(encode_notification(7, sent_at=NOW), b"forged"), 16),
+    "unsigned": (16, False, encode_notification(7), 0),
+}
+"""Number of servers, whether they have sources, a forged package, and the digests that it may cost."""
+
+
+@pytest.mark.parametrize(("count", "near", "body", "digests"), FLOODS.values(), ids=FLOODS)
+def test_digests_that_a_stranger_causes_are_bounded(count: int, body: bytes, digests: int, *, near: bool) -> None:
+    """5.3, 5.3.5: as many as a forgery's, except with few servers and short packages."""
+    servers = [
+        Server(str(at), CountedSecret(b"%d" % at), sources=far_networks(at) if near else ()) for at in range(count)
+    ]
+    for last in range(3):
+        assert digests_of(servers, body, Source(f"198.51.100.{last}", 40_000 + last)) == digests
