@@ -55,7 +55,7 @@ KINDS: Final[dict[str, Callable[[int], bytes]]] = {
     "replays": lambda _at: REPLAY,
     "stale": lambda at: push(at & 0xFFFF, sent_at=CHANCE.randrange(10**9)),
     "trailing octets": lambda _: REPLAY + os.urandom(3_800),
-    "application ids": lambda at: header(DM + b"\xaf\x1e" + os.urandom(30)),
+    "application ids": lambda _at: header(DM + b"\xaf\x1e" + os.urandom(30)),
     "text application ids": lambda at: header(b"\xd8\xaf" + b"x%011d" % at + b"\0"),
     "headers of the DM client": lambda at: header(DM + b"P\0" + b"%011d" % at + b"\0"),
     "4 KB of headers": lambda at: header(DM + b"P\0" + b"%08d" % at * 470 + b"\0"),
