@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -26,8 +27,10 @@ from dmnotid.cli.arguments import (
 )
 from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
+from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.secrets import without_line_break
+from dmnotid.config.values import Config
 from dmnotid.errors import DmnotidError, UsageError, show_time
 from dmnotid.policy.addresses import show_address
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_destination(parser.add_argument_group("destination"))
     _add_server(parser.add_argument_group("server"))
     package = parser.add_argument_group("notification")
-    ids = "first NOTIFICATION-ID, decimal or 0x (default: the one after the last that this user sent for the server)"
+    ids = "first NOTIFICATION-ID, decimal or 0x (default: a random one, then the one after the last for the server)"
     parse_id = partial(parse_number, lowest=0, highest=MAX_NOTIFICATION_ID)
     package.add_argument("--id", type=parse_id, metavar="N", help=ids)
     add_option_arguments(package)
@@ -113,7 +116,11 @@ def _encode_header(text: str) -> bytes:
 
 def main(arguments: argparse.Namespace) -> int:
     """Build and send (or print) every datagram; 1 if one can't be built or sent."""
-    server_id, secret = _server_and_secret(arguments)
+    config = None
+    if arguments.config is not None:
+        # First without any secret, for those of other servers may be unreadable here.
+        config = load_config(arguments.config, os.environ, wanted=lambda *_: False)
+    server_id, secret = _server_and_secret(arguments, config)
     order = Order(
         server_id=None if arguments.no_server_id else server_id,
         secret=secret,
@@ -137,15 +144,14 @@ def main(arguments: argparse.Namespace) -> int:
         for notification_id in _paced(first, arguments.count, None):
             print(order.build(notification_id).hex())
         return EXIT_OK
-    return _send_all(order, first, arguments)
+    return _send_all(order, first, arguments, config)
 
 
-def _server_and_secret(arguments: argparse.Namespace) -> tuple[str | None, bytes | None]:
+def _server_and_secret(arguments: argparse.Namespace, config: Config | None) -> tuple[str | None, bytes | None]:
     server_id: str | None = arguments.server
     secret: bytes | None = None
-    if arguments.config is not None:
-        # First without any secret, for those of other servers may be unreadable here.
-        server = find_server(load_config(arguments.config, os.environ, wanted=lambda *_: False), server_id)
+    if config is not None:
+        server = find_server(config, server_id)
         server_id, secret = server.id, server.secret
         if secret is not None and arguments.secret_file is None and not arguments.unsigned:
             secret = _configured_secret(arguments.config, server.id)
@@ -179,7 +185,7 @@ def _read_secret(file: Path) -> bytes:
     return secret
 
 
-def _send_all(order: Order, first: int, arguments: argparse.Namespace) -> int:
+def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: Config | None) -> int:
     host, port = arguments.to
     try:
         with _connect(host, port) as sock:
@@ -190,6 +196,7 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace) -> int:
                     peer = show_address(*sock.getpeername()[:2])
                     print(f"sent {len(datagram)} octets to {peer}: {_describe(order, notification_id)}")
             _raise_pending(sock)
+            is_local = _is_local(sock)
     except (OSError, UnicodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else f"not a host name: {error}"
         print(f"dmnotid send: {show_address(host, port)}: {problem}", file=sys.stderr)
@@ -197,7 +204,26 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace) -> int:
     if arguments.count > SHOWN:
         last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
         print(f"sent {arguments.count} datagrams in all, NOTIFICATION-ID {first} to {last}")
+    if config is not None and is_local:
+        _warn_of_used_ids(first, arguments, config)
     return EXIT_OK
+
+
+def _warn_of_used_ids(first: int, arguments: argparse.Namespace, config: Config) -> None:
+    server = find_server(config, arguments.server)
+    if server.require_digest and (arguments.unsigned or arguments.secret_file is not None):
+        return
+    ids = f"{arguments.count} NOTIFICATION-IDs" if arguments.count > 1 else f"NOTIFICATION-ID {first}"
+    print(
+        f"A daemon with {config.file} remembers {ids} of {server.id!r} for {spell(config.remember)}"
+        " (duplicates.remember): until then it discards a notification of the real server with the same id."
+    )
+
+
+def _is_local(sock: socket.socket) -> bool:
+    """Return whether a connected socket leads to this machine: the kernel sends to an own address from that address."""
+    peer = sock.getpeername()[0]
+    return bool(ip_address(peer.partition("%")[0]).is_loopback) or peer == sock.getsockname()[0]
 
 
 def _connect(host: str, port: int) -> socket.socket:
@@ -238,8 +264,9 @@ def _paced(first: int, count: int, rate: float | None) -> Iterator[int]:
 def next_ids(server_id: str, count: int) -> int:
     """Take `count` NOTIFICATION-IDs for a server from this user's counter, and return the first.
 
-    The counter is a small file in $XDG_STATE_HOME. If it can't be used, a warning goes to standard error, and the ids
-    start at a random one.
+    The counter is a small file in $XDG_STATE_HOME. It begins at a random id, because the low ones are those that a real
+    server is likely to use next. If the file can't be used, a warning goes to standard error, and each call begins at a
+    random id.
     """
     file = Path("sent-ids.json")
     try:
@@ -251,7 +278,11 @@ def next_ids(server_id: str, count: int) -> int:
             return _count_up(counter, server_id, count)
     except OSError as error:
         print(f"dmnotid send: ids are not counted, {file}: {error.strerror}", file=sys.stderr)
-        return random.randrange(MAX_NOTIFICATION_ID + 1)  # noqa: S311 - not a secret, only rarely the same
+        return _random_id()
+
+
+def _random_id() -> int:
+    return random.randrange(MAX_NOTIFICATION_ID + 1)  # noqa: S311 - not a secret, only rarely the same
 
 
 def _state_home() -> Path:
@@ -265,10 +296,10 @@ def _state_home() -> Path:
 def _count_up(counter: TextIO, server_id: str, count: int) -> int:
     try:
         known = json.loads(counter.read() or "{}")
-        first = int(known.get(server_id, 0)) + 1
+        first = int(known.get(server_id, _random_id())) + 1
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         # The file was cut off or edited: start again.
-        known, first = {}, 1
+        known, first = {}, _random_id()
     known[server_id] = (first + count - 1) & MAX_NOTIFICATION_ID
     counter.truncate(0)
     json.dump(known, counter)

@@ -38,7 +38,7 @@ def test_problem_of_a_configuration_is_an_error_in_the_systemd_journal(tmp_path:
         about = os.fstat(theirs.fileno())
         environ = os.environ | {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}
         command = [*PROGRAM, "run", "--config", str(config)]
-        done = subprocess.run(command, env=environ, stdout=theirs, stderr=theirs, check=False)
+        done = subprocess.run(command, env=environ, stdout=theirs.fileno(), stderr=theirs.fileno(), check=False)
         lines = ours.recv(65_536).decode().splitlines()
     assert done.returncode == 78
     assert [line.partition(":")[0] for line in lines] == [f"<3>{config}"] * 2

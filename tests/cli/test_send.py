@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -439,37 +440,49 @@ def counter(tmp_path: Path) -> Path:
     return tmp_path / "xdg" / "dmnotid" / "sent-ids.json"
 
 
+def following(first: int, count: int) -> list[int]:
+    """Return the ids after `first`, which wrap at 16 bits."""
+    return [first + number & 0xFFFF for number in range(1, count + 1)]
+
+
 def test_ids_count_up_for_each_server(capsys: pytest.CaptureFixture[str]) -> None:
     """5.1.4."""
 
     def taken(server: str, *words: str) -> list[int]:
         return ids(["--unsigned", "--server", server, *words], capsys)
 
-    assert taken("a") == [1]
-    assert taken("a") == [2]
-    assert taken("b", "--count", "3") == [1, 2, 3]
-    assert taken("a", "--count", "2") == [3, 4]
-    assert taken("b") == [4]
-    assert ids(["--unsigned", "--no-server-id"], capsys) == [1]
+    (a,) = taken("a")
+    assert taken("a") == following(a, 1)
+    b, *others = taken("b", "--count", "3")
+    assert others == following(b, 2)
+    assert taken("a", "--count", "2") == following(a + 1, 2)
+    assert taken("b") == following(b + 2, 1)
+
+
+def test_first_id_is_random(capsys: pytest.CaptureFixture[str]) -> None:
+    """A real server is likely to count up from a low id: a test must not use up its next ones."""
+    first = [ids(["--unsigned", "--server", f"server-{number}"], capsys)[0] for number in range(8)]
+    assert len(set(first)) > 4
+    assert max(first) > 1_000
 
 
 def test_ids_count_up_without_server_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The device finds the server by its secret, and remembers the id for it all the same (5.1.4)."""
     words = ["--config", str(write_config(tmp_path))]
-    assert ids([*words, "--count", "2"], capsys) == [1, 2]
-    assert ids([*words, "--no-server-id"], capsys) == [3]
-    assert ids(words, capsys) == [4]
+    first, second = ids([*words, "--count", "2"], capsys)
+    assert [second] == following(first, 1)
+    assert ids([*words, "--no-server-id"], capsys) == following(second, 1)
+    assert ids(words, capsys) == following(second + 1, 1)
 
 
 def test_ids_count_up_across_processes() -> None:
-    taken = [dmnotid("send", *UNSIGNED, "--print").out[12:20] for _ in range(3)]
-    assert taken == ["20800001", "20800002", "20800003"]
+    first, *others = (int(dmnotid("send", *UNSIGNED, "--print").out[16:20], 16) for _ in range(3))
+    assert others == following(first, 2)
 
 
 def test_given_id_is_not_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert ids([*UNSIGNED, "--id", "65534", "--count", "4"], capsys) == [65534, 65535, 0, 1]
     assert not counter(tmp_path).exists()
-    assert ids(UNSIGNED, capsys) == [1]
 
 
 def test_ids_start_again_after_the_highest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -496,7 +509,7 @@ def test_counter_is_in_the_home_directory_without_xdg(
         else:
             monkeypatch.setenv("XDG_STATE_HOME", setting)
         ids(UNSIGNED, capsys)
-    assert json.loads((tmp_path / ".local/state/dmnotid/sent-ids.json").read_text()) == {SERVER_ID: 2}
+    assert json.loads((tmp_path / ".local/state/dmnotid/sent-ids.json").read_text()).keys() == {SERVER_ID}
 
 
 def test_concurrent_calls_take_different_ids() -> None:
@@ -506,7 +519,7 @@ def test_concurrent_calls_take_different_ids() -> None:
     ]
     lines = [line for call in calls for line in call.communicate(timeout=PATIENCE)[0].splitlines()]
     taken = [decode_notification(decode_push(bytes.fromhex(line)).body).notification_id for line in lines]
-    assert sorted(taken) == list(range(1, 121))
+    assert len(set(taken)) == 120
 
 
 def test_call_waits_while_another_counts(tmp_path: Path) -> None:
@@ -530,15 +543,16 @@ def test_call_waits_while_another_counts(tmp_path: Path) -> None:
 def test_corrupt_counter_starts_again(content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     counter(tmp_path).parent.mkdir(parents=True)
     counter(tmp_path).write_bytes(content)
-    assert ids(UNSIGNED, capsys) == [1]
-    assert ids(UNSIGNED, capsys) == [2]
+    (first,) = ids(UNSIGNED, capsys)
+    assert ids(UNSIGNED, capsys) == following(first, 1)
 
 
 @pytest.mark.parametrize("content", [b'{"dm.example.com": 1e999}', b"[" * 100_000], ids=["infinite", "deep"])
 def test_hostile_counter_starts_again(content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     counter(tmp_path).parent.mkdir(parents=True)
     counter(tmp_path).write_bytes(content)
-    assert ids(UNSIGNED, capsys) == [1]
+    (first,) = ids(UNSIGNED, capsys)
+    assert ids(UNSIGNED, capsys) == following(first, 1)
 
 
 def test_id_is_random_if_the_counter_can_not_be_used(
@@ -596,6 +610,39 @@ def test_sent_datagram_is_the_printed_one(
         f"SERVER-ID '{SERVER_ID}', signed as of 2025-01-01T00:00:00Z\n",
         "",
     )
+
+
+USED_UP: Final = (
+    "A daemon with {config} remembers {ids} of 'dm.example.com' for {remember} (duplicates.remember): until then it "
+    "discards a notification of the real server with the same id.\n"
+)
+
+
+@pytest.mark.parametrize("local", ["127.0.0.1", "::1", "localhost"])
+def test_send_to_this_machine_says_how_long_the_id_is_used_up(
+    local: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path, more="duplicates: {remember: 9d}\n"))
+    family, _, _, _, address = socket.getaddrinfo(local, 0, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind(address)
+        host = f"[{local}]" if ":" in local else local
+        words = ["--config", config, "--to", f"{host}:{sock.getsockname()[1]}"]
+        one, twelve = run([*words, "--id", "7"], capsys).out, run([*words, "--count", "12"], capsys).out
+    assert one.endswith("\n" + USED_UP.format(config=config, ids="NOTIFICATION-ID 7", remember="9d"))
+    assert twelve.endswith("\n" + USED_UP.format(config=config, ids="12 NOTIFICATION-IDs", remember="9d"))
+
+
+@pytest.mark.parametrize("words", [["--unsigned"], ["--secret-file", "SECRET"]])
+def test_send_without_the_configured_secret_uses_up_no_id(
+    words: list[str], receiver: socket.socket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "another"
+    secret.write_text("another secret")
+    words = [str(secret) if word == "SECRET" else word for word in words]
+    done = run(["--config", str(write_config(tmp_path)), *words, *to(receiver)], capsys)
+    assert done.status == 0
+    assert "duplicates.remember" not in done.out
 
 
 @pytest.mark.parametrize(
