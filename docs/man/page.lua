@@ -29,8 +29,12 @@ local PAGES = {
   },
 }
 
--- Everything that no page is made of.
-local DOCUMENTS = "/usr/share/doc/dmnotid"
+-- The files that the pages name, as the Debian package installs them; systemd/install puts its own places there.
+local DOCUMENTS = "/usr/share/doc/dmnotid/"
+local INSTALLED = {
+  ["config/dmnotid.yaml"] = "/etc/dmnotid/dmnotid.yaml",
+  ["config/dmnotid.schema.json"] = "/usr/share/dmnotid/dmnotid.schema.json",
+}
 
 local function base(path)
   return path:match("[^/]*$")
@@ -57,7 +61,8 @@ function Inlines(inlines)
       begin = ends_word(inline) and #made + 1 or begin
     else
       local words = pandoc.List()
-      for word in inline.text:gmatch("%S+") do
+      local text = INSTALLED[inline.text] or inline.text
+      for word in text:gmatch("%S+") do
         if #words > 0 then
           words:extend({ pandoc.Space(), WHOLE })
         end
@@ -88,11 +93,14 @@ function Link(link)
   if place == target then
     place = "docs/" .. target
   end
+  local installed = { WHOLE, pandoc.Emph(INSTALLED[place] or DOCUMENTS .. place) }
   if stringify(link.content) == base(place) then
-    return pandoc.Emph(place)
+    return installed
   end
   local said = pandoc.List(link.content)
-  said:extend({ pandoc.Str(" ("), pandoc.Emph(place), pandoc.Str(")") })
+  said:extend({ pandoc.Str(" (") })
+  said:extend(installed)
+  said:extend({ pandoc.Str(")") })
   return said
 end
 
@@ -200,10 +208,6 @@ function Pandoc(document)
   end
   blocks:insert(section("SEE ALSO"))
   blocks:insert(pandoc.Para(Inlines(others)))
-  blocks:insert(pandoc.Para({
-    pandoc.Str("What is named "), pandoc.Emph("docs/"), pandoc.Str("… here comes with dmnotid: in "),
-    pandoc.Emph(DOCUMENTS), pandoc.Str(" where the Debian package is installed."),
-  }))
 
   return pandoc.Pandoc(blocks, pandoc.Meta({
     title = page.name,

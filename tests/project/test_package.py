@@ -24,6 +24,43 @@ def test_the_package_depends_on_what_the_program_requires() -> None:
     assert depends == {names.get(name, name): version for name, version in required}
 
 
+def test_the_preset_disables_every_unit_that_can_be_enabled() -> None:
+    units = [path.name for path in (PROJECT / "systemd").iterdir() if "\n[Install]\n" in path.read_text()]
+    preset = (PROJECT / "systemd/90-dmnotid.preset").read_text()
+    assert sorted(re.findall(r"(?m)^disable (.*)$", preset)) == sorted(units)
+
+
+def starts(unit: str, within: float) -> int:
+    """Return how often systemd 254 and later starts a service that always fails at once (systemd.service(5))."""
+    steps, pause = int(setting(unit, "RestartSteps")), float(setting(unit, "RestartSec").removesuffix("s"))
+    longest = float(setting(unit, "RestartMaxDelaySec").removesuffix("min")) * 60
+    count, at = 1, 0.0
+    while (at := at + pause * (longest / pause) ** (min(count - 1, steps) / steps)) <= within:
+        count += 1
+    return count
+
+
+def setting(unit: str, name: str) -> str:
+    """Return a setting of a unit, which has it once."""
+    (value,) = re.findall(rf"(?m)^{name}=(.*)$", (PROJECT / "systemd" / unit).read_text())
+    return str(value)
+
+
+def test_a_service_that_always_fails_is_started_15_times_in_its_first_hour() -> None:
+    assert starts("dmnotid.service", within=3_600) == 15
+    # Before systemd 254 the pause stays as it is.
+    assert 60 / float(setting("dmnotid.service", "RestartSec").removesuffix("s")) <= 12
+
+
+@pytest.mark.parametrize("unit", ["dmnotid.service", "dmnotid-session@.service"])
+def test_no_core_dump_has_the_secrets_of_a_service(unit: str) -> None:
+    assert setting(unit, "LimitCORE") == "0"
+
+
+def test_the_service_starts_after_the_clock_was_set() -> None:
+    assert "time-set.target" in setting("dmnotid.service", "After").split()
+
+
 @pytest.fixture(scope="module")
 def contents(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unpacked = tmp_path_factory.mktemp("contents")
@@ -43,6 +80,11 @@ def test_what_lies_where(contents: Path) -> None:
     assert pages == {"dmnotid.8.gz", "dmnotid.yaml.5.gz", "dmnotid-hook.7.gz"}
     assert (contents / "usr/bin/dmnotid").stat().st_mode & stat.S_IXOTH
     assert {path.name for path in (contents / "usr/lib/python3/dist-packages/dmnotid").iterdir()} >= {"cli", "py.typed"}
+    documents = contents / "usr/share/doc/dmnotid"
+    for name in ("CHANGELOG.md", "README.md", "docs/install.md", "docs/journal.md"):
+        assert (documents / name).read_bytes() == (PROJECT / name).read_bytes()
+    preset = "90-dmnotid.preset"
+    assert (contents / "lib/systemd/system-preset" / preset).read_bytes() == (PROJECT / "systemd" / preset).read_bytes()
     users = PROJECT / "systemd/dmnotid.sysusers"
     assert (contents / "usr/lib/sysusers.d/dmnotid.conf").read_bytes() == users.read_bytes()
 

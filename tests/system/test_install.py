@@ -144,7 +144,7 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
     assert {debian.path / "srv/sources" / path.relative_to(sources) for path in before} == set(
         (debian.path / "srv/sources").rglob("*")
     )
-    assert debian.run("/usr/local/sbin/dmnotid", "--version") == f"dmnotid {dmnotid.__version__}\n"
+    assert debian.run("/usr/local/bin/dmnotid", "--version") == f"dmnotid {dmnotid.__version__}\n"
     debian.run("getent", "passwd", *USERS)
     assert enabled(debian) == []
     assert lacks_only_servers(debian, "/opt/dmnotid/bin/dmnotid")
