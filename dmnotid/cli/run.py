@@ -18,9 +18,6 @@ from dmnotid.host.trust import check_trusted_path
 
 DEFAULT_CONFIG: Final = Path("/etc/dmnotid/dmnotid.yaml")
 
-SHOWN: Final = 2
-"""Number of problems of a configuration that a service reports: it is restarted, and reports them each time."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid run`."""
@@ -60,13 +57,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _report(error: ConfigError, manager: Manager) -> None:
-    """Print the problems; a service, which systemd starts again and again, reports the first ones only."""
-    problems = list(map(str, error.problems))
-    if manager.listens and len(problems) > SHOWN:
-        problems[SHOWN:] = [f"{len(problems) - SHOWN} more problems: dmnotid check shows them"]
-    for problem in problems:
-        print_problem(problem)
-    manager.status(f"configuration: {problems[0]}")
+    """Print the problems; a service, which systemd starts again and again, prints one line."""
+    first, *others = map(str, error.problems)
+    more = f" (and {len(others)} more: dmnotid check shows them)" if others else ""
+    print_problem(f"{first}{more}" if manager.listens else error)
+    manager.status(f"configuration: {first}{more}")
 
 
 def configure_log(config: Config) -> None:

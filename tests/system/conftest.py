@@ -19,6 +19,9 @@ from tests.system.machine import Machine, make_root, why_not
 OWN_ROOT: Final = "DMNOTID_TEST_ROOT"
 """Environment variable: a directory for the root, made if it is missing and kept, which saves half a minute."""
 
+LATER: Final = "trixie"
+"""A release whose systemd differs from that of Debian 12 where the documents say so."""
+
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     """Turn a termination into an interrupt, so that fixtures clean up."""
@@ -48,9 +51,9 @@ def _base_root() -> Iterator[Path]:
         yield Path(directory, "root")
 
 
-def _make_root(root: Path) -> None:
+def _make_root(root: Path, release: str = "") -> None:
     try:
-        make_root(root)
+        make_root(root, release)
     except OSError as error:
         pytest.skip(f"needs the packages of Debian: {str(error).strip()[-300:]}")
 
@@ -61,13 +64,17 @@ def device_root(base_root: Path, package: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="dmnotid-root-") as directory:
         root = Path(directory, "root")
         subprocess.run(["cp", "--archive", "--reflink=auto", base_root, root], check=True)
-        shutil.copy(package, root / "tmp/dmnotid.deb")
-        done = subprocess.run(
-            ["chroot", root, "dpkg", "--install", "/tmp/dmnotid.deb"],  # noqa: S108 - in there
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        _install(package, root)
         yield root
+
+
+def _install(package: Path, root: Path) -> None:
+    shutil.copy(package, root / "tmp/dmnotid.deb")
+    done = subprocess.run(
+        ["chroot", root, "dpkg", "--install", "/tmp/dmnotid.deb"],  # noqa: S108 - in there
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -104,4 +111,27 @@ def device(device_machine: Machine) -> Iterator[Device]:
     yield device
     # pytest shows it if the test failed.
     print(device_machine.attempt("journalctl", "--lines=60", "--output=short-precise").stdout)  # noqa: T201
+    device.reset()
+
+
+@pytest.fixture(scope="session")
+def later_machine(package: Path) -> Iterator[Machine]:
+    """A booted Debian 13, which has systemd 257, with dmnotid's package."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="dmnotid-root-") as directory:
+        root = Path(directory, "root")
+        _make_root(root, LATER)
+        _install(package, root)
+        with Machine(root) as machine:
+            yield machine
+
+
+@pytest.fixture
+def later_device(later_machine: Machine) -> Iterator[Device]:
+    """dmnotid in that machine, as `device`."""
+    device = Device(later_machine)
+    device.configure()
+    yield device
+    print(later_machine.attempt("journalctl", "--lines=60", "--output=short-precise").stdout)  # noqa: T201
     device.reset()

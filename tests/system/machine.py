@@ -116,13 +116,13 @@ def why_not() -> str:
     return ""
 
 
-def make_root(root: Path) -> None:
+def make_root(root: Path, release: str = "") -> None:
     """Make a small Debian in an empty directory, from the sources, keys and proxies of this machine's own apt.
 
-    It is of this machine's release, for its sources say which. Raises OSError with what mmdebstrap says.
+    It is of this machine's release, as its sources are, or of another one. Raises OSError with mmdebstrap's error.
     """
     try:
-        _bootstrap(root)
+        _bootstrap(root, release)
     except BaseException:
         shutil.rmtree(root, ignore_errors=True)  # half of one must not pass for one
         raise
@@ -135,17 +135,18 @@ def make_root(root: Path) -> None:
     journald.write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n")
 
 
-def _bootstrap(root: Path) -> None:
+def _bootstrap(root: Path, release: str) -> None:
     apt = Path("/etc/apt")
-    sources = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list")), *apt.glob("sources.list.d/*.sources")]
+    own = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list")), *apt.glob("sources.list.d/*.sources")]
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as options:
         # Proxies, time-outs and the like. Directories aren't in it: those are to be the new root's.
         options.write(subprocess.run(["apt-config", "dump", "Acquire"], **_CAPTURED, check=True).stdout)
         options.flush()
         done = subprocess.run(
             ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(PACKAGES)}",
-             f"--aptopt={options.name}", "--dpkgopt=force-unsafe-io", "", root,
-             *(file for file in sources if file.is_file() and file.stat().st_size)],
+             f"--aptopt={options.name}", "--dpkgopt=force-unsafe-io", release, root,
+             # mmdebstrap knows the sources of a release.
+             *(file for file in own if not release and file.is_file() and file.stat().st_size)],
             **_CAPTURED, check=False,
         )  # fmt: skip
     if done.returncode:

@@ -44,6 +44,32 @@ def test_another_secret_is_taken_up_by_a_restart(device: Device) -> None:
     device.wait_run(1)
 
 
+def reload_with_another_credential(device: Device) -> None:
+    """Change the file of LoadCredential= under a running daemon, and reload it."""
+    device.machine.write("/etc/secrets/dm", "a former one, 16 octets", mode=0o600)
+    device.configure(servers=SERVERS)
+    device.drop_in("[Service]\nLoadCredential=dm:/etc/secrets/dm\n")
+    device.start()
+    device.machine.write("/etc/secrets/dm", SECRET, mode=0o600)
+    device.run("systemctl", "reload", "dmnotid.service")
+    device.wait_record("configuration reloaded")
+    device.send(notification(1))
+
+
+def test_credential_that_changed_is_read_at_a_reload_with_systemd_252(device: Device) -> None:
+    """docs/install.md: systemd passes credentials to the command of ExecReload=, and by that to the daemon."""
+    reload_with_another_credential(device)
+    device.wait_run(1)
+
+
+def test_credential_that_changed_is_not_read_at_a_reload_with_systemd_257(later_device: Device) -> None:
+    reload_with_another_credential(later_device)
+    assert later_device.wait_record("datagram discarded")["reason"] == "digest-mismatch"
+    later_device.run("systemctl", "restart", "dmnotid.service")
+    later_device.send(notification(1))
+    later_device.wait_run(1)
+
+
 def test_no_start_without_the_credential(device: Device) -> None:
     device.configure(servers=SERVERS)
     assert device.machine.attempt("systemctl", "start", "dmnotid.service").returncode != 0
