@@ -1,1 +1,1 @@
-"""What docs/performance.md comes from: `python -m benchmarks`, and two measurements of their own beside it."""
+"""The figures of docs/performance.md (`.venv/bin/python -m benchmarks`), and two measurements of their own."""

@@ -1,4 +1,4 @@
-"""Measures, prints a table, and writes docs/performance.md: `python -m benchmarks`, from the top of the repository.
+"""Measures, prints a table, and writes docs/performance.md: `.venv/bin/python -m benchmarks`, in the repository.
 
 Needs root, a C compiler and snmptrapd. No other program should run meanwhile.
 """
@@ -39,7 +39,7 @@ ROWS: Final[dict[str, Measure]] = {
 
 def main() -> int:
     """Measure the rows of the command line, or all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure how fast dmnotid is.")
+    parser = argparse.ArgumentParser(prog=".venv/bin/python -m benchmarks", description="Measure how fast dmnotid is.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
     parser.add_argument(
         "--short",

@@ -1,4 +1,4 @@
-"""How large the journal's file gets: `python -m benchmarks.journal_size`.
+"""How large the journal's file gets: `.venv/bin/python -m benchmarks.journal_size`.
 
 Ids are 16 bits, so a server has at most 65,536 of them; the last file holds that many.
 """

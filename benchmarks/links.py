@@ -1,6 +1,6 @@
 """How long the kernel's links take to read, and a session to start once its connection is there.
 
-`python -m benchmarks.links`, as root, from the top of the repository: it makes network namespaces of its own.
+`.venv/bin/python -m benchmarks.links`, as root, from the top of the repository: it makes network namespaces of its own.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What a log record costs on its way to the systemd journal: as a line, and with fields that can be searched for.
 
-`python -m benchmarks.log_records`, where a systemd journal runs, from the top of the repository.
+`.venv/bin/python -m benchmarks.log_records`, where a systemd journal runs, from the top of the repository.
 """
 
 import os

@@ -30,10 +30,11 @@ def test_the_preset_disables_every_unit_that_can_be_enabled() -> None:
     assert sorted(re.findall(r"(?m)^disable (.*)$", preset)) == sorted(units)
 
 
-def starts(unit: str, within: float) -> int:
+def starts(within: float) -> int:
     """Return how often systemd 254 and later starts a service that always fails at once (systemd.service(5))."""
-    steps, pause = int(setting(unit, "RestartSteps")), float(setting(unit, "RestartSec").removesuffix("s"))
-    longest = float(setting(unit, "RestartMaxDelaySec").removesuffix("min")) * 60
+    pause = float(setting("dmnotid.service", "RestartSec").removesuffix("s"))
+    steps = int(setting("restart-steps.conf", "RestartSteps"))
+    longest = float(setting("restart-steps.conf", "RestartMaxDelaySec").removesuffix("min")) * 60
     count, at = 1, 0.0
     while (at := at + pause * (longest / pause) ** (min(count - 1, steps) / steps)) <= within:
         count += 1
@@ -47,7 +48,7 @@ def setting(unit: str, name: str) -> str:
 
 
 def test_a_service_that_always_fails_is_started_15_times_in_its_first_hour() -> None:
-    assert starts("dmnotid.service", within=3_600) == 15
+    assert starts(within=3_600) == 15
     # Before systemd 254 the pause stays as it is.
     assert 60 / float(setting("dmnotid.service", "RestartSec").removesuffix("s")) <= 12
 
@@ -74,7 +75,7 @@ def test_what_lies_where(contents: Path) -> None:
     assert {unit.name for unit in (contents / "lib/systemd/system").iterdir()} == units
     for unit in units:
         assert (contents / "lib/systemd/system" / unit).read_bytes() == (PROJECT / "systemd" / unit).read_bytes()
-    shared = {"handoff.conf", "notify-reload.conf", "dmnotid.schema.json"}
+    shared = {"handoff.conf", "notify-reload.conf", "restart-steps.conf", "dmnotid.schema.json"}
     assert {file.name for file in (contents / "usr/share/dmnotid").iterdir()} == shared
     pages = {page.name for page in (contents / "usr/share/man").rglob("*.gz")}
     assert pages == {"dmnotid.8.gz", "dmnotid.yaml.5.gz", "dmnotid-hook.7.gz"}
@@ -157,7 +158,9 @@ def test_the_build_leaves_the_sources_alone_and_needs_no_repository(package: Pat
 
 @pytest.mark.system
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
-@pytest.mark.parametrize("script", ["systemd/install", "debian/dmnotid.prerm", "debian/dmnotid.postrm"])
+@pytest.mark.parametrize(
+    "script", ["systemd/install", "debian/dmnotid.postinst", "debian/dmnotid.prerm", "debian/dmnotid.postrm"]
+)
 def test_shellcheck_has_nothing_to_say(script: str) -> None:
     done = subprocess.run(["shellcheck", PROJECT / script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -1,4 +1,4 @@
-"""Kill the daemon at any moment, again and again: `python -m tests.proofs.crash --rounds 5000 --seed 7`.
+"""Kill the daemon at any moment, again and again: `.venv/bin/python -m tests.proofs.crash --rounds 5000 --seed 7`.
 
 A real daemon with a slow hook gets notifications of several servers, is killed with SIGKILL, and is started again on
 the same state directory. The moments are drawn from all of its life: before it is ready, at any time, within a few

@@ -1,4 +1,4 @@
-"""Cut the power at any moment: `python -m tests.proofs.power_cut --cuts 1000 --seed 7`.
+"""Cut the power at any moment: `.venv/bin/python -m tests.proofs.power_cut --cuts 1000 --seed 7`.
 
 strace records a real daemon at work: every system call that changes its state directory, in one sequence with the lines
 of its log, which show what it had promised by then. The recording is played onto a modelled disk up to random points;

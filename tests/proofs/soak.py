@@ -1,6 +1,6 @@
 """Minutes of mixed traffic against a real `dmnotid run`, measured from outside.
 
-    python -m tests.proofs.soak --seconds 600
+    .venv/bin/python -m tests.proofs.soak --seconds 600
 
 New notifications whose hooks end in every way there is, repeats, forgeries, stale ones and junk, while SIGHUP brings
 another configuration every few seconds, good and bad in turn. At the end of the first minute and at the very end the

@@ -115,23 +115,22 @@ def device(device_machine: Machine) -> Iterator[Device]:
 
 
 @pytest.fixture(scope="session")
-def later_machine(package: Path) -> Iterator[Machine]:
-    """A booted Debian 13, which has systemd 257, with dmnotid's package."""
+def later_root(package: Path) -> Iterator[Path]:
+    """A Debian 13, which has systemd 257, with dmnotid's package."""
     if reason := why_not():
         pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="dmnotid-root-") as directory:
         root = Path(directory, "root")
         _make_root(root, LATER)
         _install(package, root)
-        with Machine(root) as machine:
-            yield machine
+        yield root
 
 
 @pytest.fixture
-def later_device(later_machine: Machine) -> Iterator[Device]:
-    """dmnotid in that machine, as `device`."""
-    device = Device(later_machine)
-    device.configure()
-    yield device
-    print(later_machine.attempt("journalctl", "--lines=60", "--output=short-precise").stdout)  # noqa: T201
-    device.reset()
+def later_device(later_root: Path) -> Iterator[Device]:
+    """dmnotid in a booted machine with systemd 257, as `device`."""
+    with Machine(later_root) as machine:
+        device = Device(machine)
+        device.configure()
+        yield device
+        print(machine.attempt("journalctl", "--lines=60", "--output=short-precise").stdout)  # noqa: T201

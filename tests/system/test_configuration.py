@@ -54,7 +54,7 @@ def test_a_bad_configuration_costs_few_starts_and_lines_and_no_datagram(device: 
     own = [entry.fields for entry in device.log("_SYSTEMD_UNIT=dmnotid.service")]
     assert [fields["PRIORITY"] for fields in own] == ["3"] * len(times)
     assert str(own[0]["MESSAGE"]).startswith(f"{CONFIG}:")
-    assert len(device.log("--priority=warning")) == 3 * len(times)
+    assert len(device.log("--priority=warning")) <= 3 * len(times)
 
     device.configure()
     device.wait_run(1)

@@ -132,6 +132,19 @@ def test_a_session_is_handed_over(device: Device) -> None:
     assert not device.processes_of("dmnotid-session")
 
 
+def test_steps_of_the_installation_page_hand_sessions_over(device: Device) -> None:
+    """The socket of the sessions is there before `check` and the daemon look for it."""
+    hand_over(device)
+    device.write_hook(runs=f"{SESSION_STATE}/runs")
+    device.run("systemctl", "enable", "--now", "dmnotid-session.socket")
+    device.run("systemctl", "try-restart", "dmnotid.service")
+    assert not device.is_active()
+    device.run("runuser", "-u", "dmnotid", "--", "dmnotid", "check")
+    device.run("systemctl", "enable", "--now", "dmnotid.service")
+    device.send(notification(1))
+    device.wait_run(1, file=f"{SESSION_STATE}/runs")
+
+
 def test_a_session_has_limits_of_its_own(device: Device) -> None:
     """One that hangs is ended by systemd, and is told of as failed; the daemon's time-out is far away."""
     hand_over(device)
