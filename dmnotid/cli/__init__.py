@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from dmnotid.cli.parser import build_parser
-from dmnotid.cli.process import EXIT_INTERRUPTED, EXIT_PROBLEM, print_problem
+from dmnotid.cli.process import EXIT_INTERRUPTED, EXIT_PROBLEM, print_error
 from dmnotid.errors import DmnotidError, UsageError
 
 _STANDARD_ERROR: Final = 2
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             status = _run(words)
         except DmnotidError as error:
-            print_problem(error)
+            print_error(error)
             status = EXIT_PROBLEM
         finally:
             # Flush also when --help or --version raises SystemExit: a write error must be seen here, not at exit.
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_PROBLEM
     except OSError as error:
         _discard_output()
-        print_problem(f"dmnotid: {error}")
+        print_error(f"dmnotid: {error}")
         return EXIT_PROBLEM
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

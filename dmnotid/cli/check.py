@@ -8,7 +8,6 @@ import os
 import pwd
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
-from dmnotid.cli.process import print_problem as print_error
+from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, WARNING, operator_environ, print_error
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
@@ -117,9 +115,9 @@ def _check(arguments: argparse.Namespace, environ: Mapping[str, str], user: pwd.
     state_made = not os.path.lexists(config.state) and _is_made_by_systemd(config.state)
     if not arguments.quiet:
         for warning in config.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print_error(f"warning: {warning}", WARNING)
         if passed and config.listen_given:
-            print("warning: listen: is ignored, because dmnotid.socket passes its sockets", file=sys.stderr)
+            print_error("warning: listen: is ignored, because dmnotid.socket passes its sockets", WARNING)
         print(f"{config.file}: well-formed" + ("" if user is None else f" (checked for the user {user.pw_name})"))
         for line in summary(config, problem, passed, secrets_read=not skip, state_made=state_made):
             print(line)

@@ -1,8 +1,8 @@
 """What `check` and `test-hook` both report: whether the hook could be started, in lines with a title."""
 
-import sys
 from collections.abc import Iterable, Iterator
 
+from dmnotid.cli.process import print_error
 from dmnotid.config.values import HookConfig
 from dmnotid.errors import HookError
 from dmnotid.hook.startable import check_hook
@@ -25,7 +25,7 @@ def describe_problem(problem: HookError | None) -> str:
 def print_problem(hook: HookConfig, problem: HookError) -> None:
     """Print the consequence on standard error."""
     key = "hook.command" if hook.socket is None else "hook.socket"
-    print(f"{key}: {_state(problem)}, so no session would start: {problem}", file=sys.stderr)
+    print_error(f"{key}: {_state(problem)}, so no session would start: {problem}")
 
 
 def _state(problem: HookError) -> str:

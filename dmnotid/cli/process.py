@@ -20,7 +20,7 @@ WARNING: Final = 4
 _STANDARD_ERROR: Final = 2
 
 
-def print_problem(text: object, level: int = ERROR) -> None:
+def print_error(text: object, level: int = ERROR) -> None:
     """Print lines on standard error; if that is the systemd journal, each gets a level (sd-daemon(3))."""
     prefix = f"<{level}>" if leads_to_journal(_STANDARD_ERROR, os.environ.get("JOURNAL_STREAM")) else ""
     for line in str(text).splitlines():

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from dmnotid.cli.process import EXIT_CONFIG, EXIT_OK, EXIT_PROBLEM, print_problem
+from dmnotid.cli.process import EXIT_CONFIG, EXIT_OK, EXIT_PROBLEM, print_error
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
@@ -60,7 +60,7 @@ def _report(error: ConfigError, manager: Manager) -> None:
     """Print the problems; a service, which systemd starts again and again, prints one line."""
     first, *others = map(str, error.problems)
     more = f" (and {len(others)} more: dmnotid check shows them)" if others else ""
-    print_problem(f"{first}{more}" if manager.listens else error)
+    print_error(f"{first}{more}" if manager.listens else error)
     manager.status(f"configuration: {first}{more}")
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from dmnotid.cli.process import EXIT_PROBLEM, print_problem
+from dmnotid.cli.process import EXIT_PROBLEM, print_error
 from dmnotid.errors import HookError
 from dmnotid.hook.command import start_command
 from dmnotid.hook.facts import Facts, build_arguments, build_environment, build_input, find_home, from_locale
@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
     except HookError as error:
         code = EXIT_PROBLEM
         # One for the log of this unit; the daemon logs the other, as output before the answer.
-        print_problem(error)
+        print_error(error)
         print(error, flush=True)
     # The command's last line may have no newline; the daemon leaves empty lines out.
     print(f'\n{{"exit": {code}}}')

@@ -30,17 +30,20 @@ def test_all_problems_of_a_configuration_are_named(tmp_path: Path) -> None:
     assert not shows_secret(done.err)
 
 
-def test_problem_of_a_configuration_is_an_error_in_the_systemd_journal(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "status"), [("run", 78), ("check", 1)])
+def test_problem_of_a_configuration_is_an_error_in_the_systemd_journal(
+    command: str, status: int, tmp_path: Path
+) -> None:
     """Standard error of a service is a stream socket, which $JOURNAL_STREAM names."""
     config = write_config(tmp_path, more="listen: 5\nbogus: 1\n")
     ours, theirs = socket.socketpair()
     with ours, theirs:
         about = os.fstat(theirs.fileno())
         environ = os.environ | {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}
-        command = [*PROGRAM, "run", "--config", str(config)]
-        done = subprocess.run(command, env=environ, stdout=theirs.fileno(), stderr=theirs.fileno(), check=False)
+        words = [*PROGRAM, command, "--config", str(config)]
+        done = subprocess.run(words, env=environ, stdout=theirs.fileno(), stderr=theirs.fileno(), check=False)
         lines = ours.recv(65_536).decode().splitlines()
-    assert done.returncode == 78
+    assert done.returncode == status
     assert [line.partition(":")[0] for line in lines] == [f"<3>{config}"] * 2
 
 
