@@ -41,6 +41,7 @@ def parse_address(text: str, default_port: int = WAP_PUSH_PORT) -> tuple[str, in
         colon, port = port[:1], port[1:]
         if not bracket or colon not in {"", ":"}:
             host = ""
+    # Several colons without brackets are an IPv6 address: its last group could be read as a port otherwise.
     elif text.count(":") == 1:
         host, colon, port = text.partition(":")
     if host and not colon:
@@ -58,6 +59,7 @@ def parse_ip(text: str) -> IPv4Address | IPv6Address | None:
     An IPv4-mapped IPv6 address gives None: the endpoint has removed that prefix from the sender of every IPv4 packet,
     so the address may be the forged source of an IPv6 packet.
     """
+    # A network has no zone, so the zone of a link-local address is left out.
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

@@ -8,6 +8,7 @@ from dmnotid.wire.notification import DIGEST_OCTETS, ZERO_DIGEST, Notification, 
 
 def compute_digest(notification: Notification, secret: bytes) -> bytes:
     """Return SHA-256 over the secret and the package, with zeros in place of the digest."""
+    # Over the octets as received, not encoded again: SERVER-ID may not be in NFC, and RESERVED is covered too.
     octets, at = notification.octets, notification.digest_at
     return sha256(secret + octets[:at] + ZERO_DIGEST + octets[at + DIGEST_OCTETS :]).digest()
 

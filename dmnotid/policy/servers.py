@@ -120,9 +120,11 @@ class Servers:
         # The decoder has brought SERVER-ID into NFC.
         if server_id is None:
             return self._find_signer(notification, source) if notification.signed else self._find_unsigned(source)
+        # There is no default server: with one, a stranger could choose which secret is compared.
         server = self._by_id.get(server_id)
         if server is None:
             raise UnknownServer(server_id)
+        # Before any digest: a sender from elsewhere costs no hashing.
         if not server.allows(source):
             raise SourceNotAllowed(source.address, server.id)
         return server

@@ -149,6 +149,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
     unknown: list[tuple[int, bytes]] = []
     number, at = 0, HEADER_OCTETS
     for _ in range(option_count):
+        # Each border is compared with the size before an octet behind it is read.
         start = at + OPTION_HEADER_OCTETS
         if start > size:
             raise Truncated(PACKAGE, "Option", at, f"needs {OPTION_HEADER_OCTETS} octets, {size - at} are left", octets)
@@ -169,6 +170,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
             if number == OPTION_SERVER_ID:
                 server_id = _server_id(value)
             elif number == OPTION_SHA256_DIGEST:
+                # Struct.unpack demands exactly 36 octets. The time is unsigned, and lasts until 2106.
                 sent_at, digest = _SHA256_DIGEST.unpack(value)
                 digest_at = start + TIME_OCTETS
             elif number == OPTION_PREFERRED_CON_TYPE:
@@ -207,6 +209,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
 
 def _short_of_header(octets: bytes) -> DecodeError:
     """Return the error of fewer octets than the header has; VER is checked first, as it needs only one."""
+    # An octet of DM 1.3 must not be reported as a truncated package of this version.
     if octets and octets[0] >> 4 != VERSION:
         return _unsupported_version(octets)
     return Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS} octets, {len(octets)} are left", octets)
@@ -222,6 +225,7 @@ def _unsupported_version(octets: bytes) -> UnsupportedVersion:
 
 def _malformed(number: int, start: int, end: int, caught: Exception, octets: bytes) -> MalformedField:
     """Return the error of an Option Value at the offsets `start` to `end` of the package."""
+    # Most problems concern the value as a whole.
     at, problem = start, str(caught)
     if isinstance(caught, UnicodeDecodeError):
         at, problem = start + caught.start, f"is not UTF-8: {caught.reason}"
@@ -269,11 +273,13 @@ def encode_notification(
     With `sent_at` (and only then) it has a SHA256-DIGEST, of zeros unless `digest` is given; `policy.digest.sign` fills
     it in. Raises ValueError for a value that does not fit its field.
     """
+    # By Option Number, so that the caller's order does not matter.
     values = dict(unknown_options)
     if len(values) < len(unknown_options) or not values.keys().isdisjoint(OPTION_NAMES):
         message = "an unknown Option is given twice, or has the Option Number of a standard one"
         raise ValueError(message)
     if server_id is not None:
+        # Sent in NFC: receivers that do not normalise still find it.
         values[OPTION_SERVER_ID] = normal_server_id(server_id).encode()
     if preferred_connections is not None:
         values[OPTION_PREFERRED_CON_TYPE] = bytes(CONNECTION_TYPES.index(wanted) for wanted in preferred_connections)

@@ -48,6 +48,7 @@ def remembering(count: int) -> Callable[[Callable[[bytes], Decoded]], Callable[[
     """Cache the results of a decoder for the `count` short octets that were decoded last; exceptions are not cached."""
 
     def decorate(decode: Callable[[bytes], Decoded]) -> Callable[[bytes], Decoded]:
+        # A cache keeps its keys: the number of entries alone would not bound the memory.
         remembered = lru_cache(count)(decode)
 
         @wraps(decode)
@@ -85,6 +86,7 @@ def read_text(octets: bytes, at: int, field: str) -> tuple[str, int]:
 
     Raises Truncated without a NUL, and MalformedField for a quote before a character below 128.
     """
+    # find() also answers for an offset after the last octet: text that is missing is truncated like one without NUL.
     end = octets.find(0, at)
     if end < 0:
         raise Truncated(PUSH_PDU, field, at, "the text has no NUL at its end", octets)
@@ -105,6 +107,7 @@ def read_length(octets: bytes, at: int, field: str) -> tuple[int, int]:
     length, start = octets[at], at + 1
     if length == LENGTH_QUOTE:
         length, start = read_uintvar(octets, start, field)
+    # Python integers do not overflow, so this comparison holds for a length of 2^32-1 as well.
     end = start + length
     if end > len(octets):
         raise Truncated(PUSH_PDU, field, at, f"needs {length} octets, {len(octets) - start} are left", octets)
@@ -125,6 +128,7 @@ def read_value(octets: bytes, at: int, field: str) -> tuple[FieldValue, int]:
     if at >= len(octets):
         raise Truncated(PUSH_PDU, field, at, "the value is missing", octets)
     first = octets[at]
+    # The most frequent class first.
     if first >= SHORT_INTEGER:
         return first & 0x7F, at + 1
     if first > LENGTH_QUOTE:
@@ -138,6 +142,7 @@ def encode_uintvar(value: int) -> bytes:
     if not 0 <= value <= MAX_UINTVAR:
         message = f"a uintvar holds 0 to {MAX_UINTVAR}, not {value}"
         raise ValueError(message)
+    # Made from the lowest group on; only the last octet of the result has the highest bit clear.
     groups = [value & 0x7F]
     while value := value >> 7:
         groups.append(value & 0x7F | 0x80)
@@ -198,6 +203,7 @@ def normal_server_id(text: str) -> str:
         message = "is empty"
         raise ValueError(message)
     if not _UNFIT_FOR_SERVER_ID.isdisjoint(text):
+        # By its code: the character itself would break the message as it would break a log line.
         unfit = next(it for it in text if it in _UNFIT_FOR_SERVER_ID)
         message = f"holds U+{ord(unfit):04X}, which no SERVER-ID may hold"
         raise ValueError(message)
@@ -212,6 +218,7 @@ def normal_server_id(text: str) -> str:
     if _longest_run(map(unicodedata.combining, text)) > MAX_COMBINING:
         message = f"has more than {MAX_COMBINING} combining characters in a row"
         raise ValueError(message)
+    # Not NFKC, which would make different ids equal.
     return unicodedata.normalize("NFC", text)
 
 

@@ -129,6 +129,7 @@ def decode_push(
     Raises PushTooLong, NotAPush, PushHeaderTooLong, or a DecodeError with the offset in the datagram; the order of
     these checks is length, Type, HeadersLen, limit, header syntax.
     """
+    # First, because it costs nothing: a stranger chooses the size of what all later checks read.
     if len(datagram) > max_octets:
         raise PushTooLong(max_octets)
     start, body_offset = header_border(datagram)
@@ -154,6 +155,7 @@ def header_border(datagram: bytes) -> tuple[int, int]:
     start = 3
     if length >= SHORT_INTEGER:
         length, start = read_uintvar(datagram, 2, "HeadersLen")
+    # Compared before it is used, as every length from the wire.
     if not length:
         raise Truncated(PUSH_PDU, "HeadersLen", 2, "is 0, and a Content-Type must follow", datagram)
     if length > len(datagram) - start:
@@ -194,6 +196,7 @@ def sms_header_end(datagram: bytes) -> int:
 def decode_header_block(block: bytes) -> PushHeader:
     """Decode the octets that HeadersLen counts; DecodeErrors count their offset from the block's start."""
     content_type, at = decode_content_type(block)
+    # Every field is read, also after the one that matters: a malformed one makes the whole push untrustworthy.
     found = tuple(field.value for field in fields(block, at) if is_application_id(field))
     return PushHeader(content_type, found)
 
@@ -230,6 +233,7 @@ def fields(block: bytes, at: int) -> Iterator[Field]:
     """
     page = DEFAULT_PAGE
     end = len(block)
+    # A generator: `decode` shows the fields before a malformed one.
     while at < end:
         start, first = at, block[at]
         if first >= SHORT_INTEGER:
@@ -240,6 +244,7 @@ def fields(block: bytes, at: int) -> Iterator[Field]:
                 raise MalformedField(PUSH_PDU, field_name(page, number), start + 1, problem, block)
             yield Field(start, at, page, number, value)
         elif LENGTH_QUOTE < first < QUOTE:
+            # Text has no code page, so the shift in force is irrelevant to it.
             name, at = read_text(block, at, "field name")
             value, at = _text_value(block, at, name)
             yield Field(start, at, page, name, value)
@@ -260,6 +265,7 @@ def _text_value(block: bytes, at: int, name: str) -> tuple[str, int]:
 
 def _shifted_page(block: bytes, at: int) -> tuple[int, int]:
     page, end = block[at], at + 1
+    # A shift of one octet reaches pages 1 to 31 only.
     if page == QUOTE:
         if end >= len(block):
             raise Truncated(PUSH_PDU, "code page", at, "the page number is missing", block)
@@ -271,6 +277,7 @@ def _shifted_page(block: bytes, at: int) -> tuple[int, int]:
 
 def is_application_id(field: Field) -> bool:
     """Return whether a field is X-Wap-Application-Id, by its number on the default page or by its name."""
+    # Without case, as HTTP compares field names; gateways copy them from there.
     if isinstance(field.name, str):
         return field.name.lower() == X_WAP_APPLICATION_ID.lower()
     return field.name == FIELD_X_WAP_APPLICATION_ID and field.page == DEFAULT_PAGE
@@ -278,6 +285,7 @@ def is_application_id(field: Field) -> bool:
 
 def field_name(page: int, number: int) -> str:
     """Return the name of a well-known field for display."""
+    # The same number on another page is another field, of which nothing is known here.
     known = FIELD_NAMES.get(number) if page == DEFAULT_PAGE else None
     if known is not None:
         return known
@@ -300,6 +308,7 @@ def application_id(value: FieldValue) -> int | str:
     if isinstance(value, str):
         folded = value.lower()
         return APPLICATION_ID_DM if folded == APPLICATION_ID_DM_TEXT else folded
+    # A padded long-integer (02 00 07) is the same number. No octets at all are what some senders write for "".
     if isinstance(value, bytes):
         return int.from_bytes(value, "big") if value else ""
     return value
@@ -325,6 +334,7 @@ def encode_push(
     if block[0] <= LENGTH_QUOTE:
         # A code above 127 is a long-integer, which only the general form can hold.
         block = encode_length(block)
+    # Right after the Content-Type, where receivers that look at a fixed place expect it.
     if application is not None:
         block += encode_field(FIELD_X_WAP_APPLICATION_ID, application)
     for field in further:

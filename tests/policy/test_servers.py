@@ -275,6 +275,15 @@ def test_stranger_costs_the_same_with_however_many_servers(notification: Notific
     assert calls_of(thousand, notification) <= calls_of(few, notification)
 
 
+@pytest.mark.parametrize(("address", "answer"), [("192.0.2.7", "a"), ("", "b"), ("::ffff:192.0.2.7", "b")])
+def test_text_that_is_not_an_address_is_in_no_network(address: str, answer: str) -> None:
+    """5.3.5: such a source is that of the servers without `sources` alone."""
+    near, anywhere = Server("a", b"1", sources=NEARBY), Server("b", b"2")
+    secret = near.secret if answer == "a" else anywhere.secret
+    assert secret is not None
+    assert find(Servers([near, anywhere]), Source(address, 1), anonymous(secret)) == answer
+
+
 def test_server_with_overlapping_sources_is_one() -> None:
     """5.3.5."""
     sources = tuple(map(ip_network, ("192.0.2.0/24", "192.0.0.0/16", "0.0.0.0/0", "::/0", "192.0.2.0/24")))

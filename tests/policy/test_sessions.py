@@ -19,6 +19,19 @@ def test_tries_and_pauses_change_nothing_else_of_a_request() -> None:
     assert REQUEST.later(99.5) == REQUEST._replace(not_before=99.5)
 
 
+def test_server_id_is_given_or_discovered() -> None:
+    """5.3."""
+    named = decode_notification(encode_notification(1, server_id="a"))
+    assert REQUEST.server_id_from == "discovered"
+    assert REQUEST._replace(notification=named).server_id_from == "given"
+
+
+def test_log_facts_have_the_last_try_unless_given() -> None:
+    facts = {"session": 1, "server_id": "a", "notification_id": 1, "attempt": 3}
+    assert REQUEST.tried(3).log_facts() == facts
+    assert REQUEST.tried(3).log_facts(4) == facts | {"attempt": 4}
+
+
 @pytest.mark.parametrize(("more", "least", "expires_at"), [(7, 60, 57), (-7, 9, 43), (-7, 45, 45), (-7, 60, 50)])
 def test_time_is_added_and_taken_away(more: float, least: float, expires_at: float) -> None:
     assert REQUEST.with_time(more, least).expires_at == expires_at
