@@ -139,7 +139,7 @@ def test_steps_of_the_installation_page_hand_sessions_over(device: Device) -> No
     device.run("systemctl", "enable", "--now", "dmnotid-session.socket")
     device.run("systemctl", "try-restart", "dmnotid.service")
     assert not device.is_active()
-    device.run("runuser", "-u", "dmnotid", "--", "dmnotid", "check")
+    device.run("dmnotid", "check")
     device.run("systemctl", "enable", "--now", "dmnotid.service")
     device.send(notification(1))
     device.wait_run(1, file=f"{SESSION_STATE}/runs")
