@@ -16,7 +16,7 @@ from tests.system.machine import Machine
 PORT: Final = 2948
 CONFIG: Final = "/etc/dmnotid/dmnotid.yaml"
 STATE: Final = "/var/lib/dmnotid"
-HOOK: Final = "/usr/local/sbin/start-dm-session"
+HOOK: Final = "/etc/dmnotid/start-dm-session"
 UNITS: Final = ("dmnotid.socket", "dmnotid.service")
 
 RUNS: Final = f"{STATE}/runs"

@@ -145,6 +145,31 @@ def test_steps_of_the_installation_page_hand_sessions_over(device: Device) -> No
     device.wait_run(1, file=f"{SESSION_STATE}/runs")
 
 
+def test_a_handed_over_unit_names_its_session(device: Device) -> None:
+    """In its status while it runs, and in records with fields at its start and end."""
+    hand_over(device)
+    text = f"#!/bin/sh\nwhile [ ! -e {SESSION_STATE}/go ]; do sleep 0.1; done\n"
+    device.machine.write(HOOK, text, mode=0o755)
+    device.start()
+    device.send(notification(1))
+
+    def units() -> list[str]:
+        words = ["list-units", "--plain", "--no-legend", "dmnotid-session@*"]
+        return [line.split()[0] for line in device.run("systemctl", *words).splitlines()]
+
+    shown = f"session 1 for {SERVER_ID}, notification 1, attempt 1"
+    wait_until(lambda: [device.machine.show(unit, "StatusText")["StatusText"] for unit in units()] == [shown])
+    device.run("touch", f"{SESSION_STATE}/go")
+    device.wait_record("session done")
+    found = device.run("journalctl", "-o", "json", f"DMNOTID_SERVER_ID={SERVER_ID}", "_COMM=dmnotid").splitlines()
+    records = [json.loads(line) for line in found]
+    # The machine keeps the records of former tests.
+    own = [record for record in records if record["_SYSTEMD_UNIT"].startswith("dmnotid-session@")][-2:]
+    assert [record["DMNOTID_EVENT"] for record in own] == ["session started", "session ended"]
+    fields = [[record[f"DMNOTID_{name}"] for name in ("SESSION", "NOTIFICATION_ID", "ATTEMPT")] for record in own]
+    assert fields == [["1", "1", "1"]] * 2
+
+
 def test_a_session_has_limits_of_its_own(device: Device) -> None:
     """One that hangs is ended by systemd, and is told of as failed; the daemon's time-out is far away."""
     hand_over(device)

@@ -134,9 +134,7 @@ def test_watchdog_leaves_an_idle_daemon_alone(device: Device) -> None:
 
 def test_stop_gives_a_hook_its_grace_and_runs_it_again(device: Device) -> None:
     grace = 2
-    device.configure(
-        hook={"command": ["/usr/local/sbin/start-dm-session"], "kill_after": "1s", "stop_grace": f"{grace}s"}
-    )
+    device.configure(hook={"command": ["/etc/dmnotid/start-dm-session"], "kill_after": "1s", "stop_grace": f"{grace}s"})
     device.write_hook(
         f"trap 'echo 0 0 >>{RUNS}; exit 1' TERM\n[ $DMNOTID_ATTEMPT != 1 ] || while :; do sleep 0.1; done"
     )
