@@ -345,6 +345,13 @@ def test_wrong_former_secret_is_refused(place: Place, former: str, problem: str)
     assert [text[: len(problem) + 2] for text in found] == [f"4:{problem}"]
 
 
+def test_secrets_of_one_server_may_begin_alike(place: Place) -> None:
+    (server,) = place.load(
+        server_with("{text: a-secret-0123456789-2}\n  former_secret: {text: a-secret-0123456789}")
+    ).servers
+    assert len(server.secrets) == 2
+
+
 def test_former_secret_alone_is_refused(place: Place) -> None:
     text = f"servers:\n- id: a\n  require_digest: no\n  former_secret: {{text: old-secret-0123456789}}\n{HOOK}"
     expected = "4:18: servers[0].former_secret: is given without a secret; expected the current one as secret"
