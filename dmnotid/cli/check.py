@@ -18,7 +18,7 @@ from dmnotid.cli.hook_report import describe_problem, find_problem, print_proble
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, WARNING, operator_environ, print_error
 from dmnotid.cli.run import DEFAULT_CONFIG
 from dmnotid.config.loading import load_config
-from dmnotid.config.values import Config
+from dmnotid.config.values import DEFAULT_STATE, Config
 from dmnotid.errors import ConfigError, DmnotidError, HookError, JournalError, UsageError, show_time
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.journal.file import FILE_NAME, check_state
@@ -46,12 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print a summary and return 0, or print all problems and return 1. No secret is ever shown."""
-    # Before the user changes: only root sees the credentials of the service.
+    # Before the user changes: only root sees the credentials of the service and, without D-Bus, its units.
     environ = operator_environ()
+    socket = _show_socket()
     user = _find_user(arguments, environ)
     try:
         with _acting_as(user):
-            status = _check(arguments, environ, user)
+            status = _check(arguments, environ, socket, user)
     except DmnotidError as error:
         print_error(error)
         status = EXIT_PROBLEM
@@ -102,7 +103,9 @@ def _acting_as(user: pwd.struct_passwd | None) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def _check(arguments: argparse.Namespace, environ: Mapping[str, str], user: pwd.struct_passwd | None) -> int:
+def _check(
+    arguments: argparse.Namespace, environ: Mapping[str, str], socket: str, user: pwd.struct_passwd | None
+) -> int:
     skip = arguments.skip_credentials
     config = load_config(
         arguments.config,
@@ -110,9 +113,10 @@ def _check(arguments: argparse.Namespace, environ: Mapping[str, str], user: pwd.
         check_trusted_path,
         wanted=lambda _id, _key, form: not (skip and form == "credential"),
     )
-    passed = _passed_addresses(active_only=arguments.config != DEFAULT_CONFIG)
+    passed = _passed_addresses(socket, active_only=arguments.config != DEFAULT_CONFIG)
     problem = find_problem(config.hook)
-    state_made = not os.path.lexists(config.state) and _is_made_by_systemd(config.state)
+    # StateDirectory= of the service.
+    state_made = user is not None and config.state == DEFAULT_STATE and not os.path.lexists(config.state)
     if not arguments.quiet:
         for warning in config.warnings:
             print_error(f"warning: {warning}", WARNING)
@@ -138,36 +142,28 @@ def _check_writable(state: Path) -> None:
             raise JournalError(f"state: {path}: Permission denied; {expected}")
 
 
-def _is_made_by_systemd(state: Path) -> bool:
-    """Return whether the service's unit makes this directory before the daemon starts (StateDirectory=)."""
-    found = re.search(r"(?m)^StateDirectory=(\S+)", _show_unit("dmnotid.service"))
-    return found is not None and state == Path("/var/lib", found[1])
-
-
-def _passed_addresses(*, active_only: bool) -> list[str]:
+def _passed_addresses(shown: str, *, active_only: bool) -> list[str]:
     """Return the addresses of the socket unit, which the service gets instead of `listen`; none if it has no unit.
 
     A unit that is loaded starts with the service. With `active_only` the file is not that of the service, so only a
     unit that has its sockets open matters.
     """
-    shown = _show_unit("dmnotid.socket")
     if f"\n{'ActiveState=active' if active_only else 'LoadState=loaded'}\n" not in f"\n{shown}\n":
         return []
     return re.findall(r"(?m)^Listen=(\S+) \(Datagram\)$", shown)
 
 
-def _show_unit(unit: str) -> str:
-    properties = "--property=LoadState,ActiveState,Listen,StateDirectory"
+def _show_socket() -> str:
+    """Return properties of the socket unit, a line each; nothing without systemd."""
     try:
-        done = subprocess.run(  # noqa: S603 - the names are constants
-            ["systemctl", "show", properties, "--", unit],  # noqa: S607 - wherever the system has it
+        done = subprocess.run(
+            ["systemctl", "show", "--property=LoadState,ActiveState,Listen", "dmnotid.socket"],  # noqa: S607
             capture_output=True,
             text=True,
             timeout=_PATIENCE,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        # Without systemd there is no unit.
         return ""
     return done.stdout
 
