@@ -93,7 +93,8 @@ def test_demo_stays_up_and_the_printed_command_works(temporary: Path) -> None:
             sent = subprocess.run(["/bin/sh", "-c", line], capture_output=True, timeout=PATIENCE, check=True)
             found = re.search(r"NOTIFICATION-ID (\d+), ", sent.stdout.decode())
             assert found is not None
-            terminal.read_until(f"session={number + 1} server_id=dm.example.com notification_id={found[1]} attempt=1 attempts=1")
+            facts = f"session={number + 1} server_id=dm.example.com notification_id={found[1]}"
+            terminal.read_until(f"{facts} attempt=1 attempts=1")
         assert terminal.stop(signal.SIGINT) == 0
     assert list(temporary.iterdir()) == []
 
