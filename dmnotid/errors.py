@@ -305,31 +305,46 @@ class DigestMissing(Refusal):
 
 
 class Stale(Refusal):
-    """Signed more than `freshness.max_age` ago.
+    """Signed more than `freshness.max_age` ago, or no later than a notification of this server that is forgotten.
 
-    `age` and `max_age` are in seconds. `newest` is the newest authenticated time (POSIX seconds) if the age is measured
-    from that, and None if it is measured from the device's clock.
+    `sent_at`, the device's clock `now`, `forgotten` and `reference` are in POSIX seconds, `max_age` in seconds.
+    `reference` replaces a clock that is not believed.
     """
 
     reason = "stale"
-    age: float
-    max_age: float
-    newest: float | None = None
+    sent_at: int
+    now: float
+    max_age: float = 0
+    forgotten: int | None = None
+    reference: float | None = None
 
     def __str__(self) -> str:
-        reference = "the device's clock"
-        if self.newest is not None:
-            reference = f"the newest authenticated time ({show_time(self.newest)})"
-        return f"signed {self.age:.0f} s before {reference}, at most {self.max_age:.0f} s are accepted"
+        signed, clock = f"signed at {show_time(self.sent_at)}", f"the device's clock ({show_time(self.now)})"
+        if self.forgotten is not None:
+            kept = f"what this server signed up to {show_time(self.forgotten)} is forgotten and never accepted again"
+            return f"{signed}; {kept}, whatever {clock} shows"
+        most = f"at most {self.max_age:.0f} s are accepted"
+        if self.reference is None:
+            return f"{signed}, {self.now - self.sent_at:.0f} s before {clock}, which may be wrong; {most}"
+        known = f"the latest time known of this server ({show_time(self.reference)})"
+        return f"{signed}, {self.reference - self.sent_at:.0f} s before {known}; {most}; {clock} is not believed"
 
 
 class FromTheFuture(Refusal):
-    """Signed more than `freshness.max_skew` ahead of the device's clock; both in seconds."""
+    """Signed more than `freshness.max_skew` ahead of the device's clock `now`.
+
+    `sent_at` and `now` are in POSIX seconds, `max_skew` in seconds.
+    """
 
     reason = "from-the-future"
-    sentence = "signed {ahead:.0f} s ahead of the device's clock, at most {max_skew:.0f} s are accepted"
-    ahead: float
+    sent_at: int
+    now: float
     max_skew: float
+
+    def __str__(self) -> str:
+        ahead = f"signed at {show_time(self.sent_at)}, {self.sent_at - self.now:.0f} s ahead of the device's clock"
+        most = f"freshness.max_skew accepts at most {self.max_skew:.0f} s"
+        return f"{ahead} ({show_time(self.now)}), which may be wrong; {most}"
 
 
 class Duplicate(Refusal):
@@ -348,13 +363,21 @@ class Duplicate(Refusal):
 
 
 class QueueFull(Refusal):
-    """The queue of `server` is full (`sessions.max_pending`); nothing of this notification is remembered."""
+    """The queue of `server` is full (`sessions.max_pending`); nothing of this notification is remembered.
+
+    `blocked_by` is the pending session of an unsigned notification that has the NOTIFICATION-ID of this signed one.
+    """
 
     reason = "queue-full"
-    sentence = "{pending} sessions of {server!r} wait, sessions.max_pending is {max_pending}"
     server: str
     pending: int
     max_pending: int
+    blocked_by: int | None = None
+
+    def __str__(self) -> str:
+        if self.blocked_by is not None:
+            return f"session {self.blocked_by}, of an unsigned notification with the same id, is pending; send it later"
+        return f"{self.pending} sessions of {self.server!r} wait, sessions.max_pending is {self.max_pending}"
 
 
 class ConfigProblem(NamedTuple):

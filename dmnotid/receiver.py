@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from dmnotid import RELEASED_AT
 from dmnotid.errors import (
     EXCERPT_OCTETS,
     DigestMismatch,
@@ -32,7 +31,7 @@ from dmnotid.host.log import logger
 from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.authenticity import VerifiedNotification
-from dmnotid.policy.freshness import Clock, judge_clock
+from dmnotid.policy.freshness import MARGIN, Clock, judge_clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.sessions import SessionRequest
 
@@ -92,8 +91,8 @@ class Receiver:
         # Called with each datagram before it is judged.
         self._observe = observe
         self._discards = DiscardLog(interval)
-        # Why the clock was not believed at the last datagram; empty if it was.
-        self._doubt = ""
+        # Whether the clock was believed at the last datagram.
+        self._clock_believed = True
 
     def configure(self, rules: Rules, interval: float) -> None:
         """Judge later datagrams by other rules."""
@@ -142,13 +141,11 @@ class Receiver:
         self._on_change()
 
     def _admit(self, datagram: Datagram) -> Admitted:
-        newest, skew = self._journal.newest_authenticated, self._rules.freshness.max_skew
-        clock = judge_clock(datagram.received_at, newest, skew)
-        doubt = _doubt(clock)
+        clock = judge_clock(datagram.received_at, self._journal.floor, self._journal.times)
         # Once for each change: a wrong clock concerns every datagram.
-        if doubt != self._doubt:
-            self._doubt = doubt
-            _log_clock(clock, doubt)
+        if clock.believed != self._clock_believed:
+            self._clock_believed = clock.believed
+            _log_clock(clock, self._journal.floor)
         verified = receive_push(datagram, self._rules, clock)
         return Admitted(datagram, verified, self._journal.admit(verified))
 
@@ -222,29 +219,15 @@ class DiscardLog:
         self._seen.clear()
 
 
-_UNMEASURED: Final = "before the program's release ({release}); no age is checked until a server has signed a time"
-_BEFORE_RELEASE: Final = (
-    "before the program's release ({release}); ages are measured from the newest authenticated time ({newest})"
-)
-_BEFORE_NEWEST: Final = "before the newest authenticated time ({newest}); ages are measured from the latter"
-
-
-def _doubt(clock: Clock) -> str:
-    """Return why a clock is not believed, and what ages are measured from; nothing if it is believed."""
+def _log_clock(clock: Clock, floor: int | None) -> None:
     if clock.believed:
-        return ""
-    if clock.newest is None:
-        return _UNMEASURED
-    return _BEFORE_NEWEST if clock.newest > RELEASED_AT else _BEFORE_RELEASE
-
-
-def _log_clock(clock: Clock, doubt: str) -> None:
-    if not doubt:
         logger.info("clock believed")
         return
-    newest = "" if clock.newest is None else show_time(clock.newest)
-    reason = doubt.format(release=show_time(RELEASED_AT), newest=newest)
-    logger.warning("clock not believed", problem=f"the clock shows {show_time(clock.now)}, which is {reason}")
+    reason = f"before the program's release ({show_time(clock.released_at)})"
+    if clock.now >= clock.released_at:
+        reason = f"more than {MARGIN} s before a time that it has shown already ({show_time(floor or 0)})"
+    instead = "ages are measured from the release, or from the newest signed time of each server if that is later"
+    logger.warning("clock not believed", problem=f"the clock shows {show_time(clock.now)}, {reason}; {instead}")
 
 
 def _log_accepted(admitted: Admitted) -> None:
@@ -264,3 +247,13 @@ def _log_accepted(admitted: Admitted) -> None:
         preferred=" ".join(notification.preferred_connections),
         **facts,
     )
+    now = datagram.received_at
+    if notification.sent_at is not None and notification.sent_at - now > MARGIN:
+        times = f"signed at {show_time(notification.sent_at)}, and the device's clock shows {show_time(now)}"
+        logger.warning(
+            "notification ahead",
+            session=request.session,
+            server_id=request.server_id,
+            notification_id=notification.notification_id,
+            problem=f"{times}; one of the two is wrong",
+        )

@@ -125,7 +125,7 @@ def verified(
     now = time.time() if received_at is None else received_at
     octets = package(notification_id, server_id=server_id, sent_at=now if sent_at is None else sent_at, **more)
     server = Server(server_id, SECRETS.get(server_id), require_digest=server_id in SECRETS)
-    freshness = Freshness(max_age=float("inf"), max_skew=float("inf"))
+    freshness = Freshness(max_age=float("inf"))
     return verify(decode_notification(octets), server, SOURCE, Clock(now, clock_believed), freshness)
 
 

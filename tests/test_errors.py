@@ -154,14 +154,41 @@ def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
         ),
         (DigestMismatch(tried=3), "SERVER-ID is absent, and the digest fits none of 3 secrets"),
         (DigestMissing("a"), "SHA256-DIGEST is absent, and 'a' must sign"),
-        (Stale(86_401.4, 86_400), "signed 86401 s before the device's clock, at most 86400 s are accepted"),
         (
-            Stale(86_402, 86_400, 1_800_000_000),
-            "signed 86402 s before the newest authenticated time (2027-01-15T08:00:00Z), at most 86400 s are accepted",
+            Stale(1_799_900_000, 1_800_000_000.4, 86_400),
+            (
+                "signed at 2027-01-14T04:13:20Z, 100000 s before the device's clock (2027-01-15T08:00:00Z), which"
+                " may be wrong; at most 86400 s are accepted"
+            ),
         ),
-        (FromTheFuture(601, 600), "signed 601 s ahead of the device's clock, at most 600 s are accepted"),
+        (
+            Stale(1_799_900_000, 60, 86_400, reference=1_800_000_000),
+            (
+                "signed at 2027-01-14T04:13:20Z, 100000 s before the latest time known of this server"
+                " (2027-01-15T08:00:00Z); at most 86400 s are accepted; the device's clock (1970-01-01T00:01:00Z) is"
+                " not believed"
+            ),
+        ),
+        (
+            Stale(1_799_900_000, 60, forgotten=1_800_000_000),
+            (
+                "signed at 2027-01-14T04:13:20Z; what this server signed up to 2027-01-15T08:00:00Z is forgotten and"
+                " never accepted again, whatever the device's clock (1970-01-01T00:01:00Z) shows"
+            ),
+        ),
+        (
+            FromTheFuture(1_800_000_601, 1_800_000_000, 600),
+            (
+                "signed at 2027-01-15T08:10:01Z, 601 s ahead of the device's clock (2027-01-15T08:00:00Z), which may be"
+                " wrong; freshness.max_skew accepts at most 600 s"
+            ),
+        ),
         (Duplicate(12, same_content=True), "accepted before as session 12"),
         (Duplicate(12, same_content=False), "accepted before as session 12, with other content"),
+        (
+            QueueFull("a", 1, 1, blocked_by=5),
+            "session 5, of an unsigned notification with the same id, is pending; send it later",
+        ),
         (QueueFull("a", 16, 16), "16 sessions of 'a' wait, sessions.max_pending is 16"),
     ],
 )

@@ -12,13 +12,24 @@ from typing import Any
 import pytest
 
 from dmnotid import RELEASED_AT
-from dmnotid.errors import DigestMismatch, Discard, Duplicate, NotAPush, QueueFull, Stale, TrailingOctets, UnknownServer
+from dmnotid.errors import (
+    DigestMismatch,
+    Discard,
+    Duplicate,
+    NotAPush,
+    QueueFull,
+    Stale,
+    TrailingOctets,
+    UnknownServer,
+    show_time,
+)
 from dmnotid.host import log
 from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.addresses import Source
+from dmnotid.policy.freshness import MARGIN
 from dmnotid.policy.reception import Datagram
-from dmnotid.policy.sessions import SessionRequest
+from dmnotid.policy.sessions import Closed, SessionRequest
 from dmnotid.receiver import FIRST_DISCARDS, DiscardLog, Receiver
 from dmnotid.wire.notification import decode_notification
 from tests.journal.journals import no_room
@@ -172,7 +183,7 @@ async def test_every_discard_is_counted_under_its_reason(tmp_path: Path, logged:
         "stale": push(1, sent_at=now - 90_000),
         "from-the-future": push(1, sent_at=now + 90_000),
     }
-    with desk(tmp_path) as there:
+    with desk(tmp_path, freshness={"max_skew": "10m"}) as there:
         there.deliver(*cases.values())
         assert there.counters == {"received": len(cases), **dict.fromkeys(cases, 1)}
         assert there.accepted == []
@@ -250,14 +261,45 @@ async def test_clock_is_reported_when_it_is_no_longer_believed_and_when_it_is_ag
         assert not logged.of("clock believed"), "it was never doubted"
         for _ in range(2):
             there.deliver(b"junk", at=1_000)
-        there.deliver(push(1, sent_at=now), at=1_000)
+        there.deliver(push(1, sent_at=now), at=now)
         there.deliver(b"junk", at=RELEASED_AT + 1)
         there.deliver(b"junk", at=now)
-    problems = [line["problem"] for line in logged.of("clock not believed")]
-    assert all(problem.startswith("the clock shows ") for problem in problems)
-    assert ["until a server has signed" in problem for problem in problems] == [True, False]
-    assert "before the newest authenticated time" in problems[1]
-    assert len(logged.of("clock believed")) == 1
+    first, second = (line["problem"] for line in logged.of("clock not believed"))
+    assert first.startswith("the clock shows 1970-01-01T00:16:40Z, before the program's release (")
+    assert f"more than 600 s before a time that it has shown already ({show_time(now)})" in second
+    assert len(logged.of("clock believed")) == 2
+
+
+async def test_notification_ahead_of_the_clock_is_accepted_with_a_warning_that_names_both_times(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    now = RELEASED_AT + 1_000_000
+    with desk(tmp_path) as there:
+        there.deliver(push(1, sent_at=now + MARGIN), push(2, sent_at=now + MARGIN + 1), at=now)
+        assert there.ids == [1, 2]
+    (line,) = logged.of("notification ahead")
+    assert (line["level"], line["session"], line["notification_id"]) == ("warning", 2, 2)
+    assert f"signed at {show_time(now + MARGIN + 1)}, and the device's clock shows {show_time(now)}" in line["problem"]
+
+
+async def test_stale_notification_is_refused_with_a_message_that_names_the_clock(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    now = RELEASED_AT + 1_000_000
+    with desk(tmp_path) as there:
+        there.deliver(push(1, sent_at=now - 86_401), at=now)
+    (line,) = logged.of("datagram discarded")
+    assert f"the device's clock ({show_time(now)}), which may be wrong" in line["problem"]
+
+
+async def test_repeat_after_the_file_was_deleted_is_stale(tmp_path: Path) -> None:
+    """Its age is checked before the journal finds that the file with its row is gone."""
+    with desk(tmp_path) as there:
+        there.deliver(push(1))
+        there.journal.close([(there.accepted[0], Closed.DONE)])
+        shutil.rmtree(there.journal.file.parent)
+        there.deliver(push(1, sent_at=there.accepted[0].notification.sent_at))
+        assert there.counters == {"received": 2, "accepted": 1, "stale": 1}
 
 
 # A journal that can't be written
@@ -272,7 +314,7 @@ async def test_notification_that_cannot_be_written_is_accepted_later(tmp_path: P
                 there.deliver(*datagrams, b"junk")
             assert there.counters == {"received": 6, "not accepted": 4, "not-a-push": 2}
             assert there.journal.pending() == there.accepted == []
-            assert there.journal.newest_authenticated is None
+            assert there.journal.times == {}
         there.deliver(*datagrams)
         assert there.ids == [1, 2]
     lines = logged.of("notification not accepted")
@@ -374,7 +416,7 @@ async def test_notification_is_not_accepted_on_a_full_disk(tmp_path: Path, small
 
 
 def discard(refusal: Discard | None = None) -> Discard:
-    found = Stale(86_401, 86_400) if refusal is None else refusal
+    found = Stale(0, 86_401, 86_400) if refusal is None else refusal
     found.server_id, found.notification_id = "dm.example", 7
     return found
 
@@ -393,7 +435,7 @@ async def test_discard_is_one_line_with_stable_keys(logged: LogLines) -> None:
     assert list(line) == ["event", "level", "time", "reason", "server_id", "notification_id", "source", "problem"]
     assert (line["event"], line["reason"]) == ("datagram discarded", "stale")
     assert (line["server_id"], line["notification_id"]) == ("dm.example", 7)
-    assert (line["source"], line["problem"]) == ("192.0.2.7:40000", str(Stale(86_401, 86_400)))
+    assert (line["source"], line["problem"]) == ("192.0.2.7:40000", str(Stale(0, 86_401, 86_400)))
 
 
 async def test_discard_shows_a_long_server_id_until_the_line_is_full(logged: LogLines) -> None:

@@ -111,9 +111,8 @@ def _judge(arguments: argparse.Namespace) -> Judge:
     if rules is not None and arguments.source is None:
         anywhere = Servers(dataclasses.replace(server, sources=()) for server in rules.servers)
         rules = dataclasses.replace(rules, servers=anywhere)
-    skew = rules.freshness.max_skew if rules else 0
-    # The newest authenticated time is in the journal, which is not read here.
-    clock = judge_clock(time.time(), None, skew) if arguments.at is None else Clock(arguments.at)
+    # Without a journal, no server has signed before.
+    clock = judge_clock(time.time(), None) if arguments.at is None else Clock(arguments.at)
     return Judge(arguments.package, rules, arguments.source or Source("::", 0), clock)
 
 

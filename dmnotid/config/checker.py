@@ -241,12 +241,15 @@ class Number:
 
 @dataclass(frozen=True)
 class Duration:
-    """Reads a duration of at least `low` seconds."""
+    """Reads a duration of at least `low` seconds; if it is `optional`, null means that there is no limit."""
 
     low: float
+    optional: bool = False
 
-    def __call__(self, value: Value) -> float:
+    def __call__(self, value: Value) -> float | None:
         """Read a value, as seconds; raises Wrong."""
+        if self.optional and value.node.kind == "null":
+            return None
         if value.node.kind in {"int", "float"} and value.node.text != "0":
             raise Wrong(f"has no unit; expected {DURATION_EXPECTED}")
         text = "0" if value.node.kind == "int" else value.of("str", "a duration").text

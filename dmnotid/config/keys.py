@@ -36,6 +36,8 @@ from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, DEFAULT_MAX_OCTETS, WAP_
 # For durations of which 0 has no meaning.
 POSITIVE: Final = Duration(0.001)
 FROM_ZERO: Final = Duration(0)
+# For durations of which null means that there is no limit.
+UNLIMITED: Final = Duration(0, optional=True)
 
 _BUFFER: Final = Number(4_096, 256 * 1024 * 1024, "octets")
 # The longest payload of a UDP datagram.
@@ -125,7 +127,7 @@ KEYS: Final = (
     Key("push.max_header_octets", _PAYLOAD, DEFAULT_MAX_HEADER_OCTETS, "The longest push headers that are read."),
     Key("freshness", None, None, "The age of signed notifications."),
     Key("freshness.max_age", POSITIVE, _AGE.max_age, "The greatest age of a signed notification."),
-    Key("freshness.max_skew", FROM_ZERO, _AGE.max_skew, "The longest time that it may be ahead of the clock."),
+    Key("freshness.max_skew", UNLIMITED, _AGE.max_skew, "The longest time ahead of the clock; null for any time."),
     Key("duplicates", None, None, "The memory for repeated notifications."),
     Key("duplicates.remember", POSITIVE, DEFAULT_REMEMBER, "The time for which a notification is remembered."),
     Key("sessions", None, None, "Sessions that run or are queued."),

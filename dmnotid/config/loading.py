@@ -167,12 +167,11 @@ def _check_durations(reader: Reader, found: Mapping[str, Any]) -> None:
     remember, expire_after = found["duplicates"]["remember"], found["sessions"]["expire_after"]
     interval = found["sessions"]["min_interval"]
     first, longest = found["retry"]["first"], found["retry"]["longest"]
-    window = found["freshness"]["max_age"] + found["freshness"]["max_skew"]
-    if remember < window:
-        # A notification that is forgotten while it is still fresh could be replayed.
-        paths = ("duplicates.remember", "freshness.max_age", "freshness.max_skew")
-        least = f"freshness.max_age + freshness.max_skew ({spell(window)})"
-        reader.conflict(paths, f"{spell(remember)} is less than {least}; expected at least that")
+    max_age = found["freshness"]["max_age"]
+    if remember < max_age:
+        # A late notification would be refused as forgotten while it is still fresh.
+        message = f"{spell(remember)} is less than freshness.max_age ({spell(max_age)}); expected at least that"
+        reader.conflict(("duplicates.remember", "freshness.max_age"), message)
     if longest < first:
         message = f"{spell(longest)} is less than retry.first ({spell(first)}); expected at least that"
         reader.conflict(("retry.longest", "retry.first"), message)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dmnotid.errors import JournalDamaged, JournalError
 from dmnotid.journal.rows import COLUMNS, MAX_SESSION, read_text, seal
+from dmnotid.journal.times import DERIVE_FLOOR, DERIVE_SERVERS, TIMES_SCHEMA
 
 SCHEMA_VERSION: Final = 3
 
@@ -18,7 +19,7 @@ APPLICATION_ID: Final = 0x444D4E00
 With both, a flipped bit in the version is not mistaken for the file of a newer program."""
 
 # The columns are explained at `rows.Row`.
-SCHEMA: Final = """
+SCHEMA: Final = f"""
 CREATE TABLE session (
     session          INTEGER PRIMARY KEY AUTOINCREMENT,
     server_id        TEXT    NOT NULL,
@@ -41,6 +42,7 @@ CREATE INDEX pending ON session (server_id) WHERE state = 'pending';
 CREATE INDEX signed ON session (sent_at);
 CREATE INDEX undated ON session (session) WHERE NOT clock_believed;
 CREATE INDEX unsigned ON session (received_at) WHERE sent_at IS NULL;
+{TIMES_SCHEMA}
 """
 
 _HIGHEST: Final = """
@@ -55,7 +57,7 @@ ALTER TABLE session ADD COLUMN process TEXT;
 UPDATE session SET seal = seal(
     CAST(server_id AS BLOB), CAST(notification_id AS INTEGER), CAST(fingerprint AS BLOB), CAST(sent_at AS INTEGER));
 """,
-    2: "ALTER TABLE session DROP COLUMN process;",
+    2: f"ALTER TABLE session DROP COLUMN process; {TIMES_SCHEMA} {DERIVE_SERVERS} {DERIVE_FLOOR}",
 }
 """Statements that turn each older schema into the next one."""
 

@@ -1,18 +1,21 @@
 """The row that makes a notification a duplicate (5.1.4), and the pruning of rows that no longer do.
 
-    open --closed--> remembered --`remember` seconds later--> forgotten: its id is new again, and pruning deletes it
+    open --closed--> remembered --`remember` seconds later--> pruned, or replaced by a notification with the same id
 
-Whether that time is over is decided by authenticated time for a signed row, so that no clock can make a replay new, and
-by arrival for an unsigned row. An arrival under a clock that was not believed, or was ahead, is corrected as soon as a
-notification arrives under a better clock.
+For a signed row, that time is over when its signed time is that long before the floor, which neither a clock nor a
+server alone can move, or before the signed time of the notification that replaces it. Its own time is forgotten then
+(`ServerTimes.forgotten`), so that a replay of it is stale. For an unsigned row, the time counts from its arrival. An
+arrival under a clock that was not believed, or was ahead, is corrected as soon as a notification arrives under a better
+clock.
 """
 
 import sqlite3
 import time
 from typing import Final
 
-from dmnotid.errors import Duplicate
+from dmnotid.errors import Duplicate, QueueFull
 from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint
+from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
 
 PRUNE_EVERY: Final = 3_600
@@ -27,16 +30,16 @@ CACHED_ROWS: Final = 1_024
 CLOCK_STEP: Final = 1.0
 """A believed clock that goes back by more than this, in seconds, was ahead before."""
 
-# `remember` is at least max_age + max_skew, so a replay of a pruned signed row is stale whatever the clock says.
+# Without a floor, the comparison is NULL and nothing signed is deleted.
 _PRUNE: Final = """
 DELETE FROM session WHERE session IN (
-    SELECT session FROM session WHERE closed_at IS NOT NULL AND sent_at < :newest - :remember
+    SELECT session FROM session WHERE closed_at IS NOT NULL AND sent_at < :floor - :remember
     UNION ALL
     SELECT session FROM session
     WHERE closed_at IS NOT NULL AND sent_at IS NULL AND received_at < :now - :remember
         AND (clock_believed OR NOT :believed)
     LIMIT :rows
-)
+) RETURNING server_id, sent_at
 """
 _DATE_UNBELIEVED: Final = "UPDATE session SET received_at = ?, clock_believed = 1 WHERE NOT clock_believed"
 _DATE_AHEAD: Final = "UPDATE session SET received_at = :now WHERE sent_at IS NULL AND received_at > :now"
@@ -68,11 +71,11 @@ class Duplicates:
         """Forget cached rows, because the table was changed."""
         self._cache.clear()
 
-    def refuse_cached(self, verified: VerifiedNotification, newest: int | None) -> None:
-        """Raise Duplicate if a cached row decides that; arguments as for `find_forgotten`."""
+    def refuse_cached(self, verified: VerifiedNotification) -> None:
+        """Raise Duplicate or QueueFull if a cached row decides that."""
         row = self._cache.get((verified.server_id, verified.notification.notification_id))
         if row is not None and not self._corrects(verified):
-            self._refuse(row, verified, newest)
+            self._refuse(row, verified)
 
     def correct_arrivals(self, database: sqlite3.Connection, verified: VerifiedNotification) -> None:
         """Give rows with the arrival of a worse clock the arrival of `verified`, if its clock is believed."""
@@ -87,13 +90,8 @@ class Duplicates:
         self._latest = now
         self.note_change()
 
-    def find_forgotten(
-        self, database: sqlite3.Connection, verified: VerifiedNotification, newest: int | None
-    ) -> Row | None:
-        """Return the forgotten row whose place a notification takes, None if there is no row. Raises Duplicate.
-
-        `newest` is the newest authenticated time.
-        """
+    def find_replaced(self, database: sqlite3.Connection, verified: VerifiedNotification) -> Row | None:
+        """Return the row whose place a notification takes, None if there is no row. Raises Duplicate or QueueFull."""
         identity = verified.server_id, verified.notification.notification_id
         found = database.execute(SELECT_KNOWN, identity).fetchone()
         if found is None:
@@ -102,7 +100,7 @@ class Duplicates:
         if len(self._cache) >= CACHED_ROWS:
             self._cache.clear()
         self._cache[identity] = row
-        self._refuse(row, verified, newest)
+        self._refuse(row, verified)
         return row
 
     def note_admitted(self, verified: VerifiedNotification) -> None:
@@ -113,19 +111,23 @@ class Duplicates:
         if verified.notification.sent_at is None:
             self._latest = max(self._latest, verified.received_at)
 
-    def prune(self, database: sqlite3.Connection, verified: VerifiedNotification, newest: int | None) -> None:
-        """Delete forgotten rows, if PRUNE_EVERY is over; `newest` is the newest authenticated time."""
+    def prune(self, database: sqlite3.Connection, verified: VerifiedNotification, times: KnownTimes) -> None:
+        """Delete rows that are remembered no longer, if PRUNE_EVERY is over, and forget their signed times."""
         now = time.monotonic()
         if now - self._pruned_at < PRUNE_EVERY:
             return
         facts = {
-            "newest": max(newest or 0, verified.notification.sent_at or 0),
+            "floor": times.floor,
             "remember": self.remember,
             "believed": verified.clock_believed,
             "now": verified.received_at,
             "rows": PRUNE_ROWS,
         }
-        if database.execute(_PRUNE, facts).rowcount < PRUNE_ROWS:
+        pruned = database.execute(_PRUNE, facts).fetchall()
+        for server_id, sent_at in pruned:
+            if sent_at is not None:
+                times.forget(server_id, int(sent_at))
+        if len(pruned) < PRUNE_ROWS:
             self._pruned_at = now
 
     def _corrects(self, verified: VerifiedNotification) -> bool:
@@ -133,31 +135,29 @@ class Duplicates:
         is_behind = verified.received_at < self._latest - CLOCK_STEP
         return verified.clock_believed and (self._undated or is_behind)
 
-    def _refuse(self, row: Row, verified: VerifiedNotification, newest: int | None) -> None:
-        if is_forgotten(row, verified, newest, self.remember):
+    def _refuse(self, row: Row, verified: VerifiedNotification) -> None:
+        if is_replaceable(row, verified, self.remember):
             return
-        notification = verified.notification
-        duplicate = Duplicate(row.session, same_content=row.fingerprint == fingerprint(notification.octets))
-        duplicate.server_id, duplicate.notification_id = verified.server_id, notification.notification_id
-        raise duplicate
+        if row.sent_at is None and verified.notification.sent_at is not None:
+            raise QueueFull(verified.server_id, 1, 1, blocked_by=row.session)
+        content = fingerprint(verified.notification.octets)
+        raise Duplicate(row.session, same_content=row.fingerprint == content)
 
 
-def is_forgotten(row: Row, verified: VerifiedNotification, newest: int | None, remember: float) -> bool:
-    """Return whether the id of a row is new again (5.1.4), so that a notification may take its place.
-
-    Between signed notifications, only their own times count; `newest` is the newest authenticated time.
-    """
+def is_replaceable(row: Row, verified: VerifiedNotification, remember: float) -> bool:
+    """Return whether a notification may take the place of the row that has its id (5.1.4)."""
     if row.state == UNREADABLE:
         # It was accepted and can't be run, so a repeat is welcome.
         return True
     if row.closed_at is None:
         return False
-    # The columns of a damaged file may hold anything.
     sent_at = verified.notification.sent_at
-    if row.sent_at is not None and (sent_at is not None or row.sent_at == newest):
-        reference = max(newest or 0, sent_at or 0)
-        return isinstance(row.sent_at, int) and reference - row.sent_at > remember
-    # A server that may leave its notifications unsigned isn't protected from replays anyway.
+    # The columns of a damaged file may hold anything.
+    if row.sent_at is not None:
+        return sent_at is not None and isinstance(row.sent_at, int) and sent_at - row.sent_at > remember
+    # Anyone may have sent the unsigned one, so it can't stand in the way of a signed one.
+    if sent_at is not None:
+        return True
     dated = bool(row.clock_believed) or not verified.clock_believed
-    is_time = isinstance(row.received_at, int | float)
-    return dated and is_time and verified.received_at - row.received_at > remember
+    is_number = isinstance(row.received_at, int | float)
+    return dated and is_number and verified.received_at - row.received_at > remember

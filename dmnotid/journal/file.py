@@ -6,22 +6,26 @@ to journal-corrupt-DATE.sqlite3. If the process ends in between, the next start 
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from dmnotid.errors import JournalDamaged, JournalError, UntrustedPath
 from dmnotid.host.log import logger
 from dmnotid.host.trust import check_trusted_directory, check_trusted_if_there
 from dmnotid.journal.database import SQLITE_ERRORS, connect, journal_errors
 from dmnotid.journal.rows import COLUMNS, INSERT_IF_NEW, MAX_SESSION, Row, is_whole, read_text
+from dmnotid.journal.times import COPY_FLOOR, COPY_SERVER, DERIVE_FLOOR, DERIVE_SERVERS, read_times
 
 FILE_NAME: Final = "journal.sqlite3"
 
 DAMAGED_NAME: Final = "journal-damaged.sqlite3"
 """Name of a file that was set aside, until its rows are in the new one."""
+
+LOSSES: Final = frozenset({"rows_lost", "reading_stopped", "times_lost"})
+"""Facts about a damaged file that show that it had more than was copied."""
 
 KEPT_DAMAGED: Final = 3
 """Maximum number of damaged files that are kept, so that a failing disk is not filled with them."""
@@ -34,13 +38,20 @@ PARENT_MODE: Final = 0o755
 _SIDE_FILES: Final = ("-wal", "-journal", "")
 
 
+class OnOpen(Protocol):
+    """A function that opening a file calls."""
+
+    def __call__(self, database: sqlite3.Connection, *, lost: bool) -> None:
+        """Use the file from now on; if `lost`, rows were lost since a file was last opened."""
+
+
 class JournalFile:
     """The file in a state directory, held by one process at a time.
 
     Closed after an error, it is opened again by the next call of `ensure`.
     """
 
-    def __init__(self, directory: Path, on_open: Callable[[sqlite3.Connection], None]) -> None:
+    def __init__(self, directory: Path, on_open: OnOpen) -> None:
         """Open or create the file, and the directory. Raises JournalError.
 
         `on_open` is called in the transaction that opens a file. If it raises JournalDamaged, the file is set aside.
@@ -53,6 +64,8 @@ class JournalFile:
         self._database: sqlite3.Connection | None = None
         # Device and inode of the open file.
         self._identity = (0, 0)
+        # Whether the file that was open is gone, and no other one was opened since.
+        self._lost = False
         # After `close`, the file stays closed.
         self._closed = False
         self._open()
@@ -72,6 +85,7 @@ class JournalFile:
         if database.in_transaction or self._is_at_its_place():
             return database
         self._drop()
+        self._lost = True
         problem = "another file was put in its place while it was in use"
         if os.path.lexists(self.file):
             _set_aside(self.file)
@@ -133,7 +147,7 @@ class JournalFile:
             with journal_errors(self.file, "open"):
                 database.execute("BEGIN IMMEDIATE")
                 facts = rescue(damaged, database) if os.path.lexists(damaged) else None
-                self._on_open(database)
+                self._on_open(database, lost=self._lost or (facts is not None and not LOSSES.isdisjoint(facts)))
                 database.execute("COMMIT")
                 found = self.file.stat()
             if facts is not None:
@@ -142,6 +156,7 @@ class JournalFile:
             database.close()
             raise
         self._database, self._identity = database, (found.st_dev, found.st_ino)
+        self._lost = False
         return database
 
 
@@ -172,12 +187,30 @@ def rescue(damaged: Path, database: sqlite3.Connection) -> dict[str, object]:
                 break
             except JournalDamaged as damage:
                 stopped = str(damage)
+        times = _copy_times(source, damaged, database)
     facts: dict[str, object] = {"rows_rescued": rescued}
+    if not times:
+        facts["times_lost"] = True
     if lost:
         facts["rows_lost"] = len(lost)
     if stopped:
         facts["reading_stopped"] = stopped
     return facts
+
+
+def _copy_times(source: sqlite3.Connection, damaged: Path, database: sqlite3.Connection) -> bool:
+    """Copy the times of a damaged file; those that can't be read come from its rows. Return whether all were read."""
+    copied = True
+    try:
+        with journal_errors(damaged, "read"):
+            servers, floor = read_times(source)
+        database.executemany(COPY_SERVER, [(server_id, *times) for server_id, times in servers.items()])
+        database.executemany(COPY_FLOOR, [] if floor is None else [(floor,)])
+    except JournalDamaged:
+        copied = False
+    database.execute(DERIVE_SERVERS)
+    database.execute(DERIVE_FLOOR)
+    return copied
 
 
 def _read(source: sqlite3.Connection, damaged: Path, order: str) -> Iterator[Row]:

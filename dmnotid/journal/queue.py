@@ -36,12 +36,12 @@ from dmnotid.journal.rows import (
     UNREADABLE,
     Row,
     new_row,
-    read_newest,
     read_request,
     restore,
 )
+from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
-from dmnotid.policy.freshness import judge_clock
+from dmnotid.policy.freshness import NEVER_SIGNED, ServerTimes, check_forgotten, judge_clock
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 
@@ -82,9 +82,8 @@ class Journal:
         self._running: set[int] = set()
         # Requests of the transaction that `commit` will end.
         self._admitted: dict[int, SessionRequest] = {}
-        # Newest time that a server has signed, in POSIX seconds, with and without the open transaction.
-        self.newest_authenticated: int | None = None
-        self._durable_newest: int | None = None
+        # Signed times of each server, and the floor of the clock.
+        self._times = KnownTimes()
         # Decides which rows make a notification a duplicate.
         self._duplicates = Duplicates(remember)
         # The file at its place. Opening it calls `_take_up`.
@@ -102,43 +101,44 @@ class Journal:
         self._longest_pause = longest_pause
         self._duplicates.remember = remember
 
+    @property
+    def times(self) -> Mapping[str, ServerTimes]:
+        """The signed times of each server that has signed, by SERVER-ID, with what is not committed."""
+        return self._times.servers
+
+    @property
+    def floor(self) -> int | None:
+        """The latest time (POSIX seconds) that a believed clock and a signature have both reached."""
+        return self._times.floor
+
     def admit(self, verified: VerifiedNotification) -> SessionRequest:
         """Remember a notification and queue its session, in the transaction that `commit` makes durable.
 
-        Raises Duplicate or QueueFull, and then remembers nothing of it. After JournalError, nothing that was admitted
-        since the last commit is accepted.
+        Raises Duplicate, QueueFull or Stale, and then remembers nothing of it. After JournalError, nothing that was
+        admitted since the last commit is accepted.
         """
-        self._duplicates.refuse_cached(verified, self.newest_authenticated)
-        with self._errors("write"):
-            database = self._file.ensure()
-            self._duplicates.correct_arrivals(database, verified)
-            forgotten = self._duplicates.find_forgotten(database, verified, self.newest_authenticated)
-            # Most queues are short: if all servers together have fewer, no count is needed.
-            if len(self._open) + len(self._admitted) >= self._limits.max_pending:
-                running = sum(self._open[session].server_id == verified.server_id for session in self._running)
-                _refuse_overflow(database, verified, running, self._limits.max_pending)
-            if not database.in_transaction:
-                database.execute("BEGIN IMMEDIATE")
-            self._duplicates.prune(database, verified, self.newest_authenticated)
-            request = self._insert(database, verified, INSERT if forgotten is None else REPLACE)
-        sent_at = verified.notification.sent_at
-        if sent_at is not None:
-            self.newest_authenticated = max(sent_at, self.newest_authenticated or 0)
-        return request
+        try:
+            self._duplicates.refuse_cached(verified)
+            with self._errors("write"):
+                return self._admit(self._file.ensure(), verified)
+        except Discard as discard:
+            discard.server_id, discard.notification_id = verified.server_id, verified.notification.notification_id
+            raise
 
     def commit(self) -> None:
         """Make everything admitted since the last commit durable. After JournalError, nothing of it is accepted."""
         with self._errors("write"):
             database = self._file.ensure()
             if database.in_transaction:
+                self._times.write(database)
                 database.execute("COMMIT")
+        self._times.committed()
         self._open.update(self._admitted)
         self._admitted.clear()
-        self._durable_newest = self.newest_authenticated
 
     def rollback(self) -> None:
         """Forget everything admitted since the last commit."""
-        self.newest_authenticated = self._durable_newest
+        self._times.rolled_back()
         self._admitted.clear()
         self._duplicates.reset()
         self._file.rollback()
@@ -185,7 +185,7 @@ class Journal:
     def last_starts(self) -> dict[str, float]:
         """Return the start (monotonic) of each server's last try, as far as its row is kept."""
         now, monotonic = time.time(), time.monotonic()
-        if judge_clock(now, self.newest_authenticated, 0).believed:
+        if judge_clock(now, self._times.floor).believed:
             # A clock that was ahead has written starts that would seem recent until that time.
             self._write(_DATE_STARTS, [{"now": now}])
         with self._errors("read"):
@@ -236,9 +236,13 @@ class Journal:
                 raise
             self._write(statement, rows, again=False)
 
-    def _take_up(self, database: sqlite3.Connection) -> None:
-        """Make a file that is being opened hold every open request, and read what it holds."""
+    def _take_up(self, database: sqlite3.Connection, *, lost: bool) -> None:
+        """Make a file that is being opened hold every open request, and read what it holds.
+
+        Rows of an earlier file may be `lost`.
+        """
         self._duplicates.reset()
+        self._times.take_up(database, lost=lost)
         restore(database, self._open.values())
         for found, *values in database.execute(SELECT_OPEN).fetchall():
             row = Row._make(values)
@@ -254,9 +258,25 @@ class Journal:
                 # It alone is set aside, and a repeat of its notification is accepted.
                 logger.error("row set aside", session=row.session, file=str(self.file), problem=str(error))
                 database.execute(_SET_ASIDE, (time.time(), row.session))
-        newest = read_newest(database)
-        # A file that was made new has lost the times of closed sessions.
-        self.newest_authenticated = self._durable_newest = max(newest or 0, self._durable_newest or 0) or None
+
+    def _admit(self, database: sqlite3.Connection, verified: VerifiedNotification) -> SessionRequest:
+        sent_at, server_id, times = verified.notification.sent_at, verified.server_id, self._times
+        self._duplicates.correct_arrivals(database, verified)
+        replaced = self._duplicates.find_replaced(database, verified)
+        # If the file was just made anew, without the row of this notification, its age was checked too early.
+        if sent_at is not None:
+            check_forgotten(sent_at, times.servers.get(server_id, NEVER_SIGNED), verified.received_at)
+        # Most queues are short: if all servers together have fewer, no count is needed.
+        if len(self._open) + len(self._admitted) >= self._limits.max_pending:
+            running = sum(self._open[session].server_id == server_id for session in self._running)
+            _refuse_overflow(database, server_id, running, self._limits.max_pending)
+        if not database.in_transaction:
+            database.execute("BEGIN IMMEDIATE")
+        times.admitted(verified)
+        if replaced is not None and isinstance(replaced.sent_at, int) and replaced.state != UNREADABLE:
+            times.forget(server_id, replaced.sent_at)
+        self._duplicates.prune(database, verified, times)
+        return self._insert(database, verified, INSERT if replaced is None else REPLACE)
 
     def _insert(self, database: sqlite3.Connection, verified: VerifiedNotification, statement: str) -> SessionRequest:
         notification, server_id, source = verified.notification, verified.server_id, str(verified.source)
@@ -271,10 +291,8 @@ class Journal:
         return request
 
 
-def _refuse_overflow(database: sqlite3.Connection, verified: VerifiedNotification, running: int, most: int) -> None:
+def _refuse_overflow(database: sqlite3.Connection, server_id: str, running: int, most: int) -> None:
     """Raise QueueFull if the server has `most` open sessions beside those that run."""
-    (count,) = database.execute(_COUNT, (verified.server_id,)).fetchone()
+    (count,) = database.execute(_COUNT, (server_id,)).fetchone()
     if count - running >= most:
-        full = QueueFull(verified.server_id, count - running, most)
-        full.server_id, full.notification_id = verified.server_id, verified.notification.notification_id
-        raise full
+        raise QueueFull(server_id, count - running, most)

@@ -12,7 +12,7 @@ from zlib import crc32
 
 from dmnotid import RELEASED_AT
 from dmnotid.policy.sessions import Limits, SessionRequest
-from dmnotid.wire.notification import MAX_TIME, Notification, decode_notification
+from dmnotid.wire.notification import Notification, decode_notification
 
 MAX_SESSION: Final = 1 << 52
 """Highest session number of a sound file. A higher one shows that the file is damaged."""
@@ -75,10 +75,6 @@ SELECT_OPEN: Final = f"""
 SELECT (SELECT other.session FROM session AS other
         WHERE other.server_id = session.server_id AND other.notification_id = session.notification_id), {_NAMES}
 FROM session NOT INDEXED WHERE state = 'pending' OR closed_at IS NULL ORDER BY session
-"""  # noqa: S608
-
-_SELECT_NEWEST: Final = f"""
-SELECT {_NAMES} FROM session WHERE typeof(sent_at) = 'integer' AND sent_at <= ? ORDER BY sent_at DESC
 """  # noqa: S608
 
 _KEEP: Final = """
@@ -192,12 +188,6 @@ def restore(database: sqlite3.Connection, requests: Iterable[SessionRequest]) ->
             # If another file was put in place of the journal, its row may have this number.
             database.execute(_RENUMBER, (request.session,))
             database.execute(REPLACE, row_of(request))
-
-
-def read_newest(database: sqlite3.Connection) -> int | None:
-    """Return the newest authenticated time (POSIX seconds), of sealed rows alone: a damaged time must set no clock."""
-    signed = map(Row._make, database.execute(_SELECT_NEWEST, (MAX_TIME,)))
-    return next((row.sent_at for row in signed if is_sealed(row)), None)
 
 
 def is_whole(row: Row) -> bool:

@@ -39,7 +39,7 @@ def verify(
     if sent_at is not None:
         secret = _find_secret(notification, server, clock)
         # After the digest, so that a forger learns nothing about the clock.
-        check_age(sent_at, clock, freshness)
+        check_age(sent_at, server.id, clock, freshness)
     elif server.require_digest:
         raise DigestMissing(server.id)
     # tuple.__new__ skips the Python-level constructor of the NamedTuple: this runs for every accepted notification.

@@ -1,50 +1,89 @@
-"""Age: how old a signed notification may be, and whether the clock that measures it is believed."""
+"""Age: how old a signed notification may be, and whether the clock that measures it is believed (5.3.5).
 
-from typing import NamedTuple
+The device's clock may be wrong in either direction, and a server may sign any time. So the age of a server's
+notifications depends on the clock and on its own times (`ServerTimes`), never on those of another server. All servers
+share the floor alone: the latest time that a believed clock and a signature have both reached.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from dmnotid import RELEASED_AT
 from dmnotid.errors import FromTheFuture, Stale
 
+MARGIN: Final = 600
+"""Difference, in seconds, up to which two clocks count as equal."""
+
 
 class Freshness(NamedTuple):
-    """How old (`max_age`) and how far ahead (`max_skew`) a signed notification may be, in seconds."""
+    """How old (`max_age`) and how far ahead (`max_skew`, None: any time) a signed notification may be, in seconds."""
 
     max_age: float = 86_400
-    max_skew: float = 600
+    max_skew: float | None = None
+
+
+class ServerTimes(NamedTuple):
+    """Times that one server has signed, in POSIX seconds.
+
+    `newest` is the latest of them, 0 before there is one; `forgotten` is the latest one of the notifications that are
+    no longer remembered, -1 if all are.
+    """
+
+    newest: int = 0
+    forgotten: int = -1
+
+
+NEVER_SIGNED: Final = ServerTimes()
 
 
 class Clock(NamedTuple):
-    """The device's clock at the arrival of a datagram, in POSIX seconds.
+    """The device's clock at the arrival of a datagram, in POSIX seconds, and what replaces it if it is not `believed`.
 
-    `newest` is the newest authenticated time known, None before there is one. If the clock is not `believed`, age is
-    measured from `newest`, and nothing is refused as from the future.
+    `servers` has the times of each server that has signed, by SERVER-ID.
     """
 
     now: float
     believed: bool = True
-    newest: int | None = None
+    servers: Mapping[str, ServerTimes] = MappingProxyType({})
+    released_at: int = RELEASED_AT
 
 
-def judge_clock(now: float, newest: int | None, max_skew: float, *, released_at: int = RELEASED_AT) -> Clock:
+def judge_clock(
+    now: float,
+    floor: int | None,
+    servers: Mapping[str, ServerTimes] = MappingProxyType({}),
+    *,
+    released_at: int = RELEASED_AT,
+) -> Clock:
     """Decide whether the clock is believed.
 
-    It is believed unless it is before the program's release or more than `max_skew` seconds before the newest
-    authenticated time: a device without a battery-backed clock starts in 1970.
+    It is believed unless it is before the program's release or more than MARGIN before the floor: a device without a
+    battery-backed clock starts in 1970, or when it was last switched off.
     """
-    # Within `max_skew` the clocks of servers differ without any of them being wrong.
-    behind_newest = newest is not None and now < newest - max_skew
-    return Clock(now, now >= released_at and not behind_newest, newest)
+    behind_floor = floor is not None and now < floor - MARGIN
+    return Clock(now, now >= released_at and not behind_floor, servers, released_at)
 
 
-def check_age(sent_at: int, clock: Clock, freshness: Freshness) -> None:
+def check_age(sent_at: int, server_id: str, clock: Clock, freshness: Freshness) -> None:
     """Check the signed time of a notification (POSIX seconds). Raises Stale or FromTheFuture."""
-    reference = clock.now if clock.believed else clock.newest
-    # An unbelieved clock without any authenticated time to replace it leaves nothing to measure from.
-    if reference is None:
-        return
-    # Negative if the signed time is ahead of the reference.
-    age = reference - sent_at
-    if age > freshness.max_age:
-        raise Stale(age, freshness.max_age, None if clock.believed else reference)
-    if -age > freshness.max_skew and clock.believed:
-        raise FromTheFuture(-age, freshness.max_skew)
+    times, (max_age, max_skew) = clock.servers.get(server_id, NEVER_SIGNED), freshness
+    check_forgotten(sent_at, times, clock.now)
+    ahead = sent_at - clock.now
+    reference = clock.now if clock.believed else max(clock.released_at, times.newest)
+    # A server that once signed a wrong time far ahead is still heard if its time now and the clock agree.
+    agrees = -max_age <= ahead <= MARGIN
+    if reference - sent_at > max_age and not agrees:
+        raise Stale(sent_at, clock.now, max_age, reference=None if clock.believed else reference)
+    # The clock may be weeks behind after a power cut, and a signature is worth more. So this limit is optional.
+    if clock.believed and max_skew is not None and ahead > max_skew:
+        raise FromTheFuture(sent_at, clock.now, max_skew)
+
+
+def check_forgotten(sent_at: int, times: ServerTimes, now: float) -> None:
+    """Check that a notification can't be one that was accepted and is no longer remembered. Raises Stale.
+
+    Neither a clock nor a configuration makes such a notification fresh again; `now` is for the message.
+    """
+    if sent_at <= times.forgotten:
+        raise Stale(sent_at, now, forgotten=times.forgotten)

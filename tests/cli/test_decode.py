@@ -401,7 +401,7 @@ def test_well_formed_datagram_is_refused_by_the_configuration(
     datagram: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its facts are shown all the same."""
-    config = ["--config", str(write_config(tmp_path)), "--at", str(NOW)]
+    config = ["--config", str(write_config(tmp_path, more="freshness: {max_skew: 10m}\n")), "--at", str(NOW)]
     assert asked([datagram.hex()], capsys)["verdict"] == "accept"
     found = asked([*config, datagram.hex()], capsys)
     assert (found["verdict"], found["reason"], found["body_offset"]) == ("discard", reason, 6)
@@ -412,7 +412,7 @@ def test_well_formed_datagram_is_refused_by_the_configuration(
 @pytest.mark.parametrize("at", ["2025-01-01T00:00:00Z", "2025-01-01T01:00:00+01:00", str(NOW)])
 def test_at_is_believed_as_given(at: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Even before the program's release."""
-    config = ["--config", str(write_config(tmp_path)), "--at", at]
+    config = ["--config", str(write_config(tmp_path, more="freshness: {max_skew: 10m}\n")), "--at", at]
     assert asked([*config, signed(sent_at=NOW + 601).hex()], capsys)["reason"] == "from-the-future"
     assert asked([*config, signed(sent_at=NOW).hex()], capsys)["verdict"] == "accept"
 

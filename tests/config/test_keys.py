@@ -165,7 +165,10 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "push.max_header_octets": ([*WHOLE[0], 65_507], [*WHOLE[1], 65_508]),
     "freshness": SECTION,
     "freshness.max_age": (DURATION[0][:-1], DURATION[1]),
-    "freshness.max_skew": (["1ms", "30s", "24h", "0", "0s", 0], DURATION_OR_ZERO[1]),
+    "freshness.max_skew": (
+        ["1ms", "30s", "24h", "0", "0s", 0, None],
+        [value for value in DURATION_OR_ZERO[1] if value is not None],
+    ),
     "duplicates": SECTION,
     "duplicates.remember": (["3d", "400d"], DURATION[1]),
     "sessions": SECTION,

@@ -29,7 +29,7 @@ def test_keys_that_are_absent_have_their_defaults(place: Place) -> None:
         state=Path("/var/lib/dmnotid"),
         max_octets=4_096,
         max_header_octets=48,
-        freshness=Freshness(86_400, 600),
+        freshness=Freshness(86_400, None),
         remember=259_200,
         sessions=Limits(1, 16, 604_800),
         retry=Retry(30, 3_600, 10),
@@ -98,7 +98,7 @@ def test_rules_are_those_of_the_configuration(place: Place) -> None:
     rules = config.rules
     assert list(rules.servers) == list(config.servers)
     assert (rules.max_header_octets, rules.max_octets) == (7, 70)
-    assert rules.freshness == Freshness(3_600, 600)
+    assert rules.freshness == Freshness(3_600, None)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dmnotid.errors import Duplicate, JournalError, QueueFull
+from dmnotid.errors import Duplicate, JournalError, QueueFull, Stale
 from dmnotid.journal.file import FILE_NAME
 from dmnotid.journal.queue import Journal
+from dmnotid.policy.freshness import ServerTimes
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from tests.support import verified
 
@@ -28,6 +30,8 @@ YEARS = 10 * 365 * DAY
 LIMITS = Limits(max_pending=4, expire_after=7 * DAY)
 ROOMY = Limits(max_pending=10_000)
 ROOT = Path(__file__).parents[2]
+LATER = count(int(time.time()) + 60)
+"""Signed times of notifications to come."""
 
 SESSIONS = 40
 DONE = frozenset(range(0, SESSIONS, 3))
@@ -59,18 +63,26 @@ def refusal(journal: Journal, notification_id: int = 7, **more: Any) -> type[Exc
     """Return why a notification is refused, None if it is accepted."""
     try:
         admit(journal, notification_id, **more)
-    except (Duplicate, QueueFull) as error:
+    except (Duplicate, QueueFull, Stale) as error:
         journal.commit()
         return type(error)
     return None
 
 
 def accepts(journal: Journal, notification_id: int, **more: Any) -> bool:  # noqa: ANN401
-    """Send a notification, and again if the journal failed once, as a server does; whether it was accepted."""
+    """Send a notification, and again if the journal failed once, as a server does; whether it was accepted.
+
+    Unless given, its signed time is later than any before: what is lost with a file is stale.
+    """
+    facts = {"received_at": time.time(), "sent_at": next(LATER), **more}
     for _ in range(2):
         with suppress(JournalError):
-            return refusal(journal, notification_id, received_at=time.time(), **more) is None
+            return refusal(journal, notification_id, **facts) is None
     pytest.fail("refused twice because of the file")
+
+
+def times(newest: float, forgotten: float = -1) -> ServerTimes:
+    return ServerTimes(int(newest), int(forgotten))
 
 
 def fill(journal: Journal) -> None:

@@ -16,9 +16,11 @@ import pytest
 from dmnotid.errors import JournalError
 from dmnotid.journal.database import APPLICATION_ID, SCHEMA_VERSION
 from dmnotid.journal.file import FILE_NAME
-from dmnotid.journal.rows import COLUMNS, fingerprint, is_sealed
+from dmnotid.journal.rows import COLUMNS, fingerprint, is_sealed, seal
+from dmnotid.policy.freshness import ServerTimes
 from tests.journal.journals import (
     NO_TEXT,
+    NOW,
     ROOMY,
     accepts,
     admit,
@@ -30,7 +32,7 @@ from tests.journal.journals import (
     refusal,
     sql,
 )
-from tests.support import IS_ROOT, LogLines, descriptors, verified, without_privileges
+from tests.support import IS_ROOT, OPEN_ID, OTHER_ID, SERVER_ID, LogLines, descriptors, verified, without_privileges
 
 SCHEMA_1 = """
 CREATE TABLE session (
@@ -96,11 +98,41 @@ def test_older_schema_becomes_the_newest(tmp_path: Path, version: int) -> None:
         assert not accepts(journal, 1)
         assert admit(journal, 3).session == 3
         if version == 1:
-            assert journal.newest_authenticated is not None
             assert all(is_sealed(row) for row in journal.rows())
     assert kept_files(tmp_path) == []
     assert sql(tmp_path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
     assert sql(tmp_path, "PRAGMA application_id") == [(APPLICATION_ID | SCHEMA_VERSION,)]
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_times_of_an_older_schema_are_those_of_sealed_rows_and_the_floor_is_that_of_believed_arrivals(
+    tmp_path: Path, version: int
+) -> None:
+    now = int(NOW)
+    old_journal(tmp_path, OLD[version], rows=6)
+    for session, (server_id, sent_at, received_at, believed) in enumerate(
+        [
+            (SERVER_ID, now - 90, now - 80.5, 1),
+            (SERVER_ID, now + 599, now - 70.5, 1),
+            (SERVER_ID, 2**32 - 1, 60.0, 0),
+            (OTHER_ID, now - 50, now - 40.5, 1),
+            (OTHER_ID, now - 5, now + 0.5, 1),
+            (OPEN_ID, None, now + 50.0, 1),
+        ],
+        start=1,
+    ):
+        facts = "server_id = ?, sent_at = ?, received_at = ?, clock_believed = ?"
+        values = server_id, sent_at, received_at, believed, session
+        sql(tmp_path, f"UPDATE session SET {facts} WHERE session = ?", *values)  # noqa: S608
+        if version == 2 and session != 5:
+            (row,) = sql(tmp_path, "SELECT fingerprint FROM session WHERE session = ?", session)
+            sealed = seal(server_id, session, row[0], sent_at)
+            sql(tmp_path, "UPDATE session SET seal = ? WHERE session = ?", sealed, session)
+    with open_journal(tmp_path) as journal:
+        # The first schema has no seals, so that all of its rows are believed.
+        newest = now - 5 if version == 1 else now - 50
+        assert journal.times == {SERVER_ID: ServerTimes(2**32 - 1), OTHER_ID: ServerTimes(newest)}
+        assert journal.floor == (now - 5 if version == 1 else now - 50)
 
 
 @pytest.mark.parametrize("version", OLD)
@@ -113,7 +145,8 @@ def test_migrated_file_has_the_columns_and_indexes_of_a_new_one(tmp_path: Path, 
     def shape(directory: Path) -> tuple[object, ...]:
         with open_journal(directory):
             pass
-        columns = [row[1:] for row in sql(directory, "PRAGMA table_info(session)")]
+        tables = ("session", "server", "clock")
+        columns = [row[1:] for table in tables for row in sql(directory, f"PRAGMA table_info({table})")]
         return columns, sql(directory, "SELECT name, sql FROM sqlite_schema WHERE type = 'index' ORDER BY name")
 
     assert shape(old) == shape(new)

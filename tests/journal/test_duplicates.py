@@ -2,13 +2,15 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dmnotid.errors import Duplicate
+from dmnotid.errors import Duplicate, QueueFull, Stale
 from dmnotid.journal.duplicates import CACHED_ROWS, PRUNE_EVERY, PRUNE_ROWS
 from dmnotid.journal.queue import Journal
-from dmnotid.policy.sessions import Closed, Limits
+from dmnotid.policy.freshness import MARGIN
+from dmnotid.policy.sessions import Closed
 from dmnotid.wire.notification import ConnectionType
 from tests.journal.journals import (
     DAY,
@@ -21,9 +23,11 @@ from tests.journal.journals import (
     ids,
     open_journal,
     refusal,
-    sql,
+    times,
 )
 from tests.support import OPEN_ID, OTHER_ID, SERVER_ID, verified
+
+LAST = 2**32 - 1
 
 
 def rows_of(journal: Journal) -> list[int]:
@@ -148,7 +152,7 @@ def test_unsigned_notification_does_not_make_a_signed_one_forgotten(tmp_path: Pa
         unsigned = verified(server_id=OPEN_ID, received_at=NOW + YEARS)._replace(server_id=SERVER_ID)
         with pytest.raises(Duplicate):
             journal.admit(unsigned)
-        assert journal.newest_authenticated == NOW
+        assert journal.times == {SERVER_ID: times(NOW)}
 
 
 def test_replay_is_a_duplicate_whatever_the_clock_says(tmp_path: Path) -> None:
@@ -161,19 +165,50 @@ def test_replay_is_a_duplicate_whatever_the_clock_says(tmp_path: Path) -> None:
         assert refusal(journal, sent_at=NOW + REMEMBER + 1, received_at=NOW + REMEMBER + 2) is None
 
 
-def test_server_that_stops_signing_may_use_its_ids_again(tmp_path: Path) -> None:
-    """It accepts unsigned notifications of any sender, so refusing its own gains nothing; the newest time is kept."""
+def test_id_of_a_signed_notification_is_new_for_an_unsigned_one_once_its_row_is_pruned(tmp_path: Path) -> None:
+    """Otherwise anyone could make the notifications of a server that need not sign forgotten."""
+    unsigned = verified(7, server_id=OPEN_ID, received_at=NOW + YEARS)._replace(server_id=SERVER_ID)
     with open_journal(tmp_path) as journal:
-        for number in (7, 8):
-            admit_done(journal, number, sent_at=NOW + number)
-        later = [
-            verified(it, server_id=OPEN_ID, received_at=NOW + YEARS)._replace(server_id=SERVER_ID) for it in (7, 8)
-        ]
-        journal.admit(later[0])
-        journal.commit()
+        admit_done(journal, 7, sent_at=NOW)
         with pytest.raises(Duplicate):
-            journal.admit(later[1])
-        assert journal.newest_authenticated == NOW + 8
+            journal.admit(unsigned)
+    with open_journal(tmp_path) as journal:
+        admit(journal, 8, server_id=OTHER_ID, received_at=NOW + REMEMBER + 1)
+        journal.admit(unsigned)
+        assert journal.times[SERVER_ID] == times(NOW, NOW)
+
+
+def test_unsigned_row_makes_no_signed_notification_a_duplicate(tmp_path: Path) -> None:
+    """5.1.4: anyone may have sent it. Beside its open session, the signed one is refused and not remembered."""
+    unsigned = verified(7, server_id=OPEN_ID, received_at=NOW)._replace(server_id=SERVER_ID)
+    with open_journal(tmp_path) as journal:
+        request = journal.admit(unsigned)
+        journal.commit()
+        for _ in range(2):
+            with pytest.raises(QueueFull) as caught:
+                admit(journal, 7)
+            assert (caught.value.blocked_by, caught.value.notification_id) == (request.session, 7)
+        assert journal.times == {}
+        journal.close([(request, Closed.DONE)])
+        signed = admit(journal, 7)
+        assert [row.session for row in journal.rows()] == [signed.session]
+        with pytest.raises(Duplicate):
+            journal.admit(unsigned)
+
+
+def test_replaced_row_is_forgotten(tmp_path: Path) -> None:
+    """A device that never has the time: its server wraps its counter, and the old one is sent again."""
+    lost: dict[str, Any] = {"received_at": 60.0, "clock_believed": False}
+    with open_journal(tmp_path) as journal:
+        admit_done(journal, sent_at=NOW, **lost)
+        assert refusal(journal, sent_at=NOW + REMEMBER, **lost) is Duplicate
+        assert journal.times[SERVER_ID] == times(NOW)
+        admit_done(journal, sent_at=NOW + REMEMBER + 1, **lost)
+        assert journal.times[SERVER_ID] == times(NOW + REMEMBER + 1, NOW)
+        assert journal.floor is None
+        assert refusal(journal, 8, sent_at=NOW, **lost) is Stale
+    with open_journal(tmp_path) as journal:
+        assert journal.times[SERVER_ID] == times(NOW + REMEMBER + 1, NOW)
 
 
 # Arrivals under a worse clock
@@ -273,7 +308,7 @@ def test_backlog_is_pruned_in_parts(tmp_path: Path) -> None:
         journal.close([(request, Closed.DONE) for request in requests])
     with open_journal(tmp_path, limits=ROOMY) as journal:
         for number, left in ((10_001, 5), (10_002, 0)):
-            admit(journal, number, sent_at=NOW + REMEMBER + 1)
+            admit(journal, number, sent_at=NOW + REMEMBER + 1, received_at=NOW + REMEMBER + 1)
             assert sum(number < 10_000 for number in rows_of(journal)) == left
 
 
@@ -284,24 +319,41 @@ def test_pending_rows_do_not_keep_old_ones_from_being_pruned(tmp_path: Path) -> 
         journal.commit()
         admit_done(journal, 10_000, sent_at=NOW)
     with open_journal(tmp_path, limits=ROOMY) as journal:
-        admit(journal, 20_000, sent_at=NOW + REMEMBER + 1)
+        admit(journal, 20_000, sent_at=NOW + REMEMBER + 1, received_at=NOW + REMEMBER + 1)
         assert 10_000 not in rows_of(journal)
 
 
-def test_signed_row_is_pruned_by_authenticated_time(tmp_path: Path) -> None:
-    """Once something newer is further ahead than `remember`, a replay is stale whatever the wall clock says."""
+def test_signed_row_is_pruned_by_the_floor_and_its_time_is_forgotten(tmp_path: Path) -> None:
+    """Neither a clock that is ahead nor a server that signs ahead prunes it, only both together."""
     with open_journal(tmp_path) as journal:
         for number, sent_at in ((1, NOW), (2, NOW + 5), (3, NOW + 1)):
-            admit_done(journal, number, sent_at=sent_at)
+            admit_done(journal, number, sent_at=sent_at, received_at=NOW + 9)
+    later = NOW + REMEMBER + 5
+    for number, server_id, facts in (
+        (10, OPEN_ID, {"received_at": NOW + YEARS}),
+        (11, SERVER_ID, {"sent_at": NOW + 6, "received_at": NOW + YEARS}),
+        (12, OTHER_ID, {"sent_at": NOW + YEARS, "received_at": NOW + 10}),
+        (13, OTHER_ID, {"sent_at": later, "received_at": 60.0, "clock_believed": False}),
+    ):
+        with open_journal(tmp_path, limits=ROOMY) as journal:
+            admit(journal, number, server_id=server_id, **facts)
+            assert {1, 2, 3} < set(rows_of(journal))
+    with open_journal(tmp_path, limits=ROOMY) as journal:
+        admit(journal, 14, server_id=OTHER_ID, sent_at=later, received_at=later)
+        assert rows_of(journal) == [2, 10, 11, 12, 13, 14]
+        assert journal.times[SERVER_ID].forgotten == NOW + 1
+        assert refusal(journal, 3, sent_at=NOW + 1) is Stale
+    with open_journal(tmp_path, limits=ROOMY) as journal:
+        assert journal.times[SERVER_ID].forgotten == NOW + 1
+
+
+def test_nothing_signed_is_pruned_without_a_floor(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        admit(journal, 9, server_id=OPEN_ID, received_at=NOW + YEARS)
-        assert journal.newest_authenticated == NOW + 5
-        admit(journal, 10, sent_at=NOW + REMEMBER + 5, received_at=NOW)
-        assert rows_of(journal) == [1, 2, 3, 9, 10], "the first admission has pruned, and found nothing"
+        admit_done(journal, 1, sent_at=NOW, received_at=60.0, clock_believed=False)
     with open_journal(tmp_path) as journal:
-        admit(journal, 11, sent_at=NOW + REMEMBER, received_at=60.0, clock_believed=False)
-        assert journal.newest_authenticated == NOW + REMEMBER + 5
-        assert rows_of(journal) == [2, 9, 10, 11]
+        admit(journal, 2, sent_at=NOW + YEARS, received_at=90.0, clock_believed=False)
+        assert journal.floor is None
+        assert rows_of(journal) == [1, 2]
 
 
 def test_clock_that_was_ahead_makes_nothing_signed_forgotten(tmp_path: Path) -> None:
@@ -313,28 +365,62 @@ def test_clock_that_was_ahead_makes_nothing_signed_forgotten(tmp_path: Path) -> 
         assert refusal(journal, sent_at=NOW, received_at=NOW + 60) is Duplicate
 
 
-# Newest authenticated time
+# The times of the servers, and the floor
 
 
-def test_newest_authenticated_time_is_kept(tmp_path: Path) -> None:
+def test_newest_time_is_kept_for_each_server(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         admit(journal, 1, server_id=OPEN_ID)
-        assert journal.newest_authenticated is None
+        assert (journal.times, journal.floor) == ({}, None)
     with open_journal(tmp_path) as journal:
         admit(journal, 2, sent_at=NOW)
         admit(journal, 3, sent_at=NOW - 100)
-        assert journal.newest_authenticated == NOW
         admit(journal, 4, sent_at=NOW + 100, server_id=OTHER_ID)
-        assert journal.newest_authenticated == NOW + 100
+        known = {SERVER_ID: times(NOW), OTHER_ID: times(NOW + 100)}
+        assert journal.times == known
     with open_journal(tmp_path) as journal:
-        assert journal.newest_authenticated == NOW + 100
+        assert journal.times == known
 
 
-@pytest.mark.parametrize("value", [2**62, 4_000_000_000, "junk"])
-def test_damaged_time_is_never_the_newest(tmp_path: Path, value: object) -> None:
-    with open_journal(tmp_path, limits=Limits(max_pending=9)) as journal:
-        admit(journal, 1, sent_at=NOW - 50)
-        admit(journal, 2, sent_at=NOW)
-    sql(tmp_path, "UPDATE session SET sent_at = ? WHERE session = 2", value)
+def test_newest_time_ahead_of_a_believed_clock_is_lowered(tmp_path: Path) -> None:
+    """2106, signed while the clock is in 1970; the clock is right when another server is heard."""
     with open_journal(tmp_path) as journal:
-        assert journal.newest_authenticated == NOW - 50
+        admit(journal, 1, sent_at=LAST, received_at=60.0, clock_believed=False)
+        admit(journal, 2, sent_at=NOW, received_at=90.0, clock_believed=False, server_id=OTHER_ID)
+        assert journal.times == {SERVER_ID: times(LAST), OTHER_ID: times(NOW)}
+    with open_journal(tmp_path) as journal:
+        journal.admit(verified(3, sent_at=NOW, received_at=NOW + 0.5, server_id=OTHER_ID))
+        journal.rollback()
+        assert journal.times[SERVER_ID] == times(LAST)
+        admit(journal, 4, sent_at=NOW, received_at=NOW + 0.5, server_id=OTHER_ID)
+        assert journal.times == {SERVER_ID: times(NOW + MARGIN), OTHER_ID: times(NOW)}
+        admit(journal, 5, sent_at=LAST, received_at=NOW + 5)
+        assert journal.times[SERVER_ID] == times(NOW + 5 + MARGIN)
+    with open_journal(tmp_path) as journal:
+        assert journal.times[SERVER_ID] == times(NOW + 5 + MARGIN)
+
+
+@pytest.mark.parametrize(
+    ("sent_at", "received_at", "believed", "floor"),
+    [
+        (NOW + 5, NOW + 7.5, True, NOW + 5),
+        (NOW + 9, NOW + 7.5, True, NOW + 7),
+        (LAST, NOW - 3.0, True, NOW),
+        (NOW - 3, NOW + YEARS, True, NOW),
+        (NOW + 5, NOW + 7.5, False, NOW),
+    ],
+)
+def test_floor_is_the_latest_time_that_a_believed_clock_and_a_signature_have_reached(
+    tmp_path: Path, sent_at: float, received_at: float, floor: float, *, believed: bool
+) -> None:
+    with open_journal(tmp_path) as journal:
+        admit(journal, 1, sent_at=NOW, received_at=NOW)
+        admit(journal, 2, server_id=OPEN_ID, received_at=NOW + YEARS)
+        admit(journal, 3, sent_at=sent_at, received_at=received_at, clock_believed=believed, server_id=OTHER_ID)
+        assert journal.floor == floor
+        journal.admit(verified(4, sent_at=NOW + YEARS, received_at=NOW + YEARS))
+        assert journal.floor == NOW + YEARS
+        journal.rollback()
+        assert journal.floor == floor
+    with open_journal(tmp_path) as journal:
+        assert journal.floor == floor

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.errors import Duplicate, JournalError
+from dmnotid.errors import Duplicate, JournalError, Stale
 from dmnotid.journal.file import DAMAGED_NAME, FILE_NAME, KEPT_DAMAGED, STATE_MODE
 from dmnotid.policy.sessions import Closed
 from tests.journal.journals import (
     DONE,
     NO_TEXT,
+    NOW,
+    REMEMBER,
     ROOMY,
     SESSIONS,
     accepts,
     admit,
+    admit_done,
     copy_of,
     fill,
     ids,
@@ -25,8 +28,9 @@ from tests.journal.journals import (
     open_journal,
     refusal,
     sql,
+    times,
 )
-from tests.support import IS_ROOT, LogLines, verified, without_privileges
+from tests.support import IS_ROOT, OTHER_ID, SERVER_ID, LogLines, verified, without_privileges
 
 PENDING = [number for number in range(SESSIONS) if number not in DONE]
 
@@ -96,7 +100,8 @@ def test_damaged_file_runs_nothing_twice_and_accepts_repeats(
     with open_journal(tmp_path, limits=ROOMY) as journal:
         assert set(PENDING) <= set(ids(journal)), "each is there, from the file or from its repeat"
     problems = [line for line in logged.all() if line["level"] == "error"]
-    assert all(line["event"] in ("journal set aside", "row set aside") for line in problems), problems
+    events = ("journal set aside", "row set aside", "notifications forgotten")
+    assert all(line["event"] in events for line in problems), problems
 
 
 @pytest.mark.parametrize("at", [0, 16, 18, 19, 28, 44, 56, 100, 103, 105, 108])
@@ -283,7 +288,7 @@ def test_admission_in_a_file_that_turns_out_damaged_is_not_accepted(tmp_path: Pa
         journal.commit()
     file = tmp_path / FILE_NAME
     with open_journal(tmp_path, limits=ROOMY) as journal:
-        newest = journal.newest_authenticated
+        newest = journal.times[SERVER_ID].newest
         journal.admit(verified(5_000, sent_at=2_000_000_000))
         with file.open("r+b") as stream:
             stream.seek(4_096)
@@ -296,10 +301,73 @@ def test_admission_in_a_file_that_turns_out_damaged_is_not_accepted(tmp_path: Pa
         with pytest.raises(JournalError):
             admit_all()
         journal.commit()
-        assert journal.newest_authenticated == newest
+        assert journal.times[SERVER_ID].newest == newest
         assert ids(journal) == list(range(total))
         assert accepts(journal, 5_000)
         assert not accepts(journal, 0, unknown=[(9, bytes(1_000))])
+
+
+# Times of the servers
+
+
+@pytest.mark.parametrize("lost", ["UPDATE session SET seal = seal + 1 WHERE session = 3", "DROP TABLE server"])
+def test_rescue_that_lost_rows_forgets_each_server_up_to_its_newest_time(
+    tmp_path: Path, logged: LogLines, lost: str
+) -> None:
+    """A repeat of a lost one looks like a new one, so everything up to then is stale unless it is remembered."""
+    with open_journal(tmp_path) as journal:
+        for number, server_id in ((1, SERVER_ID), (2, OTHER_ID), (3, SERVER_ID), (4, SERVER_ID)):
+            admit_done(journal, number, server_id=server_id, sent_at=NOW + number)
+    sql(tmp_path, lost)
+    (tmp_path / FILE_NAME).rename(tmp_path / DAMAGED_NAME)
+    for _ in range(2):
+        with open_journal(tmp_path) as journal:
+            assert journal.times == {
+                SERVER_ID: times(NOW + 4, NOW + 4),
+                OTHER_ID: times(NOW + 2, NOW + 2),
+            }
+            assert journal.floor == NOW
+            assert refusal(journal, 1, sent_at=NOW + 1) is Duplicate
+            assert refusal(journal, 9, sent_at=NOW + 3) is Stale
+    (line,) = logged.of("notifications forgotten")
+    assert (line["level"], line["servers"]) == ("error", 2)
+
+
+def test_rescue_without_a_loss_keeps_the_times(tmp_path: Path, logged: LogLines) -> None:
+    with open_journal(tmp_path) as journal:
+        admit_done(journal, 1, sent_at=NOW)
+        admit_done(journal, 1, sent_at=NOW + REMEMBER + 1, received_at=60.0, clock_believed=False)
+        known, floor = dict(journal.times), journal.floor
+    (tmp_path / FILE_NAME).rename(tmp_path / DAMAGED_NAME)
+    with open_journal(tmp_path) as journal:
+        assert journal.times == known == {SERVER_ID: times(NOW + REMEMBER + 1, NOW)}
+        assert journal.floor == floor == NOW
+    assert logged.of("notifications forgotten") == []
+
+
+@pytest.mark.parametrize("table", ["server", "clock"])
+def test_table_of_times_that_is_lost_is_derived_from_sealed_rows(tmp_path: Path, table: str) -> None:
+    """A damaged time must set neither a newest time nor the floor."""
+    with open_journal(tmp_path) as journal:
+        admit_done(journal, 1, sent_at=NOW - 50, received_at=NOW)
+        admit_done(journal, 2, sent_at=NOW - 40, received_at=NOW)
+        admit_done(journal, 3, sent_at=NOW, received_at=NOW + 7, clock_believed=False)
+    sql(tmp_path, f"DROP TABLE {table}")
+    sql(tmp_path, "UPDATE session SET sent_at = ? WHERE session = 2", 4_000_000_000)
+    with open_journal(tmp_path) as journal:
+        assert journal.times == {SERVER_ID: times(NOW, NOW)}
+        assert journal.floor == NOW - 50
+
+
+@pytest.mark.parametrize("value", [2**40, -5, "junk"])
+def test_damaged_time_is_ignored(tmp_path: Path, value: object) -> None:
+    with open_journal(tmp_path) as journal:
+        admit(journal, 1)
+    sql(tmp_path, "UPDATE server SET newest = ?", value)
+    sql(tmp_path, "UPDATE clock SET floor = ?", value)
+    with open_journal(tmp_path) as journal:
+        assert (journal.times, journal.floor) == ({}, None)
+        assert refusal(journal, 1) is Duplicate
 
 
 # A file that is gone while it is in use
@@ -329,13 +397,16 @@ def test_deleted_file_is_made_anew_with_every_open_session(
     state = tmp_path / "state"
     with open_journal(state, limits=ROOMY) as journal:
         fill(journal)
-        newest = journal.newest_authenticated
+        newest, floor = journal.times[SERVER_ID].newest, journal.floor
         take(state)
         assert accepts(journal, 500)
         assert [accepts(journal, number) for number in PENDING] == [False] * len(PENDING)
-        assert accepts(journal, min(DONE)), "closed ones are forgotten"
-        assert journal.newest_authenticated is not None
-        assert journal.newest_authenticated >= (newest or 0)
+        assert refusal(journal, min(DONE), sent_at=newest) is Stale, "closed ones are forgotten"
+        assert accepts(journal, min(DONE)), "their ids are new"
+        assert journal.times[SERVER_ID].forgotten == newest
+        assert floor is not None
+        assert journal.floor is not None
+        assert journal.floor >= floor
         (line,) = logged.of("journal recreated")
         assert line["level"] == "error"
         assert "deleted" in line["problem"]
@@ -390,7 +461,7 @@ def test_place_that_cannot_be_made_is_tried_again_by_each_write(tmp_path: Path) 
             with pytest.raises(JournalError):
                 journal.close([(request, Closed.DONE)])
         state.unlink()
-        assert accepts(journal, 2)
+        assert accepts(journal, 2, sent_at=NOW + 1)
         journal.close([(request, Closed.DONE)])
     with open_journal(state) as journal:
         assert ids(journal) == [2]
@@ -405,7 +476,7 @@ def test_file_put_in_its_place_is_set_aside_and_its_rows_are_taken_up(tmp_path: 
         admit(journal, 1)
         state.rename(tmp_path / "beneath")
         other.rename(state)
-        assert accepts(journal, 2)
+        assert accepts(journal, 2, sent_at=NOW + 1)
         assert not accepts(journal, 51)
         assert "another file was put in its place" in logged.of("journal set aside")[0]["problem"]
     with open_journal(state) as journal:

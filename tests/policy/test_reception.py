@@ -60,7 +60,7 @@ def test_bare_package_is_received_and_verified() -> None:
 def test_rules_have_defaults() -> None:
     """5.3.5, 6.1."""
     rules = Rules(Servers([]))
-    assert (rules.freshness, rules.max_header_octets) == (Freshness(86_400, 600), 48)
+    assert (rules.freshness, rules.max_header_octets) == (Freshness(86_400, None), 48)
 
 
 def test_limit_and_age_are_those_of_the_rules() -> None:

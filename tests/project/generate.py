@@ -117,14 +117,15 @@ def type_of(key: Key) -> tuple[str, dict[str, Any]]:
         *others, last = (f"`{word}`" for word in read.words)
         return f"{', '.join(others)} or {last}", {"enum": list(read.words)}
     if isinstance(read, Duration):
-        return DURATIONS[read.low > 0]
+        words, kind = DURATIONS[read.low > 0]
+        return (f"{words}, or null", {"anyOf": [*kind["anyOf"], {"type": "null"}]}) if read.optional else (words, kind)
     assert read is not None
     return READERS[read]
 
 
 def default_of(key: Key) -> object:
     """Return the default of a key as the file would have it; None if it has none."""
-    if isinstance(key.read, Duration):
+    if isinstance(key.read, Duration) and key.default is not None:
         return spell(key.default)
     if key.read is kinds.read_listen:
         return str(key.default[0])

@@ -207,6 +207,7 @@ class Reloads:
             hook={"timeout": f"{plan.timeout}s", "kill_after": "100ms", "environment": {MARK: str(directory)}},
             retry={"attempts": 2},
             sessions=limits,
+            freshness={"max_skew": "10m"},
             log={"format": "json", "discards": "1s"},
         )
         self.guest = f"{GUEST_HOST}:{port}"

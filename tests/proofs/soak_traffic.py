@@ -186,9 +186,9 @@ def fate_of(octets: bytes) -> str:
     """Say in which count a datagram ends that is no good, whatever the configuration."""
     secrets = {**SECRETS, **MORE_SECRETS}
     servers = [Server(name, secrets.get(name), require_digest=name in secrets) for name in (*ORDINARY, *MORE_SECRETS)]
-    rules, now = Rules(Servers(servers), Freshness()), time.time()
+    rules, now = Rules(Servers(servers), Freshness(max_skew=600)), time.time()
     try:
-        receive_push(Datagram(octets, SOURCE, now), rules, judge_clock(now, None, 600))
+        receive_push(Datagram(octets, SOURCE, now), rules, judge_clock(now, None))
     except Discard as discard:
         return discard.reason
     message = f"meant to be discarded, and is not: {octets.hex(' ')}"

@@ -10,7 +10,7 @@ import pytest
 
 from dmnotid.errors import Discard, Duplicate, QueueFull
 from dmnotid.policy.addresses import Source
-from dmnotid.policy.freshness import Clock, Freshness
+from dmnotid.policy.freshness import Clock, Freshness, ServerTimes
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.routing import check_route
 from dmnotid.policy.servers import Server, Servers
@@ -76,11 +76,12 @@ def received(datagram: bytes, servers: Row, at: float, row: Row) -> Row:
     """Take a datagram all the way; the form of a row's "receive"."""
     rules = Rules(
         Servers(server(identity, facts) for identity, facts in servers.items()),
-        Freshness(row.get("max_age", 86_400), row.get("max_skew", 600)),
+        Freshness(row.get("max_age", 86_400), row.get("max_skew")),
         row.get("max_header_octets", DEFAULT_MAX_HEADER_OCTETS),
         row.get("max_octets", DEFAULT_MAX_OCTETS),
     )
-    clock = Clock(at, row.get("believed", True), row.get("newest"))
+    times = dict.fromkeys(servers, ServerTimes(row.get("newest", 0), row.get("forgotten", -1)))
+    clock = Clock(at, row.get("believed", True), times, RULES_HEAD["released_at"])
     source = Source(row.get("source") or RULES_HEAD["source"], 40000)
     try:
         verified = receive_push(Datagram(datagram, source, at), rules, clock)
@@ -112,7 +113,7 @@ def test_decode_rows_with_rules(row: Row) -> None:
 @pytest.mark.parametrize("row", RECEIVE, ids=names(RECEIVE))
 def test_receive(row: Row) -> None:
     """5.1.4, 5.3.5: two servers, a believed clock."""
-    assert received(bytes.fromhex(row["hex"]), HEAD["servers"], HEAD["at"], {}) == row["receive"]
+    assert received(bytes.fromhex(row["hex"]), HEAD["servers"], HEAD["at"], HEAD) == row["receive"]
 
 
 @pytest.mark.parametrize("row", RULED, ids=names(RULED))

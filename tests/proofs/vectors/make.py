@@ -22,6 +22,7 @@ AT = 1_800_000_000
 
 SENT = AT - 20
 DAY, SKEW = 86_400, 600
+RELEASED = SENT - 300 * DAY
 
 HARBOUR, HARBOUR_SECRET = "dm.harbour.example", "lantern-and-rope-0042"
 GULL, GULL_SECRET = "möwe.example", "seven gulls over the pier"
@@ -510,6 +511,7 @@ def ruled() -> Iterator[Row]:
     open_ = {"require_digest": False}
     full, bare, sole = signed(0x800, own, delta=4), package(0x800, own), package(0x800)
     nameless = signed(0x800, delta=5)
+    old = signed(0x800, own, delta=4, sent_at=RELEASED - DAY - 1)
     table: list[tuple[str, str, bytes, Row | str, Row]] = [
         ("source-v4", "", full, ACCEPTED, {"servers": {HARBOUR: near}}),
         ("source-v6", "", full, ACCEPTED, {"servers": {HARBOUR: near}, "source": "2001:db8::7"}),
@@ -544,7 +546,7 @@ def ruled() -> Iterator[Row]:
         ("clock-1970", "not believed", full, ACCEPTED, {"servers": SERVERS, "at": 100, "believed": False}),
         (
             "clock-1970-newest",
-            "age from the newest authenticated time",
+            "age from the server's newest time",
             full,
             ACCEPTED,
             {"servers": SERVERS, "at": 100, "believed": False, "newest": SENT + DAY},
@@ -556,7 +558,31 @@ def ruled() -> Iterator[Row]:
             "stale",
             {"servers": SERVERS, "at": 100, "believed": False, "newest": SENT + DAY + 1},
         ),
+        (
+            "clock-1970-before-release",
+            "age from the release",
+            old,
+            "stale",
+            {"servers": SERVERS, "at": 100, "believed": False},
+        ),
+        (
+            "clock-agrees",
+            "once 2106, and now what the clock says",
+            full,
+            ACCEPTED,
+            {"servers": SERVERS, "believed": False, "newest": 2**32 - 1},
+        ),
         ("clock-believed-newest", "", full, ACCEPTED, {"servers": SERVERS, "newest": SENT + DAY + 1}),
+        ("clock-behind", "weeks, and believed", full, ACCEPTED, {"servers": SERVERS, "at": SENT - 60 * DAY}),
+        ("forgotten", "", full, "stale", {"servers": SERVERS, "forgotten": SENT}),
+        ("forgotten-before", "", full, ACCEPTED, {"servers": SERVERS, "forgotten": SENT - 1}),
+        (
+            "forgotten-max-age",
+            "whatever the configuration is",
+            full,
+            "stale",
+            {"servers": SERVERS, "forgotten": SENT, "max_age": 300 * DAY},
+        ),
         ("clock-1970-forged", "", nameless, "digest-mismatch", {"servers": {GULL: {"secret_text": "x"}}, "at": 0}),
         ("max-age-10", "", full, "stale", {"servers": SERVERS, "max_age": 10}),
         ("max-skew-0", "", full, "from-the-future", {"servers": SERVERS, "at": SENT - 1, "max_skew": 0}),
@@ -569,6 +595,8 @@ def ruled() -> Iterator[Row]:
         facts: Row = {"server_id": None if body in (nameless, sole) else HARBOUR}
         if body in (full, nameless):
             facts |= {"sent_at": SENT, "signed": True}
+        if body == old:
+            facts |= {"sent_at": RELEASED - DAY - 1, "signed": True}
         yield row(name, note, push(body), accept(6, 0x800) | facts, receive, **rules)
 
 
@@ -578,11 +606,16 @@ FILES: dict[str, tuple[Row, tuple[Any, ...]]] = {
         (wsp_discards, wsp_accepts, package_discards, package_accepts),
     ),
     "receive.jsonl": (
-        {"about": "receive = with these servers and this clock", "servers": SERVERS, "at": AT},
+        {"about": "receive = with these servers and this clock", "servers": SERVERS, "at": AT, "max_skew": SKEW},
         (received, aged),
     ),
     "rules.jsonl": (
-        {"about": "receive = with the servers, source and clock of the row", "default_at": AT, "source": "192.0.2.1"},
+        {
+            "about": "receive = with the servers, source and clock of the row",
+            "default_at": AT,
+            "source": "192.0.2.1",
+            "released_at": RELEASED,
+        },
         (ruled,),
     ),
 }
