@@ -34,9 +34,10 @@ def bindings(addresses: Sequence[ListenAddress]) -> list[Binding]:
     """Return how each of the addresses of a configuration is bound beside the others."""
     found: list[Binding] = []
     for index, address in enumerate(addresses):
-        # A dual-stack [::] would take the port from an IPv4 address that is listed as well.
+        # A dual-stack [::] would take the port from an IPv4 address that is listed as well. No other IPv6 address is
+        # bound differently beside one, so a reload that adds or removes the IPv4 address keeps its socket.
         beside_ipv4 = any(other.port == address.port and ":" not in other.host for other in addresses)
-        found.append(Binding(address, beside_ipv4 and ":" in address.host, addresses[:index].count(address)))
+        found.append(Binding(address, beside_ipv4 and address.host == "::", addresses[:index].count(address)))
     return found
 
 

@@ -154,6 +154,16 @@ async def test_kept_address_keeps_its_socket_at_a_reload(logged: LogLines) -> No
     assert len(logged.of("socket listening")) == 3
 
 
+@needs_ipv6
+async def test_ipv6_address_keeps_its_socket_when_a_reload_adds_an_ipv4_address() -> None:
+    port = free_port()
+    with receiving(at("::1", port)) as (endpoints, _):
+        (kept,) = endpoints
+        for addresses in ([at("127.0.0.1", port), at("::1", port)], [at("::1", port)]):
+            endpoints.bind(addresses)
+            assert list(endpoints)[-1] is kept
+
+
 async def test_one_of_two_equal_addresses_is_closed_at_a_reload() -> None:
     with receiving(LOOPBACK, LOOPBACK) as (endpoints, _):
         first, second = endpoints
