@@ -6,8 +6,10 @@ stopping --second stop--> running hooks are ended at once
 """
 
 import asyncio
+import concurrent.futures
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -136,7 +138,7 @@ class Daemon:
         try:
             self._links.open(self._dispatcher.wake)
         except OSError as error:
-            message = f"connections: network interfaces can't be read from the kernel (rtnetlink): {error}"
+            message = f"connections: network interfaces cannot be read from the kernel (rtnetlink): {error}"
             raise EndpointError(message) from error
         self.receiver = Receiver(
             config.rules,
@@ -173,8 +175,7 @@ class Daemon:
     async def _reload(self) -> str:
         """Apply the configuration file. If that fails, change nothing and return why, in one line."""
         try:
-            # In a thread: a large file takes a slow device minutes, and the watchdog would end the daemon meanwhile.
-            self._apply(await asyncio.to_thread(load_config, self.config.file, os.environ, check_trusted_path))
+            self._apply(await _in_thread(lambda: load_config(self.config.file, os.environ, check_trusted_path)))
         except ConfigError as error:
             for problem in error.problems:
                 logger.error("configuration problem", problem=str(problem))
@@ -241,6 +242,23 @@ class Daemon:
 
 def _log_ignored(number: signal.Signals) -> None:
     logger.info("signal ignored", signal=number.name)
+
+
+def _in_thread(load: Callable[[], Config]) -> asyncio.Future[Config]:
+    """Call `load` in a thread: a large file takes a slow device minutes, and the watchdog would end the daemon."""
+    result: concurrent.futures.Future[Config] = concurrent.futures.Future()
+
+    def run() -> None:
+        # From here on the waiting task can no longer cancel the result, so setting it never fails.
+        if result.set_running_or_notify_cancel():
+            try:
+                result.set_result(load())
+            except Exception as error:  # noqa: BLE001 - raised again in the task that waits
+                result.set_exception(error)
+
+    # Not asyncio.to_thread: at the stop, the loop would wait for its threads.
+    threading.Thread(target=run, name="reload", daemon=True).start()
+    return asyncio.wrap_future(result)
 
 
 def _intake(config: Config) -> Intake:

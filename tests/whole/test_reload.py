@@ -385,3 +385,22 @@ async def test_reload_requested_at_the_stop_changes_nothing(tmp_path: Path, logg
         await eventually(lambda: logged.of("daemon stopped"))
     assert logged.of("session done")
     assert logged.all()[-1]["event"] == "daemon stopped"
+
+
+def test_stop_does_not_wait_for_a_file_that_is_being_read(tmp_path: Path, logged: LogLines) -> None:
+    file = write_config(tmp_path)
+    before = set(threading.enumerate())
+
+    async def stop_during_a_reload() -> None:
+        async with at_work(file) as (daemon, _):
+            # It takes the reader a second or more, and the stop some milliseconds.
+            file.write_text("servers:\n" + "- {id: x, unknown: y}\n" * 4_000)
+            daemon.reload()
+            await eventually(lambda: set(threading.enumerate()) - before)
+
+    asyncio.run(stop_during_a_reload())
+    still_reading = set(threading.enumerate()) - before
+    assert still_reading
+    assert logged.all()[-1]["event"] == "daemon stopped"
+    for thread in still_reading:
+        thread.join()
