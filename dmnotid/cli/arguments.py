@@ -108,7 +108,8 @@ def find_server(config: Config, server_id: str | None) -> Server:
         return config.servers[0]
     server = servers.get(server_id or "")
     if server is None:
-        raise UsageError(f"--server is one of {', '.join(map(repr, servers))} in {config.file}")
+        found = "is missing" if server_id is None else f"{server_id!r} is not in {config.file}"
+        raise UsageError(f"--server {found}; expected one of {', '.join(map(repr, servers))}")
     return server
 
 

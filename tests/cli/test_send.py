@@ -333,7 +333,7 @@ PROBLEMS = [
     ),
     (["--server", "a", "--secret-file", "HERE"], "dmnotid send: --secret-file HERE: Is a directory"),
     (["--server", "a", "--secret-file", "HERE/empty"], "dmnotid send: --secret-file HERE/empty: is empty"),
-    (["--config", "HERE/none"], "HERE/none: HERE/none cannot be read: No such file or directory"),
+    (["--config", "HERE/none"], "HERE/none: cannot be read: No such file or directory"),
     (["--unsigned", "--server", "a" * 4096], "dmnotid send: length of SERVER-ID is 0 to 4095, not 4096"),
     (
         ["--unsigned", "--server", "a", "--req-mo", ",".join(["1"] * 2048)],
@@ -355,11 +355,11 @@ def test_problem_is_reported_and_nothing_sent(
     assert run(["--print", *map(filled, words)], capsys) == Done(1, "", filled(problem) + "\n")
 
 
-ONE_OF_THEM = "--server is one of 'dm.example.com', 'caf\u00e9', 'open' in CONFIG"
+ONE_OF_THEM = "expected one of 'dm.example.com', 'caf\u00e9', 'open'"
 NO_SERVER = "--server ID is needed (or --no-server-id, or --config with one server)"
 NOT_TOGETHER = [
-    (["--config", "CONFIG"], ONE_OF_THEM),
-    (["--config", "CONFIG", "--server", "other"], ONE_OF_THEM),
+    (["--config", "CONFIG"], f"--server is missing; {ONE_OF_THEM}"),
+    (["--config", "CONFIG", "--server", "other"], f"--server 'other' is not in CONFIG; {ONE_OF_THEM}"),
     (["--config", "CONFIG", "--server", "open"], NO_SECRET),
     (["--server", SERVER_ID], NO_SECRET),
     ([], NO_SERVER),

@@ -259,7 +259,7 @@ def test_warnings_of_the_configuration_are_shown(place: Place, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["--server", "other"], "--server is one of 'dm.example.com', \"b 'c'\", 'open' in "),
+        (["--server", "other"], "; expected one of 'dm.example.com', \"b 'c'\", 'open'"),
         (["--server", ""], "--server: ''"),
         (["--run", "--json"], "not allowed with argument"),
         (["--prefer", "wlan"], "a list of any, mobile, wireless, wireline is expected"),
