@@ -108,7 +108,9 @@ def _read_tree(file: Path, check_path: CheckPath | None = None) -> tuple[Node, o
     except Wrong as wrong:
         # An invisible character in an earlier line is often the reason, and the error in this one cannot be understood.
         found = {it.place: it for it in (wrong, *stray_spaces(text, wrong.place[0]))}
-        problems = (ConfigProblem(str(file), *place, "", str(found[place])) for place in sorted(found))
+        # A problem begins with its file, and so does the message of `read_regular`.
+        messages = {place: str(it).removeprefix(f"{file} ") for place, it in found.items()}
+        problems = (ConfigProblem(str(file), *place, "", messages[place]) for place in sorted(found))
         raise ConfigError(tuple(problems)) from None
     if root.kind != "map":
         message = f"the file is {KINDS[root.kind]}; expected a mapping with servers and hook"

@@ -37,6 +37,14 @@ _INVISIBLE: Final = re.compile(
 # Parts of a line in which such a character is text: quotes and comments.
 _QUOTED: Final = re.compile(r"""\"(?:\\.|[^"\\])*"|'[^']*'|(?:^|(?<=[ \t]))#.*""")
 _COMMENT: Final = re.compile(r"[ \t]+#")
+_SAME_COLUMN: Final = " (check the indentation: the keys of a mapping begin in the same column)"
+# What the two loaders report of a key in a column that fits no key above, or below a value.
+_MISPLACED: Final = {
+    "mapping values are not allowed": " (check the indentation, and put text with a colon and a space in quotes)",
+    "expected key": _SAME_COLUMN,
+    "expected '-' indicator": _SAME_COLUMN,
+    "expected <block end>": _SAME_COLUMN,
+}
 _NOT_A_SPACE: Final = "{} here is not a space to YAML; write a space, or delete it"
 
 # YAML 1.1, 5.1: every character outside of this set is refused.
@@ -106,7 +114,9 @@ def compose(text: str) -> Node:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         begin = error.context_mark.line if error.context_mark else place[0] - 1
-        raise Wrong(f"not YAML: {_without_names(error.problem)}{_hint(text, place, begin)}", place) from None
+        raise Wrong(
+            f"not YAML: {_without_names(error.problem)}{_hint(text, place, begin, str(error.problem))}", place
+        ) from None
     # The loader in Python lets some exceptions of chr() and int() escape.
     except (yaml.YAMLError, ValueError, OverflowError):
         raise Wrong("not YAML: an escape or a number has no meaning") from None
@@ -217,7 +227,7 @@ def _without_names(problem: str | None) -> str:
     return re.sub(r""" (?:'(?!<)[^']{2,}'|'\w'|"[^"]{2,}")""", "", problem or "no reason given")
 
 
-def _hint(text: str, place: tuple[int, int], begin: int) -> str:
+def _hint(text: str, place: tuple[int, int], begin: int, problem: str) -> str:
     """Return advice on the mistakes that people make most, or nothing; `begin` is the line (from 0) of the context."""
     lines = text.split("\n")
     line = lines[place[0] - 1] if 0 < place[0] <= len(lines) else ""
@@ -231,4 +241,4 @@ def _hint(text: str, place: tuple[int, int], begin: int) -> str:
     for number, above in enumerate(lines[begin : place[0]], begin + 1):
         if re.search(r"[{\[,:].*[ \t]#.*[}\]]", above):
             return f" (a comment begins at the # in line {number}: put text with # in quotes)"
-    return ""
+    return next((hint for words, hint in _MISPLACED.items() if words in problem), "")

@@ -351,7 +351,7 @@ def test_problems_are_printed_all_at_once(tmp_path: Path, capsys: pytest.Capture
 
 def test_missing_configuration_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = checked(tmp_path / "none", capsys)
-    assert done == Done(1, "", f"{tmp_path}/none: {tmp_path}/none cannot be read: No such file or directory\n")
+    assert done == Done(1, "", f"{tmp_path}/none: cannot be read: No such file or directory\n")
 
 
 def test_configuration_is_a_problem_if_others_can_write_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

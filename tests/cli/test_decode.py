@@ -475,7 +475,7 @@ def test_bare_package_is_verified_with_a_configuration(tmp_path: Path, capsys: p
 def test_missing_configuration_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = shown(["--config", str(tmp_path / "none"), GOOD], capsys)
     assert (done.status, done.out) == (1, "")
-    assert done.err == f"{tmp_path}/none: {tmp_path}/none cannot be read: No such file or directory\n"
+    assert done.err == f"{tmp_path}/none: cannot be read: No such file or directory\n"
 
 
 def test_nothing_is_written(tmp_path: Path) -> None:

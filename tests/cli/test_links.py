@@ -405,7 +405,7 @@ def test_default_configuration_is_reported_if_unreadable(
     else:
         config.symlink_to("none" if kind == "link to nothing" else config)
     monkeypatch.setattr(USUAL, usual)
-    assert links_of(None, capsys) == Done(1, "", f"{usual}: {usual} cannot be read: {problem}\n")
+    assert links_of(None, capsys) == Done(1, "", f"{usual}: cannot be read: {problem}\n")
 
 
 @pytest.mark.parametrize("words", [[], ["--json"], ["--watch"]])
@@ -441,7 +441,7 @@ def test_rest_of_the_configuration_is_ignored(config: Path, capsys: pytest.Captu
 
 
 def test_missing_configuration_is_reported(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert links_of(config, capsys) == Done(1, "", f"{config}: {config} cannot be read: No such file or directory\n")
+    assert links_of(config, capsys) == Done(1, "", f"{config}: cannot be read: No such file or directory\n")
 
 
 def test_unreadable_links_are_reported(
@@ -486,7 +486,7 @@ def test_links_need_no_privilege(unreadable: str, place: Place) -> None:
         config.chmod(0o600 if unreadable == "file" else 0o644)
         config.parent.chmod(0o700 if unreadable == "directory" else 0o755)
         done = run(place.namespace, sys.executable, "-c", AS_NOBODY, str(config), "links")
-    problem = Done(1, "", f"{config}: {config} cannot be read: Permission denied\n")
+    problem = Done(1, "", f"{config}: cannot be read: Permission denied\n")
     assert done == (problem if unreadable else place.links())
 
 

@@ -19,7 +19,7 @@ def config(tmp_path: Path) -> Path:
 
 def test_missing_configuration_file_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "none"
-    wanted = f"{missing}: {missing} cannot be read: No such file or directory\n"
+    wanted = f"{missing}: cannot be read: No such file or directory\n"
     assert dmnotid("run", "--config", str(missing)) == Done(78, "", wanted)
 
 

@@ -104,7 +104,13 @@ def test_endless_brackets_are_refused() -> None:
     ("text", "problem"),
     [
         ("a: [b", r"[12]:\d+: not YAML: .*"),
-        ("a: b: c", r"1:5: not YAML: mapping values are not allowed .*"),
+        ("a: b: c", r"1:5: not YAML: .* \(check the indentation, and put text with a colon and a space in quotes\)"),
+        ("- a: b\n   c: d", r"2:5: not YAML: .* \(check the indentation, and put text with .*\)"),
+        (
+            "- a: b\n c: d",
+            r"2:2: not YAML: .* \(check the indentation: the keys of a mapping begin in the same column\)",
+        ),
+        ("a:\n  b: c\n d: e", r"3:2: not YAML: .* \(check the indentation: the keys of a mapping .*\)"),
         ("a:\n\t- b", r"2:1: not YAML: .* \(indent YAML with spaces, not with tabs\)"),
         ("a: @b", r"1:4: not YAML: .* \(put text that begins with @ in quotes\)"),
         ("a: %b", r"1:4: not YAML: .* \(put text that begins with % in quotes\)"),

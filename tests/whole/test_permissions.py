@@ -64,7 +64,7 @@ def stops_clean(service: Service) -> None:
 def test_start_fails_if_the_configuration_file_is_unreadable(tmp_path: Path, run: Run) -> None:
     config = write_config(tmp_path)
     with mode(config, 0):
-        assert run(config).problem() == f"{config}: {config} cannot be read: Permission denied\n"
+        assert run(config).problem() == f"{config}: cannot be read: Permission denied\n"
     works(run(config), 1)
 
 
