@@ -239,6 +239,8 @@ def _hint(text: str, place: tuple[int, int], begin: int, problem: str) -> str:
     if re.search(r"\[[0-9A-Fa-f:.]*(%\w+)?\]:", line):
         return ' (put an address in brackets in quotes: "[::]:2948")'
     for number, above in enumerate(lines[begin : place[0]], begin + 1):
-        if re.search(r"[{\[,:].*[ \t]#.*[}\]]", above):
+        # Three searches, because one pattern takes minutes for a line of many brackets.
+        comment = _COMMENT.search(above)
+        if comment and re.search(r"[{\[,:]", above[: comment.start()]) and re.search(r"[}\]]", above[comment.end() :]):
             return f" (a comment begins at the # in line {number}: put text with # in quotes)"
     return next((hint for words, hint in _MISPLACED.items() if words in problem), "")
