@@ -214,7 +214,7 @@ class Daemon:
         logger.info("configuration reloaded", servers=len(config.servers), listen=listen, pending=self.pending)
 
     async def _ping_watchdog(self) -> None:
-        """Ping as long as the loop runs and the journal answers, be it with an error: no restart cures a full disk."""
+        """Ping as long as the loop runs and the journal responds, even with an error: no restart cures a full disk."""
         while self._manager.watchdog is not None:
             try:
                 self._journal.probe()

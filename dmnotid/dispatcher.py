@@ -57,7 +57,7 @@ class Dispatcher:
         self._hook = Hook(config.hook)
         # Why the hook could not be started when that was last tried or looked at; empty if it could.
         self.hook_problem = ""
-        # The locks of the servers, which a hook keeps that outlives a killed daemon.
+        # The locks of the servers: a hook that outlives a killed daemon keeps its lock.
         self._locks = Locks(config.state)
         # The states of all sessions.
         self._sessions = Sessions()
@@ -113,7 +113,7 @@ class Dispatcher:
             if request.attempts < self._config.retry.attempts + INTERRUPTIONS:
                 self._sessions.queue(request)
             else:
-                # A session that takes the device down in each of its tries must not do so for ever.
+                # A session that crashes the device in each of its tries must not do so for ever.
                 self._sessions.end(request, Closed.FAILED, "interrupted too often")
         self.wake()
 

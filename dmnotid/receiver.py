@@ -4,7 +4,7 @@ A batch of datagrams shares one transaction:
 
     datagram --refused--> counted under its reason
              --admitted--> in the transaction --commit--> accepted
-                                              --JournalError: rollback--> not accepted, so that a repeat may be
+                                              --JournalError: rollback--> not accepted; a repeat may be accepted
 """
 
 import asyncio
@@ -81,7 +81,7 @@ class Receiver:
         """`interval` is that of the summaries of discards, in seconds."""
         # Read by the status line, and logged at the stop.
         self.counters: Counter[str] = Counter()
-        # What decides over a datagram; a reload replaces it.
+        # The rules by which datagrams are judged; a reload replaces them.
         self._rules = rules
         self._journal = journal
         # Called with the requests of each commit.
@@ -235,7 +235,7 @@ def _log_accepted(admitted: Admitted) -> None:
     notification = request.notification
     skipped = notification.skipped_connections
     facts: dict[str, object] = {"skipped_connection_types": list(skipped)} if skipped else {}
-    # The operator learns from this line whether the server still uses the secret that is to go.
+    # The operator learns from this line whether the server still uses the former secret.
     if verified.secret == "former":  # noqa: S105 - its name
         facts["secret"] = verified.secret
     logger.info(

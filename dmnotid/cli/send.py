@@ -67,7 +67,9 @@ def _add_destination(group: argparse._ArgumentGroup) -> None:
     printing = "print each datagram in hex and send nothing; the NOTIFICATION-IDs count as sent"
     group.add_argument("--print", action="store_true", help=printing)
     group.add_argument("--count", type=parse_count, default=1, metavar="N", help="number of datagrams (default: 1)")
-    group.add_argument("--rate", type=_parse_rate, metavar="N", help="most datagrams a second (default: no limit)")
+    group.add_argument(
+        "--rate", type=_parse_rate, metavar="N", help="maximum number of datagrams a second (default: no limit)"
+    )
 
 
 def _add_server(group: argparse._ArgumentGroup) -> None:

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="COMMAND",
         help="an absolute path and arguments, after --; {server_id}, {notification_id}, {connection}, {interface} and "
-        "{attempt} are replaced in the latter",
+        "{attempt} are replaced in the arguments",
     )
 
 

@@ -47,7 +47,7 @@ def start_command(
     """Start a command with `text` as its standard input. Raises HookError.
 
     `kill_after` is the time between SIGTERM and SIGKILL, in seconds. Without `on_output` the command inherits standard
-    output and standard error. It inherits `lock` too, and keeps it if nothing ends it.
+    output and standard error. It inherits `lock` too, and keeps it if it outlives the daemon.
     """
     command = Command(kill_after, log, on_output, lock)
     try:

@@ -66,7 +66,7 @@ class Locks:
         self._held_since: dict[str, float] = {}
 
     def take(self, server_id: str, patience: float = inf) -> ServerLock | None:
-        """Lock a server; None if another process holds its lock, for `patience` seconds from the first look at most.
+        """Lock a server; None while another process holds its lock, for `patience` seconds after the first call at most.
 
         If the file can't be made, that is logged, and nothing is locked. Raises HookError if no descriptor is left.
         """
@@ -86,7 +86,7 @@ class Locks:
                 file.unlink(missing_ok=True)
                 lock = _lock(file)
         except OSError as error:
-            # The state directory was usable at the start, when former hooks may run; a full disk keeps no session back.
+            # The state directory was usable at the start, when former hooks may run; a full disk delays no session.
             logger.warning("lock missing", server_id=server_id, file=str(file), problem=error.strerror)
             try:
                 return ServerLock(None, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
