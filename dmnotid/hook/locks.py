@@ -66,7 +66,7 @@ class Locks:
         self._held_since: dict[str, float] = {}
 
     def take(self, server_id: str, patience: float = inf) -> ServerLock | None:
-        """Lock a server; None while another process holds its lock, for `patience` seconds after the first call at most.
+        """Lock a server; None while another process holds its lock, for at most `patience` seconds from the first call.
 
         If the file can't be made, that is logged, and nothing is locked. Raises HookError if no descriptor is left.
         """
