@@ -90,7 +90,7 @@ def test_root_has_the_credentials_of_the_running_service(device: Device) -> None
     # The addresses of the unit, not the default of `listen`.
     assert "[::]:2948 (UDP, passed by dmnotid.socket)" in checked
     device.run("dmnotid", "send", "--config", CONFIG)
-    device.wait_accepted(1)
+    assert device.wait_record("notification accepted")["signed"]
     decoded = device.machine.attempt("dmnotid", "decode", "--config", CONFIG, push(9).hex())
     assert "accepted: signed by" in decoded.stdout
 
