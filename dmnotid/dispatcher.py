@@ -299,7 +299,7 @@ class Dispatcher:
             return
         for tracked in ended:
             request, closed = tracked.request, tracked.closed
-            del self._sessions.tracked[request.session]
+            self._sessions.forget(request.session)
             self.counters[str(closed)] += 1
             log = logger.info if closed is Closed.DONE else logger.error
             log(f"session {closed}", **request.log_facts(), attempts=request.attempts, outcome=tracked.outcome)

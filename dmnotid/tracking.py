@@ -55,6 +55,8 @@ class Sessions:
     def __init__(self) -> None:
         # Every session, by its number.
         self.tracked: dict[int, Tracked] = {}
+        # Those that run or end. They are few, and asked for at every turn, while tens of thousands may wait.
+        self._active: dict[int, Tracked] = {}
         # The requests of those that are queued or resting.
         self._schedule = Schedule()
         # When the last try for each server began, on the monotonic clock.
@@ -65,21 +67,22 @@ class Sessions:
     @property
     def waiting(self) -> list[Tracked]:
         """The queued and resting sessions."""
-        return [it for it in self.tracked.values() if it.task is None and it.closed is None]
+        return [it for session, it in self.tracked.items() if session not in self._active]
 
     @property
     def running(self) -> list[Tracked]:
         """The sessions whose hook runs."""
-        return [it for it in self.tracked.values() if it.task is not None]
+        return [it for it in self._active.values() if it.task is not None]
 
     @property
     def ending(self) -> list[Tracked]:
         """The sessions whose row is to be closed."""
-        return [it for it in self.tracked.values() if it.closed is not None]
+        return [it for it in self._active.values() if it.closed is not None]
 
     def queue(self, request: SessionRequest) -> None:
         """Let a session, a new one or one after a try, have its turn from `not_before` on."""
         self.tracked.setdefault(request.session, Tracked(request)).request = request
+        self._active.pop(request.session, None)
         self._schedule.add(request)
 
     def look_again(self) -> None:
@@ -92,15 +95,19 @@ class Sessions:
     def begin(self, start: SessionStart) -> Tracked:
         """Take a session that is about to run out of the schedule."""
         request = self._schedule.remove(start.request.session)
-        tracked = self.tracked[request.session]
+        tracked = self._active[request.session] = self.tracked[request.session]
         tracked.request = request.tried(start.attempt)
         self.last_start[request.server_id] = time.monotonic()
         return tracked
 
     def end(self, request: SessionRequest, closed: Closed, outcome: str) -> None:
         """Let a session end that is not in the schedule."""
-        tracked = self.tracked.setdefault(request.session, Tracked(request))
+        tracked = self._active[request.session] = self.tracked.setdefault(request.session, Tracked(request))
         tracked.closed, tracked.outcome = closed, outcome
+
+    def forget(self, session: int) -> None:
+        """Stop tracking a session whose row is closed."""
+        del self.tracked[session], self._active[session]
 
     def expire(self, now: float) -> None:
         """Let sessions end that have expired, at most ENDS_AT_ONCE of them."""

@@ -141,7 +141,7 @@ def _connection(
     try:
         links = read_links(config)
     except OSError as error:
-        _note(f"the network interfaces can't be read: {error.strerror}")
+        _note(f"the network interfaces cannot be read: {error.strerror}")
         links = []
     if arguments.interface is not None:
         return _named(links, arguments.interface)

@@ -306,7 +306,7 @@ def _encode_options(values: dict[int, bytes]) -> bytes:
     encoded, before = b"", 0
     for number, value in sorted(values.items()):
         if not 0 < number - before <= MAX_OPTION_DELTA:
-            message = f"Option Number {number} can't follow {before}: the Delta is 1 to {MAX_OPTION_DELTA}"
+            message = f"Option Number {number} cannot follow {before}: the Delta is 1 to {MAX_OPTION_DELTA}"
             raise ValueError(message)
         _bounded(f"length of {OPTION_NAMES.get(number, number)}", len(value), MAX_OPTION_LENGTH)
         encoded += _OPTION_HEADER.pack(number - before << 12 | len(value)) + value
