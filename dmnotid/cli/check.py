@@ -210,7 +210,7 @@ def _links(config: Config) -> Iterator[str]:
     try:
         found = read_links(config.connections)
     except OSError as error:
-        yield f"unknown: the network interfaces can't be read: {error.strerror}"
+        yield f"unknown: the network interfaces cannot be read: {error.strerror}"
         return
     for link in found:
         yield f"{link} ({link.type}: {link.why})"

@@ -222,7 +222,7 @@ def test_unreadable_links_are_noted(
     done = run(place, capsys)
     assert done.status == 0
     assert "over eth0 (any)" in done.out
-    assert "the network interfaces can't be read: Operation not permitted" in done.err
+    assert "the network interfaces cannot be read: Operation not permitted" in done.err
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])

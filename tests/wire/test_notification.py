@@ -377,9 +377,9 @@ class Unfit(NamedTuple):
         Unfit("time is 0 to 4294967295, not 4294967296", sent_at=2**32),
         Unfit("time is 0 to 4294967295, not -1", sent_at=-1),
         Unfit("length of 6 is 0 to 4095, not 4096", unknown_options=[(6, bytes(4096))]),
-        Unfit("Option Number 16 can't follow 0: the Delta is 1 to 15", unknown_options=[(16, b"")]),
-        Unfit("Option Number 0 can't follow 0", unknown_options=[(0, b"")]),
-        Unfit("Option Number 22 can't follow 6", unknown_options=[(22, b""), (6, b"")]),
+        Unfit("Option Number 16 cannot follow 0: the Delta is 1 to 15", unknown_options=[(16, b"")]),
+        Unfit("Option Number 0 cannot follow 0", unknown_options=[(0, b"")]),
+        Unfit("Option Number 22 cannot follow 6", unknown_options=[(22, b""), (6, b"")]),
         Unfit("an unknown Option is given twice", unknown_options=[(6, b""), (6, b"a")]),
         Unfit(
             "an unknown Option is given twice, or has the Option Number of a standard one", unknown_options=[(1, b"a")]
