@@ -30,8 +30,8 @@ YEARS = 10 * 365 * DAY
 LIMITS = Limits(max_pending=4, expire_after=7 * DAY)
 ROOMY = Limits(max_pending=10_000)
 ROOT = Path(__file__).parents[2]
-LATER = count(int(time.time()) + 60)
-"""Signed times of notifications to come."""
+AHEAD = count(60)
+"""How far ahead of the clock (seconds) the next notification is signed."""
 
 SESSIONS = 40
 DONE = frozenset(range(0, SESSIONS, 3))
@@ -74,7 +74,7 @@ def accepts(journal: Journal, notification_id: int, **more: Any) -> bool:  # noq
 
     Unless given, its signed time is later than any before: what is lost with a file is stale.
     """
-    facts = {"received_at": time.time(), "sent_at": next(LATER), **more}
+    facts = {"received_at": time.time(), "sent_at": time.time() + next(AHEAD), **more}
     for _ in range(2):
         with suppress(JournalError):
             return refusal(journal, notification_id, **facts) is None

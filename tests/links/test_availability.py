@@ -307,7 +307,7 @@ def test_duplicate_address_does_not_count() -> None:
 def test_ipv6_alone_is_enough_until_its_route_expires(namespace: Namespace) -> None:
     """The kernel still lists a route that has expired, and no longer uses it."""
     namespace.add_veth("eth0")
-    namespace.ip("addr", "add", "2001:db8::1/64", "dev", "eth0")
+    namespace.ip("addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
     assert read()["eth0"].missing == "no route"
     namespace.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0", "expires", "1")
     assert [str(route) for route in read()["eth0"].routes] == ["default metric 1024"]
