@@ -45,7 +45,7 @@ def dmnotid_send(service: Service, config: Path, *arguments: str) -> str:
 
 
 def hostile() -> list[bytes]:
-    """Return datagrams of which none may start a session."""
+    """Return datagrams of which none may start a session with `freshness.max_skew` of ten minutes."""
     good = push(77, preferred=WIRELINE)
     return [
         b"",
@@ -118,7 +118,7 @@ def test_notification_starts_the_hook_with_the_documented_facts(tmp_path: Path, 
 def test_hook_runs_once_beside_hostile_datagrams_and_after_a_restart(tmp_path: Path, start: Run) -> None:
     """5.1.4: a repeat is a duplicate in the next process too."""
     recorder = Recorder(tmp_path)
-    config = write_config(tmp_path, recorder.command)
+    config = write_config(tmp_path, recorder.command, freshness={"max_skew": "10m"})
     datagram = push(1, preferred=WIRELINE)
     for round_ in range(2):
         service = start(config)
