@@ -199,18 +199,17 @@ def rescue(damaged: Path, database: sqlite3.Connection) -> dict[str, object]:
 
 
 def _copy_times(source: sqlite3.Connection, damaged: Path, database: sqlite3.Connection) -> bool:
-    """Copy the times of a damaged file; those that can't be read come from its rows. Return whether all were read."""
-    copied = True
+    """Copy the times of a damaged file, or derive them from its rows; return whether they could be read."""
     try:
         with journal_errors(damaged, "read"):
             servers, floor = read_times(source)
-        database.executemany(COPY_SERVER, [(server_id, *times) for server_id, times in servers.items()])
-        database.executemany(COPY_FLOOR, [] if floor is None else [(floor,)])
     except JournalDamaged:
-        copied = False
-    database.execute(DERIVE_SERVERS)
-    database.execute(DERIVE_FLOOR)
-    return copied
+        database.execute(DERIVE_SERVERS)
+        database.execute(DERIVE_FLOOR)
+        return False
+    database.executemany(COPY_SERVER, [(server_id, *times) for server_id, times in servers.items()])
+    database.executemany(COPY_FLOOR, [] if floor is None else [(floor,)])
+    return True
 
 
 def _read(source: sqlite3.Connection, damaged: Path, order: str) -> Iterator[Row]:

@@ -9,6 +9,7 @@ servers that lie. After each step:
   exception is the row of a notification ahead of the clock that was lost with the file.
 * While the clock is right, every notification of an honest server is accepted: at once or, unless the clock was ahead
   and a server lied at the same moment, as late as `max_age` allows. So is one of a server whose clock is right again.
+* Neither the clock nor a server alone moves the floor, and nothing that is older than the program is accepted.
 * Unless the clock is ever ahead, both devices agree on every notification of an honest server that is truly fresh.
 """
 
@@ -78,6 +79,8 @@ class Device:
         self.removed: frozenset[str] = frozenset()
         # Accepted signed packages, each with the latest time that it may have and still be known after a loss.
         self.admitted: dict[bytes, float] = {}
+        # The latest time that the clock and the signature of an accepted package have both reached.
+        self.reached = 0.0
         self.journal = self._open()
 
     def _open(self) -> Journal:
@@ -109,8 +112,10 @@ class Device:
             self.admitted = {octets: min(most, now + MARGIN) for octets, most in self.admitted.items()}
         if package.sent_at is not None:
             assert package.octets not in self.admitted, f"accepted twice: {package}"
-            oldest = min(RELEASED_AT, now) - self.max_age
-            assert package.sent_at >= oldest, f"older than the program, at {now}: {package}"
+            self.reached = max(self.reached, min(package.sent_at, now))
+            agrees = now - self.max_age <= package.sent_at <= now + MARGIN
+            assert (self.journal.floor or 0) <= self.reached, f"a floor of {self.journal.floor} at {now}: {package}"
+            assert agrees or package.sent_at >= RELEASED_AT - self.max_age, f"older than the program: {package}"
             self.admitted[package.octets] = now + MARGIN if clock.believed else LAST
         return None
 
