@@ -404,7 +404,7 @@ class Soak:
 
     def _sample(self, samples: list[Sample]) -> None:
         before, pid = self._log.events["tasks"], self._service.process.pid
-        self._signal(signal.SIGUSR2)
+        self._signal(signal.SIGWINCH)
         self._until(lambda: self._log.events["tasks"] > before, "the number of tasks")
         tasks, states = self._log.last["tasks"]["count"], children(pid)
         accepted, sent = self._log.events["notification accepted"], self._sent + self._guest_sent

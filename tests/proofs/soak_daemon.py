@@ -1,4 +1,4 @@
-"""`dmnotid run` as it is, but for one thing: at SIGUSR2 it logs how many asyncio tasks it has."""
+"""`dmnotid run` as it is, but for one thing: at SIGWINCH it logs how many asyncio tasks it has."""
 
 import asyncio
 import signal
@@ -14,7 +14,7 @@ class Watched(Daemon):
 
     async def run(self) -> None:
         """Run as ever."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, _tell)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, _tell)
         await super().run()
 
 
