@@ -60,6 +60,7 @@ def start_command(
 
 def check_calls() -> None:
     """Ensure that the kernel has the system calls that a command needs, and allows them. Raises HookError."""
+    # Checked at the start, because no repair of the hook cures this: every session would wait until it expires.
     calls: dict[str, Callable[[], int]] = {
         "memfd_create": partial(os.memfd_create, "notification"),
         "pidfd_open": partial(os.pidfd_open, os.getpid()),
@@ -141,6 +142,7 @@ class Command:
             standard_input = theirs.enter_context(_as_file(text))
             is_read = self._on_output is not None
             stdout, stderr = (self._open_pipe(name, theirs) if is_read else None for name in ("stdout", "stderr"))
+            # Not the loop's own: uvloop's refuses process_group=, and blocks the loop for milliseconds, this for less.
             self._process = subprocess.Popen(  # noqa: S603 - the caller has just checked that the file is trusted
                 # UTF-8 in any locale, as a hook's LANG has it.
                 [argument.encode("utf-8", "surrogateescape") for argument in arguments],
@@ -149,9 +151,12 @@ class Command:
                 stderr=stderr,
                 cwd="/",
                 env={name.encode(): value.encode("utf-8", "surrogateescape") for name, value in environment.items()},
+                # The lock belongs to the open file, so the command keeps it if the daemon is killed.
                 pass_fds=() if self._lock is None else (self._lock.descriptor,),
+                # One signal then reaches every process that the hook has started.
                 process_group=0,
             )
+            # From here on, `__aexit__` closes what was opened.
             failed.pop_all()
         self._log = self._log.bind(pid=self._process.pid)
         self._watch()
@@ -161,6 +166,7 @@ class Command:
         reading, writing = os.pipe()
         self._opened.callback(os.close, reading)
         theirs.callback(os.close, writing)
+        # `_read` is called at the end of a run too, when there may be nothing to read.
         os.set_blocking(reading, False)
         self._loop.add_reader(reading, self._read, stream)
         self._opened.callback(self._loop.remove_reader, reading)
@@ -170,6 +176,7 @@ class Command:
     def _watch(self) -> None:
         """Notice the exit of the leader."""
         try:
+            # A pidfd is readable once its process has exited, on either loop, and needs no handler of SIGCHLD.
             pidfd = os.pidfd_open(self._process.pid)
             self._opened.callback(os.close, pidfd)
             self._loop.add_reader(pidfd, self._on_exit, pidfd)
@@ -193,6 +200,7 @@ class Command:
             if not (self.exited.is_set() or self._is_ending):
                 await self.end()
         finally:
+            # A planned `_drain` must not read descriptors that are closed by then.
             self._pipes.clear()
             self._opened.close()
             if self._lock is not None and not self.exited.is_set():
@@ -238,6 +246,7 @@ class Command:
                 self._log.error("hook not signalled", problem=error.strerror, signal=number.name)
 
     def _on_exit(self, pidfd: int) -> None:
+        # A pidfd stays readable after the exit, and would call this in each iteration of the loop.
         self._loop.remove_reader(pidfd)
         self._find_exit()
 
@@ -247,6 +256,7 @@ class Command:
         status = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
         if status is None:
             return False
+        # For CLD_KILLED and CLD_DUMPED, the status is the number of the signal.
         self.exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
         self._drain(PIPE_OCTETS // CHUNK_OCTETS)
         return True
@@ -268,6 +278,7 @@ class Command:
         except BlockingIOError:
             return False
         if not octets:
+            # A pipe at its end stays readable: watching it would keep the loop busy.
             self._loop.remove_reader(descriptor)
         elif self._on_output is not None:
             self._on_output(stream, octets)
@@ -276,6 +287,7 @@ class Command:
 
 def group_is_alive(group: int) -> bool:
     """Check whether a process of this group has not ended; a zombie has. See proc_pid_stat(5)."""
+    # killpg() with signal 0 also finds zombies, which remain until their parent reaps them.
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # the process has ended meanwhile
             # The second field is the process's name in parentheses, and may contain anything.

@@ -30,6 +30,7 @@ def package_facts(notification: Notification) -> dict[str, Any]:
         "server_id": notification.server_id,
         "preferred_connections": list(map(str, notification.preferred_connections)),
         "requested_mos": list(notification.requested_mos),
+        # In hex, because JSON has no type for octets.
         "cached_mos": [[index, validator.hex()] for index, validator in notification.cached_mos],
         "sent_at": notification.sent_at,
         "signed": notification.signed,
@@ -58,6 +59,7 @@ def session_facts(start: SessionStart) -> dict[str, Any]:
 
 def build_input(facts: Facts) -> str:
     """Return the hook's input, on its standard input or over its connection: one JSON object and a newline."""
+    # Without an indent, JSON has no newline inside: a reader of lines gets all of it as one.
     return json.dumps(facts) + "\n"
 
 

@@ -18,6 +18,7 @@ from dmnotid.hook.output import CHUNK_OCTETS, LINE_ENDS
 MAX_ANSWER_OCTETS: Final = 1_024
 """Maximum length of a line with an exit status; a longer line is output."""
 
+# The exit status of a process has eight bits.
 MAX_EXIT: Final = 255
 EXPECTED: Final = '{"exit": N}'
 """The last line of an answer."""
@@ -88,9 +89,11 @@ def _read_exit_code(line: bytes) -> int | None:
     if len(line) > MAX_ANSWER_OCTETS:
         return None
     try:
+        # RecursionError: brackets that are nested deeper than Python allows.
         found = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
+    # JSON's true is an int for isinstance(), and not an exit status.
     code = found.get("exit") if isinstance(found, dict) else None
     return code if type(code) is int and 0 <= code <= MAX_EXIT else None
 
@@ -133,14 +136,17 @@ async def _exchange(
     """Write and read as the socket is ready, until the peer ends the connection."""
     while True:
         await ready.wait()
+        # Cleared before the poll, so that no readiness after it is missed.
         ready.clear()
         for _, event in events.poll(0):
+            # A hang-up and an error count as readable: recv() returns the octets left, then the end.
             if event & ~select.EPOLLOUT and not _receive(sock, answer):
                 answer.end()
                 return
             if event & select.EPOLLOUT:
                 unsent = _send(sock, unsent)
                 if not unsent:
+                    # A socket is writable at nearly any time, and would keep the loop busy.
                     events.modify(sock, select.EPOLLIN)
 
 
@@ -166,5 +172,6 @@ def _send(sock: socket.socket, unsent: memoryview) -> memoryview:
         unsent = unsent[:0]
     if not unsent:
         with suppress(OSError):
+            # The peer may have closed the connection meanwhile.
             sock.shutdown(socket.SHUT_WR)
     return unsent

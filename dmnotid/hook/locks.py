@@ -53,6 +53,7 @@ class ServerLock:
             # While the file still has its name, no other process can lock another file of that name.
             with suppress(OSError):
                 self._file.unlink()
+            # Closing would not free it while a child that the command left behind has the same open file.
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
         os.close(self.descriptor)
 
@@ -61,6 +62,7 @@ class Locks:
     """The locks in a state directory."""
 
     def __init__(self, state: Path) -> None:
+        # The directory of the lock files, made by the first `take`.
         self._directory = state / DIRECTORY
         # When a lock that another process holds was first found, on the monotonic clock, by server.
         self._held_since: dict[str, float] = {}
@@ -100,6 +102,7 @@ class Locks:
 def _lock(file: Path) -> ServerLock | None:
     """Open and lock a file; None if another open file has the lock."""
     while True:
+        # A command inherits the lock of its own server alone (`pass_fds`), and a symbolic link is not followed.
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

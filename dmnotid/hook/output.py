@@ -10,6 +10,7 @@ MAX_LINE_OCTETS: Final = 1_024
 MAX_OUTPUT_OCTETS: Final = 65_536
 MAX_OUTPUT_LINES: Final = 512
 
+# The first three quarters show how a run began; the last quarter, from its end, shows why it failed.
 _HEAD_OCTETS: Final = MAX_OUTPUT_OCTETS * 3 // 4
 _HEAD_LINES: Final = MAX_OUTPUT_LINES * 3 // 4
 

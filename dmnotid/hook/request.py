@@ -21,6 +21,7 @@ def read_request(octets: bytes) -> Facts:
     if not octets.strip():
         raise _refusal("is empty")
     try:
+        # RecursionError: brackets that are nested deeper than Python allows.
         found: Any = json.loads(octets.decode())
     except (ValueError, RecursionError) as error:
         raise _refusal(f"is not JSON: {error}") from error

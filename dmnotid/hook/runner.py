@@ -27,6 +27,7 @@ class Hook:
     """The configured session starter."""
 
     def __init__(self, config: HookConfig) -> None:
+        # A reload makes another Hook, so a running try ends by the configuration that it began with.
         self._config = config
         # Read once: a name service may be far away, and the loop waits for it.
         self._home = find_home()
@@ -79,6 +80,7 @@ class Hook:
         return judge(command.exit_code)
 
     async def _hand_over(self, path: Path, start: SessionStart, output: OutputLog) -> Outcome:
+        # The other side has no lock of the daemon's: a connection can't hand one over.
         octets = build_input(session_facts(start)).encode()
         try:
             async with asyncio.timeout(self._config.timeout):
@@ -101,6 +103,7 @@ async def _end_in_full_time(command: Command) -> None:
 
 def check_kernel(config: HookConfig) -> None:
     """Ensure that the kernel has what a hook needs, which no repair of the hook can change. Raises HookError."""
+    # The other side of a socket is not started by this process.
     if config.socket is None:
         check_calls()
 
