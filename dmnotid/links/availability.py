@@ -39,6 +39,7 @@ _UNCONFIGURED: Final = "not configured"
 _IPV4_OCTETS: Final = 4
 _IPV4_LINK_LOCAL: Final = bytes([169, 254])
 _IPV4_LOOPBACK: Final = 127
+# fe80::/10: the prefix ends inside the second octet, so ten bits are compared.
 _IPV6_LINK_LOCAL: Final = 0xFE80 >> 6
 _IPV6_LOOPBACK: Final = bytes(15) + b"\1"
 
@@ -125,6 +126,7 @@ def _describe(
     bits = {address.max_prefixlen for address in usable}
     counted, unreached = find_reach([route for route in routes if route.bits in bits], config.reach)
     missing = (
+        # Traffic over loopback reaches no server, so only a configuration (for tests) makes it a connection.
         (_UNCONFIGURED if loopback and configured_type(interface.name, config) is None else None)
         or (None if up else "down")
         or (None if carrier else "no carrier")
@@ -142,6 +144,7 @@ def _ip_address(octets: bytes) -> IpAddress:
 def _is_usable(address: Address, *, loopback: bool) -> bool:
     """Whether the interface can send from this address to other hosts (on loopback: to itself)."""
     octets = address.octets
+    # Duplicate address detection has not ended, or has found that another host has the address.
     if address.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED):
         return False
     if len(octets) == _IPV4_OCTETS:
@@ -154,8 +157,10 @@ def find_reach(routes: Sequence[Route], reach: Reach) -> tuple[Sequence[Route], 
     if reach == "any":
         return routes, None
     if reach == "internet":
+        # `0.0.0.0/1` beside `128.0.0.0/1`, as VPNs set them, is not a default route.
         default = [route for route in routes if not route.length]
         return default, None if default else "no route"
+    # One route has to cover a whole network: two /9 are not a route to their /8.
     covering = [route for route in routes if any(map(route.covers, reach))]
     for network in reach:
         if not any(route.covers(network) for route in covering):

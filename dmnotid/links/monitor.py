@@ -41,6 +41,7 @@ class Links:
     """
 
     def __init__(self, config: ConnectionsConfig) -> None:
+        # What counts as a connection, and for how long it has to be available.
         self._config = config
         # Every interface at the last read that succeeded, in the order of the indexes.
         self._links: tuple[Link, ...] = ()
@@ -77,6 +78,7 @@ class Links:
         except OSError:
             self.close()
             raise
+        # Set after the first read, whose result the caller sees when this returns.
         self._on_change = on_change
 
     def close(self) -> None:
@@ -152,7 +154,9 @@ class _Watch:
 
     def __init__(self, read: Callable[[], object]) -> None:
         """Subscribe. Raises OSError."""
+        # Reads the whole state, after a notice and when a planned read is due.
         self._read = read
+        # The loop of the reader and of both timers.
         self._loop = asyncio.get_running_loop()
         # Readable when a link, an address, a route or a next hop has changed.
         self._subscription = subscribe()

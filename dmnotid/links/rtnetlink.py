@@ -181,6 +181,7 @@ def read_state(longest: int = ANY_LENGTH) -> State:
     routes = ROUTES._replace(parse=partial(parse_routes, longest=longest))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as kernel:
         kernel.settimeout(TIMEOUT)
+        # The kernel chooses the port, because the process may have other netlink sockets.
         kernel.bind((0, 0))
         # Before Linux 4.20 the kernel ignores the filters of a request, and the parsers skip the rest.
         with suppress(OSError):
@@ -209,8 +210,10 @@ def drain(subscription: socket.socket) -> None:
 
     An overrun of the socket's buffer (ENOBUFS, reported once) is another such reason.
     """
+    # Bounded, because links that flap may add notices as fast as they are discarded.
     for _ in range(MAX_DRAINED):
         try:
+            # The kernel discards the rest of a message that is longer than the buffer.
             subscription.recv(1)
         except BlockingIOError:
             return
@@ -260,6 +263,7 @@ def take_messages(octets: bytes, query: Query[T], sequence: int, found: list[T])
         if number != sequence:
             continue
         if flags & _NLM_F_DUMP_INTR:
+            # The rest is read all the same, so that the next dump begins with its own answer.
             whole = False
         if kind == answer:
             found += parse(octets, at, end)
@@ -398,6 +402,7 @@ _NEXT_HOP: Final = Struct("=HxxI")
 _EXPIRES: Final = Struct("=8xi")
 _RT_TABLE_LOCAL: Final = 255
 _RTN_UNICAST: Final = 1
+# A struct rtmsg of zeros but for the type: with strict checking, the kernel sends unicast routes alone.
 _UNICAST_ROUTES: Final = bytes([0, 0, 0, 0, 0, 0, 0, _RTN_UNICAST, 0, 0, 0, 0])
 _RTM_F_CLONED: Final = 0x200
 _RTA_DST: Final = 1
@@ -434,6 +439,7 @@ def parse_routes(octets: bytes, at: int, end: int, longest: int = ANY_LENGTH) ->
     destination, metric = int.from_bytes(address, "big"), _number(found, _RTA_PRIORITY, at)
     table = _number(found, _RTA_TABLE, at, octets[at + 4])
     hops = _next_hops(found[_RTA_MULTIPATH]) if _RTA_MULTIPATH in found else (_number(found, _RTA_OIF, at),)
+    # A route without an interface names a next hop object only.
     return tuple([Route(hop, bits, destination, length, metric, table) for hop in hops if hop])
 
 

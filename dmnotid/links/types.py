@@ -65,6 +65,7 @@ def _kernel_type(interface: Interface) -> tuple[ConnectionType, str] | None:
 def _sysfs_type(interface: Interface, sysfs: Path) -> tuple[ConnectionType, str]:
     entry = sysfs / interface.name
     try:
+        # A driver without cfg80211 (wireless extensions only) has no `phy80211`.
         for wireless in ("phy80211", "wireless"):
             if (entry / wireless).exists():
                 return ConnectionType.WIRELESS, f"sysfs {wireless}"
@@ -97,6 +98,7 @@ def _device_type(entry: Path) -> str:
     try:
         lines = (entry / "uevent").read_bytes().splitlines()
     except PermissionError:
+        # `_sysfs_type` reports that sysfs can't be read.
         raise
     except OSError:
         return ""
