@@ -19,6 +19,8 @@ APPLICATION_ID: Final = 0x444D4E00
 With both, a flipped bit in the version is not mistaken for the file of a newer program."""
 
 # The columns are explained at `rows.Row`.
+# AUTOINCREMENT never uses the number of a deleted row again. The indexes serve the count of a server's queue
+# (`pending`), the pruning (`signed`, `unsigned`) and the correction of arrivals (`undated`).
 SCHEMA: Final = f"""
 CREATE TABLE session (
     session          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -45,6 +47,7 @@ CREATE INDEX unsigned ON session (received_at) WHERE sent_at IS NULL;
 {TIMES_SCHEMA}
 """
 
+# In a damaged file, either of the two may be wrong.
 _HIGHEST: Final = """
 SELECT max(ifnull((SELECT max(seq) FROM sqlite_sequence), 0), ifnull((SELECT max(session) FROM session), 0))
 """
@@ -116,6 +119,7 @@ def connect(file: Path) -> sqlite3.Connection:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     database: sqlite3.Connection | None = None
     try:
+        # No wait for a lock, which another dmnotid keeps while it runs. Transactions begin only as written here.
         database = sqlite3.connect(file, timeout=0, isolation_level=None)
         _prepare(database, file)
     except BaseException as error:
@@ -146,11 +150,14 @@ def _prepare(database: sqlite3.Connection, file: Path) -> None:
     database.create_function("seal", 4, _seal_octets, deterministic=True)
     # One process holds the file, without a shared-memory file beside it. A second process fails at its first read.
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    # Pages are checked when they are read from the disk, so that damage is found before it spreads.
     database.execute("PRAGMA cell_size_check = ON")
     # In KiB; the kernel caches the file too.
     database.execute("PRAGMA cache_size = -512")
+    # Before the first write, which setting WAL is: the file of a newer version is left alone.
     version = _version(database, file)
     database.execute("PRAGMA journal_mode = WAL")
+    # With NORMAL, SQLite syncs the log only at a checkpoint, and a power cut would take back the last commits.
     database.execute("PRAGMA synchronous = FULL")
     if version != SCHEMA_VERSION:
         steps = [_MIGRATIONS[older] for older in range(version, SCHEMA_VERSION)] if version else [SCHEMA]

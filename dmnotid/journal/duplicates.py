@@ -74,6 +74,7 @@ class Duplicates:
     def refuse_cached(self, verified: VerifiedNotification) -> None:
         """Raise Duplicate or QueueFull if a cached row decides that."""
         row = self._cache.get((verified.server_id, verified.notification.notification_id))
+        # A better clock corrects the rows first; the cache has their arrivals from before.
         if row is not None and not self._corrects(verified):
             self._refuse(row, verified)
 
@@ -127,6 +128,7 @@ class Duplicates:
         for server_id, sent_at in pruned:
             if sent_at is not None:
                 times.forget(server_id, int(sent_at))
+        # Otherwise rows may be left, and the next admission continues.
         if len(pruned) < PRUNE_ROWS:
             self._pruned_at = now
 
@@ -139,6 +141,8 @@ class Duplicates:
         if is_replaceable(row, verified, self.remember):
             return
         if row.sent_at is None and verified.notification.sent_at is not None:
+            # Anyone may have sent the unsigned one. As queue-full, a repeat of the signed one is accepted once it is
+            # closed.
             raise QueueFull(verified.server_id, 1, 1, blocked_by=row.session)
         content = fingerprint(verified.notification.octets)
         raise Duplicate(row.session, same_content=row.fingerprint == content)
@@ -154,6 +158,7 @@ def is_replaceable(row: Row, verified: VerifiedNotification, remember: float) ->
     sent_at = verified.notification.sent_at
     # The columns of a damaged file may hold anything.
     if row.sent_at is not None:
+        # A later signed time shows that the server's counter has wrapped, also on a device that never has the time.
         return sent_at is not None and isinstance(row.sent_at, int) and sent_at - row.sent_at > remember
     # Anyone may have sent the unsigned one, so it can't stand in the way of a signed one.
     if sent_at is not None:

@@ -136,6 +136,7 @@ class JournalFile:
         try:
             return self._connect(problem)
         except JournalDamaged as damage:
+            # A new file is made in its place, and takes the rows that can be read.
             _set_aside(self.file)
             return self._connect(str(damage))
 
@@ -150,6 +151,7 @@ class JournalFile:
                 self._on_open(database, lost=self._lost or (facts is not None and not LOSSES.isdisjoint(facts)))
                 database.execute("COMMIT")
                 found = self.file.stat()
+            # Only after the commit: until then, the next start has to find DAMAGED_NAME and copy again.
             if facts is not None:
                 logger.error("journal set aside", kept_as=str(_keep(damaged)), problem=problem, **facts)
         except BaseException:
@@ -187,6 +189,7 @@ def rescue(damaged: Path, database: sqlite3.Connection) -> dict[str, object]:
                 break
             except JournalDamaged as damage:
                 stopped = str(damage)
+        # After the rows, from which times that can't be read are derived.
         times = _copy_times(source, damaged, database)
     facts: dict[str, object] = {"rows_rescued": rescued}
     if not times:
@@ -262,6 +265,7 @@ def _set_aside(file: Path) -> None:
     """Rename a damaged database to DAMAGED_NAME. Raises JournalError."""
     damaged = file.with_name(DAMAGED_NAME)
     if os.path.lexists(damaged):
+        # Its rows are not in a new file yet, and replacing it would lose them.
         message = f"{file}: damaged, and {damaged.name} exists from before: move it away to continue without its rows"
         raise JournalError(message)
     _rename(file, damaged)
@@ -269,6 +273,7 @@ def _set_aside(file: Path) -> None:
 
 def _keep(damaged: Path) -> Path:
     """Give a damaged file its last name, and delete the oldest files of that kind beyond KEPT_DAMAGED."""
+    # The names have the date, so they sort by age.
     others = sorted(damaged.parent.glob("journal-corrupt-*.sqlite3"))
     kept = damaged.with_name(f"journal-corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.sqlite3")
     _rename(damaged, kept)

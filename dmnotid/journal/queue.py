@@ -50,6 +50,7 @@ ROWS_AT_ONCE: Final = 500
 
 _BEGIN: Final = "UPDATE session SET attempts = ?, started_at = ?, not_before = 0 WHERE session = ?"
 _POSTPONE: Final = "UPDATE session SET attempts = ?, not_before = ? WHERE session = ?"
+# A repeat is compared with the fingerprint, so the package, of up to 65 kB, is not kept.
 _CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?"
 _SET_ASIDE: Final = f"UPDATE session SET state = '{UNREADABLE}', closed_at = ? WHERE session = ?"  # noqa: S608
 _COUNT: Final = "SELECT count(*) FROM session WHERE state = 'pending' AND server_id = ?"
@@ -118,6 +119,7 @@ class Journal:
         admitted since the last commit is accepted.
         """
         try:
+            # Before the file is touched: a flood of signed repeats is then decided without SQLite.
             self._duplicates.refuse_cached(verified)
             with self._errors("write"):
                 return self._admit(self._file.ensure(), verified)
@@ -130,9 +132,11 @@ class Journal:
         with self._errors("write"):
             database = self._file.ensure()
             if database.in_transaction:
+                # In the transaction of the rows, so that neither is durable without the other.
                 self._times.write(database)
                 database.execute("COMMIT")
         self._times.committed()
+        # Not before the commit: only a durable request may start a session.
         self._open.update(self._admitted)
         self._admitted.clear()
 
@@ -220,6 +224,7 @@ class Journal:
     def _write(self, statement: str, rows: Sequence[_Values], *, again: bool = True) -> None:
         """Execute a statement once for each of `rows`, in one transaction."""
         if self._admitted:
+            # COMMIT would include the admission, before the caller has decided about it.
             message = f"{self.file}: cannot write the journal: an admission is not committed"
             raise JournalError(message)
         try:
@@ -243,6 +248,7 @@ class Journal:
         """
         self._duplicates.reset()
         self._times.take_up(database, lost=lost)
+        # Before the rows are read: every accepted request has to be in the file that is used from now on.
         restore(database, self._open.values())
         for found, *values in database.execute(SELECT_OPEN).fetchall():
             row = Row._make(values)
@@ -274,6 +280,7 @@ class Journal:
             database.execute("BEGIN IMMEDIATE")
         times.admitted(verified)
         if replaced is not None and isinstance(replaced.sent_at, int) and replaced.state != UNREADABLE:
+            # No row makes a replay of the replaced one a duplicate any more, so its time has to make it stale.
             times.forget(server_id, replaced.sent_at)
         self._duplicates.prune(database, verified, times)
         return self._insert(database, verified, INSERT if replaced is None else REPLACE)

@@ -77,6 +77,7 @@ SELECT (SELECT other.session FROM session AS other
 FROM session NOT INDEXED WHERE state = 'pending' OR closed_at IS NULL ORDER BY session
 """  # noqa: S608
 
+# The package is compared too: in another file, the number may belong to another session.
 _KEEP: Final = """
 UPDATE session SET attempts = ?
 WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND state = 'pending'
@@ -101,6 +102,7 @@ _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
 
 def fingerprint(package: bytes) -> bytes:
     """Return a digest that distinguishes these octets from others, in 16 octets."""
+    # It only distinguishes contents with one id: authenticity was verified before.
     return hashlib.sha256(package).digest()[:16]
 
 

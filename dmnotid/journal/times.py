@@ -69,6 +69,8 @@ class KnownTimes:
             if verified.clock_believed:
                 # The lesser of both, so that neither a server nor the clock alone can move it.
                 self.floor = max(self.floor or 0, min(sent_at, now))
+        # A time that is signed far ahead would be this server's reference under a clock that is not believed. `_latest`
+        # spares looking at all servers for each notification.
         if verified.clock_believed and self._latest > now + MARGIN:
             for server_id, times in list(self.servers.items()):
                 if times.newest > now + MARGIN:
@@ -117,6 +119,7 @@ class KnownTimes:
             self._change(server_id, ServerTimes(max(times.newest, found.newest), max(times.forgotten, found.forgotten)))
         self.floor = max((time for time in (floor, self.floor) if time is not None), default=None)
         self._latest = max((times.newest for times in self.servers.values()), default=0)
+        # It is unknown which ids were remembered, so the newest signed time has to stand in for them.
         if lost and self.servers:
             for server_id, times in list(self.servers.items()):
                 self.forget(server_id, times.newest)
@@ -126,6 +129,7 @@ class KnownTimes:
         self.committed()
 
     def _change(self, server_id: str, times: ServerTimes) -> None:
+        # The first change since the commit alone has the committed times.
         self._before.setdefault(server_id, self.servers.get(server_id))
         self.servers[server_id] = times
         self._latest = max(self._latest, times.newest)
