@@ -21,6 +21,7 @@ VERSION: Final = 2
 
 HEADER_OCTETS: Final = 4
 OPTION_HEADER_OCTETS: Final = 2
+# The most that a field holds: OC has 5 bits, Option Delta 4, Option Length 12.
 MAX_OPTIONS: Final = 0x1F
 MAX_OPTION_DELTA: Final = 0x0F
 MAX_OPTION_LENGTH: Final = 0xFFF
@@ -245,6 +246,7 @@ def _preferred_connections(value: bytes) -> tuple[tuple[ConnectionType, ...], by
     end = value.find(0) + 1 or len(value)
     known = [CONNECTION_TYPES[octet] for octet in value[:end] if octet < len(CONNECTION_TYPES)]
     skipped = bytes(octet for octet in value[:end] if octet >= len(CONNECTION_TYPES))
+    # A repeated type counts once, at its first place.
     return tuple(dict.fromkeys(known)), skipped
 
 
@@ -304,6 +306,7 @@ def _encode_header(notification_id: int, reserved: int, option_count: int) -> by
 
 def _encode_options(values: dict[int, bytes]) -> bytes:
     encoded, before = b"", 0
+    # A Delta is at least 1, so the numbers have to rise.
     for number, value in sorted(values.items()):
         if not 0 < number - before <= MAX_OPTION_DELTA:
             message = f"Option Number {number} cannot follow {before}: the Delta is 1 to {MAX_OPTION_DELTA}"

@@ -96,6 +96,7 @@ def read_text(octets: bytes, at: int, field: str) -> tuple[str, int]:
         # The quote exists for characters that would be read as a short-integer; `7F 00` is the empty text.
         if 0 < octets[start] < SHORT_INTEGER:
             raise MalformedField(PUSH_PDU, field, at, "the text has a quote before a character below 128", octets)
+    # Every octet is a character of ISO 8859-1, so this can't fail.
     return octets[start:end].decode("latin-1"), end + 1
 
 
@@ -106,6 +107,7 @@ def read_length(octets: bytes, at: int, field: str) -> tuple[int, int]:
     """
     length, start = octets[at], at + 1
     if length == LENGTH_QUOTE:
+        # A short length may be written in this form too (`1F 01 D8`).
         length, start = read_uintvar(octets, start, field)
     # Python integers do not overflow, so this comparison holds for a length of 2^32-1 as well.
     end = start + length

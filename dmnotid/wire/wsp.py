@@ -140,12 +140,15 @@ def decode_push(
         header = decode_header_block(datagram[start:body_offset])
     except DecodeError as error:
         raise error.moved(start) from None
+    # The TID is for display: nothing is answered, and a gateway repeats a push under another one. The body is the rest,
+    # whatever Content-Length states.
     return _new_message((datagram[0], header, body_offset, datagram[body_offset:]))
 
 
 def header_border(datagram: bytes) -> tuple[int, int]:
     """Return the offsets at which the push headers begin and end; errors as for `decode_push`."""
     if len(datagram) < 3:  # noqa: PLR2004 - TID, Type, and at least one octet of HeadersLen
+        # Type comes before HeadersLen: a short PDU of another type is not a truncated push.
         _refuse_type(datagram)
         raise Truncated(PUSH_PDU, "HeadersLen", len(datagram), "the datagram ends before it", datagram)
     if datagram[1] != TYPE_PUSH:
