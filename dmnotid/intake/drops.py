@@ -36,6 +36,7 @@ class Drops:
     """The drops of a socket since the previous call of `take`."""
 
     def __init__(self, sock: socket.socket) -> None:
+        # The endpoint owns it.
         self._socket = sock
         # The socket's counter at the last call. Its earlier drops belong to the process that passed the socket.
         self._counter = read_drops(sock)

@@ -69,11 +69,13 @@ class Endpoint:
     """One bound UDP socket, which the endpoint owns and closes."""
 
     def __init__(self, sock: socket.socket, deliver: Deliver, report: Report | None = None) -> None:
+        # The bound socket, which `close` closes.
         self.socket = sock
         # Called with each batch.
         self._deliver = deliver
         # Called if the kernel dropped datagrams.
         self._report = report
+        # What was last applied to the socket.
         self._intake = Intake()
         # The socket's drop counter, as far as it was reported.
         self._drops = Drops(sock)
@@ -128,6 +130,7 @@ class Endpoint:
 
     def _set_receive_buffer(self, octets: int) -> None:
         try:
+            # This one may exceed net.core.rmem_max, and needs CAP_NET_ADMIN.
             self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, octets)
         except PermissionError:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
@@ -148,6 +151,7 @@ class Endpoint:
         """Deliver at most one batch of queued datagrams, and return their number."""
         self._taken = 0
         queued = self._queued()
+        # Read before `_deliver` is called, so that no empty batch is delivered.
         first = next(queued, None)
         if first is not None:
             self._deliver(chain((first,), queued))
@@ -159,6 +163,7 @@ class Endpoint:
     def _queued(self) -> Iterator[Datagram]:
         """Read datagrams from the socket as they are consumed, a batch at most."""
         receive = self._receive_proven if self._dual else self.socket.recvfrom
+        # One time of arrival for the batch: no check of a datagram reads the clock.
         now, sender, source = time.time(), None, Source("", 0)
         # One octet too many shows the decoder that the datagram is too long.
         room = self._intake.max_octets + 1
@@ -220,6 +225,7 @@ class Endpoint:
 def source_of(address: tuple[Any, ...]) -> Source:
     """Return an address of the kernel as a Source; a link-local one gets its zone."""
     match address:
+        # A link-local address is ambiguous without its interface.
         case (host, port, _, scope) if scope and "%" not in host:
             return Source(f"{host}%{_zone(scope)}", port)
     return Source(address[0], address[1])

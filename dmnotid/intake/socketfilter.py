@@ -101,6 +101,7 @@ ALL_ELSE: Final = (Instruction(RETURN, 0, 0, WHOLE),)
 """The second part if junk is wanted."""
 
 _INSTRUCTION: Final = Struct("=HBBI")
+# Native sizes and alignment, because the kernel reads a C structure with a pointer.
 _PROGRAM: Final = Struct("@HP")
 """struct sock_fprog: the number of instructions, and their address."""
 
@@ -133,5 +134,6 @@ def attach(sock: socket.socket, *, junk: bool = False, max_octets: int = DEFAULT
     """
     program = NO_FORGED_IPV4 + (ALL_ELSE if junk else no_junk(max_octets))
     octets = array("B", b"".join(_INSTRUCTION.pack(*it) for it in program))
+    # The array has to live until the call returns: the kernel copies the instructions from its address.
     address, _ = octets.buffer_info()
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _PROGRAM.pack(len(program), address))

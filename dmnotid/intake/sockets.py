@@ -70,6 +70,7 @@ class Endpoints:
             return
         self._intake = intake
         for endpoint in self._passed:
+            # The socket unit sets it (ReceiveBuffer=).
             endpoint.configure(intake._replace(receive_buffer=None))
         for endpoint in self._bound.values():
             endpoint.configure(intake)
@@ -85,6 +86,7 @@ class Endpoints:
             self._check_passed(addresses if given else (), ipv4_sources=ipv4_sources)
             return
         wanted = bindings(addresses)
+        # All new addresses are bound before anything else changes, so that a refused reload changes nothing.
         new: dict[Binding, Endpoint] = {}
         try:
             for binding in wanted:
@@ -154,6 +156,7 @@ def _open(endpoint: Endpoint) -> None:
 
 
 def _close(endpoints: Iterable[Endpoint]) -> None:
+    # One deadline for all, so that floods on several sockets do not add up.
     deadline = time.monotonic() + DRAIN
     for endpoint in endpoints:
         endpoint.close(deadline)
@@ -204,6 +207,7 @@ def _bind(address: ListenAddress, *, ipv6_only: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
+            # Set in both cases, because net.ipv6.bindv6only decides the default.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
             # Before the first datagram can arrive. Endpoint attaches it to passed sockets too, and handles a failure.
             with suppress(OSError):
