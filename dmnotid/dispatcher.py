@@ -48,9 +48,13 @@ class Dispatcher:
 
         Raises JournalError.
         """
+        # Logged when the daemon stops.
         self.counters: Counter[str] = Counter()
+        # Has each session's row, which is written before its hook starts and after it ends.
         self._journal = journal
+        # Read as a whole before each start.
         self._links = links
+        # Called after each start and end, and updates the status line.
         self._on_change = on_change
         # The configuration for the next start, and the hook made from it.
         self._config = config
@@ -125,6 +129,7 @@ class Dispatcher:
         """Start and close sessions until `start_no_more` was called and no hook runs any more."""
         async with asyncio.TaskGroup() as group:
             while not self._stopping or self.running:
+                # Cleared first, so that an event during this turn leads to another one.
                 self._woken.clear()
                 now = time.monotonic()
                 self._sessions.expire(now)
@@ -151,7 +156,9 @@ class Dispatcher:
         if tasks:
             await asyncio.wait(tasks, timeout=self._config.hook.stop_grace)
             self.abort()
+            # Bounded by `hook.kill_after` and the patience of hook/command.py after SIGKILL.
             await asyncio.wait(tasks)
+        # An end that could not be written is tried once more: the next process would run its session again.
         self._close(self._sessions.ending)
 
     def abort(self) -> None:
@@ -197,6 +204,7 @@ class Dispatcher:
         """Lock the server of a try; None if the session has to wait. A hook that can't be started spends no try."""
         server_id = start.request.server_id
         try:
+            # Before the try is committed, so that a hook that can't be started spends none.
             self._hook.check()
             lock = self._locks.take(server_id, self._config.hook.timeout)
         except HookError as error:
@@ -228,6 +236,7 @@ class Dispatcher:
             with lock:
                 outcome = await hook.run(start, lock)
         except asyncio.CancelledError:
+            # Not raised again: the row stays open, and the next process repeats the try.
             self.counters["interrupted"] += 1
             logger.warning("session interrupted", **facts, next="at the next start of the daemon")
         except Exception as error:  # noqa: BLE001 - a bug in one session must not end the others
