@@ -118,6 +118,7 @@ class Sessions:
         """Change when sessions expire, as `SessionRequest.with_time` does."""
         for tracked in self.tracked.values():
             tracked.request = tracked.request.with_time(more, least)
+        # A schedule holds the requests themselves, so it is made again from the changed ones.
         self._schedule = Schedule(tracked.request for tracked in self.waiting)
 
     def next_start(self, available: Sequence[Connection], config: Config) -> SessionStart | None:
