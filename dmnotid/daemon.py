@@ -56,10 +56,15 @@ class Daemon:
         """Open nothing yet. `observe` gets each datagram before it is judged, `on_reload` each later configuration."""
         # The configuration in force.
         self.config = config
+        # Set once the sockets are read.
         self.ready = asyncio.Event()
+        # Called with each datagram before it is judged.
         self._observe = observe
+        # Called with each configuration that a reload puts in force.
         self._on_reload = on_reload
+        # Notified of start, reload, stop and watchdog; silent if no service manager started the daemon.
         self._manager = Manager({}) if manager is None else manager
+        # The line that `systemctl status` shows.
         self._status = StatusLine(self._manager, self._describe)
         # Why the last reload was refused, for the status line; empty if it was not.
         self._refused = ""
@@ -129,6 +134,7 @@ class Daemon:
     def _open(self, stack: ExitStack) -> None:
         config = self.config
         check_kernel(config.hook)
+        # Before the sockets, because its lock ends a second daemon before that opens one.
         self._journal = stack.enter_context(
             Journal(config.state, limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)
         )
