@@ -83,6 +83,7 @@ class Receiver:
         self.counters: Counter[str] = Counter()
         # The rules by which datagrams are judged; a reload replaces them.
         self._rules = rules
+        # Admits the notifications of a batch in one transaction.
         self._journal = journal
         # Called with the requests of each commit.
         self._on_accepted = on_accepted
@@ -90,6 +91,7 @@ class Receiver:
         self._on_change = on_change
         # Called with each datagram before it is judged.
         self._observe = observe
+        # Keeps a flood of discards from flooding the log.
         self._discards = DiscardLog(interval)
         # Whether the clock was believed at the last datagram.
         self._clock_believed = True
@@ -124,9 +126,11 @@ class Receiver:
                 admitted.clear()
             except Exception:  # noqa: BLE001 - a bug in handling one datagram must not stop the service of the next one
                 self.counters["bugs"] += 1
+                # In hex and cut, because a stranger may have chosen these octets.
                 excerpt = datagram.payload[:EXCERPT_OCTETS].hex(" ")
                 facts = {"source": str(datagram.source), "octets": len(datagram.payload), "excerpt": excerpt}
                 logger.exception("internal error", **facts)
+        # Also without an admitted one: a duplicate may have corrected arrivals in this transaction.
         self._commit(admitted)
         self._on_change()
 
@@ -166,6 +170,7 @@ class Receiver:
         """Roll back a transaction that failed: its notifications are not remembered, so repeats are accepted later."""
         for datagram in datagrams:
             self.counters["not accepted"] += 1
+            # A full disk fails each notification, so these lines are bounded like those of discards.
             if self._discards.count("not accepted"):
                 logger.error("notification not accepted", source=str(datagram.source), problem=str(error))
         self._journal.rollback()
@@ -189,6 +194,7 @@ class DiscardLog:
     def note(self, discard: Discard, source: object) -> None:
         """Log or count a discard; a running event loop is needed."""
         if self.count(discard.reason):
+            # Other content under the same id shows a server that has lost its counter (5.1.4).
             odd = isinstance(discard, Duplicate) and not discard.same_content
             log = logger.warning if odd or isinstance(discard, _SUSPICIOUS) else logger.info
             log(
