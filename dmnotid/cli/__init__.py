@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             status = _run(words)
+        # Inside the outer `try`, because writing to standard error can fail too.
         except DmnotidError as error:
             print_error(error)
             status = EXIT_PROBLEM
@@ -35,10 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return EXIT_PROBLEM
     except OSError as error:
+        # Output was lost, such as on a full disk, so the status must not be 0.
         _discard_output()
         print_error(f"dmnotid: {error}")
         return EXIT_PROBLEM
     except KeyboardInterrupt:
+        # No traceback: Ctrl-C is the usual end of `links --watch`.
         return EXIT_INTERRUPTED
     return status
 
@@ -48,6 +51,7 @@ def _run(words: Sequence[str]) -> int:
     try:
         status: int = arguments.main(arguments)
     except UsageError as error:
+        # Prints the usage of that command and exits with status 2.
         arguments.parser.error(str(error))
     return status
 
@@ -58,13 +62,16 @@ def _prepare_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         pass
     os.close(descriptor)
+    # Python sets a standard stream to None if its descriptor was closed at the start.
     if sys.stdout is None:
         # Writes fail there, as they must: the output of the command is lost.
         sys.stdout = open("/dev/full", "w")  # noqa: PTH123, SIM115
+    # print(file=None) writes to standard output, which is not the place for errors.
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
+            # A locale without UTF-8 cannot encode every SERVER-ID, nor an ellipsis.
             stream.reconfigure(errors="backslashreplace")
 
 

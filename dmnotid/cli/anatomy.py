@@ -89,6 +89,7 @@ def _show_content_type(content_type: int | str) -> str:
 def _show_name(field: Field) -> str:
     if field.name is None:
         return "code page"
+    # A number names different headers on different code pages.
     return field_name(field.page, field.name) if isinstance(field.name, int) else repr(field.name)
 
 
@@ -111,6 +112,7 @@ def package_parts(package: bytes, base: int) -> list[Part]:
     parts = [Part(base, package[:1], "VER", str(package[0] >> 4))]
     if len(package) < HEADER_OCTETS:
         return parts
+    # VER has 4 bits, OC 5 and RESERVED 7.
     count = int.from_bytes(package[:2], "big") >> 7 & MAX_OPTIONS
     # OC ends in the octet in which RESERVED begins.
     parts.append(Part(base, package[:2], "OC", f"{count} Option{'' if count == 1 else 's'}"))
@@ -121,6 +123,7 @@ def package_parts(package: bytes, base: int) -> list[Part]:
         start = at + OPTION_HEADER_OCTETS
         header = package[at:start]
         at = start + (int.from_bytes(header, "big") & MAX_OPTION_LENGTH)
+        # From an Option that is cut off or has Delta 0, borders are a guess: its octets stay for `unread_part`.
         if len(header) < OPTION_HEADER_OCTETS or not header[0] >> 4 or at > len(package):
             return parts
         number += header[0] >> 4
@@ -145,6 +148,7 @@ def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Pa
 
 
 def _show_text(value: bytes) -> str:
+    # Text that is not UTF-8 is for the decoder to report, and for this table to show.
     return repr(value.decode("utf-8", "backslashreplace"))
 
 
@@ -181,6 +185,7 @@ class Palette(NamedTuple):
 
 def palette_for(stream: TextIO) -> Palette:
     """Return COLOURS for a terminal, unless NO_COLOR is set in the environment; PLAIN otherwise."""
+    # https://no-color.org: any value but the empty one turns colours off.
     return COLOURS if stream.isatty() and not os.environ.get("NO_COLOR") else PLAIN
 
 
@@ -194,6 +199,7 @@ def render(parts: list[Part], palette: Palette = PLAIN) -> list[str]:
     lines: list[str] = []
     for part in parts:
         digits = part.octets.hex(" ")
+        # A field without octets still needs a row for its name.
         rows = [digits[at : at + ROW_WIDTH - 1] for at in range(0, len(digits), ROW_WIDTH)] or [""]
         size = len(part.octets)
         span = f"{part.start}-{part.start + size - 1}" if size > 1 else str(part.start) if size else ""
@@ -213,4 +219,5 @@ def place_of(discard: Discard, body_offset: int) -> int | None:
     """Return the octet of the datagram with the problem, or None for a discard that is not about an octet."""
     if not isinstance(discard, DecodeError):
         return None
+    # A package is decoded by itself, so its errors count from its own first octet.
     return discard.offset + (body_offset if discard.pdu == PACKAGE else 0)

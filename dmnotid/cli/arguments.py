@@ -23,6 +23,7 @@ MAX_COUNT = 1_000_000_000
 def parse_number(text: str, lowest: int, highest: int) -> int:
     """Parse an integer within bounds, decimal or 0x and hex."""
     try:
+        # Not base 0, which refuses 010 and accepts 0o10.
         number = int(text, 16 if text.lower().startswith("0x") else 10)
     except ValueError:
         # Below every lower bound, so that the message is the same.
@@ -90,6 +91,7 @@ def parse_sender(text: str) -> Source:
         ip_address(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: an IPv4 or IPv6 address is expected") from None
+    # No check depends on the port of a sender.
     return Source(text, 0)
 
 
@@ -125,6 +127,7 @@ def add_option_arguments(group: argparse._ArgumentGroup) -> None:
 def parse_connection_types(text: str) -> tuple[ConnectionType, ...]:
     """Parse connection types separated by commas; the empty text has none."""
     try:
+        # Splitting the empty text would give one empty word.
         return tuple(ConnectionType(word.strip()) for word in text.split(",")) if text else ()
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: a list of {', '.join(ConnectionType)} is expected") from None

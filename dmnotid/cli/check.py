@@ -74,6 +74,7 @@ def _find_user(arguments: argparse.Namespace, environ: Mapping[str, str]) -> pwd
         return None if user.pw_uid == own else user
     if own:
         return None
+    # The daemon runs as the owner of its state directory. A problem of the configuration is left to the check itself.
     with suppress(ConfigError, OSError, KeyError):
         owner = load_config(arguments.config, environ, wanted=lambda *_: False).state.stat().st_uid
         return pwd.getpwuid(owner) if owner else None
@@ -89,15 +90,19 @@ def _acting_as(user: pwd.struct_passwd | None) -> Iterator[None]:
         return
     groups = os.getgroups()
     try:
+        # The groups first: without root's user id the kernel refuses to set them.
         os.initgroups(user.pw_name, user.pw_gid)
         os.setresgid(user.pw_gid, user.pw_gid, 0)
+        # The real id changes too, because os.access() checks with that one and not with the effective id.
         # The saved id remains root's, for the way back.
         os.setresuid(user.pw_uid, user.pw_uid, 0)
     except PermissionError as error:
+        # In a container, root may lack CAP_SETUID or CAP_SETGID.
         raise DmnotidError(f"root cannot act as the user {user.pw_name} here; use --user root") from error
     try:
         yield
     finally:
+        # The user id first, because only root may set groups.
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)
         os.setgroups(groups)
@@ -119,6 +124,7 @@ def _check(
     state_made = user is not None and config.state == DEFAULT_STATE and not os.path.lexists(config.state)
     if not arguments.quiet:
         for warning in config.warnings:
+            # On standard error, so that the summary alone is on standard output.
             print_error(f"warning: {warning}", WARNING)
         if passed and config.listen_given:
             print_error("warning: listen: is ignored, because dmnotid.socket passes its sockets", WARNING)
@@ -136,6 +142,7 @@ def _check(
 def _check_writable(state: Path) -> None:
     """Ensure that this user can write to a state directory, or to the nearest directory above that exists."""
     nearest = next(it for it in (state, *state.parents) if os.path.lexists(it))
+    # SQLite also writes the files beside the journal, -wal and -shm, which can have another owner.
     for path in (nearest, *state.glob(f"{FILE_NAME}*")):
         if not os.access(path, os.W_OK | (os.X_OK if path == nearest else os.R_OK)):
             expected = "a directory and a journal that dmnotid can write to are expected"
@@ -164,6 +171,7 @@ def _show_socket() -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
+        # Without systemd there is no socket unit, so `listen` applies.
         return ""
     return done.stdout
 

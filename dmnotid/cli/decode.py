@@ -88,6 +88,7 @@ def main(arguments: argparse.Namespace) -> int:
         if given.problem is not None:
             print(given.problem, file=sys.stderr)
             if arguments.json:
+                # Also one object, so that the objects and the lines of the input stay in step.
                 unread = {"verdict": "error", "reason": None, "body_offset": None, "problem": given.problem}
                 print(json.dumps(unread | _NO_FACTS))
             all_accepted = False
@@ -113,6 +114,7 @@ def _judge(arguments: argparse.Namespace) -> Judge:
         rules = dataclasses.replace(rules, servers=anywhere)
     # Without a journal, no server has signed before.
     clock = judge_clock(time.time(), None) if arguments.at is None else Clock(arguments.at)
+    # Without --source, no server has sources left to compare that address with.
     return Judge(arguments.package, rules, arguments.source or Source("::", 0), clock)
 
 
@@ -122,6 +124,7 @@ def _load_rules(file: Path) -> Rules:
     def report(problem: ConfigProblem) -> None:
         print(f"{problem}; decode continues without this secret", file=sys.stderr)
 
+    # The secret that is needed may be readable for this user although another server's is not.
     return load_config(file, operator_environ(), unread=report).rules
 
 
@@ -175,6 +178,7 @@ def _read_hex(text: str, origin: str) -> Input:
 def decide(octets: bytes, judge: Judge) -> Verdict:
     """Take octets through the daemon's own walk."""
     progress = Progress(body_offset=0 if judge.bare else None)
+    # The walk needs rules in any case; these refuse only at the stage of the server.
     rules = NO_SERVERS if judge.rules is None else judge.rules
     verified: VerifiedNotification | None = None
     found: Discard | None = None

@@ -79,6 +79,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _prepare(directory: Path) -> Config:
     secret = directory / "secret"
+    # The daemon refuses a secret that other users can read, so the mode is set before the content.
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(16) + "\n")
     file = directory / "dmnotid.yaml"
@@ -90,6 +91,7 @@ def _prepare(directory: Path) -> Config:
 
 
 def _quoted(text: str) -> str:
+    # In single quotes YAML interprets nothing but the quote itself, which is doubled.
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -101,10 +103,15 @@ class _Demo:
         self.succeeded = False
         # Whether standard output was closed by its reader while the daemon printed a datagram.
         self._reader_left = False
+        # The configuration of the daemon: its rules also give the verdicts that are printed.
         self._config = config
+        # The file of the server's secret, for the command line that is suggested at the end.
         self._secret_file = secret_file
+        # Whether the daemon stops after the last datagram.
         self._once = once
+        # The colours of standard output.
         self._palette = palette_for(sys.stdout)
+        # The real daemon, which calls _show with every datagram that it receives.
         self._daemon = Daemon(config, observe=self._show)
 
     async def run(self) -> None:
@@ -113,7 +120,9 @@ class _Demo:
         try:
             await self._daemon.run()
         finally:
+            # Ctrl-C or an error can end the daemon before the story.
             story.cancel()
+        # An exception of a task is lost unless the task is awaited.
         with suppress(asyncio.CancelledError):
             await story
         if self._reader_left:
@@ -135,12 +144,14 @@ class _Demo:
         # Only the daemon can detect a duplicate, so the conclusion about a good datagram is left to its log.
         for line in anatomy if verdict.discard is None else [*anatomy, conclusion]:
             print("   ", line)
+        # The log is written past this buffer, and the order of the lines must be that of the events.
         sys.stdout.flush()
 
     async def _tell_story(self) -> None:
         """Send every datagram and check its effect; stops the daemon with `--once`, and on an error."""
         try:
             await self._daemon.ready.wait()
+            # The configuration asks for port 0, and the kernel has chosen one.
             host, port = next(iter(self._daemon.endpoints)).socket.getsockname()
             succeeded = True
             for number, step in enumerate(_story(self._config), 1):
@@ -151,6 +162,7 @@ class _Demo:
             if not self._once:
                 self._invite(show_address(host, port))
         except BaseException:
+            # Without this, the daemon would run on after a story that failed.
             self._daemon.stop()
             raise
         if self._once:
@@ -160,10 +172,12 @@ class _Demo:
         counters, before = self._daemon.counters, self._daemon.counters[step.counter]
         _send(step.datagram, (host, port))
         counted = await _until(lambda: counters[step.counter] > before)
+        # The session ends before the next step, so that the output of the hook is below its own title.
         return counted and await _until(lambda: not self._daemon.pending)
 
     def _invite(self, address: str) -> None:
         script = Path(sys.argv[0]).absolute()
+        # Under `python -m dmnotid`, argv[0] is the path of __main__.py, which is not executable.
         program = f"{shlex.quote(sys.executable)} -m dmnotid" if script.suffix == ".py" else shlex.quote(str(script))
         print("The daemon stays up until Ctrl-C. Send it more from another terminal:\n")
         secret_file = shlex.quote(str(self._secret_file))
@@ -172,6 +186,7 @@ class _Demo:
 
 async def _until(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + PATIENCE
+    # Counters have no event to wait for, so they are polled.
     while not condition():
         if time.monotonic() > deadline:
             return False

@@ -55,6 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
     proviso = "" if arguments.watch or not config.settle else f", if it has been available for {spell(config.settle)}"
     show = partial(_print_json, arguments.prefer) if arguments.json else _Table(arguments.prefer, proviso).show
     if arguments.watch:
+        # Standard output is for the table or the JSON objects alone.
         log.configure("warning", "text", sys.stderr)
         asyncio.run(_follow(config, show))
     with _kernel_errors():
@@ -97,6 +98,7 @@ async def _follow(config: ConnectionsConfig, show: Show) -> NoReturn:
     try:
         while True:
             show(links.links, links.available())
+            # Output to a pipe is buffered in blocks, and its reader follows the changes too.
             sys.stdout.flush()
             await changed.wait()
             changed.clear()
@@ -108,6 +110,7 @@ class _Table:
     """Shows all interfaces, then those that have changed, in columns that stay in place."""
 
     def __init__(self, preferred: Sequence[ConnectionType], proviso: str) -> None:
+        # The connection types that the session prefers, most wanted first.
         self._preferred = preferred
         # The condition that a single read cannot check; empty while watching.
         self._proviso = proviso

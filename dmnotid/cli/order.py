@@ -18,6 +18,7 @@ class Order:
     """
 
     server_id: str | None
+    # Not in the repr, which can get into a traceback.
     secret: bytes | None = field(repr=False)
     preferred: tuple[ConnectionType, ...] | None = None
     requested_mos: tuple[int, ...] | None = None

@@ -15,6 +15,7 @@ EXIT_CONFIG: Final = 78
 EXIT_INTERRUPTED: Final = 128 + 2
 """What a shell reports for a process that SIGINT ended."""
 
+# Levels of syslog(3), in the form that the systemd journal reads at the beginning of a line.
 ERROR: Final = 3
 WARNING: Final = 4
 _STANDARD_ERROR: Final = 2

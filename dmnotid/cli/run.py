@@ -35,6 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
         signal.signal(number, signal.SIG_IGN)
     # The defaults, until a configuration names others.
     log.configure()
+    # Variables that are wrong raise an error, and the handlers of errors need a manager.
     manager = Manager({})
     try:
         manager = Manager(os.environ)
@@ -50,6 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
         log.logger.error("daemon not started", problem=str(error))
         manager.status(f"not started: {error}")
         return EXIT_PROBLEM
+    # A task group wraps an unexpected error of any of its tasks.
     except ExceptionGroup:
         log.logger.exception("internal error")
         return EXIT_PROBLEM

@@ -88,6 +88,7 @@ def _parse_rate(text: str) -> float:
         rate = float(text)
     except ValueError:
         rate = 0.0
+    # In this form the comparison refuses nan too.
     if not 0 < rate < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r}: a number of datagrams a second, above 0, is expected")
     return rate
@@ -113,6 +114,7 @@ def _encode_header(text: str) -> bytes:
         raise ValueError("NAME: VALUE or hex:OCTETS is expected")
     if not name.startswith("0x"):
         return encode_field(name, value)
+    # A well-known header is one octet with its high bit set, which leaves 7 bits (WSP).
     return encode_field(parse_number(name, 0, 0x7F), int(value) if value.isdecimal() else value)
 
 
@@ -197,7 +199,9 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
                 if index < SHOWN:
                     peer = show_address(*sock.getpeername()[:2])
                     print(f"sent {len(datagram)} octets to {peer}: {_describe(order, notification_id)}")
+            # The last datagram has no later call on the socket that would report its error.
             _raise_pending(sock)
+            # Asked while the socket is open: a closed one has no addresses.
             is_local = _is_local(sock)
     except (OSError, UnicodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else f"not a host name: {error}"
@@ -213,6 +217,8 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
 
 def _warn_of_used_ids(first: int, arguments: argparse.Namespace, config: Config) -> None:
     server = find_server(config, arguments.server)
+    # The daemon remembers accepted notifications only, and accepts such a one only if the file happens to have the
+    # secret of the configuration.
     if server.require_digest and (arguments.unsigned or arguments.secret_file is not None):
         return
     ids = f"{arguments.count} NOTIFICATION-IDs" if arguments.count > 1 else f"NOTIFICATION-ID {first}"
@@ -229,6 +235,7 @@ def _is_local(sock: socket.socket) -> bool:
 
 
 def _connect(host: str, port: int) -> socket.socket:
+    # The first address is the preferred one: getaddrinfo() sorts by RFC 6724.
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     sock = socket.socket(family, kind, protocol)
     try:
@@ -259,6 +266,7 @@ def _paced(first: int, count: int, rate: float | None) -> Iterator[int]:
     begin = time.monotonic()
     for index in range(count):
         if rate is not None:
+            # Each time counts from the beginning, so that the delays of sleep() do not add up.
             time.sleep(max(0.0, begin + index / rate - time.monotonic()))
         yield first + index & MAX_NOTIFICATION_ID
 
@@ -273,8 +281,11 @@ def next_ids(server_id: str, count: int) -> int:
     file = Path("sent-ids.json")
     try:
         file = _state_home() / "dmnotid" / file
+        # The XDG Base Directory Specification asks for this mode.
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Unlike "w+", this mode keeps the content until the file is locked.
         with file.open("a+") as counter:
+            # Two calls at the same time must not take the same ids.
             fcntl.flock(counter, fcntl.LOCK_EX)
             counter.seek(0)
             return _count_up(counter, server_id, count)
@@ -303,6 +314,7 @@ def _count_up(counter: TextIO, server_id: str, count: int) -> int:
         # The file was cut off or edited: start again.
         known, first = {}, _random_id()
     known[server_id] = (first + count - 1) & MAX_NOTIFICATION_ID
+    # In append mode writes go to the end of the file, so an empty file needs no seek.
     counter.truncate(0)
     json.dump(known, counter)
     return first & MAX_NOTIFICATION_ID

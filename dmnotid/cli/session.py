@@ -60,7 +60,9 @@ def main(arguments: argparse.Namespace) -> int:
     # Standard output is the connection.
     configure("info", "auto", sys.stderr)
     try:
+        # Kept open, because the end of the connection shows later that the daemon has closed it.
         with open(CONNECTION, "rb", closefd=False) as connection:
+            # One octet more than allowed, to detect a request that is too long.
             facts = read_request(connection.read(MAX_REQUEST_OCTETS + 1))
         code = asyncio.run(serve([from_locale(word) for word in arguments.command], facts))
     except HookError as error:
@@ -117,12 +119,14 @@ async def _run(command: Sequence[str], facts: Facts, lock: ServerLock | None, lo
         except asyncio.CancelledError:
             # However the command ended after SIGTERM, its session was cut short: neither done nor refused for good.
             return EXIT_BY_SIGNAL + signal.SIGTERM
+    # A process that signal N ended has the exit code -N in Python.
     return running.exit_code if running.exit_code >= 0 else EXIT_BY_SIGNAL - running.exit_code
 
 
 @contextmanager
 def _cancelled_when_over() -> Iterator[None]:
     """Cancel this task on a signal that asks for the end, and when the daemon closes the connection."""
+    # Cancelling the task lets the context manager of the command end its process group.
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def cancel() -> None:
@@ -132,6 +136,7 @@ def _cancelled_when_over() -> Iterator[None]:
 
     for number in _ENDING:
         loop.add_signal_handler(number, cancel)
+    # Standard input is a file or a terminal if the command is run by hand, and epoll refuses regular files (EPERM).
     if not stat.S_ISSOCK(os.fstat(CONNECTION).st_mode):
         yield
         return

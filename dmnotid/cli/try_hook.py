@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _parse_interface(text: str) -> str:
+    # The kernel refuses these characters in the name of an interface.
     if not re.fullmatch(r"[^\s/:]+", text) or len(text.encode()) > MAX_INTERFACE_NAME:
         raise argparse.ArgumentTypeError(f"{text!r}: the name of a network interface is expected")
     return text
@@ -213,12 +214,14 @@ def describe(hook: HookConfig, start: SessionStart, problem: HookError | None) -
 
 def _run(config: Config, start: SessionStart) -> int:
     log.configure("info", "text")
+    # The hook inherits signal dispositions, and must get the same as from the daemon.
     reset_signals()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         ended = runner.run(_try(config.hook, start))
     if isinstance(ended, signal.Signals):
         effect = "its process group was ended" if config.hook.socket is None else "its connection was closed"
         _note(f"interrupted by {ended.name}: {effect}")
+        # The exit status that a shell reports for a signal.
         return 128 + ended
     print(f"outcome      {ended.result}: {ended.detail}")
     print(f"next         {_next(ended, start.attempt, config.retry)}")
@@ -239,11 +242,13 @@ async def _try(hook: HookConfig, start: SessionStart) -> Outcome | signal.Signal
     try:
         return await trying
     except asyncio.CancelledError:
+        # Further signals can arrive until the hook has ended; the first is the reason.
         return caught[0]
 
 
 def _next(outcome: Outcome, attempt: int, retry: Retry) -> str:
     """Return what the daemon would do after this try."""
+    # Without jitter, which only shortens the pause.
     decision = after_try(outcome, attempt, retry, 0)
     if decision is Closed.DONE:
         return "nothing: the session is done"
