@@ -44,7 +44,9 @@ class Reader:
         self.check_path = check_path
         # Every value that the file gives, by its path.
         self.given: dict[str, Value] = {}
+        # Every problem so far, in the order in which the checks found them.
         self._problems: list[ConfigProblem] = []
+        # Settings that are accepted but probably unintended, in the same order.
         self._warnings: list[ConfigProblem] = []
         # Paths with a problem.
         self._unsound: set[str] = set()
@@ -109,6 +111,7 @@ class Value(NamedTuple):
     def of(self, kind: str, expected: str) -> Node:
         """Return the node if it is of that kind. Raises Wrong."""
         if self.node.kind != kind:
+            # After a space, YAML takes # and the rest of the line for a comment, which leaves the value empty.
             lost = ": put text that begins with # in quotes" if self.node.kind == "null" and self.node.commented else ""
             raise Wrong(f"is {KINDS[self.node.kind]}; expected {expected}{lost}")
         return self.node
@@ -144,6 +147,7 @@ class Value(NamedTuple):
         seen: dict[str, int] = {}
         for node, found in self.of("map", expected).pairs:
             nameless = secretive or found.kind == "null" or not re.fullmatch(_NAME, node.text)
+            # A problem of a nameless key is reported with the path of its mapping.
             key = Value(node, self.path if nameless else self.child(node.text), self.reader)
             if node.kind == "merge":
                 key.wrong("merge keys (<<) are not supported; write the keys out")
@@ -178,6 +182,7 @@ class Value(NamedTuple):
 def _suggest(name: str, known: Collection[str]) -> str:
     import difflib  # noqa: PLC0415 - needed only for a mistyped key
 
+    # The name is cut, because the time of this search grows with the square of its length.
     near = difflib.get_close_matches(name[:40].lower().replace("-", "_"), known, n=1)
     return f"did you mean {near[0]}?" if near else f"known keys here are {', '.join(known)}"
 
@@ -188,8 +193,10 @@ def _suggest(name: str, known: Collection[str]) -> str:
 def read_text(value: Value, expected: str = "text") -> str:
     """Read text without NUL, the empty text included."""
     text = value.free_text(expected)
+    # Paths, arguments and environment variables end at a NUL.
     if "\0" in text:
         raise Wrong(f"has a NUL; expected {expected} without one")
+    # An escape such as \ud800 in double quotes makes one, and UTF-8 cannot encode it.
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
         raise Wrong(f"has half of a surrogate pair; expected {expected}")
     return text
@@ -231,6 +238,7 @@ class Number:
         """Read a value; raises Wrong."""
         expected = f"a whole number from {self.low} to {self.high}"
         text = value.of("int", expected).text
+        # YAML 1.1 also reads 0644 as octal, 1:30 in base 60, and 1_000 without the underscore.
         if not re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text):
             raise Wrong(f"{shown(text)} is not in plain decimal digits; expected {expected}")
         # No limit has that many digits, and int() has one of its own.
@@ -248,6 +256,7 @@ class Duration:
 
     def __call__(self, value: Value) -> float | None:
         """Read a value, as seconds; raises Wrong."""
+        # Only if null has a meaning: an empty value is otherwise a value that was forgotten.
         if self.optional and value.node.kind == "null":
             return None
         if value.node.kind in {"int", "float"} and value.node.text != "0":

@@ -17,6 +17,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of `500ms`, `30s`, `10m`, `24h` or `7d`; 0 needs no unit. ValueError for any other text."""
     if text == "0":
         return 0.0
+    # A number of 13 digits exceeds MAX_DURATION in any unit. \d would also match the digits of other scripts.
     found = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h|d)", text)
     if found is None:
         raise ValueError(f"{shortened(text, 60)!r} is not a duration; expected {DURATION_EXPECTED}")
@@ -25,6 +26,7 @@ def parse_duration(text: str) -> float:
 
 def spell(seconds: float) -> str:
     """Write seconds as a duration, in the largest unit that has no fraction."""
+    # Whole milliseconds, because fractions such as 0.001 are not exact as floats.
     milliseconds = round(seconds * 1_000)
     for unit, size in reversed(_UNITS.items()):
         count, rest = divmod(milliseconds, round(size * 1_000))

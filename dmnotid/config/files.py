@@ -24,14 +24,17 @@ def read_regular(path: Path, limit: int, check_path: CheckPath | None = None) ->
     try:
         # Checked before the file is opened: on a path that has passed, no other user can exchange the file.
         if check_path is not None:
+            # Not resolve(), which would hide the symbolic links that the check has to follow.
             check_path(path.absolute())
         # A FIFO or a device must not be opened at all: that alone can block, or have an effect.
         _ensure_regular(path, path.stat().st_mode)
         # If one replaces the file at this moment, O_NONBLOCK keeps the call from blocking.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor, not a path
+            # The path can lead to another file by now, so the open file is checked.
             found = os.fstat(descriptor)
             _ensure_regular(path, found.st_mode)
+            # Not by st_size, which is 0 in /proc, and outdated if the file grows.
             octets = stream.read(limit + 1)
     except UntrustedPath as error:
         # A missing component is found by the check first, and is the same problem as without the check.

@@ -61,12 +61,14 @@ def read_section(value: Value | None, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, key in keys.items():
         entry = None if given is None else given.get(name)
+        # Read even if the mapping is absent: its keys then have their defaults.
         if key.read is None:
             found[name] = read_section(entry, key.path)
         elif entry is not None:
             found[name] = entry.attempt(key.read, key.default)
         else:
             found[name] = key.default
+            # A mapping that is wrong itself has one problem already, and not one more for each of its keys.
             if key.required and value is not None and given is not None:
                 value.reader.add_problem(value, value.child(name), "is missing; this key is required")
     return found
@@ -76,6 +78,7 @@ def _read_servers(value: Value) -> tuple[dict[str, Any], ...]:
     return tuple(read_section(item, "servers[]") for item in value.items("a list of servers"))
 
 
+# The defaults are those of the values, so that a value made without a file has the same ones.
 _HOOK: Final = HookConfig(())
 _AGE: Final = Freshness()
 _LIMITS: Final = Limits()

@@ -47,6 +47,7 @@ def read_server_id(value: Value) -> str:
 def read_last_day(value: Value) -> float:
     """Read a date, as the end of that day in UTC (POSIX seconds)."""
     expected = "a date such as 2026-12-31"
+    # YAML resolves a date to a timestamp, unless it is in quotes.
     text = value.node.text if value.node.kind == "timestamp" else value.of("str", expected).text
     try:
         # Without the other forms of ISO 8601, which fromisoformat takes too.
@@ -54,6 +55,7 @@ def read_last_day(value: Value) -> float:
     except ValueError:
         # Without the text: it can be a misplaced secret.
         raise Wrong(f"is not a date; expected {expected}") from None
+    # The last day is accepted as a whole. In UTC each day has 86,400 POSIX seconds.
     return day.replace(tzinfo=UTC).timestamp() + 86_400
 
 
@@ -66,14 +68,17 @@ def _read_network(value: Value) -> Network:
     expected = "a network such as 192.0.2.0/24 or 2001:db8::/32, or one address"
     text = value.of("str", "a network").text
     try:
+        # A strict parser would refuse host bits without the network that is probably meant.
         network = ip_network(text, strict=False)
         exact = "/" not in text or ip_address(text.partition("/")[0]) == network.network_address
     except ValueError:
         raise Wrong(f"{shown(text)} is not a network; expected {expected}") from None
     if not exact:
         raise Wrong(f"{shown(text)} has bits set after its prefix; write {network}")
+    # A sender is compared without its zone, so a zone here would have no effect.
     if "%" in text:
         raise Wrong(f"{shown(text)} has a zone; expected {expected}, without one")
+    # The sender of an IPv4 packet is compared as IPv4, so such a network would never match.
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         raise Wrong(f"{shown(text)} is an IPv4 network in IPv6 form; write it as IPv4")
     return network
@@ -99,6 +104,7 @@ def read_listen(value: Value) -> tuple[ListenAddress, ...]:
         address = item.attempt(_read_address, None)
         if address is None:
             continue
+        # Found here with its place in the file; bind() would report it only when the daemon starts.
         rival = next((it for it in taken if _overlap(it, address)), None)
         if rival is not None:
             item.wrong(f"{address} overlaps with {rival} of this list; expected each address once")
@@ -117,6 +123,7 @@ def _read_address(value: Value) -> ListenAddress:
     if host is None or isinstance(host, IPv6Address) is not text.startswith("["):
         raise Wrong(f"is {shown(text)}; expected {_ADDRESS}: IPv6 in brackets, and no port above {MAX_PORT}")
     if isinstance(host, IPv6Address):
+        # The kernel binds a link-local address only together with an interface.
         if host.scope_id is None and host.is_link_local:
             raise Wrong(f"{host} is link-local; expected its zone, such as [{host}%eth0]")
         if host.scope_id is not None and not re.fullmatch(_ZONE, host.scope_id):
@@ -126,6 +133,7 @@ def _read_address(value: Value) -> ListenAddress:
 
 def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
     """Return whether two addresses cannot both be bound; [::] leaves the IPv4 of a port to the IPv4 addresses."""
+    # Port 0 is another free port for each socket, so two of them never collide.
     if one.port != other.port or not one.port or (":" in one.host) != (":" in other.host):
         return False
     return one.host == other.host or not {one.host, other.host}.isdisjoint({"::", "0.0.0.0"})  # noqa: S104
@@ -141,6 +149,7 @@ def _read_program(value: Value) -> str:
     text = read_some_text(value, "an absolute path")
     if not text.startswith("/"):
         raise Wrong(f"is {shown(text)}; expected an absolute path")
+    # A notification must not choose the program, whose path is checked before any arrives.
     if re.search(_PLACEHOLDER, text):
         raise Wrong("has a placeholder, which only the arguments after the program may have")
     return text
@@ -161,6 +170,7 @@ def read_environment(value: Value) -> Mapping[str, str]:
         name = key.node.text
         if not re.fullmatch(_VARIABLE, name):
             key.wrong("is not a name of a variable; expected letters, digits and _, without a digit first")
+        # Otherwise the file could replace a fact of the session.
         elif name.startswith(_OWN_VARIABLES):
             key.wrong(f"begins with {_OWN_VARIABLES}; dmnotid itself sets such variables")
         else:
@@ -177,6 +187,7 @@ def read_socket(value: Value) -> Path:
     """Read the absolute path of an AF_UNIX socket."""
     path = read_path(value).absolute()
     try:
+        # The bound of sun_path counts octets in the encoding of file names, not characters.
         length = len(bytes(path))
     except UnicodeEncodeError:
         raise Wrong("is not a path that this system can open") from None
@@ -195,6 +206,7 @@ def _read_pattern(value: Value) -> str:
     text = read_some_text(value, expected)
     # A name without wildcards must be one that an interface can have.
     most = MAX_PATTERN if re.search(r"[*?\[]", text) else MAX_INTERFACE_NAME
+    # The kernel refuses these characters in the name of an interface, so no interface would match.
     if re.search(r"[\s/:]", text) or len(text) > most:
         raise Wrong(f"is {shown(text)}; expected {expected}, at most {most} characters")
     return text

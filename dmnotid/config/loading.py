@@ -45,16 +45,20 @@ def load_config(
     reader = Reader(file, environ, check_path)
     root = Value(tree, "", reader)
     found = read_section(root, "")
+    # After the sections, because the id of a server decides whether its secret is wanted.
     servers = [_with_secrets(server, wanted, unread) for server in found["servers"]]
     _check_servers(reader, servers)
     _check_hook(reader, root)
     _check_durations(reader, found)
     _check_patterns(reader, found["connections"])
+    # After the keys, because the mode of the file matters only if it has a secret itself.
     check_mode(reader, status)
     for value in reader.given.values():
         if invisible := find_invisible(value.node.text):
             reader.add_warning(value, f"has {invisible}, which is invisible; delete it if it is not meant")
+    # Raises for any problem, so no value below is a gap.
     warnings = reader.warnings()
+    # systemd separates several directories with colons.
     state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Config(
         file=file,
@@ -83,10 +87,12 @@ def load_connections(file: Path) -> ConnectionsConfig:
     """
     tree, _ = _read_tree(file)
     reader = Reader(file, {})
+    # The other keys would be unknown here, and their problems do not concern the caller.
     only = tree._replace(pairs=tuple(pair for pair in tree.pairs if pair[0].text == "connections"))
     section = Value(only, "", reader).mapping(["connections"]).get("connections")
     found = read_section(section, "connections")
     _check_patterns(reader, found)
+    # Called for its exception.
     reader.warnings()
     return _connections(found)
 
@@ -100,6 +106,7 @@ def _with_secrets(server: Mapping[str, Any], wanted: Wanted, unread: Unread | No
 
 def _read_tree(file: Path, check_path: CheckPath | None = None) -> tuple[Node, os.stat_result]:
     """Return the mapping in a file, and the status of the file. Raises ConfigError."""
+    # Still empty if the file cannot be read: no line can then have a stray space.
     text = ""
     try:
         octets, status = read_regular(file, MAX_FILE_OCTETS, check_path)
@@ -137,6 +144,7 @@ def _check_servers(reader: Reader, servers: Sequence[Mapping[str, Any]]) -> None
                 "secret of one server as its former_secret"
             )
             reader.given[f"{place}.id"].wrong(message)
+        # A require_digest that cannot be read may be meant as false, so a secret is not required because of it.
         unsigned = not server["require_digest"] or not reader.sound(f"{place}.require_digest")
         if reader.given[place].node.kind == "map" and f"{place}.secret" not in reader.given and not unsigned:
             message = "is missing; add a secret, or require_digest: false to accept unsigned notifications"
@@ -145,6 +153,7 @@ def _check_servers(reader: Reader, servers: Sequence[Mapping[str, Any]]) -> None
             reader.given[f"{place}.former_secret"].wrong(
                 "is given without a secret; expected the current one as secret"
             )
+    # A notification without SERVER-ID is discovered by its secret, so the secrets must differ.
     check_distinct(reader, servers)
     secrets = sum(server["secret"] is not None or server["former_secret"] is not None for server in servers)
     if secrets > MAX_TRIED_SECRETS:
@@ -188,5 +197,6 @@ def _check_patterns(reader: Reader, connections: Mapping[str, Any]) -> None:
     for kind in NAMED_TYPES:
         for at, pattern in enumerate(connections[kind]["interfaces"]):
             path = f"connections.{kind}.interfaces[{at}]"
+            # The first type with a matching pattern wins, so the second pattern would have no effect.
             if pattern is not None and first.setdefault(pattern, path) != path:
                 reader.given[path].wrong(f"{shown(pattern)} is also {first[pattern]}; expected each pattern once")

@@ -80,6 +80,7 @@ def read_octets(server: Mapping[str, Any], kind: str, wanted: Wanted, unread: Un
         return None
     value = source.value
     if not wanted(server["id"], kind, source.form):
+        # The name is a part of the file, which is checked in any case.
         if source.form == "credential":
             value.attempt(_credential_name, "")
         # Random octets pass every check, and differ from each other.
@@ -92,6 +93,7 @@ def read_octets(server: Mapping[str, Any], kind: str, wanted: Wanted, unread: Un
         else:
             unread(value.problem(str(wrong)))
         return None
+    # Accepted nevertheless: the server decides which octets are the secret.
     for doubt in _doubts(source, octets):
         value.reader.add_warning(value, doubt)
     return octets
@@ -169,6 +171,7 @@ def _read_file(value: Value) -> bytes:
 
 def _credential_name(value: Value) -> str:
     name = read_some_text(value, "the name of a credential")
+    # A path would lead out of the directory of credentials.
     if "/" in name or name in {".", ".."}:
         raise Wrong("is a path; expected the name of a credential")
     return name
@@ -179,6 +182,7 @@ def _read_credential(value: Value) -> bytes:
     directory = value.reader.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         raise Wrong("$CREDENTIALS_DIRECTORY is not set; systemd sets it for services with LoadCredential=")
+    # systemd makes the directory accessible to the user of the service alone, so neither path nor mode is checked.
     return without_line_break(read_regular(Path(directory, name), MAX_SECRET_OCTETS + 2)[0])
 
 
@@ -205,6 +209,8 @@ def check_distinct(reader: Reader, servers: Sequence[Mapping[str, Any]]) -> None
 
     A notification without SERVER-ID belongs to the server whose secret its digest was made with.
     """
+    # The digest covers secret and package without a border between them: a digest made with a secret that begins with
+    # another secret also fits that other one, with the rest of the secret as the beginning of the package.
     # In sorted order, a secret can only begin with those kept here: each begins with the one before it.
     shorter: list[tuple[bytes, tuple[int, int]]] = []
     secrets = [(it[kind], (at, rank)) for at, it in enumerate(servers) for rank, kind in enumerate(KINDS) if it[kind]]

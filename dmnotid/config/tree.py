@@ -52,6 +52,7 @@ _NOT_IN_YAML: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\
 
 # Both loaders yield the same events and marks, with nearly the same messages; the one in C is faster.
 LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Events have no resolved tags, because the composer assigns them, and that is not used here.
 _RESOLVER: Final[Any] = yaml.resolver.Resolver()
 
 
@@ -81,6 +82,7 @@ class Node(NamedTuple):
 
 def decode(octets: bytes) -> str:
     """Return the text of a file without a byte order mark. Raises Wrong if it is not UTF-8 or not text."""
+    # Some editors write one, and it is not a part of the text.
     octets = octets.removeprefix(BOM_UTF8)
     try:
         text = octets.decode()
@@ -109,6 +111,7 @@ def compose(text: str) -> Node:
             while loader.check_event():
                 composer.take(loader.get_event())
         finally:
+            # Clears the references of the loader to itself.
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -163,6 +166,7 @@ class _Composer:
             if len(self._open) >= MAX_DEPTH:
                 raise Wrong(f"nested deeper than {MAX_DEPTH} levels", _mark(event))
             if event.anchor is not None:
+                # An alias before the end of this collection would make the tree a cycle.
                 self._anchors[event.anchor] = None
             self._open.append((event, []))
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -234,6 +238,7 @@ def _hint(text: str, place: tuple[int, int], begin: int, problem: str) -> str:
     at = line[place[1] - 1 : place[1]]
     if at == "\t":
         return " (indent YAML with spaces, not with tabs)"
+    # YAML reserves @ and `, and % begins a directive, so plain text cannot begin with them.
     if at and at in "@`%":
         return f" (put text that begins with {at} in quotes)"
     if re.search(r"\[[0-9A-Fa-f:.]*(%\w+)?\]:", line):
