@@ -15,6 +15,7 @@ SOCKET: Final = Path("/run/systemd/journal/socket")
 
 def leads_to_journal(descriptor: int, journal_stream: str | None) -> bool:
     """Return whether a descriptor is the stream to the journal that $JOURNAL_STREAM names (systemd.exec(5))."""
+    # A process inherits the variable even if its output was redirected, so device and inode are compared.
     try:
         about = os.fstat(descriptor)
     except OSError:
@@ -27,7 +28,9 @@ class Journald:
 
     def __init__(self, path: Path = SOCKET) -> None:
         """Open the channel. An error of the path shows when a record is sent."""
+        # The address for each record: unlike a connected socket, it is valid again after the journal has restarted.
         self._path = str(path)
+        # A journal that does not read must not stop the daemon.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def close(self) -> None:

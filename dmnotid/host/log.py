@@ -44,6 +44,7 @@ _SEARCHED_BY: Final = frozenset({"session", "server_id"})
 """A record that has one of these keys is sent with fields."""
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+# The levels of syslog(3).
 _JOURNAL_LEVELS: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 _encode_json: Final = json.JSONEncoder(default=str).encode
@@ -60,17 +61,21 @@ class _Lines:
     """
 
     def __init__(self, stream: TextIO, journald: Journald | None = None) -> None:
+        # The stream that lines go to, past its buffer.
         self._stream = stream
         # Takes records that have fields; None if the stream does not lead to the journal.
         self._journald = journald
         if journald is not None:
+            # A reload replaces this object, and its channel must not stay open.
             weakref.finalize(self, journald.close)
         # Number of lines dropped since the last one that was written.
         self._dropped = 0
         # The unwritten rest of one line.
         self._rest = b""
+        # Lines do not pass the text layer of the stream, so they are encoded as it would do it.
         self._encoding = stream.encoding or "utf-8"
         try:
+            # Writes octets without blocking and returns the number of octets written.
             self._write: Callable[[bytes], int] = _writer(self, stream.fileno())
         except (OSError, ValueError):
             # A stream without a descriptor, as tests use.
@@ -86,6 +91,7 @@ class _Lines:
             line = f"{_report_dropped(self._dropped, before=line)}\n{line}"
         octets = f"{line}\n".encode(self._encoding, "backslashreplace")
         try:
+            # Text that was printed to the stream before goes first.
             self._stream.flush()
             # The rest of an earlier line goes first, so that lines never merge.
             if self._rest:
@@ -105,6 +111,7 @@ def _writer(owner: object, descriptor: int) -> Callable[[bytes], int]:
     """Return a function that writes octets to a descriptor and never blocks. It and this raise OSError."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
+        # A socket cannot be opened once more through /proc (ENXIO), but each call can be non-blocking.
         sock = socket.socket(fileno=os.dup(descriptor))
         weakref.finalize(owner, sock.close)
         return lambda octets: sock.send(octets, socket.MSG_DONTWAIT)
@@ -114,6 +121,7 @@ def _writer(owner: object, descriptor: int) -> Callable[[bytes], int]:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
             weakref.finalize(owner, os.close, descriptor)
+    # A regular file has no reader to wait for.
     return partial(os.write, descriptor)
 
 
@@ -134,6 +142,7 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     in_journal = form == "auto" and _is_journal(target)
     lines = _Lines(target, _open_journald() if in_journal else None)
     if form == "text" or (form == "auto" and target.isatty()):
+        # https://no-color.org: any value but the empty one turns colours off.
         processors = _text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
     else:
         shorten = partial(_shorten, _octets_in_json)
@@ -199,6 +208,7 @@ def fitted(text: str, most: int, size: Callable[[str], int]) -> str:
     """
     if len(text) <= most and size(text) <= most:
         return text
+    # Escapes have different sizes, so the cut is searched: the size grows with the length of the text.
     kept = bisect_right(range(most), most, key=lambda length: size(f"{text[:length]}…")) - 1
     return f"{text[:kept]}…"
 
@@ -230,6 +240,7 @@ def _render_fields(_logger: object, level: str, event: EventDict) -> str | tuple
 def _escape(_logger: object, _level: str, event: EventDict) -> EventDict:
     escaped = {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
     if "exception" in event:
+        # Only the line breaks of a traceback are kept.
         escaped["exception"] = "\n".join(map(printable, event["exception"].split("\n")))
     return {key: value for key, value in escaped.items() if value is not None}
 

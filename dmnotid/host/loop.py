@@ -19,8 +19,10 @@ def reset_signals() -> None:
 
     A parent such as nohup ignores SIGHUP, and a hook would inherit that.
     """
+    # A blocked signal remains blocked across execve(2), in a hook too.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
+        # If SIGCHLD were ignored, hooks would be reaped automatically and their exit status lost.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 

@@ -57,6 +57,7 @@ class Manager:
 
     def reloading(self) -> None:
         """Report that a reload begins."""
+        # The manager needs this time to match the message with its own request to reload (sd_notify(3)).
         self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", patience=PATIENCE)
 
     def stopping(self) -> None:
@@ -77,9 +78,11 @@ class Manager:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+                # A timeout of 0 makes the socket non-blocking.
                 channel.settimeout(patience)
                 channel.sendto("\n".join(lines).encode("utf-8", "backslashreplace"), self._address)
         except BlockingIOError:
+            # The queue of the manager is full. Only a status line or a ping has no patience, and another one follows.
             return
         except OSError as error:
             if not self._complained:
@@ -91,6 +94,7 @@ class StatusLine:
     """Keeps the manager's status line up to date: once a second at most, without a timer while nothing changes."""
 
     def __init__(self, manager: Manager, describe: Callable[[], str]) -> None:
+        # The service manager that the status line is for.
         self._manager = manager
         # Returns the current status in one line.
         self._describe = describe
@@ -152,6 +156,7 @@ def _passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
 def _passed_socket(number: int, name: str) -> socket.socket:
     where = f"LISTEN_FDS: descriptor {number} ({name})"
     try:
+        # The manager passes descriptors without FD_CLOEXEC, and a hook must not inherit the sockets.
         os.set_inheritable(number, False)  # noqa: FBT003 - the standard library takes it by position
         sock = socket.socket(fileno=number)
     except OSError as error:

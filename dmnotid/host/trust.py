@@ -90,6 +90,7 @@ def _components(file: Path) -> Iterator[tuple[str, os.stat_result]]:
     while parts:
         part = parts.pop()
         if part == "..":
+            # `at` has no links left in it, so its parent is the text before the last slash.
             at = at.rpartition("/")[0]
             continue
         component = f"{at}/{part}"
@@ -103,6 +104,7 @@ def _components(file: Path) -> Iterator[tuple[str, os.stat_result]]:
             raise UntrustedPath(str(file), f"more than {MAX_LINKS} symbolic links")
         target = _readlink(component)
         at = "" if target.is_absolute() else at
+        # The target comes before the rest of the path, and `parts` is a stack.
         parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
@@ -130,7 +132,8 @@ def _check_owner(component: str, found: os.stat_result) -> None:
         # Root may be checking files of the user that the daemon will have.
         otherwise = "" if os.geteuid() else f", or run dmnotid as user {found.st_uid}"
         raise UntrustedPath(component, f"{problem}: chown root {shlex.quote(component)}{otherwise}")
-    # The bits of a socket say who may connect to it.
+    # The mode of a symbolic link is always 0777, and has no meaning.
+    # The mode of a socket decides which users may connect to it.
     if stat.S_ISLNK(found.st_mode) or stat.S_ISSOCK(found.st_mode) or not found.st_mode & _WRITABLE_BY_OTHERS:
         return
     # In a sticky directory of root's, such as /tmp, only the owner of a file can replace it.
