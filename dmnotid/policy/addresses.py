@@ -27,6 +27,7 @@ class Source(NamedTuple):
 
 def show_address(host: str, port: int) -> str:
     """Write `192.0.2.1:40000` or `[2001:db8::1]:40000`."""
+    # Brackets keep the port apart from the groups of an IPv6 address (RFC 3986, 3.2.2).
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -24,6 +24,7 @@ def sign(package: bytes, secret: bytes) -> bytes:
 
     Raises DecodeError for octets that are not a package, and ValueError for a package without a SHA256-DIGEST Option.
     """
+    # The offset of the digest depends on the Options before it, so the decoder has to find it.
     notification = decode_notification(package)
     if not notification.signed:
         raise ValueError("the package has no SHA256-DIGEST Option for the digest")

@@ -68,8 +68,10 @@ def judge_clock(
 def check_age(sent_at: int, server_id: str, clock: Clock, freshness: Freshness) -> None:
     """Check the signed time of a notification (POSIX seconds). Raises Stale or FromTheFuture."""
     times, (max_age, max_skew) = clock.servers.get(server_id, NEVER_SIGNED), freshness
+    # First, because neither a clock nor a setting makes a forgotten notification fresh.
     check_forgotten(sent_at, times, clock.now)
     ahead = sent_at - clock.now
+    # A clock that is not believed is replaced by the latest time known: the release, or a time that this server signed.
     reference = clock.now if clock.believed else max(clock.released_at, times.newest)
     # A server that once signed a wrong time far ahead is still heard if its time now and the clock agree.
     agrees = -max_age <= ahead <= MARGIN

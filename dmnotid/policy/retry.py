@@ -23,6 +23,7 @@ def after_try(outcome: Outcome, attempt: int, retry: Retry, jitter: float) -> Cl
         return Closed.DONE
     if outcome.result is Result.REFUSED:
         return Closed.REFUSED
+    # A hook that could not be started uses up no try: such a session ends when it expires.
     if outcome.result is Result.FAILED and attempt >= retry.attempts:
         return Closed.FAILED
     # The exponent is bounded because a float overflows long before `attempts` is used up.

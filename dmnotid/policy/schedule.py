@@ -81,9 +81,11 @@ class Schedule:
         for (server_id, preferred), first in self._firsts():
             if server_id not in servers:
                 continue
+            # Tuples compare from the left: the server that has waited longest, then its earliest request.
             turn = servers[server_id], first
             if found is not None and found[0] < turn:
                 continue
+            # An expired request is left to take_expired, so that its end is recorded.
             if max(first[0], servers[server_id]) > now or self._requests[first[1]].expires_at <= now:
                 continue
             connection = choose_connection(preferred, available)
@@ -97,6 +99,7 @@ class Schedule:
 
     def next_change(self, now: float, servers: Mapping[str, float]) -> float | None:
         """Return when the passing of time alone next lets a session start or expire, or None if it never does."""
+        # A request that is due already waits for a connection or a running session, not for time.
         times = [
             due
             for (server_id, _), first in self._firsts()
@@ -124,6 +127,7 @@ class Schedule:
 
     def _firsts(self) -> Iterator[tuple[_Group, _Due]]:
         """Yield each group with the first entry of its heap, and drop empty groups."""
+        # A copy, because empty groups are deleted on the way.
         for group, heap in list(self._groups.items()):
             first = self._first(heap, _start)
             if first is None:
