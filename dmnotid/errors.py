@@ -79,6 +79,7 @@ class Discard(DmnotidError):
     """
 
     reason: ClassVar[str] = "discarded"
+    # Discard is not a dataclass, so these annotations do not become fields of the refusals.
     server_id: str | None = None
     notification_id: int | None = None
 
@@ -149,10 +150,13 @@ class Refusal(Discard):
     nameless: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
+        # The generated __init__ does not call that of Exception, and need not: BaseException.__new__ sets `args`.
         # A generated comparison would make the exceptions unhashable.
         dataclass(eq=False)(cls)
 
     def __str__(self) -> str:
+        # The generated __init__ assigns defaults too, so the instance has every fact. A class without the attribute
+        # `server` has no `nameless` either: only None means that SERVER-ID is absent.
         facts = vars(self)
         return (self.nameless if facts.get("server", "") is None else self.sentence).format_map(facts)
 
@@ -165,6 +169,7 @@ class NotAPush(Refusal):
     sms_header: int = 0
 
     def __str__(self) -> str:
+        # Over SMS a user data header comes before the push, and a message copied from a modem still has it.
         sentence = f"the PDU type is 0x{self.pdu_type:02x}, Push is expected"
         if not self.sms_header:
             return sentence
@@ -197,6 +202,7 @@ class ContentTypeMismatch(Refusal):
     content_type: int | str
 
     def __str__(self) -> str:
+        # In hex, as the tables of WSP list well-known media types.
         return f"Content-Type is {_show(self.content_type, '#04x')}, a DM Notification is expected"
 
 
@@ -224,6 +230,7 @@ class ApplicationIdConflict(Refusal):
     application_ids: Iterable[int | str]
 
     def __str__(self) -> str:
+        # A set has no order, and equal conflicts must give equal sentences.
         return f"X-Wap-Application-Id is given as {' and '.join(sorted(map(_show_id, self.application_ids)))}"
 
 
@@ -231,6 +238,7 @@ class UnknownServer(Refusal):
     """SERVER-ID names no configured server."""
 
     reason = "unknown-server"
+    # The id comes from the network: !r escapes its control characters.
     sentence = "no server {server!r} is configured"
     server: str
 
@@ -249,6 +257,7 @@ class ServerUndiscovered(Refusal):
     untried_octets: int | None = None
 
     def __str__(self) -> str:
+        # Both factors of the work, because either can be the one above its limit.
         if self.untried_octets is not None:
             work = f"{self.servers} secrets on a package of {self.untried_octets} octets"
             return f"SERVER-ID is absent, and trying {work} is too much work"
@@ -314,6 +323,7 @@ class Stale(Refusal):
     reason = "stale"
     sent_at: int
     now: float
+    # Not used for a forgotten notification: no limit of age applies to it.
     max_age: float = 0
     forgotten: int | None = None
     reference: float | None = None
@@ -323,6 +333,7 @@ class Stale(Refusal):
         if self.forgotten is not None:
             kept = f"what this server signed up to {show_time(self.forgotten)} is forgotten and never accepted again"
             return f"{signed}; {kept}, whatever {clock} shows"
+        # The sentences show the device's clock, because a wrong clock is as likely a cause as an old notification.
         most = f"at most {self.max_age:.0f} s are accepted"
         if self.reference is None:
             return f"{signed}, {self.now - self.sent_at:.0f} s before {clock}, which may be wrong; {most}"
@@ -369,6 +380,7 @@ class QueueFull(Refusal):
     """
 
     reason = "queue-full"
+    # The server and not the whole queue, because the bound is for each server: one cannot fill the queue of another.
     server: str
     pending: int
     max_pending: int
@@ -423,6 +435,7 @@ class UntrustedPath(DmnotidError):
         return f"{self.component}: {self.problem}"
 
 
+# A subclass, because a caller that refuses an untrusted path also refuses one that leads nowhere.
 class UnusablePath(UntrustedPath):
     """A path that does not lead to a usable file: it is missing, of another kind, or can't be executed."""
 
