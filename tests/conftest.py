@@ -13,9 +13,10 @@ from dmnotid.host import log
 from tests.project.packaging import PROJECT, build_deb, why_no_deb
 from tests.support import LogLines
 
-# A background job of a script ignores SIGINT, and so would the programs that tests interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A background job of a script ignores SIGINT (with nohup SIGHUP too), and so would the programs that tests start.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # The daemon refuses paths that a group can write, and with umask 002 every file of a test would be one.
 os.umask(0o022)

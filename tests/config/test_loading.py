@@ -178,7 +178,7 @@ def test_octets_that_are_not_a_mapping_are_refused(place: Place) -> None:
     assert place.problems("- a\n") == ["1:1: the file is a list; expected a mapping with servers and hook"]
     assert place.problems("a: *b\n") == ["1:4: an alias without an anchor; put text that begins with * in quotes"]
     too_large = "#" * (MAX_FILE_OCTETS + 1)
-    assert place.problems(too_large) == [f"DIR/dmnotid.yaml is larger than {MAX_FILE_OCTETS} octets"]
+    assert place.problems(too_large) == [f"is larger than {MAX_FILE_OCTETS} octets"]
 
 
 def test_problem_of_an_alias_is_reported_at_the_alias(place: Place) -> None:

@@ -387,7 +387,7 @@ def test_status_shows_drops_that_are_found_after_the_last_datagram(tmp_path: Pat
 
 
 def test_refused_reload_comes_first_in_a_long_status(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
-    config = write_config(tmp_path)
+    config = write_config(tmp_path, freshness={"max_skew": "10m"})
     service = run(config, environment=notifying(end))
     service.wait("daemon ready")
     good, now = push(1, preferred=NOWHERE), time.time()

@@ -19,6 +19,8 @@ from tests.support import NOWHERE, OTHER_ID, WIRELINE, Recorder, push, wait_unti
 GATED = "import time\nwhile not os.path.exists(records + '/../open'): time.sleep(0.01)"
 """A hook that ends once the gate is open, and then at once."""
 
+LATER = 60
+"""How much later (seconds) a server signs after the daemon has lost what it remembered: what was signed is stale."""
 BIG = [(9, bytes(2_000)), (10, bytes(1_900))]
 """Unknown Options that make a row larger than a page, so that the room left in one is not enough."""
 
@@ -243,19 +245,22 @@ def test_session_is_not_logged_as_done_while_its_end_cannot_be_synchronised(
 
 def test_deleted_state_directory_is_made_anew_with_the_open_sessions(tmp_path: Path, run: Run) -> None:
     """No open session is lost or run twice; closed ones are forgotten."""
+    before = time.time()
     case = Case(tmp_path, run, [])
     service, state = case.service, tmp_path / "state"
     service.send(push(3, preferred=WIRELINE))
     service.wait("notification accepted", 3)
 
     shutil.rmtree(state)
-    service.send(push(4, preferred=WIRELINE))
+    fourth = push(4, preferred=WIRELINE, sent_at=time.time() + LATER)
+    service.send(fourth)
     service.wait("notification accepted", 4)
     assert state.stat().st_mode & 0o7777 == 0o700
     assert service.wait("journal recreated")["level"] == "error"
     # The one that runs, and those behind it.
-    service.send(*(push(number, preferred=WIRELINE) for number in (2, 3, 4)))
-    wait_until(lambda: service.reasons().count("duplicate") == 3)
+    repeats = [*(push(number, preferred=WIRELINE, sent_at=before) for number in (2, 3)), fourth]
+    service.send(*repeats)
+    wait_until(lambda: sorted(service.reasons()) == ["duplicate", "stale", "stale"])
     wait_until(lambda: set(journal_states(state)) == {2, 3, 4})
 
     case.open()
@@ -265,8 +270,8 @@ def test_deleted_state_directory_is_made_anew_with_the_open_sessions(tmp_path: P
     stops_clean(service)
     again = run(tmp_path / "dmnotid.yaml")
     assert again.wait("daemon ready")["pending"] == 0
-    again.send(*(push(number, preferred=WIRELINE) for number in (2, 3, 4)))
-    wait_until(lambda: again.reasons().count("duplicate") == 3)
+    again.send(*repeats)
+    wait_until(lambda: sorted(again.reasons()) == ["duplicate", "stale", "stale"])
     stops_clean(again)
     assert case.ran() == [1, 2, 3, 4]
 
@@ -278,7 +283,7 @@ def test_end_of_a_session_makes_a_deleted_state_directory_anew(tmp_path: Path, r
     case.open()
     case.service.wait("session done", 2)
     wait_until(lambda: journal_states(tmp_path / "state").get(2) == "done")
-    case.service.send(push(3, preferred=WIRELINE))
+    case.service.send(push(3, preferred=WIRELINE, sent_at=time.time() + LATER))
     case.service.wait("session done", 3)
     stops_clean(case.service)
     assert case.ran() == [1, 2, 3]
@@ -298,7 +303,7 @@ def test_sessions_of_a_directory_put_in_its_place_are_taken_up(tmp_path: Path, r
     service.wait("notification accepted", 2)
     state.rename(tmp_path / "beneath")
     (tmp_path / "away").rename(state)
-    service.send(push(3, preferred=NOWHERE))
+    service.send(push(3, preferred=NOWHERE, sent_at=time.time() + LATER))
     service.wait("notification accepted", 3)
     stops_clean(service)
     assert journal_states(state) == {1: "pending", 2: "pending", 3: "pending", 50: "pending", 51: "done"}
