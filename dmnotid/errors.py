@@ -30,7 +30,6 @@ written out.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Final, NamedTuple, Self, dataclass_transform
 
@@ -79,7 +78,7 @@ class Discard(DmnotidError):
     """
 
     reason: ClassVar[str] = "discarded"
-    # Discard is not a dataclass, so these annotations do not become fields of the refusals.
+    # Facts of the walk, not of a refusal: only the annotations of a refusal's own class are its facts.
     server_id: str | None = None
     notification_id: int | None = None
 
@@ -140,7 +139,7 @@ class UnsupportedVersion(DecodeError):
 
 @dataclass_transform(eq_default=False)
 class Refusal(Discard):
-    """Well-formed octets that this device does not act on; each class is a dataclass of its facts.
+    """Well-formed octets that this device does not act on; the annotations of each class are its facts.
 
     `sentence` is a format string over the attributes, and `nameless` the one for a `server` of None: SERVER-ID is
     absent.
@@ -149,15 +148,16 @@ class Refusal(Discard):
     sentence: ClassVar[str]
     nameless: ClassVar[str]
 
-    def __init_subclass__(cls) -> None:
-        # The generated __init__ does not call that of Exception, and need not: BaseException.__new__ sets `args`.
-        # A generated comparison would make the exceptions unhashable.
-        dataclass(eq=False)(cls)
+    # The decorator of dataclasses would generate and compile a method for each class, which is a twentieth of the
+    # daemon's start. The annotations of a class are its facts all the same, and type checkers see to the arguments.
+    def __init__(self, *args: object, **facts: object) -> None:
+        super().__init__(*args)
+        self.__dict__.update(zip(type(self).__annotations__, args, strict=False), **facts)
 
     def __str__(self) -> str:
-        # The generated __init__ assigns defaults too, so the instance has every fact. A class without the attribute
-        # `server` has no `nameless` either: only None means that SERVER-ID is absent.
-        facts = vars(self)
+        # A fact that was not given has its default in the class. A class without the fact `server` has no `nameless`
+        # either: only None means that SERVER-ID is absent.
+        facts = {name: getattr(self, name) for name in type(self).__annotations__}
         return (self.nameless if facts.get("server", "") is None else self.sentence).format_map(facts)
 
 
