@@ -1,6 +1,7 @@
 """Passed sockets, readiness, status line and watchdog, over real sockets, without systemd itself."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -348,10 +349,11 @@ def test_daemon_reports_readiness_status_reloads_and_stop(tmp_path: Path, run: R
 
 
 def test_status_begins_with_a_hook_that_cannot_be_started(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
-    hook = tmp_path / "hook"
+    # The status line is cut, so the name is short.
+    hook = tmp_path / "h"
     config = write_config(tmp_path, [str(hook)], retry={"first": "100ms", "longest": "100ms"})
     service = run(config, environment=notifying(end))
-    problem = f"STATUS=hook not startable: {hook}: No such file or directory; "
+    problem = f"STATUS=hook not startable: {hook}: No such file"
     assert end.next()[1].startswith(problem)
     service.send(push(1, preferred=WIRELINE))
     assert end.until_status("1 accepted").startswith(problem)
@@ -367,7 +369,7 @@ def test_status_begins_with_a_hook_that_cannot_be_started(tmp_path: Path, run: R
     assert end.until_status("hook not startable").startswith(problem)
     config.write_text("servers: 5\n")
     service.process.send_signal(signal.SIGHUP)
-    assert end.until_status("reload refused").startswith(f"{problem}reload refused: ")
+    assert re.match(f"{re.escape(problem)}[^;]*; reload refused: ", end.until_status("reload refused"))
 
 
 def test_status_shows_running_sessions(tmp_path: Path, run: Run, end: ManagersEnd) -> None:

@@ -335,9 +335,10 @@ class World:
         self.counts[f"{'honest' if not spared else 'other'} {reasons[0] or 'accepted'}"] += 1
         if package.sent_at is not None and reasons[0] is None:
             self.floor_ahead = max(self.floor_ahead, min(package.sent_at, self.now))
+        # An admission of any server prunes the rows of all.
+        self.gone = max(self.gone, self.true - self.devices[0].remember)
         if spared or package.sent_at is None:
             return reasons[0]
-        self.gone = max(self.gone, self.true - self.devices[0].remember)
         fresh = package.at >= max(self.gone, self.true - self.devices[0].max_age) + SLACK
         whole = package.at > self.lost_at
         for reason, was_known, was_blocked in zip(reasons, known, blocked, strict=True):
