@@ -65,7 +65,7 @@ DATABASE: Final = "journal.sqlite3"
 EXPECTED_NAMES: Final = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-journal"}
 SERVER_IDS: Final = (SERVER_ID, OTHER_ID, OPEN_ID)
 REMEMBER: Final = 3 * 86_400.0
-NOTIFICATIONS: Final = 500
+NOTIFICATIONS: Final = 900
 SPOT_CHECKS: Final = 4
 """Number of accepted notifications that are sent again after each cut."""
 
