@@ -15,7 +15,7 @@ from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push, encode_push
 
 NOW = 1_800_000_000
 CLOCK = Clock(NOW)
-BLIND = Clock(NOW, believed=False)
+BLIND = Clock(NOW, believed=False, released_at=0)  # refuses no time
 SOURCE = Source("192.0.2.7", 40000)
 SECRETS = {"dm.harbour.example": b"lantern-and-rope-0042", "möwe.example": b"seven gulls over the pier"}
 RULES = Rules(
