@@ -23,6 +23,8 @@ DmnotidError
 ├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
 │  └─ JournalDamaged          … because its file is damaged; it is set aside for a new one
+├─ NoSuchSession              the journal has no session of this number
+├─ NotPending                 a session is in a state in which it can't be cancelled or retried
 └─ HookError                  a hook can't be started
 
 An exception carries its facts as attributes and builds its sentence in `__str__`: most discards are counted, and never
@@ -454,6 +456,31 @@ class JournalError(DmnotidError):
 
 class JournalDamaged(JournalError):
     """The journal's file exists and is not a readable journal."""
+
+
+class NoSuchSession(DmnotidError):
+    """The journal has no session of this number: there never was one, or its row was pruned."""
+
+    def __init__(self, session: int) -> None:
+        super().__init__(session)
+        self.session = session
+
+    def __str__(self) -> str:
+        """Return `the journal has no session 611`."""
+        return f"the journal has no session {self.session}"
+
+
+class NotPending(DmnotidError):
+    """A session is in a `state` in which it can't be cancelled or retried."""
+
+    def __init__(self, session: int, state: str) -> None:
+        super().__init__(session, state)
+        self.session = session
+        self.state = state
+
+    def __str__(self) -> str:
+        """Return `session 611 is done, a pending session is expected`."""
+        return f"session {self.session} is {self.state}, a pending session is expected"
 
 
 class HookError(DmnotidError):

@@ -21,7 +21,9 @@ from dmnotid.errors import (
     FromTheFuture,
     HookError,
     MalformedField,
+    NoSuchSession,
     NotAPush,
+    NotPending,
     PushHeaderTooLong,
     PushTooLong,
     QueueFull,
@@ -283,3 +285,10 @@ def test_hook_error_names_the_component() -> None:
     assert HookError("no", component="/etc").component == "/etc"
     assert HookError("no").component is None
     assert HookError("no").trusted
+
+
+def test_session_that_cannot_be_cancelled_is_named_with_its_state() -> None:
+    missing, closed = NoSuchSession(611), NotPending(611, "done")
+    assert (missing.session, str(missing)) == (611, "the journal has no session 611")
+    assert (closed.session, closed.state) == (611, "done")
+    assert str(closed) == "session 611 is done, a pending session is expected"

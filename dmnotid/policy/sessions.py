@@ -94,6 +94,43 @@ class Closed(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class SessionView(NamedTuple):
+    """A session as an operator sees it; all times are wall clock times (POSIX seconds).
+
+    `state` is a value of `Closed`, or one of these of an open session, and `why` explains it in a sentence:
+
+        running   its hook runs, as process `pid` if it is a command
+        queued    the sessions before it have their turn first
+        resting   `min_interval` since its server's last try is not over
+        paused    its last try failed
+        waiting   none of the `preferred` connections is available
+        held      its server is not configured
+        hook      the hook could not be started
+
+    `connection` and `interface` are those of the last try, `started_at` its start and `outcome` its end, if known.
+    """
+
+    session: int
+    server_id: str
+    notification_id: int
+    state: str
+    accepted_at: float
+    source: str
+    signed: bool
+    preferred: tuple[str, ...]
+    attempts: int
+    next_at: float | None
+    expires_at: float | None
+    why: str
+    connection: str | None
+    interface: str | None
+    started_at: float | None
+    pid: int | None
+    outcome: str | None
+    closed_at: float | None
 
 
 class Limits(NamedTuple):

@@ -288,8 +288,8 @@ def test_closed_request_is_never_pending_again(tmp_path: Path, closed: Closed) -
 
 
 def test_many_ends_are_written_together(tmp_path: Path) -> None:
-    with open_journal(tmp_path) as journal:
-        requests = [admit(journal, number) for number in range(4)]
+    with open_journal(tmp_path, limits=Limits()) as journal:
+        requests = [admit(journal, number) for number in range(len(Closed))]
         journal.close([*zip(requests, Closed, strict=True)])
         journal.close([])
         assert journal.pending() == []
