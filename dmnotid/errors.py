@@ -394,6 +394,15 @@ class QueueFull(Refusal):
         return f"{self.pending} sessions of {self.server!r} wait, sessions.max_pending is {self.max_pending}"
 
 
+def discard_reasons() -> list[str]:
+    """Return the reason of every kind of discard, sorted."""
+    kinds: list[type[Discard]] = [Discard]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    # Those without a reason of their own only group others.
+    return sorted(kind.reason for kind in kinds if kind is not Discard and "reason" in vars(kind))
+
+
 class ConfigProblem(NamedTuple):
     """One problem of a configuration, and its place: line and column from 1, or 0 for a problem of no single line."""
 

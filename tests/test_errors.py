@@ -37,6 +37,7 @@ from dmnotid.errors import (
     UnknownServer,
     UnsupportedVersion,
     UntrustedPath,
+    discard_reasons,
     shortened,
     show_time,
 )
@@ -80,6 +81,10 @@ def test_every_decode_error_has_its_reason() -> None:
 
 def test_every_reason_has_one_refusal() -> None:
     assert {kind.reason: kind.__name__ for kind in Refusal.__subclasses__()} == REFUSAL_REASONS
+
+
+def test_list_of_reasons_has_each_of_them_once() -> None:
+    assert discard_reasons() == sorted([*DECODE_REASONS, *REFUSAL_REASONS])
 
 
 def test_every_exception_is_in_one_tree() -> None:
