@@ -19,7 +19,7 @@ from dmnotid.config.loading import load_connections
 from dmnotid.config.values import ConnectionsConfig
 from dmnotid.errors import DmnotidError
 from dmnotid.host import log
-from dmnotid.host.log import printable
+from dmnotid.host.text import printable
 from dmnotid.links.availability import Link, available_connections, explain_missing, read_links
 from dmnotid.links.monitor import Links
 from dmnotid.policy.schedule import choose_connection

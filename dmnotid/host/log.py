@@ -24,6 +24,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from dmnotid.host.journald import Journald, leads_to_journal
+from dmnotid.host.text import printable
 
 MAX_VALUE_OCTETS: Final = 1_024
 """Maximum number of octets of one text in a log line, escaped and encoded; a longer text ends with an ellipsis."""
@@ -243,10 +244,3 @@ def _escape(_logger: object, _level: str, event: EventDict) -> EventDict:
         # Only the line breaks of a traceback are kept.
         escaped["exception"] = "\n".join(map(printable, event["exception"].split("\n")))
     return {key: value for key, value in escaped.items() if value is not None}
-
-
-def printable(text: str) -> str:
-    """Return text with everything escaped that a terminal would interpret."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

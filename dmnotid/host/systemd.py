@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.errors import EndpointError
-from dmnotid.host.log import fitted, logger, printable
+from dmnotid.host.log import fitted, logger
+from dmnotid.host.text import printable
 
 FIRST_PASSED: Final = 3
 """SD_LISTEN_FDS_START: the number of the first descriptor that is passed."""

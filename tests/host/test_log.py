@@ -14,7 +14,8 @@ import pytest
 import structlog
 
 from dmnotid.host import log
-from dmnotid.host.log import MAX_VALUE_OCTETS, logger, printable
+from dmnotid.host.log import MAX_VALUE_OCTETS, logger
+from dmnotid.host.text import printable
 from tests.support import LogLines
 
 NASTY = "\x1b]0;owned\x07\x1b[31m\nforged line\r\x00\x7f\x9b2J\u2028\u202e\ud800<3>"

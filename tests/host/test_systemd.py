@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from dmnotid.errors import EndpointError
-from dmnotid.host.log import MAX_VALUE_OCTETS, printable
+from dmnotid.host.log import MAX_VALUE_OCTETS
 from dmnotid.host.systemd import MAX_STATUS_OCTETS, Manager, StatusLine
+from dmnotid.host.text import printable
 from tests.processes import ENVIRONMENT, JOURNAL, Run, Service, running
 from tests.support import (
     DEADLINE,
