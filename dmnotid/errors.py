@@ -31,7 +31,7 @@ An exception carries its facts as attributes and builds its sentence in `__str__
 written out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import ClassVar, Final, NamedTuple, Self, dataclass_transform
 
@@ -48,6 +48,15 @@ MAX_SHOWN_BITS: Final = 64
 def shortened(text: str, most: int) -> str:
     """Return text for display, cut after `most` characters."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def suggest(name: str, known: Collection[str]) -> str:
+    """Return `did you mean NAME?` with the known name that a mistyped one resembles most; empty if none does."""
+    import difflib  # noqa: PLC0415 - needed only for a mistyped name
+
+    # The name is cut, because the time of this search grows with the square of its length.
+    near = difflib.get_close_matches(name[:40].lower(), known, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def show_time(seconds: float) -> str:

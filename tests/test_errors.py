@@ -40,6 +40,7 @@ from dmnotid.errors import (
     discard_reasons,
     shortened,
     show_time,
+    suggest,
 )
 
 DECODE_REASONS = {
@@ -297,3 +298,11 @@ def test_session_that_cannot_be_cancelled_is_named_with_its_state() -> None:
     assert (missing.session, str(missing)) == (611, "the journal has no session 611")
     assert (closed.session, closed.state) == (611, "done")
     assert str(closed) == "session 611 is done, a pending session is expected"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("statsu", "did you mean status?"), ("STATUS", "did you mean status?"), ("bogus", ""), ("", "")],
+)
+def test_suggestion_is_the_nearest_known_name_or_none(name: str, hint: str) -> None:
+    assert suggest(name, ("status", "sessions")) == hint

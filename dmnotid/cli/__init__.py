@@ -1,18 +1,14 @@
-"""The command line: `dmnotid COMMAND`. Each command is a module of its own, which is imported when it is called."""
+"""The command line: `dmnotid COMMAND`. Each command is a module of its own, which is imported when it is called.
 
-import gc
+A plain `dmnotid status`, which monitors run every minute, does not even import argparse.
+"""
+
 import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final
 
-from dmnotid.cli.parser import build_parser
-from dmnotid.cli.process import EXIT_INTERRUPTED, EXIT_PROBLEM, print_error
-from dmnotid.errors import DmnotidError, UsageError
-
-_STANDARD_ERROR: Final = 2
+_STANDARD_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,41 +20,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     try:
         try:
-            status = _run(words)
-        # Inside the outer `try`, because writing to standard error can fail too.
-        except DmnotidError as error:
-            print_error(error)
-            status = EXIT_PROBLEM
+            return _run(words)
         finally:
             # Flush also when --help or --version raises SystemExit: a write error must be seen here, not at exit.
             sys.stdout.flush()
     except BrokenPipeError:
         # The reader has closed the pipe (`dmnotid decode … | head`), so there is nothing to report.
-        _discard_output()
-        return EXIT_PROBLEM
+        return _lose_output()
     except OSError as error:
         # Output was lost, such as on a full disk, so the status must not be 0.
-        _discard_output()
-        print_error(f"dmnotid: {error}")
-        return EXIT_PROBLEM
+        return _lose_output(f"dmnotid: {error}")
     except KeyboardInterrupt:
         # No traceback: Ctrl-C is the usual end of `links --watch`.
+        from dmnotid.cli.process import EXIT_INTERRUPTED  # noqa: PLC0415 - as below
+
         return EXIT_INTERRUPTED
-    return status
 
 
 def _run(words: Sequence[str]) -> int:
-    # A collection during the imports finds no garbage, and all of them together are a twentieth of the daemon's start.
-    gc.disable()
-    parser = build_parser(words)
-    gc.enable()
-    arguments = parser.parse_args(words)
-    try:
-        status: int = arguments.main(arguments)
-    except UsageError as error:
-        # Prints the usage of that command and exits with status 2.
-        arguments.parser.error(str(error))
-    return status
+    # Each import costs a share of a command that takes 50 ms.
+    from dmnotid.cli.parser import run_command  # noqa: PLC0415
+
+    return run_command(words)
 
 
 def _prepare_streams() -> None:
@@ -80,7 +63,14 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _discard_output() -> None:
-    """Redirect standard output to /dev/null, so that the interpreter's flush at exit reports no error."""
+def _lose_output(problem: str = "") -> int:
+    """Report the problem, and redirect standard output to /dev/null so that the flush at exit reports no error."""
+    from contextlib import suppress  # noqa: PLC0415 - as above
+
+    from dmnotid.cli.process import EXIT_PROBLEM, print_error  # noqa: PLC0415
+
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if problem:
+        print_error(problem)
+    return EXIT_PROBLEM

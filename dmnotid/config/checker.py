@@ -14,7 +14,7 @@ from dmnotid.config.durations import DURATION_EXPECTED, MAX_DURATION, parse_dura
 from dmnotid.config.files import CheckPath
 from dmnotid.config.tree import KINDS, RESOLVED_KINDS, Node, Wrong, find_invisible
 from dmnotid.config.values import path_from
-from dmnotid.errors import ConfigError, ConfigProblem, shortened
+from dmnotid.errors import ConfigError, ConfigProblem, shortened, suggest
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -168,7 +168,8 @@ class Value(NamedTuple):
         for key, value in self.entries(expected, secretive=secretive):
             name = key.node.text
             if name not in known:
-                key.wrong(f"unknown key; {_suggest(name, known)}")
+                hint = suggest(name.replace("-", "_"), known) or f"known keys here are {', '.join(known)}"
+                key.wrong(f"unknown key; {hint}")
                 continue
             found[name] = value._replace(path=self.child(name))
             self.reader.given[found[name].path] = found[name]
@@ -177,14 +178,6 @@ class Value(NamedTuple):
     def child(self, key: str) -> str:
         """Return the path of a key of this mapping."""
         return f"{self.path}.{key}".lstrip(".")
-
-
-def _suggest(name: str, known: Collection[str]) -> str:
-    import difflib  # noqa: PLC0415 - needed only for a mistyped key
-
-    # The name is cut, because the time of this search grows with the square of its length.
-    near = difflib.get_close_matches(name[:40].lower().replace("-", "_"), known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known keys here are {', '.join(known)}"
 
 
 # --- Readers of single values: each returns the value or raises Wrong ------------------------------------------------

@@ -61,6 +61,7 @@ OPTIONS = {
     ],
     "session": ["COMMAND"],
     "demo": ["--once"],
+    "help": ["COMMAND"],
 }
 
 
@@ -77,6 +78,17 @@ def test_help_of_a_command_explains_every_option(name: str, capsys: pytest.Captu
         assert len(words.split()) > 1, f"{option} has no help"
 
 
+@pytest.mark.parametrize("words", [[], ["check"], ["help"]])
+def test_help_command_prints_what_the_option_prints(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["help", *words])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    assert printed == capsys.readouterr().out
+
+
 def test_help_names_the_default_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("run", "check", "links", "test-hook"):
         with pytest.raises(SystemExit):
@@ -88,10 +100,10 @@ def test_help_names_the_default_configuration(capsys: pytest.CaptureFixture[str]
     ("words", "wanted"),
     [
         ([], "dmnotid: error: the following arguments are required: COMMAND"),
-        (
-            ["receive"],
-            "'test-hook', 'session', 'demo')",
-        ),
+        (["chekc"], "dmnotid: error: 'chekc' is not a command; did you mean check?"),
+        (["Test_Hook"], "dmnotid: error: 'Test_Hook' is not a command; did you mean test-hook?"),
+        (["receive"], "dmnotid: error: 'receive' is not a command; dmnotid help lists the commands"),
+        (["help", "chekc"], "dmnotid: error: 'chekc' is not a command; did you mean check?"),
         (["decode", "--bogus"], "dmnotid: error: unrecognized arguments: --bogus"),
         (["demo", "--twice"], "dmnotid: error: unrecognized arguments: --twice"),
         (["run", "here"], "dmnotid: error: unrecognized arguments: here"),
