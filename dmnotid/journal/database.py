@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmnotid.errors import JournalDamaged, JournalError
-from dmnotid.journal.rows import COLUMNS, MAX_SESSION, read_text, seal
+from dmnotid.journal.rows import COLUMNS, MAX_SESSION, is_text, read_text, seal
 from dmnotid.journal.times import DERIVE_FLOOR, DERIVE_SERVERS, TIMES_SCHEMA
 
 SCHEMA_VERSION: Final = 3
@@ -176,9 +176,10 @@ def _prepare(database: sqlite3.Connection, file: Path) -> None:
         raise JournalDamaged(message)
 
 
-def _seal_octets(server_id: bytes | None, *others: Any) -> int:  # noqa: ANN401 - any value of a damaged row
-    """Seal a row of the first schema, in which a text may not be UTF-8."""
-    return seal(read_text(server_id or b""), *others)
+def _seal_octets(server_id: bytes | None, *others: Any) -> int | None:  # noqa: ANN401 - any value of a damaged row
+    """Return the seal of a row of the first schema; None if its server is not text."""
+    text = read_text(server_id or b"")
+    return seal(text, *others) if is_text(text) else None
 
 
 def _version(database: sqlite3.Connection, file: Path) -> int:

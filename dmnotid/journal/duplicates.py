@@ -13,8 +13,8 @@ import sqlite3
 import time
 from typing import Final
 
-from dmnotid.errors import Duplicate, QueueFull
-from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint
+from dmnotid.errors import Duplicate, JournalDamaged, QueueFull
+from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint, is_whole
 from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
 
@@ -92,12 +92,19 @@ class Duplicates:
         self.note_change()
 
     def find_replaced(self, database: sqlite3.Connection, verified: VerifiedNotification) -> Row | None:
-        """Return the row whose place a notification takes, None if there is no row. Raises Duplicate or QueueFull."""
+        """Return the row whose place a notification takes, None if there is no row.
+
+        Raises Duplicate or QueueFull, JournalDamaged if the row is not as it was written.
+        """
         identity = verified.server_id, verified.notification.notification_id
         found = database.execute(SELECT_KNOWN, identity).fetchone()
         if found is None:
             return None
         row = Row._make(found)
+        # Such a row can't decide: it might keep its notification from being accepted, and not have its session either.
+        if row.state != UNREADABLE and not is_whole(row):
+            message = f"session {row.session}: its row in the journal is not as it was written"
+            raise JournalDamaged(message)
         if len(self._cache) >= CACHED_ROWS:
             self._cache.clear()
         self._cache[identity] = row

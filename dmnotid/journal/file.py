@@ -16,7 +16,7 @@ from dmnotid.errors import JournalDamaged, JournalError, UntrustedPath
 from dmnotid.host.log import logger
 from dmnotid.host.trust import check_trusted_directory, check_trusted_if_there
 from dmnotid.journal.database import SQLITE_ERRORS, connect, journal_errors
-from dmnotid.journal.rows import COLUMNS, INSERT_IF_NEW, MAX_SESSION, Row, is_whole, read_text
+from dmnotid.journal.rows import COLUMNS, INSERT_IF_NEW, MAX_SESSION, Row, is_whole, read_text, seal
 from dmnotid.journal.times import COPY_FLOOR, COPY_SERVER, DERIVE_FLOOR, DERIVE_SERVERS, read_times
 
 FILE_NAME: Final = "journal.sqlite3"
@@ -202,17 +202,18 @@ def rescue(damaged: Path, database: sqlite3.Connection) -> dict[str, object]:
 
 
 def _copy_times(source: sqlite3.Connection, damaged: Path, database: sqlite3.Connection) -> bool:
-    """Copy the times of a damaged file, or derive them from its rows; return whether they could be read."""
+    """Copy the times of a damaged file; return whether all could be read. Others are derived from its rows."""
     try:
         with journal_errors(damaged, "read"):
-            servers, floor = read_times(source)
+            servers, floor, sound = read_times(source)
     except JournalDamaged:
-        database.execute(DERIVE_SERVERS)
-        database.execute(DERIVE_FLOOR)
-        return False
+        servers, floor, sound = {}, None, False
     database.executemany(COPY_SERVER, [(server_id, *times) for server_id, times in servers.items()])
     database.executemany(COPY_FLOOR, [] if floor is None else [(floor,)])
-    return True
+    if not sound:
+        database.execute(DERIVE_SERVERS)
+        database.execute(DERIVE_FLOOR)
+    return sound
 
 
 def _read(source: sqlite3.Connection, damaged: Path, order: str) -> Iterator[Row]:
@@ -228,7 +229,11 @@ def _read(source: sqlite3.Connection, damaged: Path, order: str) -> Iterator[Row
         # An older schema has fewer columns, and other ones.
         places = [names.index(name) if name in names else None for name in COLUMNS]
         for values in found:
-            yield Row._make([None if place is None else values[place] for place in places])
+            row = Row._make([None if place is None else values[place] for place in places])
+            # The first schema had no checksum. As in a migration, its rows are believed.
+            if "seal" not in names:
+                row = row._replace(seal=seal(row.server_id, row.notification_id, row.fingerprint, row.sent_at))
+            yield row
 
 
 def check_state(state: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from dmnotid import RELEASED_AT
-from dmnotid.policy.sessions import Limits, SessionRequest
+from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from dmnotid.wire.notification import Notification, decode_notification
 
 MAX_SESSION: Final = 1 << 52
@@ -24,6 +24,11 @@ Without it, a clock that is years ahead at the start would expire every session.
 
 UNREADABLE: Final = "unreadable"
 """State of a row that can't be run. A repeat of its notification takes its place."""
+
+PENDING: Final = "pending"
+
+STATES: Final = frozenset({PENDING, UNREADABLE, *Closed})
+"""States that a row may have; any other one shows that the file is damaged."""
 
 
 class Row(NamedTuple):
@@ -42,7 +47,7 @@ class Row(NamedTuple):
     received_at: float
     # Whether `received_at` comes from a believed clock.
     clock_believed: int
-    # "pending", a value of `Closed`, or UNREADABLE.
+    # One of STATES.
     state: str
     attempts: int
     not_before: float
@@ -132,7 +137,7 @@ def new_row(
     closed_at = started_at = None
     return (
         session, server_id, number, content, octets, source, sent_at, received_at, int(believed),
-        "pending", attempts, not_before, closed_at, started_at, sealed,
+        PENDING, attempts, not_before, closed_at, started_at, sealed,
     )  # fmt: skip
 
 
@@ -162,8 +167,8 @@ def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionReque
     if fingerprint(notification.octets) != row.fingerprint or notification.notification_id != row.notification_id:
         message = "package is not the one that was written"
         raise ValueError(message)
-    if row.state != "pending":
-        message = f"state is {row.state!r}, 'pending' is expected"
+    if row.state != PENDING:
+        message = f"state is {row.state!r}, {PENDING!r} is expected"
         raise ValueError(message)
     # The file has wall clock times, memory has monotonic ones. The wall clock may have been wrong by years when it was
     # written, or may be now, so a pause has an upper bound and the remaining time a lower one.
@@ -193,17 +198,12 @@ def restore(database: sqlite3.Connection, requests: Iterable[SessionRequest]) ->
 
 
 def is_whole(row: Row) -> bool:
-    """Return whether a row of a damaged file is as it was written, as far as its checksum shows."""
-    if not all(isinstance(value, str) for value in (row.server_id, row.source, row.state)):
-        return False
-    if not all(is_text(value) for value in row if isinstance(value, str)):
-        return False
-    if row.seal is None:
-        # The first schema had no checksum: the fingerprint covers an open row, nothing covers a closed one.
-        return row.closed_at is not None or (
-            isinstance(row.package, bytes) and fingerprint(row.package) == row.fingerprint
-        )
-    return is_sealed(row)
+    """Return whether a row is as it was written, as far as its texts, its state and its checksum show."""
+    # If the header of a row is damaged, each of its columns may have the octets and the type of another.
+    texts = all(is_text(value) for value in row if isinstance(value, str))
+    places = isinstance(row.server_id, str) and isinstance(row.source, str) and row.state in STATES
+    numbers = None not in (row.received_at, row.clock_believed, row.attempts, row.not_before)
+    return texts and places and numbers and is_sealed(row)
 
 
 def is_sealed(row: Row) -> bool:

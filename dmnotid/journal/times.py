@@ -10,7 +10,9 @@ A server keeps its times when its rows are pruned, when it leaves the configurat
 import sqlite3
 from typing import Final
 
+from dmnotid.errors import JournalDamaged
 from dmnotid.host.log import logger
+from dmnotid.journal.rows import is_text
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import MARGIN, NEVER_SIGNED, ServerTimes
 from dmnotid.wire.notification import MAX_TIME
@@ -110,13 +112,18 @@ class KnownTimes:
         """Unite the times in memory with those of a file that is being opened, in both places.
 
         If rows were `lost`, everything that a server has signed up to now, and that is not remembered, is forgotten.
+        Raises JournalDamaged if a time of the file is not as it was written.
         """
         memory, floor = self.servers, self.floor
-        self.servers, self.floor = read_times(database)
+        found, found_floor, sound = read_times(database)
+        if not sound:
+            message = "a time of a server, or the floor of the clock, in the journal is not as it was written"
+            raise JournalDamaged(message)
+        self.servers, self.floor = found, found_floor
         self.committed()
         for server_id, times in memory.items():
-            found = self.servers.get(server_id, NEVER_SIGNED)
-            self._change(server_id, ServerTimes(max(times.newest, found.newest), max(times.forgotten, found.forgotten)))
+            other = self.servers.get(server_id, NEVER_SIGNED)
+            self._change(server_id, ServerTimes(max(times.newest, other.newest), max(times.forgotten, other.forgotten)))
         self.floor = max((time for time in (floor, self.floor) if time is not None), default=None)
         self._latest = max((times.newest for times in self.servers.values()), default=0)
         # It is unknown which ids were remembered, so the newest signed time has to stand in for them.
@@ -135,15 +142,20 @@ class KnownTimes:
         self._latest = max(self._latest, times.newest)
 
 
-def read_times(database: sqlite3.Connection) -> tuple[dict[str, ServerTimes], int | None]:
-    """Return the times and the floor of a file, without values of a damaged one that can't be times."""
+def read_times(database: sqlite3.Connection) -> tuple[dict[str, ServerTimes], int | None, bool]:
+    """Return the times and the floor of a file, and whether each of them is as it was written.
+
+    Those that are not are left out.
+    """
+    rows = database.execute("SELECT server_id, newest, forgotten FROM server").fetchall()
     servers = {
         server_id: ServerTimes(newest, forgotten)
-        for server_id, newest, forgotten in database.execute("SELECT server_id, newest, forgotten FROM server")
-        if _is_time(newest) and (_is_time(forgotten) or forgotten == NEVER_SIGNED.forgotten)
+        for server_id, newest, forgotten in rows
+        if is_text(server_id) and _is_time(newest) and (_is_time(forgotten) or forgotten == NEVER_SIGNED.forgotten)
     }
-    (floor,) = database.execute("SELECT max(floor) FROM clock").fetchone()
-    return servers, floor if _is_time(floor) else None
+    floors = [floor for (floor,) in database.execute("SELECT floor FROM clock")]
+    sound = len(servers) == len(rows) and all(_is_time(floor) for floor in floors)
+    return servers, max(floors) if sound and floors else None, sound
 
 
 def _is_time(value: object) -> bool:

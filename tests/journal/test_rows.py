@@ -15,6 +15,8 @@ from dmnotid.journal.rows import (
     REPLACE,
     SELECT_KNOWN,
     SELECT_PAGE,
+    STATES,
+    UNREADABLE,
     Row,
     fingerprint,
     is_sealed,
@@ -25,7 +27,7 @@ from dmnotid.journal.rows import (
     read_text,
     row_of,
 )
-from dmnotid.policy.sessions import Limits, SessionRequest
+from dmnotid.policy.sessions import Closed, Limits, SessionRequest
 from tests.support import SERVER_ID, verified
 
 LIMITS = Limits(expire_after=5_000)
@@ -70,14 +72,14 @@ def test_text_that_is_not_utf8_makes_a_row_unusable(column: str) -> None:
     assert not is_whole(make_row(**{column: read_text(b"\xffa")}))
 
 
-@pytest.mark.parametrize(
-    ("more", "whole"),
-    [({}, True), ({"package": b"another"}, False), ({"package": None}, False), ({"closed_at": 5.0}, True)],
-)
-def test_row_of_the_first_schema_is_whole_if_its_package_is_the_one_written(
-    more: dict[str, object], *, whole: bool
-) -> None:
-    assert is_whole(make_row(seal=None, **more)) is whole
+@pytest.mark.parametrize("state", [*Closed, "pending", UNREADABLE, "", "done2", None, 5, b"done"])
+def test_row_is_whole_only_with_a_state_that_is_known(state: object) -> None:
+    assert is_whole(make_row(state=state)) is (state in STATES)
+
+
+@pytest.mark.parametrize("column", ["source", "received_at", "clock_believed", "attempts", "not_before", "seal"])
+def test_row_without_a_value_that_each_row_has_is_not_whole(column: str) -> None:
+    assert not is_whole(make_row(**{column: None}))
 
 
 @pytest.mark.parametrize(
