@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, WARNING, operator_environ, print_error
-from dmnotid.cli.run import DEFAULT_CONFIG
+from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK, EXIT_PROBLEM, WARNING, operator_environ, print_error
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import DEFAULT_STATE, Config
 from dmnotid.errors import ConfigError, DmnotidError, HookError, JournalError, UsageError, show_time

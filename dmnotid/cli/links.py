@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from dmnotid.cli.arguments import parse_connection_types
-from dmnotid.cli.process import EXIT_OK
-from dmnotid.cli.run import DEFAULT_CONFIG
+from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_connections
 from dmnotid.config.values import ConnectionsConfig

@@ -8,6 +8,8 @@ from typing import Final
 
 from dmnotid.host.journald import leads_to_journal
 
+DEFAULT_CONFIG: Final = Path("/etc/dmnotid/dmnotid.yaml")
+
 EXIT_OK: Final = 0
 EXIT_PROBLEM: Final = 1
 EXIT_CONFIG: Final = 78

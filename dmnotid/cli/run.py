@@ -4,9 +4,8 @@ import argparse
 import os
 import signal
 from pathlib import Path
-from typing import Final
 
-from dmnotid.cli.process import EXIT_CONFIG, EXIT_OK, EXIT_PROBLEM, print_error
+from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_CONFIG, EXIT_OK, EXIT_PROBLEM, print_error
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
@@ -15,8 +14,6 @@ from dmnotid.host import log
 from dmnotid.host.loop import reset_signals, run_to_completion
 from dmnotid.host.systemd import Manager
 from dmnotid.host.trust import check_trusted_path
-
-DEFAULT_CONFIG: Final = Path("/etc/dmnotid/dmnotid.yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,7 @@ from typing import Final
 from dmnotid.cli.arguments import add_option_arguments, find_server, parse_count, parse_server_id
 from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
 from dmnotid.cli.order import Order
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
-from dmnotid.cli.run import DEFAULT_CONFIG
+from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK, EXIT_PROBLEM
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig
