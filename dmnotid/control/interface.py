@@ -1,0 +1,239 @@
+"""The methods of io.dmnotid, and those that every Varlink service has.
+
+The IDL is in the files beside this one, which the service returns as they are.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from dmnotid import __version__
+from dmnotid.control.varlink import Call, Peer, Reply, VarlinkError, sliced
+from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, NoSuchSession, NotPending
+from dmnotid.host.log import logger
+
+INTERFACE: Final = "io.dmnotid"
+SERVICE: Final = "org.varlink.service"
+
+MAX_BEHIND: Final = 1_000
+"""Maximum number of log records that are kept for a follower that does not read; later ones are counted."""
+
+_MAX_INTEGER: Final = 2**63 - 1
+
+PARAMETERS: Final[Mapping[str, Mapping[str, type]]] = {
+    f"{INTERFACE}.Status": {},
+    f"{INTERFACE}.Sessions": {"session": int, "server": str, "states": list, "since": float},
+    f"{INTERFACE}.Discards": {"reason": str},
+    f"{INTERFACE}.Follow": {"levels": list, "server": str, "session": int},
+    f"{INTERFACE}.Retry": {"session": int, "server": str, "all": bool},
+    f"{INTERFACE}.Cancel": {"session": int},
+    f"{INTERFACE}.Reload": {},
+    f"{SERVICE}.GetInfo": {},
+    f"{SERVICE}.GetInterfaceDescription": {"interface": str},
+}
+"""The parameters of each method, as the IDL has them; a list is one of strings."""
+
+_REQUIRED: Final = {f"{INTERFACE}.Cancel": "session", f"{SERVICE}.GetInterfaceDescription": "interface"}
+_STREAMS: Final = frozenset(f"{INTERFACE}.{name}" for name in ("Sessions", "Discards", "Follow"))
+_PRIVILEGED: Final = frozenset(f"{INTERFACE}.{name}" for name in ("Retry", "Cancel", "Reload"))
+
+
+class Operations(Protocol):
+    """What the daemon can be asked. Every method may raise DmnotidError."""
+
+    async def status(self) -> Mapping[str, object]:
+        """Return the reply of Status; an iterator in it is a list that is made in slices."""
+
+    def sessions(
+        self, session: int | None, server: str | None, states: frozenset[str] | None, since: float | None
+    ) -> Iterator[Mapping[str, object] | None]:
+        """Yield the sessions that match, or None for one that does not."""
+
+    def discards(self, reason: str | None) -> Iterator[Mapping[str, object]]:
+        """Yield the last discards, of one reason or of all."""
+
+    def subscribe(self, callback: Callable[[Mapping[str, Any]], None]) -> Callable[[], None]:
+        """Call `callback` with each log record from now on, until the function that is returned is called."""
+
+    def retry(self, session: int | None, server: str | None, *, every: bool) -> list[int]:
+        """Start sessions now, and return their numbers. Raises NoSuchSession."""
+
+    def cancel(self, session: int) -> str:
+        """Close a session, and return the state it had. Raises NoSuchSession and NotPending."""
+
+    async def reload(self) -> Iterable[ConfigProblem]:
+        """Read the configuration again, and return the warnings once it is in force. Raises ConfigError."""
+
+
+class Interface:
+    """Answers the calls of the control socket from `operations`."""
+
+    def __init__(self, operations: Operations) -> None:
+        # Has the answers.
+        self._operations = operations
+
+    async def answer(self, call: Call) -> AsyncGenerator[Reply, None]:
+        """Yield the replies to a call. Raises VarlinkError."""
+        given = _check(call)
+        if call.method in _PRIVILEGED:
+            _check_permission(call.method, call.peer)
+        try:
+            # Closed here and now if the client is gone: a follower then no longer gets records.
+            async with aclosing(self._replies(call, given)) as replies:
+                async for reply in replies:
+                    yield reply
+        except DmnotidError as error:
+            raise _as_varlink(error) from error
+
+    def _replies(self, call: Call, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
+        operations, states = self._operations, given.get("states")
+        if call.method == f"{INTERFACE}.Follow":
+            return self._follow(call, given)
+        if call.method == f"{INTERFACE}.Discards":
+            return _each("discard", operations.discards(given.get("reason")))
+        if call.method == f"{INTERFACE}.Sessions":
+            wanted = given.get("session"), given.get("server"), states and frozenset(states), given.get("since")
+            return _each("session", operations.sessions(*wanted))
+        return self._once(call.method, given)
+
+    async def _once(self, method: str, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
+        """Yield the reply of a method that has one."""
+        operations, name = self._operations, method.rpartition(".")[2]
+        if name == "GetInfo":
+            yield Reply(_INFO)
+        elif name == "GetInterfaceDescription":
+            yield Reply(_describe_interface(given["interface"]))
+        elif name == "Status":
+            yield Reply(await operations.status())
+        elif name == "Retry":
+            every = bool(given.get("all"))
+            yield Reply({"sessions": operations.retry(given.get("session"), given.get("server"), every=every)})
+        elif name == "Cancel":
+            yield Reply({"was": operations.cancel(given["session"])})
+        elif name == "Reload":
+            yield Reply({"warnings": list(map(problem_facts, await operations.reload()))})
+
+    async def _follow(self, call: Call, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
+        """Yield each log record that matches, until the client is gone; a client that reads slowly misses some."""
+        levels, records, woken = given.get("levels"), deque[Mapping[str, Any]](), asyncio.Event()
+        missed = 0
+
+        def take(record: Mapping[str, Any]) -> None:
+            nonlocal missed
+            if levels is not None and record["level"] not in levels:
+                return
+            if any(given.get(name, record.get(key)) != record.get(key) for name, key in _FILTERS):
+                return
+            if len(records) < MAX_BEHIND:
+                records.append(record)
+            else:
+                missed += 1
+            woken.set()
+
+        ended = asyncio.ensure_future(call.ended())
+        ended.add_done_callback(lambda _: woken.set())
+        unsubscribe = self._operations.subscribe(take)
+        try:
+            while not ended.done():
+                await woken.wait()
+                woken.clear()
+                # Only those of now: the loop must come back to the check above.
+                async for record in sliced([records.popleft() for _ in range(len(records))]):
+                    yield Reply({"event": record}, continues=True, waits=True)
+                if missed:
+                    event = {"event": "records missed", "level": "warning", "count": missed}
+                    missed = 0
+                    yield Reply({"event": event}, continues=True, waits=True)
+        finally:
+            unsubscribe()
+            ended.cancel()
+
+
+_FILTERS: Final = (("server", "server_id"), ("session", "session"))
+
+_INFO: Final = {
+    "vendor": "dmnotid",
+    "product": "dmnotid",
+    "version": __version__,
+    "url": "",
+    "interfaces": [SERVICE, INTERFACE],
+}
+
+
+def _check(call: Call) -> dict[str, Any]:
+    """Return the parameters that are given. Raises VarlinkError if the call does not fit the IDL."""
+    interface = call.method.rpartition(".")[0]
+    if interface not in _INFO["interfaces"]:
+        raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
+    kinds = PARAMETERS.get(call.method)
+    if kinds is None:
+        raise VarlinkError(f"{SERVICE}.MethodNotFound", method=call.method)
+    # null means absent.
+    given = {name: value for name, value in call.parameters.items() if value is not None}
+    for name, value in given.items():
+        if not _fits(value, kinds.get(name)):
+            raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=name)
+    required = _REQUIRED.get(call.method)
+    if required is not None and required not in given:
+        raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=required)
+    if call.method in _STREAMS and not call.more:
+        raise VarlinkError(f"{SERVICE}.ExpectedMore")
+    return given
+
+
+def _fits(value: object, kind: type | None) -> bool:
+    if kind is float:
+        return type(value) in (int, float)
+    if isinstance(value, list):
+        return kind is list and all(isinstance(item, str) for item in value)
+    # JSON's true is an int for isinstance(), and SQLite's integers have 64 bits.
+    return type(value) is kind and (not isinstance(value, int) or abs(value) <= _MAX_INTEGER)
+
+
+def _check_permission(method: str, peer: Peer) -> None:
+    """Raise VarlinkError unless the peer is root or the daemon's own user; log the request."""
+    name = method.rpartition(".")[2]
+    # In the unit's user namespace, every other user is 65534, so only the process can be named.
+    if peer.uid not in {0, os.geteuid()}:
+        logger.warning("control request refused", method=name, pid=peer.pid, problem="the process is not root's")
+        raise VarlinkError(f"{INTERFACE}.NotPermitted")
+    logger.info("control request accepted", method=name, pid=peer.pid, uid=peer.uid)
+
+
+async def _each(name: str, values: Iterable[Mapping[str, object] | None]) -> AsyncGenerator[Reply, None]:
+    """Yield a reply for each value but None; if there is none, one that is empty."""
+    last: Mapping[str, object] = {}
+    async for value in sliced(values):
+        if value is not None:
+            # Held back until the next one: only the last reply does not continue.
+            if last:
+                yield Reply(last, continues=True)
+            last = {name: value}
+    yield Reply(last)
+
+
+def _describe_interface(interface: str) -> dict[str, object]:
+    if interface not in _INFO["interfaces"]:
+        raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
+    return {"description": Path(__file__).with_name(f"{interface}.varlink").read_text(encoding="utf-8")}
+
+
+def problem_facts(problem: ConfigProblem) -> dict[str, object]:
+    """Return a problem as the IDL has it."""
+    place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
+    return {"place": f"{place}: {problem.path}" if problem.path else place, "message": problem.message}
+
+
+def _as_varlink(error: DmnotidError) -> VarlinkError:
+    if isinstance(error, NoSuchSession):
+        return VarlinkError(f"{INTERFACE}.NoSuchSession", session=error.session)
+    if isinstance(error, NotPending):
+        return VarlinkError(f"{INTERFACE}.NotPending", session=error.session, state=error.state)
+    problems = (
+        map(problem_facts, error.problems) if isinstance(error, ConfigError) else [{"place": "", "message": str(error)}]
+    )
+    return VarlinkError(f"{INTERFACE}.Refused", problems=list(problems))
