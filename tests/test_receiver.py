@@ -13,14 +13,6 @@ import pytest
 
 from dmnotid import RELEASED_AT
 from dmnotid.errors import (
-    DigestMismatch,
-    Discard,
-    Duplicate,
-    NotAPush,
-    QueueFull,
-    Stale,
-    TrailingOctets,
-    UnknownServer,
     show_time,
 )
 from dmnotid.host import log
@@ -30,8 +22,7 @@ from dmnotid.policy.addresses import Source
 from dmnotid.policy.freshness import MARGIN
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.sessions import Closed, SessionRequest
-from dmnotid.receiver import FIRST_DISCARDS, DiscardLog, Receiver
-from dmnotid.wire.notification import decode_notification
+from dmnotid.receiver import Receiver
 from tests.journal.journals import no_room
 from tests.support import (
     IS_ROOT,
@@ -42,7 +33,6 @@ from tests.support import (
     SERVERS,
     SOURCE,
     LogLines,
-    eventually,
     make_config,
     package,
     push,
@@ -410,91 +400,3 @@ async def test_notification_is_not_accepted_on_a_full_disk(tmp_path: Path, small
         filler.unlink()
         there.deliver(*datagrams)
         assert there.ids == [1, 2, 3]
-
-
-# The log of discards
-
-
-def discard(refusal: Discard | None = None) -> Discard:
-    found = Stale(0, 86_401, 86_400) if refusal is None else refusal
-    found.server_id, found.notification_id = "dm.example", 7
-    return found
-
-
-@contextmanager
-def discard_log(interval: float = 3_600) -> Iterator[DiscardLog]:
-    discards = DiscardLog(interval)
-    yield discards
-    discards.flush()
-
-
-async def test_discard_is_one_line_with_stable_keys(logged: LogLines) -> None:
-    with discard_log() as discards:
-        discards.note(discard(), SOURCE)
-    (line,) = logged.all()
-    assert list(line) == ["event", "level", "time", "reason", "server_id", "notification_id", "source", "problem"]
-    assert (line["event"], line["reason"]) == ("datagram discarded", "stale")
-    assert (line["server_id"], line["notification_id"]) == ("dm.example", 7)
-    assert (line["source"], line["problem"]) == ("192.0.2.7:40000", str(Stale(0, 86_401, 86_400)))
-
-
-async def test_discard_shows_a_long_server_id_until_the_line_is_full(logged: LogLines) -> None:
-    """Shortened once, by the log."""
-    for length in (1_024, 1_025):
-        found = UnknownServer("x" * length)
-        found.server_id = "x" * length
-        with discard_log() as discards:
-            discards.note(found, SOURCE)
-    whole, cut = (line["server_id"] for line in logged.of("datagram discarded"))
-    assert (whole, cut) == ("x" * 1_024, "x" * (1_024 - len("\\u2026")) + "…")
-
-
-async def test_first_discards_of_each_reason_are_logged_and_the_rest_summed_up(logged: LogLines) -> None:
-    with discard_log() as discards:
-        for _ in range(FIRST_DISCARDS + 7):
-            discards.note(discard(), SOURCE)
-        for _ in range(FIRST_DISCARDS):
-            discards.note(discard(UnknownServer("dm.example")), SOURCE)
-        assert [line["reason"] for line in logged.all()] == ["stale"] * 5 + ["unknown-server"] * 5
-        discards.flush()
-    (summary,) = logged.of("datagrams discarded")
-    assert (summary["reason"], summary["count"], summary["interval"]) == ("stale", 7, 3_600)
-    assert summary["level"] == "warning"
-
-
-async def test_interval_ends_by_itself_and_another_begins(logged: LogLines) -> None:
-    with discard_log(0.02) as discards:
-        for number in (1, 2):
-            for _ in range(FIRST_DISCARDS + 3):
-                discards.note(discard(), SOURCE)
-            await eventually(lambda number=number: len(logged.of("datagrams discarded")) == number)  # type: ignore[misc]
-    assert [line["count"] for line in logged.of("datagrams discarded")] == [3, 3]
-    assert len(logged.of("datagram discarded")) == 2 * FIRST_DISCARDS
-
-
-@pytest.mark.parametrize(
-    ("found", "level"),
-    [
-        (NotAPush(7), "info"),
-        (UnknownServer("dm.example"), "info"),
-        (Duplicate(3, same_content=True), "info"),
-        (Duplicate(3, same_content=False), "warning"),
-        (DigestMismatch("dm.example"), "warning"),
-        (QueueFull("dm.example", 1, 1), "warning"),
-        (TrailingOctets("DM Notification", "end", 4, "1 more"), "warning"),
-    ],
-)
-async def test_suspicious_discard_is_a_warning(logged: LogLines, found: Discard, level: str) -> None:
-    with discard_log() as discards:
-        discards.note(found, SOURCE)
-    assert [line["level"] for line in logged.all()] == [level]
-
-
-async def test_octets_of_a_decode_error_are_logged_in_hex(logged: LogLines) -> None:
-    junk = b"\x1b]0;owned\x07\n"
-    with pytest.raises(TrailingOctets) as caught:
-        decode_notification(package() + junk)
-    with discard_log() as discards:
-        discards.note(caught.value, SOURCE)
-    assert junk.hex(" ") in logged.all()[0]["problem"]
-    assert logged.getvalue().rstrip("\n").isprintable()
