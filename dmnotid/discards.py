@@ -1,8 +1,10 @@
-"""The account of discarded datagrams: their log lines, bounded in number."""
+"""The account of discarded datagrams: log lines, bounded in number, and the last datagrams with their octets."""
 
 import asyncio
-from collections import Counter
-from typing import Final
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from dmnotid.errors import (
     DigestMismatch,
@@ -17,9 +19,20 @@ from dmnotid.errors import (
     TrailingOctets,
 )
 from dmnotid.host.log import logger
+from dmnotid.policy.addresses import Source
+from dmnotid.policy.reception import Datagram
 
 FIRST_DISCARDS: Final = 5
 """Number of discards of one reason that are logged one by one in each interval."""
+
+MAX_SOURCES: Final = 64
+"""Maximum number of addresses that are counted for one summary; a forger of sources can use any number of them."""
+
+RECENT_DISCARDS: Final = 4
+"""Number of discarded datagrams of each reason that are kept."""
+
+MAX_KEPT_OCTETS: Final = 600
+"""Maximum number of octets that are kept of one of them: most notifications have fewer."""
 
 # Discards that an operator should see: a sender claims to be a server, or a known server makes an error.
 _SUSPICIOUS: Final = (
@@ -34,11 +47,69 @@ _SUSPICIOUS: Final = (
 )
 
 
+class Discarded(NamedTuple):
+    """A discarded datagram, as it is shown; `at` is its arrival (POSIX seconds), `server_id` a claim."""
+
+    at: float
+    source: Source
+    server_id: str | None
+    reason: str
+    problem: str
+    octets: bytes
+
+
+_Kept = tuple[Discard, Datagram]
+"""A discarded datagram as it is kept: in a flood, its sentence would cost more than all else here."""
+
+
+def _show(kept: _Kept) -> Discarded:
+    discard, datagram = kept
+    ends = discard.server_id, discard.reason, str(discard)
+    return Discarded(datagram.received_at, datagram.source, *ends, datagram.payload)
+
+
+class RecentDiscards:
+    """The last RECENT_DISCARDS discarded datagrams of each reason. Iteration yields them in the order of arrival."""
+
+    def __init__(self) -> None:
+        # By reason, the oldest first. There are as many reasons as classes of discards.
+        self._by_reason: defaultdict[str, deque[_Kept]] = defaultdict(lambda: deque(maxlen=RECENT_DISCARDS))
+
+    def __iter__(self) -> Iterator[Discarded]:
+        every = (kept for ring in self._by_reason.values() for kept in ring)
+        return map(_show, sorted(every, key=lambda kept: kept[1].received_at))
+
+    def add(self, discard: Discard, datagram: Datagram) -> _Kept:
+        """Keep a discarded datagram in place of the oldest one of its reason."""
+        # The traceback would keep the frames that judged the datagram, with all of their values.
+        discard.__traceback__ = discard.__context__ = None
+        if len(datagram.payload) > MAX_KEPT_OCTETS:
+            datagram = datagram._replace(payload=datagram.payload[:MAX_KEPT_OCTETS])
+        kept = discard, datagram
+        self._by_reason[discard.reason].append(kept)
+        return kept
+
+
+@dataclass(slots=True)
+class ServerCounts:
+    """Notifications of a server since the start of the daemon; the discarded ones are those that claimed its id."""
+
+    accepted: int = 0
+    discarded: int = 0
+    # The last discarded one.
+    kept: _Kept | None = None
+
+    @property
+    def last_discard(self) -> Discarded | None:
+        """The last discarded one, as it is shown."""
+        return None if self.kept is None else _show(self.kept)
+
+
 class DiscardLog:
     """Logs the first few events of a kind in each interval (seconds), and the number of the others at its end.
 
-    A kind is the reason of a discard, or another counter. There is one number for each kind, and no timer runs while
-    there is nothing to log.
+    A kind is the reason of a discard, or another counter. The summary names the address that sent most of the others.
+    No timer runs while there is nothing to log.
     """
 
     def __init__(self, interval: float) -> None:
@@ -46,12 +117,14 @@ class DiscardLog:
         self.interval = interval
         # Number of events of each kind in this interval.
         self._seen: Counter[str] = Counter()
+        # Number of events of each kind that are not logged one by one, by the address of the sender.
+        self._senders: defaultdict[str, dict[str, int]] = defaultdict(dict)
         # The end of the interval, None before its first event.
         self._timer: asyncio.TimerHandle | None = None
 
-    def note(self, discard: Discard, source: object) -> None:
+    def note(self, discard: Discard, source: Source) -> None:
         """Log or count a discard; a running event loop is needed."""
-        if self.count(discard.reason):
+        if self.count(discard.reason, source):
             # Other content under the same id shows a server that has lost its counter (5.1.4).
             odd = isinstance(discard, Duplicate) and not discard.same_content
             log = logger.warning if odd or isinstance(discard, _SUSPICIOUS) else logger.info
@@ -64,20 +137,34 @@ class DiscardLog:
                 problem=str(discard),
             )
 
-    def count(self, kind: str) -> bool:
+    def count(self, kind: str, source: Source) -> bool:
         """Count an event, and return whether it is to be logged; a running event loop is needed."""
         self._seen[kind] += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.interval, self.flush)
-        return self._seen[kind] <= FIRST_DISCARDS
+        if self._seen[kind] <= FIRST_DISCARDS:
+            return True
+        senders = self._senders[kind]
+        # By address alone, because a sender can use any port. The addresses after the first ones are not counted.
+        if len(senders) < MAX_SOURCES or source.address in senders:
+            senders[source.address] = senders.get(source.address, 0) + 1
+        return False
 
     def flush(self) -> None:
         """End the interval, and log how many events of each kind were counted only."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for kind, number in sorted(self._seen.items()):
-            if number > FIRST_DISCARDS:
-                count = number - FIRST_DISCARDS
-                logger.warning("datagrams discarded", reason=kind, count=count, interval=self.interval)
+        for kind, senders in sorted(self._senders.items()):
+            address = max(senders, key=senders.__getitem__)
+            logger.warning(
+                "datagrams discarded",
+                reason=kind,
+                count=self._seen[kind] - FIRST_DISCARDS,
+                interval=self.interval,
+                source=address,
+                source_count=senders[address],
+                sources=len(senders),
+            )
         self._seen.clear()
+        self._senders.clear()

@@ -7,11 +7,11 @@ A batch of datagrams shares one transaction:
                                               --JournalError: rollback--> not accepted; a repeat may be accepted
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from dmnotid.discards import DiscardLog
+from dmnotid.discards import DiscardLog, RecentDiscards, ServerCounts
 from dmnotid.errors import EXCERPT_OCTETS, Discard, JournalError, show_time
 from dmnotid.host.log import logger
 from dmnotid.intake.drops import Dropped
@@ -52,6 +52,10 @@ class Receiver:
         """`interval` is that of the summaries of discards, in seconds."""
         # Read by the status line, and logged at the stop.
         self.counters: Counter[str] = Counter()
+        # The last discarded datagrams, for the operator who asks why.
+        self.discards = RecentDiscards()
+        # The configured servers that notifications were accepted or discarded of: no stranger can add to them.
+        self.servers: defaultdict[str, ServerCounts] = defaultdict(ServerCounts)
         # The rules by which datagrams are judged; a reload replaces them.
         self._rules = rules
         # Admits the notifications of a batch in one transaction.
@@ -63,18 +67,20 @@ class Receiver:
         # Called with each datagram before it is judged.
         self._observe = observe
         # Keeps a flood of discards from flooding the log.
-        self._discards = DiscardLog(interval)
+        self._discard_log = DiscardLog(interval)
         # Whether the clock was believed at the last datagram.
         self._clock_believed = True
 
     def configure(self, rules: Rules, interval: float) -> None:
         """Judge later datagrams by other rules."""
         self._rules = rules
-        self._discards.interval = interval
+        self._discard_log.interval = interval
+        for server_id in self.servers.keys() - {server.id for server in rules.servers}:
+            del self.servers[server_id]
 
     def close(self) -> None:
         """Log the last summary of discards."""
-        self._discards.flush()
+        self._discard_log.flush()
 
     def deliver(self, datagrams: Iterable[Datagram]) -> None:
         """Take datagrams through every check. On return the accepted ones are durable, all in one commit.
@@ -89,8 +95,7 @@ class Receiver:
                     self._observe(datagram)
                 admitted.append(self._admit(datagram))
             except Discard as discard:
-                self.counters[discard.reason] += 1
-                self._discards.note(discard, datagram.source)
+                self._discard(discard, datagram)
             except JournalError as error:
                 # Those admitted before share the transaction that failed.
                 self._roll_back([*(earlier.datagram for earlier in admitted), datagram], error)
@@ -115,6 +120,15 @@ class Receiver:
             logger.warning("datagrams lost", listen=listen, count=dropped.lost, problem="the receive buffer was full")
         self._on_change()
 
+    def _discard(self, discard: Discard, datagram: Datagram) -> None:
+        self.counters[discard.reason] += 1
+        kept = self.discards.add(discard, datagram)
+        if discard.server_id is not None and discard.server_id in self._rules.servers:
+            counts = self.servers[discard.server_id]
+            counts.discarded += 1
+            counts.kept = kept
+        self._discard_log.note(discard, datagram.source)
+
     def _admit(self, datagram: Datagram) -> Admitted:
         clock = judge_clock(datagram.received_at, self._journal.floor, self._journal.times)
         # Once for each change: a wrong clock concerns every datagram.
@@ -133,6 +147,7 @@ class Receiver:
         # Logged before the dispatcher may log the start of the session.
         for it in admitted:
             self.counters["accepted"] += 1
+            self.servers[it.request.server_id].accepted += 1
             _log_accepted(it)
         if admitted:
             self._on_accepted([it.request for it in admitted])
@@ -142,7 +157,7 @@ class Receiver:
         for datagram in datagrams:
             self.counters["not accepted"] += 1
             # A full disk fails each notification, so these lines are bounded like those of discards.
-            if self._discards.count("not accepted"):
+            if self._discard_log.count("not accepted", datagram.source):
                 logger.error("notification not accepted", source=str(datagram.source), problem=str(error))
         self._journal.rollback()
 

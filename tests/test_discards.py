@@ -1,12 +1,33 @@
-"""The account of discarded datagrams: lines, and summaries of the others."""
+"""The account of discarded datagrams: lines, summaries of the others, and the last datagrams."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from dmnotid.discards import FIRST_DISCARDS, DiscardLog
-from dmnotid.errors import DigestMismatch, Discard, Duplicate, NotAPush, QueueFull, Stale, TrailingOctets, UnknownServer
+from dmnotid.discards import (
+    FIRST_DISCARDS,
+    MAX_KEPT_OCTETS,
+    MAX_SOURCES,
+    RECENT_DISCARDS,
+    Discarded,
+    DiscardLog,
+    RecentDiscards,
+)
+from dmnotid.errors import (
+    DigestMismatch,
+    Discard,
+    Duplicate,
+    MalformedField,
+    NotAPush,
+    QueueFull,
+    Stale,
+    TrailingOctets,
+    Truncated,
+    UnknownServer,
+)
+from dmnotid.policy.addresses import Source
+from dmnotid.policy.reception import Datagram
 from dmnotid.wire.notification import decode_notification
 from tests.support import SOURCE, LogLines, eventually, package
 
@@ -60,6 +81,31 @@ async def test_first_discards_of_each_reason_are_logged_and_the_rest_summed_up(l
     assert summary["level"] == "warning"
 
 
+async def test_summary_names_the_address_that_sent_most(logged: LogLines) -> None:
+    with discard_log() as discards:
+        for number in range(FIRST_DISCARDS):
+            discards.note(discard(), Source("192.0.2.1", number))
+        for number in range(3):
+            discards.note(discard(), Source("192.0.2.2", number))
+        discards.note(discard(), Source("192.0.2.3", 1))
+        discards.flush()
+        for _ in range(FIRST_DISCARDS + 1):
+            discards.note(discard(), Source("192.0.2.4", 1))
+    first, second = logged.of("datagrams discarded")
+    assert (first["count"], first["source"], first["source_count"], first["sources"]) == (4, "192.0.2.2", 3, 2)
+    assert (second["count"], second["source"], second["source_count"], second["sources"]) == (1, "192.0.2.4", 1, 1)
+
+
+async def test_flood_from_any_number_of_addresses_is_counted_for_the_first_of_them(logged: LogLines) -> None:
+    with discard_log() as discards:
+        for number in range(FIRST_DISCARDS + 1_000):
+            discards.note(discard(), Source(f"2001:db8::{number:x}", 1))
+        discards.note(discard(), Source(f"2001:db8::{FIRST_DISCARDS:x}", 2))
+    (summary,) = logged.of("datagrams discarded")
+    assert (summary["count"], summary["sources"]) == (1_001, MAX_SOURCES)
+    assert (summary["source"], summary["source_count"]) == (f"2001:db8::{FIRST_DISCARDS:x}", 2)
+
+
 async def test_interval_ends_by_itself_and_another_begins(logged: LogLines) -> None:
     with discard_log(0.02) as discards:
         for number in (1, 2):
@@ -96,3 +142,37 @@ async def test_octets_of_a_decode_error_are_logged_in_hex(logged: LogLines) -> N
         discards.note(caught.value, SOURCE)
     assert junk.hex(" ") in logged.all()[0]["problem"]
     assert logged.getvalue().rstrip("\n").isprintable()
+
+
+# The last datagrams
+
+
+def test_last_datagrams_of_each_reason_are_kept_in_the_order_of_arrival() -> None:
+    recent = RecentDiscards()
+    for number in range(RECENT_DISCARDS + 2):
+        recent.add(discard(), Datagram(b"%d" % number, SOURCE, number))
+    recent.add(discard(UnknownServer("nobody.example")), Datagram(b"other", SOURCE, 4.5))
+    assert [it.octets for it in recent] == [b"2", b"3", b"4", b"other", b"5"]
+
+
+def test_kept_datagram_has_its_sender_its_claims_and_the_sentence() -> None:
+    recent = RecentDiscards()
+    recent.add(discard(), Datagram(bytes(MAX_KEPT_OCTETS + 1), SOURCE, 86_401.5))
+    found = Discarded(86_401.5, SOURCE, "dm.example", "stale", str(Stale(0, 86_401, 86_400)), bytes(MAX_KEPT_OCTETS))
+    assert list(recent) == [found]
+
+
+def test_kept_discard_keeps_no_frames() -> None:
+    """They hold the datagram, its batch, and much else."""
+    kept: list[Discard] = []
+    for octets in (b"", package() + b"\0", b"\x20\x80\0\1\x30\x03odd"):
+        try:
+            decode_notification(octets)
+        except Discard as found:
+            RecentDiscards().add(found, Datagram(octets, SOURCE, 0))
+            kept.append(found)
+    assert [(type(it), it.__traceback__, it.__context__) for it in kept] == [
+        (Truncated, None, None),
+        (TrailingOctets, None, None),
+        (MalformedField, None, None),
+    ]

@@ -28,6 +28,7 @@ from tests.support import (
     IS_ROOT,
     OPEN_ID,
     OTHER_ID,
+    OTHER_SECRET,
     SECRET,
     SERVER_ID,
     SERVERS,
@@ -178,6 +179,32 @@ async def test_every_discard_is_counted_under_its_reason(tmp_path: Path, logged:
         assert there.counters == {"received": len(cases), **dict.fromkeys(cases, 1)}
         assert there.accepted == []
     assert {line["reason"] for line in logged.of("datagram discarded")} == set(cases)
+
+
+async def test_last_discards_are_kept_with_their_octets(tmp_path: Path) -> None:
+    now, forged = time.time(), push(1, secret=b"x" * 16)
+    with desk(tmp_path) as there:
+        there.deliver(push(1), b"junk", forged, at=now)
+        assert [it.reason for it in there.receiver.discards] == ["not-a-push", "digest-mismatch"]
+        assert list(there.receiver.discards)[1][:3] == (now, SOURCE, SERVER_ID)
+        assert list(there.receiver.discards)[1].octets == forged
+
+
+async def test_notifications_are_counted_for_each_server_that_is_configured(tmp_path: Path) -> None:
+    """Also for one that was discovered, and never for a claimed id."""
+    strangers = [push(number, server_id=f"{number}.example", secret=b"x" * 16) for number in range(100)]
+    with desk(tmp_path) as there:
+        there.deliver(*strangers, push(1), push(2), push(2), push(3, secret=b"x" * 16), push(4, server_id=OPEN_ID))
+        there.deliver(push(5, server_id=None, secret=OTHER_SECRET, sent_at=time.time() - 90_000), b"junk")
+        servers = there.receiver.servers
+        counts = {server_id: (it.accepted, it.discarded) for server_id, it in servers.items()}
+        assert counts == {SERVER_ID: (2, 2), OPEN_ID: (1, 0), OTHER_ID: (0, 1)}
+        last = servers[SERVER_ID].last_discard
+        assert last is not None
+        assert (last.reason, last.server_id) == ("digest-mismatch", SERVER_ID)
+        assert servers[OPEN_ID].last_discard is None
+        there.receiver.configure(make_config(tmp_path, servers=SERVERS[:1]).rules, 3_600)
+        assert set(servers) == {SERVER_ID}
 
 
 async def test_datagram_beyond_the_limit_is_not_remembered(tmp_path: Path) -> None:

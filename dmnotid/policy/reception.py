@@ -70,16 +70,20 @@ def receive_package(
 ) -> VerifiedNotification:
     """Take a package, of a push or of a bearer without one, through the checks after those of the push.
 
-    Raises the Discard of the first that fails, which carries the ids that the package claims.
+    Raises the Discard of the first that fails, which carries the ids that the package claims, or the server that its
+    digest fits.
     """
     notification = decode_notification(package)
     if progress is not None:
         progress.notification = notification
+    server_id = notification.server_id
     try:
         server = rules.servers.find(notification, source)
+        # Without SERVER-ID it was discovered.
+        server_id = server.id
         return verify(notification, server, source, clock, rules.freshness)
     except Discard as discard:
         # Claims, not facts: they let an operator find the notification in the logs of the server.
-        discard.server_id = notification.server_id
+        discard.server_id = server_id
         discard.notification_id = notification.notification_id
         raise
