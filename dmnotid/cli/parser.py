@@ -12,6 +12,11 @@ from dmnotid.errors import DmnotidError, UsageError, suggest
 
 COMMANDS: Final = {
     "run": "receive notifications and start DM sessions",
+    "status": "show the state of the running daemon",
+    "sessions": "list the sessions, start one again, or cancel one",
+    "follow": "show the log of the running daemon as it is written",
+    "discards": "show the last discarded datagrams, for dmnotid decode",
+    "reload": "apply a changed configuration",
     "check": "check a configuration and show what it means here",
     "decode": "show the fields of a datagram, or its error",
     "send": "send a notification, as a DM server does",

@@ -13,7 +13,7 @@ from typing import Any, Final
 from dmnotid.config.checker import Reader, Value, shown
 from dmnotid.config.durations import spell
 from dmnotid.config.files import CheckPath, read_regular
-from dmnotid.config.keys import read_section
+from dmnotid.config.keys import SECTIONS, read_section
 from dmnotid.config.secrets import Unread, Wanted, check_distinct, check_mode, read_octets
 from dmnotid.config.tree import KINDS, Node, Wrong, compose, decode, find_invisible, stray_spaces
 from dmnotid.config.values import NAMED_TYPES, Config, ConnectionsConfig, HookConfig, LogConfig
@@ -81,20 +81,37 @@ def load_config(
 
 
 def load_connections(file: Path) -> ConnectionsConfig:
-    """Read only `connections`: no secret, so that any user who can read the file can call it.
+    """Read only `connections`, as `load_keys` does. Raises ConfigError with every problem of that part."""
+    reader, found = _read_keys(file, ["connections"])
+    _check_patterns(reader, found["connections"])
+    # Called for its exception.
+    reader.warnings()
+    return _connections(found["connections"])
 
-    Raises ConfigError with every problem of that part.
+
+def load_keys(file: Path, *names: str) -> dict[str, Any]:
+    """Read only these keys, which have no secret: any user who can read the file can call it.
+
+    Raises ConfigError with every problem of those keys.
     """
+    reader, found = _read_keys(file, names)
+    reader.warnings()
+    return found
+
+
+def _read_keys(file: Path, names: Sequence[str]) -> tuple[Reader, dict[str, Any]]:
     tree, _ = _read_tree(file)
     reader = Reader(file, {})
     # The other keys would be unknown here, and their problems do not concern the caller.
-    only = tree._replace(pairs=tuple(pair for pair in tree.pairs if pair[0].text == "connections"))
-    section = Value(only, "", reader).mapping(["connections"]).get("connections")
-    found = read_section(section, "connections")
-    _check_patterns(reader, found)
-    # Called for its exception.
-    reader.warnings()
-    return _connections(found)
+    only = tree._replace(pairs=tuple(pair for pair in tree.pairs if pair[0].text in names))
+    given, found = Value(only, "", reader).mapping(names), {}
+    for name in names:
+        key, value = SECTIONS[""][name], given.get(name)
+        if key.read is None:
+            found[name] = read_section(value, name)
+        else:
+            found[name] = key.default if value is None else value.attempt(key.read, key.default)
+    return reader, found
 
 
 def _with_secrets(server: Mapping[str, Any], wanted: Wanted, unread: Unread | None) -> dict[str, Any]:

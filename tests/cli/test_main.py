@@ -47,6 +47,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 OPTIONS = {
     "run": ["--config FILE"],
+    "status": ["--json", "--check", "--all", "--socket PATH", "--config FILE"],
+    "sessions": [
+        *["N", "--all", "--server ID", "--since TIME", "--watch", "--json", "--socket PATH", "--config FILE"],
+    ],
+    "follow": ["--server ID", "--session N", "--level LEVEL", "--json", "--socket PATH", "--config FILE"],
+    "discards": ["REASON", "--socket PATH", "--config FILE"],
+    "reload": ["--socket PATH", "--config FILE"],
     "check": ["--config FILE", "--user NAME", "--skip-credentials", "--quiet"],
     "decode": ["HEX", "--file FILE", "--package", "--json", "--config FILE", "--at TIME", "--source ADDRESS"],
     "send": [

@@ -1,0 +1,65 @@
+"""How commands ask the running daemon: the path of its socket, and their exit status if it does not answer.
+
+It imports little, for `dmnotid status`.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+from dmnotid.control.client import Failed, Unreachable
+from dmnotid.host.text import printable
+
+EXIT_DOWN = 3
+"""No daemon answers: the number of LSB and of `systemctl status` for a program that does not run."""
+EXIT_FORBIDDEN = 4
+"""This user may not ask."""
+
+
+def default_socket() -> str:
+    """Return the path of the socket in the daemon's runtime directory; `systemctl reload` sets the variable too."""
+    # systemd separates several directories with colons.
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return f"{directory or '/run/dmnotid'}/control"
+
+
+def explain(problem: Unreachable) -> str:
+    """Return the sentence about a daemon that does not answer."""
+    verb = "run" if problem.why == "absent" else "answer"
+    return f"dmnotid does not {verb} ({problem})"
+
+
+def exit_status(problem: Unreachable) -> int:
+    """Return the exit status for a daemon that does not answer."""
+    return EXIT_FORBIDDEN if problem.why == "forbidden" else EXIT_DOWN
+
+
+def answered(ask: Callable[[], int]) -> int:
+    """Return the exit status of `ask`, or that of a daemon that does not answer or refuses, after a message."""
+    try:
+        return ask()
+    except Unreachable as problem:
+        print(printable(explain(problem)), file=sys.stderr)
+        return exit_status(problem)
+    except Failed as problem:
+        print(*refusal(problem), sep="\n", file=sys.stderr)
+        return EXIT_FORBIDDEN if problem.error == "NotPermitted" else 1
+
+
+def refusal(problem: Failed) -> list[str]:
+    """Return the lines about a call that the daemon refused."""
+    facts = problem.parameters
+    if problem.error == "Refused":
+        return problem_lines(facts["problems"])
+    if problem.error == "NoSuchSession":
+        return [f"session {facts['session']} does not exist, or is forgotten; dmnotid sessions --all lists the others"]
+    if problem.error == "NotPending":
+        return [f"session {facts['session']} is {facts['state']}; only a pending one can be cancelled"]
+    if problem.error == "NotPermitted":
+        return ["only root and the daemon's own user may do this"]
+    return [printable(str(problem))]
+
+
+def problem_lines(problems: Iterable[Mapping[str, str]]) -> list[str]:
+    """Return problems of a configuration as lines, each with its place."""
+    return [printable(": ".join(filter(None, (problem["place"], problem["message"])))) for problem in problems]

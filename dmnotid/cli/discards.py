@@ -1,0 +1,51 @@
+"""`dmnotid discards`: the last datagrams that the daemon has discarded, as lines that `dmnotid decode` reads."""
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+from dmnotid.cli.asking import answered
+from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.process import EXIT_OK
+from dmnotid.cli.table import moment
+from dmnotid.control.client import stream
+from dmnotid.errors import UsageError, discard_reasons, suggest
+from dmnotid.host.text import printable
+
+KEPT_OCTETS: Final = 600
+"""Maximum number of octets that the daemon keeps of each datagram."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `dmnotid discards`."""
+    parser.add_argument("reason", nargs="?", metavar="REASON", help="only for this reason, such as digest-mismatch")
+    add_places(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the last discards of each reason; exit status 3 if the daemon does not run, 4 if the user may not ask."""
+    reasons = discard_reasons()
+    if arguments.reason is not None and arguments.reason not in reasons:
+        hint = suggest(arguments.reason, reasons) or f"the reasons are {', '.join(reasons)}"
+        raise UsageError(f"{arguments.reason!r} is not a reason; {hint}")
+    return answered(partial(_print, find_socket(arguments), arguments.reason))
+
+
+def _print(path: str, reason: str | None) -> int:
+    now = time.time()
+    for reply in stream(path, "Discards", {"reason": reason}):
+        print("\n".join(lines_of(reply["discard"], now)))
+    return EXIT_OK
+
+
+def lines_of(discard: Mapping[str, Any], now: float) -> Iterator[str]:
+    """Yield a comment with everything but the octets, and the octets in hex, as `dmnotid decode` reads them."""
+    claimed = f", server {discard['server']!r}" if discard["server"] is not None else ""
+    about = f"{moment(discard['at'], now)} {discard['reason']} from {discard['source']}{claimed}"
+    yield printable(f"# {about}: {discard['problem']}")
+    octets = discard["octets"] or ""
+    if len(octets) // 2 >= KEPT_OCTETS:
+        yield f"# the first {KEPT_OCTETS} octets; decode finds the datagram truncated if it was longer"
+    yield octets or "# the datagram was empty"

@@ -1,0 +1,52 @@
+"""`dmnotid follow`: the log of the running daemon as it is written, whatever its format and wherever it goes."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+from dmnotid.cli.arguments import parse_count, parse_server_id
+from dmnotid.cli.asking import answered
+from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.process import EXIT_OK
+from dmnotid.cli.table import moment
+from dmnotid.control.client import stream
+from dmnotid.host.text import printable
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `dmnotid follow`."""
+    add = parser.add_argument
+    add("--server", type=parse_server_id, metavar="ID", help="the records about this server")
+    add("--session", type=parse_count, metavar="N", help="the records about this session")
+    levels = "the records from this level on: debug, info, warning or error. The daemon makes none below its log.level"
+    add("--level", choices=LEVELS, metavar="LEVEL", help=levels)
+    add("--json", action="store_true", help="print one JSON object a line")
+    add_places(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print each record until Ctrl-C; exit status 3 when the daemon stops, 4 if the user may not ask."""
+    levels = LEVELS[LEVELS.index(arguments.level) :] if arguments.level else None
+    wanted = {"levels": levels, "server": arguments.server, "session": arguments.session}
+    return answered(partial(_follow, find_socket(arguments), wanted, as_json=arguments.json))
+
+
+def _follow(path: str, wanted: Mapping[str, Any], *, as_json: bool) -> int:
+    # The daemon may have nothing to log for days.
+    for reply in stream(path, "Follow", wanted, patience=None):
+        event = reply["event"]
+        print(json.dumps(event) if as_json else printable(line_of(event)))
+        # Output to a pipe is buffered in blocks.
+        sys.stdout.flush()
+    return EXIT_OK
+
+
+def line_of(event: Mapping[str, Any]) -> str:
+    """Return the line of a record: its time, its level if that is not usual, and its sentence."""
+    level = "" if event["level"] == "info" else f"{event['level']}: "
+    return f"{moment(event['at'], event['at'])} {level}{event['sentence']}"

@@ -1,0 +1,93 @@
+"""How sessions are shown: rows of a table, and all facts of one."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from dmnotid.cli.table import moment, span
+from dmnotid.errors import shortened
+
+PENDING: Final = ("running", "queued", "resting", "paused", "waiting", "held", "hook")
+"""The states of a session that is not closed."""
+CLOSED: Final = ("done", "refused", "failed", "expired", "cancelled")
+
+TITLES: Final = ("SESSION", "SERVER", "ID", "SINCE", "STATE", "TRY", "NEXT", "WHY")
+"""The titles of a list of pending sessions."""
+TITLES_OF_ALL: Final = ("SESSION", "SERVER", "ID", "ACCEPTED", "STATE", "TRY", "NEXT OR END", "WHY")
+
+MAX_WHY: Final = 100
+"""Maximum length of the last column, in characters."""
+
+Session = Mapping[str, Any]
+"""A session as the control socket describes it; times are POSIX seconds."""
+
+
+def row(session: Session, now: float, *, times: bool = False) -> tuple[str, ...]:
+    """Return the cells of a session in a table; with `times`, when it was accepted instead of how long ago."""
+    accepted, closed = session["accepted_at"], session["closed"]
+    return (
+        str(session["session"]),
+        session["server"],
+        str(session["notification_id"]),
+        moment(accepted, now) if times else span(now - accepted),
+        session["state"],
+        f"{session['attempts']}/{session['attempts_most']}",
+        moment(closed, now) if closed else next_try(session, now),
+        shortened(why(session, now), MAX_WHY),
+    )
+
+
+def next_try(session: Session, now: float) -> str:
+    """Return when the next try begins, if time alone decides that."""
+    return f"in {span(session['next'] - now)}" if session["next"] and session["next"] > now else "-"
+
+
+def why(session: Session, now: float) -> str:
+    """Return why a session is in its state."""
+    if session["state"] == "running":
+        ran = [f"for {span(now - session['started'])}"] if session["started"] else []
+        process = [f"pid {session['pid']}"] if session["pid"] else []
+        return ", ".join([_over(session), *process, *ran])
+    if session["closed"]:
+        over = f" over {_over(session)}" if session["interface"] else ""
+        return f"{session['outcome'] or session['why']}{over}"
+    until = f"; until {moment(session['expires'], now)}" if session["state"] == "waiting" and session["expires"] else ""
+    return f"{session['why']}{until}"
+
+
+def _over(session: Session) -> str:
+    return f"{session['interface']} ({session['connection']})"
+
+
+def facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
+    """Yield all facts of a session with their names, and the commands that print its log."""
+    number, server, notification_id = session["session"], session["server"], session["notification_id"]
+    yield "session", str(number)
+    yield "server", server
+    yield "NOTIFICATION-ID", str(notification_id)
+    yield "accepted", f"{moment(session['accepted_at'])} from {session['source']}"
+    yield "signed", "yes" if session["signed"] else "no"
+    yield "prefers", ", ".join(session["preferred"]) or "no connection"
+    yield "state", session["state"]
+    yield "because", why(session, now)
+    yield "tries", f"{session['attempts']} of {session['attempts_most']}"
+    if session["started"]:
+        yield "last try", f"{moment(session['started'])} over {_over(session)}"
+    if session["outcome"]:
+        yield "outcome", session["outcome"]
+    for name, key in (("next try", "next"), ("expires", "expires"), ("closed", "closed")):
+        if session[key]:
+            yield name, moment(session[key])
+    yield "log", f"journalctl -u dmnotid DMNOTID_SESSION={number}"
+    # Repeats, which have no session of their own, are found by the id.
+    fields = f"DMNOTID_SERVER_ID={server}", f"DMNOTID_NOTIFICATION_ID={notification_id}"
+    yield "all of its id", f"journalctl -u dmnotid {' '.join(map(shlex.quote, fields))}"
+
+
+def after_retry(before: Session | None, after: Session, now: float) -> str:
+    """Return what a retry has changed: `607 of acme.example: running, eth0 (wireline) (was paused until 17:23:17)`."""
+    text = f"{after['session']} of {after['server']}: {after['state']}, {why(after, now)}"
+    if before is None:
+        return text
+    until = f" until {moment(before['next'], now)}" if before["next"] else ""
+    return f"{text} (was {before['state']}{until})"

@@ -1,0 +1,30 @@
+"""`dmnotid reload`: apply a changed configuration, and report its problems here."""
+
+import argparse
+from functools import partial
+from typing import Final
+
+from dmnotid.cli.asking import answered, problem_lines
+from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.process import EXIT_OK, WARNING, print_error
+from dmnotid.control.client import call
+
+PATIENCE: Final = 60.0
+"""Maximum time to wait for the daemon, in seconds: the files and secrets may be on a slow disk."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `dmnotid reload`."""
+    add_places(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Reload; 0 once the new configuration is in force, 1 if it has problems, 3 or 4 if the daemon can't be asked."""
+    return answered(partial(_reload, find_socket(arguments)))
+
+
+def _reload(path: str) -> int:
+    # Secrets may be on a slow disk.
+    for line in problem_lines(call(path, "Reload", patience=PATIENCE)["warnings"]):
+        print_error(line, WARNING)
+    return EXIT_OK

@@ -1,0 +1,164 @@
+"""`dmnotid sessions`: list the sessions, follow changes, show one, retry some, cancel one."""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+from dmnotid.cli.arguments import parse_count, parse_server_id, parse_time
+from dmnotid.cli.asking import answered
+from dmnotid.cli.listing import CLOSED, PENDING, TITLES, TITLES_OF_ALL, Session, after_retry, facts, row
+from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.process import EXIT_OK
+from dmnotid.cli.table import columns
+from dmnotid.control.client import Failed, call, stream
+from dmnotid.errors import UsageError
+from dmnotid.host.text import printable
+
+_USAGE = """dmnotid sessions [OPTION...] [N]
+       dmnotid sessions retry (N | --server ID | --all)
+       dmnotid sessions cancel N"""
+
+Wanted = Mapping[str, Any]
+"""Parameters of the methods; the daemon takes null for one that is not given."""
+
+_EVERY_STATE: Final = [*PENDING, *CLOSED]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `dmnotid sessions`."""
+    parser.usage = _USAGE
+    add = parser.add_argument
+    add("words", nargs="*", metavar="N", help="one session; after retry or cancel: start it now, close it")
+    add("--all", action="store_true", help="list closed sessions too; retry all")
+    add("--server", type=parse_server_id, metavar="ID", help="the sessions of this server")
+    since = "the sessions accepted or closed since then: -1d, or a time as for decode --at"
+    add("--since", type=_parse_since, metavar="TIME", help=since)
+    add("--watch", action="store_true", help="follow changes until Ctrl-C")
+    add("--json", action="store_true", help="print one JSON object a line")
+    add_places(parser)
+    # Before Python 3.13, argparse takes -1d for an option.
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # noqa: SLF001
+
+
+def _parse_since(text: str) -> float:
+    return parse_time(f"now{text}" if text.startswith("-") else text)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """List, show, retry or cancel sessions; exit status 3 if the daemon does not run, 4 if the user may not ask."""
+    action, *numbers = arguments.words if arguments.words[:1] in (["retry"], ["cancel"]) else ["", *arguments.words]
+    if len(numbers) > 1:
+        raise UsageError("the number of one session is expected")
+    try:
+        session = parse_count(numbers[0]) if numbers else None
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(str(error)) from None
+    wanted = {"session": session, "server": arguments.server}
+    path = find_socket(arguments)
+    if action == "cancel":
+        if session is None or arguments.server or arguments.all:
+            raise UsageError("cancel expects the number of one session")
+        return answered(lambda: _cancel(path, session))
+    if action == "retry":
+        if [session is not None, arguments.server is not None, arguments.all].count(True) != 1:
+            raise UsageError("retry expects one of N, --server ID and --all")
+        return answered(lambda: _retry(path, wanted, every=arguments.all))
+    if arguments.all or arguments.since is not None or session is not None:
+        wanted |= {"states": _EVERY_STATE, "since": arguments.since}
+    return answered(lambda: _watch(path, wanted, arguments) if arguments.watch else _list(path, wanted, arguments))
+
+
+def _sessions(path: str, wanted: Wanted) -> Iterator[Session]:
+    return (reply["session"] for reply in stream(path, "Sessions", wanted))
+
+
+def _find(path: str, session: int) -> Session:
+    """Return one session, pending or closed. Raises Failed if there is none."""
+    for found in _sessions(path, {"session": session, "states": _EVERY_STATE}):
+        return found
+    raise Failed("NoSuchSession", {"session": session})
+
+
+def _list(path: str, wanted: Wanted, arguments: argparse.Namespace) -> int:
+    return print_sessions(_sessions(path, wanted), wanted, as_json=arguments.json)
+
+
+def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool) -> int:
+    """Print sessions: one object a line, or a table, or all facts of one. Raises Failed if that one does not exist."""
+    now, times, found = time.time(), "states" in wanted, list(sessions)
+    if wanted["session"] is not None and not found:
+        raise Failed("NoSuchSession", {"session": wanted["session"]})
+    if as_json:
+        _print_json(found)
+    elif wanted["session"] is not None:
+        print("\n".join(columns(facts(found[0], now))))
+    else:
+        if found:
+            rows = (row(session, now, times=times) for session in found)
+            print("\n".join(columns([TITLES_OF_ALL if times else TITLES, *rows], right=[0])))
+        print(f"{sum(session['closed'] is None for session in found):,} pending")
+    return EXIT_OK
+
+
+def _print_json(sessions: Iterable[Session]) -> None:
+    for session in sessions:
+        print(json.dumps(session))
+
+
+def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn:
+    """Print the sessions, and then each one whose state changes; never returns."""
+    last: dict[int, Session] | None = None
+    while True:
+        began = time.monotonic()
+        found = {session["session"]: session for session in _sessions(path, wanted)}
+        if last is None:
+            print_sessions(found.values(), wanted, as_json=arguments.json)
+        else:
+            # A session that is not listed any more is closed.
+            gone = [_find(path, number) for number in last if number not in found]
+            changed = [it for number, it in found.items() if number not in last or _mark(it) != _mark(last[number])]
+            _print_changes([*gone, *changed], as_json=arguments.json)
+        # Output to a pipe is buffered in blocks, and its reader follows the changes too.
+        sys.stdout.flush()
+        last = found
+        # A long list must not keep the daemon busy, so it is asked for at most a tenth of the time.
+        time.sleep(max(1, 10 * (time.monotonic() - began)))
+
+
+def _mark(session: Session) -> tuple[object, ...]:
+    return session["state"], session["attempts"], session["why"], session["next"]
+
+
+def _print_changes(sessions: Sequence[Session], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(sessions)
+    elif sessions:
+        now = time.time()
+        lines = columns((row(session, now) for session in sessions), right=[0])
+        print(f"--- {time.strftime('%H:%M:%S')}", *lines, sep="\n")
+
+
+def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
+    before = {it["session"]: it for it in _sessions(path, {**wanted, "states": _EVERY_STATE})}
+    started = call(path, "Retry", {**wanted, "all": every})["sessions"]
+    after = {it["session"]: it for it in _sessions(path, wanted)}
+    now = time.time()
+    for number in started:
+        # A session that is not pending any more has already ended again.
+        session = after.get(number) or _find(path, number)
+        print(printable(after_retry(before.get(number), session, now)))
+    if not started:
+        print("no session to start")
+    return EXIT_OK
+
+
+def _cancel(path: str, session: int) -> int:
+    server = _find(path, session)["server"]
+    was = call(path, "Cancel", {"session": session})["was"]
+    remembered = "its id stays remembered, a repeat starts nothing"
+    print(printable(f"{session} of {server}: cancelled (was {was}); {remembered}"))
+    return EXIT_OK

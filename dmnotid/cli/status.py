@@ -1,0 +1,90 @@
+"""`dmnotid status` with options, and for a daemon that does not answer. A plain one is answered by `summary`."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from dmnotid.cli.asking import answered, exit_status, explain
+from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.process import EXIT_OK
+from dmnotid.cli.summary import PATIENCE, print_text, report
+from dmnotid.cli.table import span
+from dmnotid.control.client import Failed, Unreachable, call
+from dmnotid.host.text import printable
+
+# The exit statuses of a plugin of Nagios and its like.
+WARNING: Final = 1
+CRITICAL: Final = 2
+UNKNOWN: Final = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `dmnotid status`."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    checked = "print one line for a monitor; exit status 0 (good), 1 (warning), 2 (critical) or 3 (unknown)"
+    form.add_argument("--check", action="store_true", help=checked)
+    form.add_argument("--all", action="store_true", help="list all servers, not only those with news")
+    add_places(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Ask the daemon; 0 if it runs and nothing is wrong, 1 if something is, 3 if it does not run, 4 if not allowed."""
+    ask = partial(call, find_socket(arguments), "Status", patience=PATIENCE)
+    if arguments.check:
+        return check(ask)
+    if arguments.json:
+        return answered(lambda: report(ask(), lambda status: print(json.dumps(status))))
+    try:
+        status = ask()
+    except Unreachable as problem:
+        print(printable(explain(problem)))
+        return exit_status(problem)
+    return report(status, partial(print_text, every=arguments.all))
+
+
+def check(ask: Callable[[], Mapping[str, Any]]) -> int:
+    """Print the line for a monitor, and return its exit status."""
+    try:
+        status = ask()
+    except (Unreachable, Failed) as problem:
+        forbidden = isinstance(problem, Unreachable) and problem.why == "forbidden"
+        sentence = explain(problem) if isinstance(problem, Unreachable) else str(problem)
+        print(printable(f"{'UNKNOWN' if forbidden else 'CRITICAL'} {sentence}"))
+        return UNKNOWN if forbidden else CRITICAL
+    word, found = judge(status)
+    print(printable(f"{word} {summarize(status)}|{performance(status)}"))
+    return found
+
+
+def judge(status: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the word and the exit status for what a running daemon reports."""
+    # Without a hook, no notification has an effect.
+    if status["stopping"] or not status["hook"]["startable"]:
+        return "CRITICAL", CRITICAL
+    return ("WARNING", WARNING) if status["problems"] else ("OK", EXIT_OK)
+
+
+def summarize(status: Mapping[str, Any]) -> str:
+    """Return what is wrong, and what is pending, on one line."""
+    parts = [f"{problem['place']}: {problem['message']}" for problem in status["problems"]]
+    counts = status["counts"]
+    pending = sum(counts["states"].values())
+    since = f" since {span(status['now'] - counts['oldest_pending'])}" if counts["oldest_pending"] else ""
+    # A bar would begin the figures.
+    return "; ".join([*parts, f"{pending} pending{since}"]).replace("|", "/")
+
+
+def performance(status: Mapping[str, Any]) -> str:
+    """Return the figures that monitors draw; `c` marks a counter."""
+    counts = status["counts"]
+    figures = {
+        "pending": sum(counts["states"].values()),
+        "accepted": f"{counts['accepted']}c",
+        "discarded": f"{sum(counts['discarded'].values())}c",
+        "lost": f"{counts['lost']}c",
+        "failed": f"{counts['closed']['failed']}c",
+    }
+    return " ".join(f"{name}={value}" for name, value in figures.items())

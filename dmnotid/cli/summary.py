@@ -1,0 +1,158 @@
+"""The text of `dmnotid status`, and the plain command. Monitors run it every minute, so it imports little."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dmnotid.cli.asking import EXIT_DOWN, default_socket
+from dmnotid.cli.table import columns, counted, moment, span
+from dmnotid.control.client import Unreachable, call
+from dmnotid.host.text import printable
+
+PATIENCE = 2.0
+"""Maximum time to wait for the daemon, in seconds; one that neither starts nor stops answers in milliseconds."""
+
+_DAY = 86_400
+_TITLES = ("SERVER", "HEARD", "ACCEPTED", "DROPPED", "PENDING", "LAST SESSION")
+_NUMBERS = (2, 3, 4)
+_FORMER = "former"
+
+Status = Mapping[str, Any]
+
+
+def show_status() -> int:
+    """Run a plain `dmnotid status`."""
+    path = default_socket()
+    if os.path.exists(path):  # noqa: PTH110 - the import of pathlib takes longer than the answer of the daemon
+        try:
+            return report(call(path, "Status", patience=PATIENCE), lambda status: print_text(status, every=False))
+        except Unreachable:
+            # The full command reports it.
+            pass
+    from dmnotid.cli.parser import run_command  # noqa: PLC0415 - the import that a running daemon makes unnecessary
+
+    return run_command(["status"])
+
+
+def report(status: Status, show: Callable[[Status], None]) -> int:
+    """Show a status, and return the exit status for it."""
+    show(status)
+    if status["stopping"]:
+        return EXIT_DOWN
+    return 1 if status["problems"] else 0
+
+
+def print_text(status: Status, *, every: bool) -> None:
+    """Print a status as text; of many servers only those with news, unless `every` is given."""
+    print("\n".join([*map(printable, describe(status)), "", *list_servers(status, every=every)]))
+
+
+def describe(status: Status) -> Iterator[str]:
+    """Yield the lines about the daemon itself."""
+    now, started = status["now"], status["started"]
+    verb = "stops; it ran" if status["stopping"] else "runs"
+    since = f"{moment(started)} ({span(now - started)})"
+    yield f"dmnotid {status['program']} {verb} since {since}, pid {status['pid']}"
+    for problem in status["problems"]:
+        yield from _labelled("PROBLEM", f"{problem['place']}: {problem['message']}".splitlines())
+    if status["config"]["reload_refused"]:
+        loaded = moment(status["config"]["loaded"], now)
+        yield f"          the configuration of {loaded} is in force (dmnotid check explains)"
+    yield from _labelled("listens", map(_describe_socket, status["sockets"]))
+    hook, journal, clock = status["hook"], status["journal"], status["clock"]
+    yield f"hook      {hook['what']}: {'trusted' if hook['startable'] else hook['problem']}"
+    oldest = f", oldest {moment(journal['oldest'], now)}" if journal["oldest"] else ""
+    errors = f", {counted(journal['errors'], 'error')}" if journal["errors"] else ""
+    size = f"{journal['octets'] / 1_000:,.0f} kB, {journal['remembered']:,} remembered"
+    yield f"journal   {journal['file']}: {size}{oldest}{errors}"
+    # Until the clock was set, the latest time of a signed notification replaces it.
+    yield f"clock     {'' if clock['believed'] else 'not '}believed"
+    yield f"links     {'; '.join(_describe_link(link, now) for link in status['links']) or 'none'}"
+
+
+def _labelled(label: str, lines: Sequence[str] | Iterator[str]) -> Iterator[str]:
+    for at, line in enumerate(lines):
+        yield f"{'' if at else label:8}  {line}"
+
+
+def _describe_socket(sock: Mapping[str, Any]) -> str:
+    unit = f" ({sock['unit']})" if sock["unit"] else ""
+    counts = f"{sock['received']:,} received, {sock['lost']:,} lost, {sock['junk']:,} refused as junk"
+    return f"{sock['listen']}{unit}: {counts}"
+
+
+def _describe_link(link: Mapping[str, Any], now: float) -> str:
+    if not link["available"]:
+        return f"{link['interface']} {link['type']}: {link['why']}"
+    since = f" (since {moment(link['since'], now)})" if link["since"] else ""
+    return f"{link['interface']} {link['type']}{since}"
+
+
+def list_servers(status: Status, *, every: bool) -> Iterator[str]:
+    """Yield the table of servers, the discards by reason, and the number of pending sessions."""
+    now, uptime = status["now"], status["now"] - status["started"]
+    servers = status["servers"]
+    shown = [server for server in servers if every or _has_news(server, now)]
+    # Of a few servers, all are of interest.
+    if len(servers) <= len(shown) + 10:
+        shown = servers
+    if uptime < _DAY:
+        yield f"Counts of {span(uptime)}, since the start:"
+    yield from columns([_TITLES, *(_row(server, now) for server in shown)], right=_NUMBERS)
+    if len(shown) < len(servers):
+        yield f"{len(servers) - len(shown):,} more without news in the last day (--all)"
+    yield from map(printable, _list_discards(status))
+    former = [server["id"] for server in servers if server["last_secret"] == _FORMER]
+    if former:
+        yield printable(f"still signed with the former secret: {', '.join(former)}")
+    yield ""
+    yield _count_pending(status)
+
+
+def _has_news(server: Mapping[str, Any], now: float) -> bool:
+    session, discard = server["last_session"], server["last_discard"]
+    times = (server["last_accepted"], discard and discard["at"], session and (session["closed"] or session["started"]))
+    return bool(server["pending"]) or any(now - at < _DAY for at in times if at)
+
+
+def _row(server: Mapping[str, Any], now: float) -> tuple[str, ...]:
+    heard = f"{span(now - server['last_accepted'])} ago" if server["last_accepted"] else "never"
+    counts = (f"{server[name]:,}" for name in ("accepted", "discarded", "pending"))
+    return (server["id"], heard, *counts, _describe_session(server, now))
+
+
+def _describe_session(server: Mapping[str, Any], now: float) -> str:
+    session = server["last_session"]
+    held = "held back; " * bool(server["held_back"])
+    if session is None:
+        return f"{held}-" if not held else held.rstrip("; ")
+    at = session["closed"] or session["started"]
+    text = f"{session['state']} {moment(at, now)}" if at else session["state"]
+    return f"{held}{text}, {session['outcome']}" if session["outcome"] else f"{held}{text}"
+
+
+def _list_discards(status: Status) -> Iterator[str]:
+    counts = {reason: count for reason, count in status["counts"]["discarded"].items() if count}
+    last: dict[str, Mapping[str, Any]] = {}
+    for server in status["servers"]:
+        discard = server["last_discard"]
+        if discard and discard["at"] > last.get(discard["reason"], {"at": 0})["at"]:
+            last[discard["reason"]] = discard
+    parts = []
+    for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
+        found = last.get(reason)
+        source = f" (last {moment(found['at'], status['now'])} from {found['source']})" if found else ""
+        parts.append(f"{reason} {count:,}{source}")
+    if parts:
+        yield f"dropped: {', '.join(parts)}"
+
+
+def _count_pending(status: Status) -> str:
+    counts, now = status["counts"], status["now"]
+    states = {state: count for state, count in counts["states"].items() if count}
+    pending = sum(states.values())
+    if not pending:
+        return "no session pending"
+    parts = ", ".join(f"{count:,} {state}" for state, count in states.items())
+    oldest = f", the oldest since {span(now - counts['oldest_pending'])}" if counts["oldest_pending"] else ""
+    return f"{counted(pending, 'session')} pending: {parts}{oldest} (dmnotid sessions)"

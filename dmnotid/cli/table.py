@@ -1,0 +1,47 @@
+"""How commands write columns, times and numbers. It imports little, for `dmnotid status`."""
+
+import time
+from collections.abc import Collection, Iterable
+
+from dmnotid.host.text import printable
+
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+
+
+def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[str]:
+    """Return rows as lines in columns; those in `right` (from 0) end at the same place. Text in them is escaped."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def span(seconds: float) -> str:
+    """Write a length of time in one or two units: `12 s`, `3 min`, `2 h 11 min`, `5 d`."""
+    # A clock that was set back makes the past the future.
+    whole = max(int(seconds), 0)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min"
+    if whole < _DAY:
+        hours, minutes = divmod(whole // _MINUTE, 60)
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{whole // _DAY} d"
+
+
+def moment(at: float, now: float | None = None) -> str:
+    """Write POSIX seconds in local time: `2026-11-26 17:21:27`, and without the date if that is the day of `now`."""
+    then = time.localtime(at)
+    today = now is not None and then[:3] == time.localtime(now)[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", then)
+
+
+def counted(count: int, noun: str) -> str:
+    """Write `1 session`, `2 sessions`, `1,003 sessions`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

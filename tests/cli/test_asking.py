@@ -1,0 +1,123 @@
+"""Commands that ask the daemon, where none answers: each names the cause, and exits with 3 or 4."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dmnotid.cli.asking import refusal
+from dmnotid.control.client import Failed
+from tests.cli.program import PATIENCE, PROGRAM, Done, dmnotid
+from tests.processes import WITHOUT_PRIVILEGES, needs_setpriv
+
+COMMANDS = (
+    *(["status"], ["follow"], ["discards"], ["reload"]),
+    *(["sessions"], ["sessions", "retry", "7"], ["sessions", "cancel", "7"]),
+)
+
+
+@contextmanager
+def listening(path: Path, *, queue: int = 8) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen(queue)
+        yield sock
+
+
+def printed(done: Done) -> str:
+    """Return what a command printed about a daemon that does not answer: status shows it as its answer."""
+    assert not (done.out and done.err)
+    return (done.out or done.err).removesuffix("\n")
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_no_daemon_is_exit_status_3(words: list[str], tmp_path: Path) -> None:
+    done = dmnotid(*words, "--socket", str(tmp_path / "control"))
+    assert done.status == 3
+    assert printed(done) == f"dmnotid does not run ({tmp_path}/control: no daemon listens there)"
+
+
+def test_plain_status_without_a_daemon_is_exit_status_3(tmp_path: Path) -> None:
+    done = dmnotid("status", RUNTIME_DIRECTORY=f"{tmp_path}:/run/other")
+    assert (done.status, done.out.splitlines()[0]) == (
+        3,
+        f"dmnotid does not run ({tmp_path}/control: no daemon listens there)",
+    )
+
+
+def test_daemon_that_does_not_accept_may_be_starting(tmp_path: Path) -> None:
+    with listening(tmp_path / "control"):
+        done = dmnotid("status", RUNTIME_DIRECTORY=str(tmp_path))
+    assert done.status == 3
+    problem = "the daemon does not answer; it may be starting or stopping"
+    assert printed(done) == f"dmnotid does not answer ({tmp_path}/control: {problem})"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_daemon_that_closes_the_connection_is_exit_status_3(words: list[str], tmp_path: Path) -> None:
+    with listening(tmp_path / "control") as sock:
+        command = [*PROGRAM, *words, "--socket", str(tmp_path / "control")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            sock.settimeout(PATIENCE)
+            connection, _ = sock.accept()
+            # The request is read first: unread octets would reset the connection.
+            connection.recv(65_536)
+            connection.close()
+            out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 3
+    problem = "the daemon closed the connection before its answer was complete"
+    assert out == f"dmnotid does not answer ({tmp_path}/control: {problem})\n"
+
+
+@needs_setpriv
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_user_without_permission_is_exit_status_4(words: list[str], tmp_path: Path) -> None:
+    with listening(tmp_path / "control"):
+        (tmp_path / "control").chmod(0)
+        command = [*WITHOUT_PRIVILEGES, *PROGRAM, *words, "--socket", str(tmp_path / "control")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 4
+    assert (done.stdout or done.stderr).startswith(f"dmnotid does not answer ({tmp_path}/control: only root, ")
+
+
+@needs_setpriv
+@pytest.mark.parametrize(
+    ("mode", "status", "word"),
+    [(None, 2, "CRITICAL dmnotid does not run"), (0, 3, "UNKNOWN dmnotid does not answer")],
+)
+def test_check_without_an_answer_is_critical_or_unknown(
+    mode: int | None, status: int, word: str, tmp_path: Path
+) -> None:
+    with listening(tmp_path / "control") as sock:
+        sock.close() if mode is None else (tmp_path / "control").chmod(mode)
+        command = [*WITHOUT_PRIVILEGES, *PROGRAM, "status", "--check"]
+        environ = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout.startswith(word)
+
+
+@pytest.mark.parametrize(
+    ("error", "facts", "lines"),
+    [
+        (
+            "Refused",
+            {"problems": [{"place": "f:4:5: hook", "message": "is missing"}, {"place": "", "message": "no\nmemory"}]},
+            ["f:4:5: hook: is missing", "no\\nmemory"],
+        ),
+        (
+            "NoSuchSession",
+            {"session": 7},
+            ["session 7 does not exist, or is forgotten; dmnotid sessions --all lists the others"],
+        ),
+        ("NotPending", {"session": 7, "state": "done"}, ["session 7 is done; only a pending one can be cancelled"]),
+        ("NotPermitted", {}, ["only root and the daemon's own user may do this"]),
+        ("org.varlink.service.MethodNotFound", {"method": "x"}, ["org.varlink.service.MethodNotFound: method x"]),
+    ],
+)
+def test_refusal_is_explained(error: str, facts: dict[str, object], lines: list[str]) -> None:
+    assert refusal(Failed(error, facts)) == lines

@@ -1,0 +1,140 @@
+"""`dmnotid status`: the text for what a daemon reports, and the exit statuses."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dmnotid.cli.status import check
+from dmnotid.cli.summary import describe, list_servers, print_text, report
+from tests.cli.examples import DISCARD, DONE, NOW, STATUS, server
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def changed(**facts: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the example with other facts; those of a section are added to it."""
+    return STATUS | {
+        name: STATUS[name] | value if isinstance(STATUS[name], dict) else value for name, value in facts.items()
+    }
+
+
+def test_daemon_without_a_problem_is_described() -> None:
+    assert list(describe(STATUS)) == [
+        "dmnotid 0.2.0 runs since 2026-11-29 16:41:20 (3 h 12 min), pid 441",
+        "listens   [::]:2948 (dmnotid.socket): 1,003 received, 0 lost, 12,403 refused as junk",
+        "hook      /usr/local/sbin/start-dm-session: trusted",
+        "journal   /var/lib/dmnotid/journal.sqlite3: 217 kB, 909 remembered, oldest 2026-11-26 19:53:20",
+        "clock     believed",
+        "links     eth0 wireline (since 16:45:00); wwan0 mobile: up, no address",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "lines"),
+    [
+        (
+            {"problems": [{"place": "/etc/dmnotid/dmnotid.yaml:4:5: servers[1].secret", "message": "is missing"}]},
+            ["PROBLEM   /etc/dmnotid/dmnotid.yaml:4:5: servers[1].secret: is missing"],
+        ),
+        (
+            {"config": {"reload_refused": {"at": NOW - 60, "problems": 9}}},
+            ["          the configuration of 16:43:20 is in force (dmnotid check explains)"],
+        ),
+        ({"stopping": True}, ["dmnotid 0.2.0 stops; it ran since 2026-11-29 16:41:20 (3 h 12 min), pid 441"]),
+        (
+            {"hook": {"startable": False, "problem": "No such file"}},
+            ["hook      /usr/local/sbin/start-dm-session: No such file"],
+        ),
+        ({"clock": {"believed": False}}, ["clock     not believed"]),
+        ({"links": []}, ["links     none"]),
+    ],
+)  # fmt: skip
+def test_fact_that_differs_is_described(facts: dict[str, Any], lines: list[str]) -> None:
+    usual = list(describe(STATUS))
+    assert [line for line in describe(changed(**facts)) if line not in usual] == lines
+
+
+def test_servers_have_their_last_news_and_what_is_pending() -> None:
+    assert list(list_servers(STATUS, every=False)) == [
+        "Counts of 3 h 12 min, since the start:",
+        "SERVER          HEARD           ACCEPTED  DROPPED  PENDING  LAST SESSION",
+        "dm.example.com  2 h 11 min ago         5        1        1  done 19:52:20, exit 0",
+        "acme.example    3 min ago            905       62        0  -",
+        "third.example   never                  0        0        0  -",
+        "dropped: digest-mismatch 60 (last 19:48:20 from 127.0.0.1:5000), truncated 24, unknown-server 1",
+        "still signed with the former secret: acme.example",
+        "",
+        "1 session pending: 1 waiting, the oldest since 2 h 12 min (dmnotid sessions)",
+    ]
+
+
+def test_of_many_servers_those_with_news_are_listed_unless_all_are_wanted() -> None:
+    old = NOW - 86_401
+    facts = {"last_accepted": old, "last_discard": DISCARD | {"at": old}, "last_session": DONE | {"closed": old}}
+    quiet = [server(f"quiet{number}.example", **facts) for number in range(20)]
+    news = [
+        server("heard.example", last_accepted=NOW - 86_399),
+        server("dropped.example", last_discard=DISCARD),
+        server("pending.example", pending=1),
+        server("ended.example", last_session=DONE),
+    ]
+    status = changed(servers=[*quiet, *news], started=NOW - 86_400)
+    listed = list(list_servers(status, every=False))
+    assert [line.split()[0] for line in listed[:6]] == ["SERVER", *(it["id"] for it in news), "20"]
+    assert listed[5] == "20 more without news in the last day (--all)"
+    assert sum(".example" in line for line in list_servers(status, every=True)) == 24
+
+
+def test_text_of_the_network_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[2J\nb"
+    links = [STATUS["links"][1] | {"interface": evil, "why": evil}]
+    last = server(evil, last_discard=DISCARD | {"source": evil}, last_session=DONE | {"outcome": evil})
+    problems = [{"place": evil, "message": evil}]
+    status = changed(links=links, servers=[last], hook={"what": evil}, problems=problems)
+    print_text(status, every=True)
+    assert capsys.readouterr().out.count("\\x1b[2J") >= 6
+    assert check(lambda: status) == 1
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("facts", "status"),
+    [({}, 0), ({"problems": [{"place": "hook", "message": "No such file"}]}, 1), ({"stopping": True}, 3)],
+)
+def test_exit_status_is_that_of_the_daemons_state(facts: dict[str, Any], status: int) -> None:
+    assert report(changed(**facts), lambda _: None) == status
+
+
+FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
+
+
+@pytest.mark.parametrize(
+    ("facts", "status", "line"),
+    [
+        ({}, 0, f"OK 1 pending since 2 h 12 min|{FIGURES}"),
+        (
+            {"problems": [{"place": "reload", "message": "refused | 9 problems"}]},
+            1,
+            f"WARNING reload: refused / 9 problems; 1 pending since 2 h 12 min|{FIGURES}",
+        ),
+        (
+            {"problems": [{"place": "hook", "message": "No such file"}], "hook": {"startable": False}},
+            2,
+            f"CRITICAL hook: No such file; 1 pending since 2 h 12 min|{FIGURES}",
+        ),
+    ],
+)
+def test_check_is_one_line_with_figures(
+    facts: dict[str, Any], status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(lambda: changed(**facts)) == status
+    assert capsys.readouterr().out == f"{line}\n"
