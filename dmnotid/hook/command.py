@@ -134,6 +134,11 @@ class Command:
         # Descriptors, and what the loop has to do with them.
         self._opened = ExitStack()
 
+    @property
+    def pid(self) -> int:
+        """The process id of the leader, and of its group."""
+        return self._process.pid
+
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], text: str) -> None:
         """Start the command. After OSError or ValueError it does not run, and nothing is left open."""
         # What a run needs is acquired before the command is started, so that no lack of it ends a running command.

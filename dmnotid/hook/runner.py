@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -36,11 +37,18 @@ class Hook:
         """Ensure that the hook could be started now. Raises HookError."""
         check_hook(self._config)
 
-    async def run(self, start: SessionStart, lock: ServerLock | None = None) -> Outcome:
+    @property
+    def timeout(self) -> float:
+        """Maximum time of a run, in seconds."""
+        return self._config.timeout
+
+    async def run(
+        self, start: SessionStart, lock: ServerLock | None = None, on_start: Callable[[int], None] = lambda _: None
+    ) -> Outcome:
         """Run the hook for one try and return how it ended.
 
         A hook that outlives `hook.timeout` is ended. Cancelling ends the process group (or closes the connection). A
-        command inherits `lock`, the lock of the server.
+        command inherits `lock`, the lock of the server; `on_start` gets its process id.
         """
         session_log = logger.bind(**start.request.log_facts(start.attempt))
         output = OutputLog(session_log)
@@ -49,14 +57,19 @@ class Hook:
             self.check()
             if self._config.socket is not None:
                 return await self._hand_over(self._config.socket, start, output)
-            return await self._run_command(start, output, session_log, lock)
+            return await self._run_command(start, output, session_log, lock, on_start)
         except HookError as error:
             return Outcome(Result.NOT_STARTED, str(error))
         finally:
             output.flush()
 
     async def _run_command(
-        self, start: SessionStart, output: OutputLog, log: FilteringBoundLogger, lock: ServerLock | None
+        self,
+        start: SessionStart,
+        output: OutputLog,
+        log: FilteringBoundLogger,
+        lock: ServerLock | None,
+        on_start: Callable[[int], None],
     ) -> Outcome:
         facts = session_facts(start)
         # Leaving the context by a cancellation ends the command.
@@ -69,6 +82,7 @@ class Hook:
             on_output=output.feed,
             lock=lock,
         ) as command:
+            on_start(command.pid)
             try:
                 async with asyncio.timeout(self._config.timeout):
                     await command.exited.wait()

@@ -16,6 +16,15 @@ class Connection(NamedTuple):
     interface: str
 
 
+class LastTry(NamedTuple):
+    """The last try of a session: its connection, its start (POSIX seconds), and how it ended; None if not known."""
+
+    connection: str | None = None
+    interface: str | None = None
+    started_at: float | None = None
+    outcome: str | None = None
+
+
 class SessionRequest(NamedTuple):
     """An accepted session whose row is not closed. Only the journal makes one, from a row.
 
@@ -32,6 +41,7 @@ class SessionRequest(NamedTuple):
     attempts: int
     not_before: float
     expires_at: float
+    last_try: LastTry = LastTry()
 
     @property
     def server_id_from(self) -> Literal["given", "discovered"]:
