@@ -1,22 +1,25 @@
-"""Every session that is not closed, in its state.
+"""Every session that is not closed, in its state; `transitions` has the changes that are written to the journal.
 
 A session is tracked from its admission until its row is closed, in one of these states:
 
     queued   --connection and turn--> running --exit 0, 78, tries used up--> ending --row closed--> closed
        ^  ^                              |  |                                   |
        |  +--daemon stops, hook ended----+  +--any other end--> resting         +--not written: again in 10 s
-       +-------------- pause over -----------------------------+
+       +-------------- pause over, `retry` --------------------+
     queued, resting --expire_after--> ending
     queued --start can't be written, or hook can't be started--> resting
+    queued, resting --`cancel`, row closed--> closed
+    running --`cancel`, row closed--> cancelled --hook ended--> closed
+    closed as failed or expired --`retry`, row opened--> queued
 
-    queued   in the schedule
-    resting  in the schedule, with a `not_before` that is ahead
-    running  `task` is set
-    ending   `closed` is set
-    closed   not tracked
+    queued     in the schedule
+    resting    in the schedule, with a `not_before` that is ahead
+    running    `running` is set
+    cancelled  `running` and `closed` are set
+    ending     `closed` is set
+    closed     not tracked
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +27,9 @@ from math import inf
 from typing import Final
 
 from dmnotid.config.values import Config
+from dmnotid.hook.tries import Try
 from dmnotid.policy.schedule import Schedule
-from dmnotid.policy.sessions import Closed, Connection, SessionRequest, SessionStart
+from dmnotid.policy.sessions import Closed, Connection, LastTry, SessionRequest, SessionStart
 
 ENDS_AT_ONCE: Final = 64
 """Maximum number of sessions that expire or are closed before reception gets its turn."""
@@ -41,8 +45,11 @@ class Tracked:
     announced: bool = False
     # Number of times in a row that the hook could not be started: the pauses between them grow.
     failed_starts: int = 0
-    # The running try.
-    task: asyncio.Task[None] | None = None
+    # Why it rests, if that is not the end of its last try.
+    problem: str = ""
+    # The running try, and when the try for the same server before it began, on the monotonic clock.
+    running: Try | None = None
+    former_start: float = -inf
     # Why the session ended, the end of its last try in words, and when its row may be closed.
     closed: Closed | None = None
     outcome: str = ""
@@ -55,34 +62,27 @@ class Sessions:
     def __init__(self) -> None:
         # Every session, by its number.
         self.tracked: dict[int, Tracked] = {}
-        # Those that run or end. They are few, and asked for at every turn, while tens of thousands may wait.
-        self._active: dict[int, Tracked] = {}
+        # The tries whose hook runs, by the server: it has one at most.
+        self.running: dict[str, Try] = {}
+        # Those whose row is to be closed, by their number.
+        self.ending: dict[int, Tracked] = {}
         # The requests of those that are queued or resting.
         self._schedule = Schedule()
         # When the last try for each server began, on the monotonic clock.
         self.last_start: dict[str, float] = {}
+        # The values of `last_start` after which a server need not rest, because an operator has asked for a try.
+        self._rested: dict[str, float] = {}
         # When the lock of a server that another process holds is looked at again, on the monotonic clock.
         self.locked_until: dict[str, float] = {}
 
     @property
     def waiting(self) -> list[Tracked]:
         """The queued and resting sessions."""
-        return [it for session, it in self.tracked.items() if session not in self._active]
-
-    @property
-    def running(self) -> list[Tracked]:
-        """The sessions whose hook runs."""
-        return [it for it in self._active.values() if it.task is not None]
-
-    @property
-    def ending(self) -> list[Tracked]:
-        """The sessions whose row is to be closed."""
-        return [it for it in self._active.values() if it.closed is not None]
+        return [it for it in self.tracked.values() if it.running is None and it.closed is None]
 
     def queue(self, request: SessionRequest) -> None:
         """Let a session, a new one or one after a try, have its turn from `not_before` on."""
         self.tracked.setdefault(request.session, Tracked(request)).request = request
-        self._active.pop(request.session, None)
         self._schedule.add(request)
 
     def look_again(self) -> None:
@@ -92,27 +92,46 @@ class Sessions:
                 tracked.failed_starts = 0
                 self.queue(tracked.request.later(time.monotonic()))
 
-    def begin(self, start: SessionStart) -> Tracked:
-        """Take a session that is about to run out of the schedule."""
+    def begin(self, run: Try) -> None:
+        """Take a session out of the schedule: its try is committed, and its hook starts."""
+        start = run.start
+        tracked, server_id = self.tracked[start.request.session], start.request.server_id
         request = self._schedule.remove(start.request.session)
-        tracked = self._active[request.session] = self.tracked[request.session]
-        tracked.request = request.tried(start.attempt)
-        self.last_start[request.server_id] = time.monotonic()
+        last_try = LastTry(str(start.connection.type), start.connection.interface, run.started_at)
+        tracked.request = request._replace(attempts=start.attempt, last_try=last_try)
+        tracked.running = self.running[server_id] = run
+        tracked.former_start = self.last_start.get(server_id, -inf)
+        self.last_start[server_id] = time.monotonic()
+
+    def stop(self, run: Try) -> Tracked:
+        """Let a session leave the state `running`: its hook has ended."""
+        tracked = self.tracked[run.start.request.session]
+        tracked.running = None
+        del self.running[tracked.request.server_id]
         return tracked
+
+    def take_back(self, tracked: Tracked, former: SessionRequest) -> None:
+        """Forget a try that did not begin after all; `former` is the request before it."""
+        tracked.request = tracked.request._replace(attempts=former.attempts, last_try=former.last_try)
+        # It was not a turn of its server, which need not rest after it.
+        self.last_start[former.server_id] = tracked.former_start
 
     def end(self, request: SessionRequest, closed: Closed, outcome: str) -> None:
         """Let a session end that is not in the schedule."""
-        tracked = self._active[request.session] = self.tracked.setdefault(request.session, Tracked(request))
+        tracked = self.ending[request.session] = self.tracked.setdefault(request.session, Tracked(request))
         tracked.closed, tracked.outcome = closed, outcome
-
-    def forget(self, session: int) -> None:
-        """Stop tracking a session whose row is closed."""
-        del self.tracked[session], self._active[session]
 
     def expire(self, now: float) -> None:
         """Let sessions end that have expired, at most ENDS_AT_ONCE of them."""
         for request in self._schedule.take_expired(now, ENDS_AT_ONCE):
             self.end(request, Closed.EXPIRED, "not started within sessions.expire_after")
+
+    def forget(self, session: int) -> None:
+        """Stop tracking a session whose row is closed."""
+        tracked = self.tracked.pop(session)
+        self.ending.pop(session, None)
+        if tracked.closed is None:
+            self._schedule.remove(session)
 
     def add_time(self, more: float, least: float) -> None:
         """Change when sessions expire, as `SessionRequest.with_time` does."""
@@ -121,24 +140,36 @@ class Sessions:
         # A schedule holds the requests themselves, so it is made again from the changed ones.
         self._schedule = Schedule(tracked.request for tracked in self.waiting)
 
+    def end_rest(self, server_id: str) -> None:
+        """Let a server have its next try as if `min_interval` after its last one were over."""
+        self._rested[server_id] = self.last_start.get(server_id, -inf)
+
     def next_start(self, available: Sequence[Connection], config: Config) -> SessionStart | None:
         """Return the try to begin now, if there is one and `sessions.concurrency` allows it."""
         if len(self.running) >= config.sessions.concurrency:
             return None
-        return self._schedule.next_start(available, time.monotonic(), self._startable(config))
+        now = time.monotonic()
+        return self._schedule.next_start(available, now, self._startable(config, now))
 
     def next_change(self, since: float, config: Config) -> float | None:
         """Return when time alone, after `since`, lets a session start or expire, or its row be closed."""
-        change = self._schedule.next_change(since, self._startable(config))
-        times = [tracked.close_at for tracked in self.ending]
+        change = self._schedule.next_change(since, self._startable(config, since))
+        times = [tracked.close_at for tracked in self.ending.values()]
         return min(times if change is None else [*times, change], default=None)
 
-    def _startable(self, config: Config) -> dict[str, float]:
+    def _startable(self, config: Config, now: float) -> dict[str, float]:
         """Return each configured server without a running session, with the time from which it may get one."""
-        busy = {tracked.request.server_id for tracked in self.running}
-        free = [server.id for server in config.servers if server.id not in busy]
+        free = [server.id for server in config.servers if server.id not in self.running]
         interval = config.sessions.min_interval
         return {
-            server_id: max(self.last_start.get(server_id, -inf) + interval, self.locked_until.get(server_id, -inf))
+            server_id: max(self.rested_at(server_id, interval, now), self.locked_until.get(server_id, -inf))
             for server_id in free
         }
+
+    def rested_at(self, server_id: str, interval: float, now: float) -> float:
+        """Return the time from which a server need not rest any more after its last try."""
+        last = self.last_start.get(server_id, -inf)
+        if self._rested.get(server_id) == last:
+            # The present, and not an earlier time: it does not come before servers that have waited longer.
+            return min(last + interval, now)
+        return last + interval

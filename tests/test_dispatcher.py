@@ -2,10 +2,9 @@
 
 import asyncio
 import socket
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -13,15 +12,26 @@ from typing import Any
 
 import pytest
 
-from dmnotid import dispatcher as dispatcher_module
-from dmnotid.config.values import Config, ConnectionsConfig, HookConfig
-from dmnotid.dispatcher import INTERRUPTIONS, Dispatcher
+from dmnotid import transitions
+from dmnotid.config.values import HookConfig
+from dmnotid.dispatcher import INTERRUPTIONS
 from dmnotid.hook.locks import Locks
 from dmnotid.journal.queue import Journal
-from dmnotid.links.monitor import Links
 from dmnotid.policy.sessions import Connection
 from dmnotid.tracking import ENDS_AT_ONCE
 from dmnotid.wire.notification import ConnectionType
+from tests.dispatching import (
+    FOREVER,
+    MOBILE,
+    WIRELINE,
+    Bench,
+    MadeUpLinks,
+    at_work,
+    execute,
+    refuse,
+    states,
+    waiting_for,
+)
 from tests.hook.test_handoff import answering, served
 from tests.support import (
     NOWHERE,
@@ -37,81 +47,6 @@ from tests.support import (
     verified,
     write_script,
 )
-
-MOBILE = Connection(ConnectionType.MOBILE, "wwan0")
-WIRELINE = Connection(ConnectionType.WIRELINE, "eth0")
-FOREVER = {"first": "1h", "longest": "1h"}
-"""Pauses that outlast every test."""
-
-
-class MadeUpLinks(Links):
-    """Connections that a test changes. `after_read` are those that a read before a start finds, if any are given."""
-
-    def __init__(self, *connections: Connection, after_read: Sequence[Connection] | None = None) -> None:
-        super().__init__(ConnectionsConfig())
-        self.connections: Sequence[Connection] = connections
-        self.after_read = after_read
-        self.readable = True
-        self.looks = self.reads = 0
-
-    def available(self) -> tuple[Connection, ...]:
-        self.looks += 1
-        return tuple(self.connections)
-
-    def read_now(self) -> bool:
-        self.reads += 1
-        if self.readable and self.after_read is not None:
-            self.connections = self.after_read
-        return self.readable
-
-
-class Bench:
-    """A dispatcher with what it needs, over a state directory that outlives it."""
-
-    def __init__(self, config: Config, links: Links) -> None:
-        config.state.mkdir(exist_ok=True)
-        self.journal = Journal(config.state, limits=config.sessions, remember=config.remember)
-        self.dispatcher = Dispatcher(config, self.journal, links)
-
-    def accept(self, notification_id: int, server_id: str = SERVER_ID, **more: Any) -> int:  # noqa: ANN401
-        """Admit a notification as the receiver does, and return the number of its session."""
-        request = self.journal.admit(verified(notification_id, server_id=server_id, **more))
-        self.journal.commit()
-        self.dispatcher.add([request])
-        return request.session
-
-    async def end_all(self) -> None:
-        """Wait until every session is closed."""
-        await eventually(lambda: self.dispatcher.pending == 0)
-
-
-@asynccontextmanager
-async def at_work(config: Config, links: Links | None = None) -> AsyncIterator[Bench]:
-    """Run a dispatcher. It is stopped in order at the end, and must not have raised."""
-    bench = Bench(config, links or MadeUpLinks(WIRELINE))
-    with bench.journal:
-        task = asyncio.create_task(bench.dispatcher.run())
-        try:
-            yield bench
-        finally:
-            await bench.dispatcher.stop()
-            await task
-
-
-def execute(config: Config, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    """Execute a statement on the file of a journal that is closed."""
-    with closing(sqlite3.connect(config.state / "journal.sqlite3")) as database, database:
-        return database.execute(statement, values).fetchall()
-
-
-def states(config: Config) -> dict[int, str]:
-    """Return the state of each session in the file of a journal that is closed."""
-    return dict(execute(config, "SELECT session, state FROM session"))
-
-
-def waiting_for(file: Path, status: int | str = 0) -> str:
-    """Return the behaviour of a hook that waits until a file exists, and then exits."""
-    return f"import time\nwhile not os.path.exists({str(file)!r}): time.sleep(0.01)\nsys.exit({status})"
 
 
 def interfaces(recorder: Recorder) -> list[tuple[int, str]]:
@@ -815,15 +750,6 @@ async def test_bug_in_one_session_does_not_end_others(tmp_path: Path, logged: Lo
 # A journal that can't be written
 
 
-def refuse(config: Config, change: str, condition: str) -> None:
-    """Make the journal's file refuse to change a column of a row while a condition holds."""
-    config.state.mkdir(exist_ok=True)
-    with Journal(config.state, limits=config.sessions, remember=config.remember):
-        pass
-    abort = "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
-    execute(config, f"CREATE TRIGGER refuse BEFORE UPDATE OF {change} ON session WHEN {condition} {abort}")
-
-
 ONLY_ONE = "(SELECT count(*) FROM session) = 1"
 """The condition that holds until a second notification is accepted."""
 
@@ -831,7 +757,7 @@ ONLY_ONE = "(SELECT count(*) FROM session) = 1"
 async def test_start_that_cannot_be_written_is_tried_again_later(
     tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher_module, "WRITE_AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(transitions, "WRITE_AGAIN_AFTER", 0.05)
     recorder = Recorder(tmp_path)
     config = make_config(tmp_path, recorder.command)
     refuse(config, "attempts", ONLY_ONE)
@@ -888,7 +814,7 @@ async def test_end_that_cannot_be_written_is_written_later(
 ) -> None:
     """Until then the session is not logged as done, and it is not run again."""
     if when == "after-a-while":
-        monkeypatch.setattr(dispatcher_module, "WRITE_AGAIN_AFTER", 0.05)
+        monkeypatch.setattr(transitions, "WRITE_AGAIN_AFTER", 0.05)
     recorder = Recorder(tmp_path)
     config = make_config(tmp_path, recorder.command)
     refuse(config, "state", ONLY_ONE)

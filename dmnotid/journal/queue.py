@@ -30,6 +30,7 @@ from dmnotid.journal.duplicates import Duplicates
 from dmnotid.journal.file import FILE_NAME, JournalFile
 from dmnotid.journal.rows import (
     INSERT,
+    MAX_SESSION,
     REPLACE,
     SELECT_OPEN,
     SELECT_PAGE,
@@ -185,6 +186,15 @@ class Journal:
             for row in map(Row._make, page):
                 yield row
                 last = row.session
+
+    def find(self, session: int) -> Row | None:
+        """Return the row of one session, open or closed; None if there is none."""
+        if not 0 < session <= MAX_SESSION:
+            # SQLite has no integers of more than 64 bits.
+            return None
+        with self._errors("read"):
+            found = self._file.ensure().execute(SELECT_PAGE, (session - 1, 1)).fetchone()
+        return Row._make(found) if found is not None and found[0] == session else None
 
     def last_starts(self) -> dict[str, float]:
         """Return the start (monotonic) of each server's last try, as far as its row is kept."""

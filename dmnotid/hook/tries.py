@@ -1,0 +1,66 @@
+"""One try of a session: a run of the hook in a task of its own, under the lock of its server.
+
+made --begin--> running --hook ended--> ended
+                   +--end--> ending: SIGTERM, SIGKILL after `hook.kill_after` --hook ended--> ended
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from dmnotid.hook.locks import ServerLock
+from dmnotid.hook.runner import Hook
+from dmnotid.host.log import logger
+from dmnotid.policy.sessions import Outcome, Result, SessionStart
+
+
+class Try:
+    """One try. It frees the lock of its server when its hook has ended."""
+
+    # Set by `begin`.
+    task: asyncio.Task[None]
+
+    def __init__(self, hook: Hook, start: SessionStart, lock: ServerLock) -> None:
+        # The request as it was before this try, the connection, and the number of the try.
+        self.start = start
+        # How the hook ended; None until then, and also if the try was ended before.
+        self.outcome: Outcome | None = None
+        # The process of the hook, once it runs and if it is a command.
+        self.pid: int | None = None
+        # When the try was made, on the wall clock (POSIX seconds) and on the monotonic one.
+        self.started_at, self.began = time.time(), time.monotonic()
+        # As configured when the try began: a reload changes neither its time-out nor its way to end.
+        self.hook = hook
+        # The lock of the server.
+        self._lock = lock
+
+    def begin(self, group: asyncio.TaskGroup, on_end: Callable[["Try"], None]) -> None:
+        """Run the hook in a task of `group`, and call `on_end` once it has ended."""
+        self.task = group.create_task(self._run(on_end), name=f"try {self.start.request.session}")
+
+    def end(self) -> None:
+        """End the hook now: TERM, and KILL after `hook.kill_after`. Ending twice is harmless."""
+        # A task cancelled before its first step never runs its cleanup, so cancel in the next iteration of the loop.
+        asyncio.get_running_loop().call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        # A second cancellation would cut the time that a hook has between TERM and KILL.
+        if not self.task.cancelling():
+            self.task.cancel()
+
+    async def _run(self, on_end: Callable[["Try"], None]) -> None:
+        facts, connection = self.start.request.log_facts(self.start.attempt), self.start.connection
+        logger.info("session started", **facts, connection=str(connection.type), interface=connection.interface)
+        try:
+            with self._lock:
+                self.outcome = await self.hook.run(self.start, self._lock, self._on_start)
+        except asyncio.CancelledError:
+            # Not raised again: that the task ended early shows in the missing outcome.
+            pass
+        except Exception as error:  # noqa: BLE001 - a bug in one session must not end the others
+            logger.exception("internal error", **facts)
+            self.outcome = Outcome(Result.FAILED, repr(error))
+        on_end(self)
+
+    def _on_start(self, pid: int) -> None:
+        self.pid = pid

@@ -1,0 +1,133 @@
+"""What an operator sees of the sessions that are not closed: the state of each, and why it is in that state."""
+
+import time
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from dmnotid.config.values import Config
+from dmnotid.errors import show_duration
+from dmnotid.hook.tries import Try
+from dmnotid.links.availability import explain_missing
+from dmnotid.links.monitor import Links
+from dmnotid.policy.schedule import choose_connection
+from dmnotid.policy.sessions import SessionView
+from dmnotid.tracking import Sessions, Tracked
+from dmnotid.wire.notification import ConnectionType
+
+RUNNING: Final = "running"
+QUEUED: Final = "queued"
+RESTING: Final = "resting"
+PAUSED: Final = "paused"
+WAITING: Final = "waiting"
+HELD: Final = "held"
+HOOK: Final = "hook"
+
+
+class _Standing(NamedTuple):
+    """The state of a session, why it is in that state, and when time alone ends it, on the monotonic clock."""
+
+    state: str
+    why: str
+    until: float | None = None
+
+
+class Views:
+    """The sessions as an operator sees them, by the configuration and the connections of one moment."""
+
+    def __init__(self, sessions: Sessions, links: Links, config: Config) -> None:
+        # Followed while they change: a caller takes one view at a time.
+        self._sessions = sessions
+        # The configuration and the links of the moment.
+        self._config = config
+        self._links, self._available = links.links, links.available()
+        self._configured = {server.id for server in config.servers}
+        # What is missing for each preference that was asked for; None if a connection is available.
+        self._missing: dict[tuple[ConnectionType, ...], str | None] = {}
+
+    def all(self) -> Iterator[SessionView]:
+        """Yield every session by its number, as it is when it is asked for; each costs some microseconds."""
+        for session in sorted(self._sessions.tracked):
+            # The caller may have let other tasks run since the last one.
+            if (tracked := self._sessions.tracked.get(session)) is not None:
+                yield self.of(tracked)
+
+    def state_of(self, session: int) -> str:
+        """Return the state of one session; empty if it is not tracked."""
+        tracked = self._sessions.tracked.get(session)
+        return "" if tracked is None else self.of(tracked).state
+
+    def of(self, tracked: Tracked) -> SessionView:
+        """Return one session."""
+        request, last, run = tracked.request, tracked.request.last_try, tracked.running
+        now, wall = time.monotonic(), time.time()
+        standing = self._describe_run(run, tracked, now) if run is not None else self._explain(tracked, now)
+        notification = request.notification
+        return SessionView(
+            session=request.session,
+            server_id=request.server_id,
+            notification_id=notification.notification_id,
+            state=standing.state,
+            accepted_at=request.received_at,
+            source=request.source,
+            signed=notification.signed,
+            preferred=tuple(map(str, notification.preferred_connections)),
+            attempts=request.attempts,
+            next_at=None if standing.until is None else wall + standing.until - now,
+            expires_at=wall + request.expires_at - now,
+            why=standing.why,
+            connection=last.connection,
+            interface=last.interface,
+            started_at=last.started_at,
+            pid=None if run is None else run.pid,
+            outcome=last.outcome,
+            closed_at=None,
+        )
+
+    def _describe_run(self, run: Try, tracked: Tracked, now: float) -> _Standing:
+        connection, spent = run.start.connection, show_duration(now - run.began)
+        facts = [f"{connection.interface} ({connection.type})"]
+        if run.pid is not None:
+            facts.append(f"pid {run.pid}")
+        facts.append(f"{spent} of {show_duration(run.hook.timeout)}")
+        if tracked.closed is not None:
+            facts.append("cancelled, its hook is being ended")
+        return _Standing(RUNNING, ", ".join(facts))
+
+    def _explain(self, tracked: Tracked, now: float) -> _Standing:
+        """Return why a session does not run; of several reasons, the one that an operator has to remove first."""
+        request = tracked.request
+        if tracked.closed is not None:
+            why = f"{tracked.closed}: {tracked.outcome}; this could not be written to the journal"
+            return _Standing(PAUSED, why, tracked.close_at)
+        if request.server_id not in self._configured:
+            return _Standing(HELD, "this server is not configured")
+        if request.not_before > now:
+            why = tracked.problem or request.last_try.outcome or "its last try failed"
+            return _Standing(HOOK if tracked.failed_starts else PAUSED, why, request.not_before)
+        if missing := self._missing_for(request.notification.preferred_connections):
+            expiry = time.strftime("%Y-%m-%d", time.localtime(time.time() + request.expires_at - now))
+            return _Standing(WAITING, f"{missing}. Until {expiry}")
+        return self._explain_order(request.server_id, now)
+
+    def _missing_for(self, preferred: tuple[ConnectionType, ...]) -> str | None:
+        if preferred not in self._missing:
+            available = choose_connection(preferred, self._available) is not None
+            self._missing[preferred] = None if available else explain_missing(self._links, preferred)
+        return self._missing[preferred]
+
+    def _explain_order(self, server_id: str, now: float) -> _Standing:
+        """Return why a session does not run that could run now."""
+        running, limits = self._sessions.running, self._config.sessions
+        if (busy := running.get(server_id)) is not None:
+            return _Standing(QUEUED, f"after {busy.start.request.session} (one at a time for a server)")
+        rested_at = self._sessions.rested_at(server_id, limits.min_interval, now)
+        if rested_at > now:
+            why = f"{show_duration(limits.min_interval)} between two tries for a server (sessions.min_interval)"
+            return _Standing(RESTING, why, rested_at)
+        if self._sessions.locked_until.get(server_id, now) > now:
+            return _Standing(QUEUED, "after a hook of a former daemon, which still runs for this server")
+        if len(running) < limits.concurrency:
+            return _Standing(QUEUED, "its turn is next")
+        first = next(iter(running.values())).start.request.session
+        after = str(first) if len(running) == 1 else f"one of {len(running)} that run"
+        return _Standing(QUEUED, f"after {after} (sessions.concurrency is {limits.concurrency})")
