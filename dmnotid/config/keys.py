@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from dmnotid.config.checker import Choice, Duration, Number, Value, read_boolean, read_path
 from dmnotid.config.kinds import (
     read_command,
+    read_control,
     read_environment,
     read_interfaces,
     read_last_day,
@@ -161,6 +162,8 @@ KEYS: Final = (
     Key("log.format", _FORMATS, _LOG.format, "`text` for people, `json` for programs; `auto` looks for a terminal."),
     Key("log.discards", POSITIVE, _LOG.discards, "The interval of the summaries of discarded datagrams."),
     Key("log.junk", read_boolean, _LOG.junk, "Whether datagrams that cannot be a push are logged too."),
+    Key("control", read_control, None, "The control socket; `off` for none, `$RUNTIME_DIRECTORY/control` by default."),
+    Key("control.socket", read_socket, None, "The path of the control socket.", required=True),
 )
 
 SECTIONS: Final[dict[str, dict[str, Key]]] = {}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from dmnotid.config.checker import Value, read_path, read_some_text, read_text, shown
+from dmnotid.config.checker import Value, read_boolean, read_path, read_some_text, read_text, shown
 from dmnotid.config.tree import Wrong
 from dmnotid.config.values import MAX_INTERFACE_NAME, PLACEHOLDERS, ListenAddress, Reach
 from dmnotid.policy.addresses import MAX_PORT, Network, parse_address
@@ -194,6 +194,22 @@ def read_socket(value: Value) -> Path:
     if length > MAX_SOCKET_PATH:
         raise Wrong(f"{shown(str(path))} has {length} octets; the address of a socket has at most {MAX_SOCKET_PATH}")
     return path
+
+
+def read_control(value: Value) -> Path | Literal[False] | None:
+    """Read `off` as False, or a mapping with the path of the control socket."""
+    expected = "off, or a mapping such as {socket: PATH}"
+    if value.node.kind == "bool":
+        if read_boolean(value):
+            raise Wrong(f"is {shown(value.node.text)}; expected {expected}")
+        return False
+    given = value.mapping(["socket"], expected).get("socket")
+    if given is not None:
+        return given.attempt(read_socket, None)
+    # A mapping that only has unknown keys is a problem already.
+    if not value.node.pairs:
+        raise Wrong(f"is an empty mapping; expected {expected}")
+    return None
 
 
 def read_interfaces(value: Value) -> tuple[str, ...]:

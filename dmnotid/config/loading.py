@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dmnotid.config.checker import Reader, Value, shown
 from dmnotid.config.durations import spell
@@ -77,6 +77,7 @@ def load_config(
         connections=_connections(found["connections"]),
         log=LogConfig(**found["log"]),
         warnings=warnings,
+        control=_control(found["control"], environ),
     )
 
 
@@ -112,6 +113,15 @@ def _read_keys(file: Path, names: Sequence[str]) -> tuple[Reader, dict[str, Any]
         else:
             found[name] = key.default if value is None else value.attempt(key.read, key.default)
     return reader, found
+
+
+def _control(found: Path | Literal[False] | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the path of the control socket: `control`, or else in the service's directory under /run."""
+    # systemd separates several directories with colons.
+    directory = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if found is None and directory:
+        return Path(directory, "control")
+    return found or None
 
 
 def _with_secrets(server: Mapping[str, Any], wanted: Wanted, unread: Unread | None) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Config(NamedTuple):
     """A whole configuration, checked. Times are in seconds.
 
     `listen_given` is whether the file has `listen`. `warnings` lists settings that are accepted but probably
-    unintended.
+    unintended. `control` is the path of the control socket, None without one.
     """
 
     file: Path
@@ -119,6 +119,7 @@ class Config(NamedTuple):
     log: LogConfig
     warnings: tuple[ConfigProblem, ...]
     listen_given: bool = False
+    control: Path | None = None
 
     @property
     def rules(self) -> Rules:

@@ -38,6 +38,7 @@ FULL: dict[str, Any] = {
     "hook": {"command": ["/x"]},
     **{key: {} for key in ("push", "freshness", "duplicates", "sessions", "retry", "log")},
     "connections": {"mobile": {}, "wireless": {}, "wireline": {}},
+    "control": {"socket": "/x"},
 }
 
 
@@ -159,6 +160,11 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         ],
     ),
     "state": PATH,
+    "control": (
+        [False, {"socket": "/x"}],
+        [True, {}, None, [], "off", "/x", 0, {"socket": None}, {"socket": "/x", "mode": "x"}],
+    ),
+    "control.socket": (["/run/dm/control", "control"], ["", "~/x", "x" * 108, 1, None, [], {}]),
     "push": SECTION,
     "receive_buffer": ([4_096, 425_984, 2**28], [1, 4_095, 2**28 + 1, "8192", 8_192.5, None, [], True]),
     "push.max_octets": ([*WHOLE[0], 4_096, 65_507], [*WHOLE[1], 65_508]),
@@ -262,7 +268,8 @@ def test_example_shows_every_default_in_comments(place: Place) -> None:
     assert config.hook.environment
     assert all(config.connections.interfaces.values())
     minimal = place.load(MINIMAL)
-    same = config._replace(servers=minimal.servers, hook=minimal.hook, connections=minimal.connections)
+    assert config.control == Path("/run/dmnotid/control")
+    same = config._replace(servers=minimal.servers, hook=minimal.hook, connections=minimal.connections, control=None)
     assert same._replace(listen_given=False) == minimal
     assert config.hook._replace(command=("/bin/true",), environment={}) == minimal.hook
     assert config.connections._replace(interfaces=minimal.connections.interfaces) == minimal.connections

@@ -115,6 +115,23 @@ def test_state_directory_of_systemd_is_the_default(place: Place, environ: dict[s
     assert place.load(MINIMAL + "state: /elsewhere\n", environ).state == Path("/elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("environ", "key", "control"),
+    [
+        ({}, "", None),
+        ({"RUNTIME_DIRECTORY": "/run/dmnotid"}, "", Path("/run/dmnotid/control")),
+        ({"RUNTIME_DIRECTORY": "/run/a:/run/b"}, "", Path("/run/a/control")),
+        ({"RUNTIME_DIRECTORY": "/run/dmnotid"}, "control: off\n", None),
+        ({"RUNTIME_DIRECTORY": "/run/dmnotid"}, "control: {socket: /srv/x}\n", Path("/srv/x")),
+        ({}, "control: {socket: /srv/x}\n", Path("/srv/x")),
+    ],
+)
+def test_control_socket_is_in_the_runtime_directory_unless_given(
+    place: Place, environ: dict[str, str], key: str, control: Path | None
+) -> None:
+    assert place.load(MINIMAL + key, environ).control == control
+
+
 @pytest.mark.parametrize(("text", "problems"), cases("below servers (line 1) and hook (line 2)"))
 def test_wrong_section_is_refused(place: Place, text: str, problems: list[str]) -> None:
     assert place.problems(MINIMAL + text) == problems

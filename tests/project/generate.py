@@ -107,7 +107,8 @@ def type_of(key: Key) -> tuple[str, dict[str, Any]]:
     """Return the type of a key: in words, and as a schema."""
     read = key.read
     if key.path in SECTIONS:
-        return "mapping", section_schema(key.path)
+        section, can_be_off = section_schema(key.path), read is kinds.read_control
+        return ("mapping or `off`", {"anyOf": [{"const": False}, section]}) if can_be_off else ("mapping", section)
     if f"{key.path}[]" in SECTIONS:
         return "list", {"type": "array", "minItems": 1, "items": section_schema(f"{key.path}[]")}
     if isinstance(read, Number):
