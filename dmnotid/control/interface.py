@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from dmnotid import __version__
-from dmnotid.control.varlink import Call, Peer, Reply, VarlinkError, sliced
+from dmnotid.control.varlink import Call, Reply, VarlinkError, sliced
 from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, NoSuchSession, NotPending
 from dmnotid.host.log import logger
 
@@ -51,7 +51,7 @@ class Operations(Protocol):
     def sessions(
         self, session: int | None, server: str | None, states: frozenset[str] | None, since: float | None
     ) -> Iterator[Mapping[str, object] | None]:
-        """Yield the sessions that match, or None for one that does not."""
+        """Yield the sessions that match, or None for one that does not. Raises NoSuchSession for one `session`."""
 
     def discards(self, reason: str | None) -> Iterator[Mapping[str, object]]:
         """Yield the last discards, of one reason or of all."""
@@ -59,13 +59,13 @@ class Operations(Protocol):
     def subscribe(self, callback: Callable[[Mapping[str, Any]], None]) -> Callable[[], None]:
         """Call `callback` with each log record from now on, until the function that is returned is called."""
 
-    def retry(self, session: int | None, server: str | None, *, every: bool) -> list[int]:
-        """Start sessions now, and return their numbers. Raises NoSuchSession."""
+    async def retry(self, session: int | None, server: str | None, by: str) -> list[int]:
+        """Let one session, those of a server, or all start now, and return their numbers. `by` names the process."""
 
-    def cancel(self, session: int) -> str:
+    def cancel(self, session: int, by: str) -> str:
         """Close a session, and return the state it had. Raises NoSuchSession and NotPending."""
 
-    async def reload(self) -> Iterable[ConfigProblem]:
+    async def reload(self, by: str) -> Iterable[ConfigProblem]:
         """Read the configuration again, and return the warnings once it is in force. Raises ConfigError."""
 
 
@@ -80,7 +80,7 @@ class Interface:
         """Yield the replies to a call. Raises VarlinkError."""
         given = _check(call)
         if call.method in _PRIVILEGED:
-            _check_permission(call.method, call.peer)
+            _check_permission(call)
         try:
             # Closed here and now if the client is gone: a follower then no longer gets records.
             async with aclosing(self._replies(call, given)) as replies:
@@ -98,11 +98,12 @@ class Interface:
         if call.method == f"{INTERFACE}.Sessions":
             wanted = given.get("session"), given.get("server"), states and frozenset(states), given.get("since")
             return _each("session", operations.sessions(*wanted))
-        return self._once(call.method, given)
+        return self._once(call, given)
 
-    async def _once(self, method: str, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
+    async def _once(self, call: Call, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
         """Yield the reply of a method that has one."""
-        operations, name = self._operations, method.rpartition(".")[2]
+        operations, name = self._operations, call.method.rpartition(".")[2]
+        by = f"pid {call.peer.pid}, uid {call.peer.uid}"
         if name == "GetInfo":
             yield Reply(_INFO)
         elif name == "GetInterfaceDescription":
@@ -110,12 +111,11 @@ class Interface:
         elif name == "Status":
             yield Reply(await operations.status())
         elif name == "Retry":
-            every = bool(given.get("all"))
-            yield Reply({"sessions": operations.retry(given.get("session"), given.get("server"), every=every)})
+            yield Reply({"sessions": await operations.retry(given.get("session"), given.get("server"), by)})
         elif name == "Cancel":
-            yield Reply({"was": operations.cancel(given["session"])})
+            yield Reply({"was": operations.cancel(given["session"], by)})
         elif name == "Reload":
-            yield Reply({"warnings": list(map(problem_facts, await operations.reload()))})
+            yield Reply({"warnings": list(map(problem_facts, await operations.reload(by)))})
 
     async def _follow(self, call: Call, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
         """Yield each log record that matches, until the client is gone; a client that reads slowly misses some."""
@@ -180,6 +180,9 @@ def _check(call: Call) -> dict[str, Any]:
     required = _REQUIRED.get(call.method)
     if required is not None and required not in given:
         raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=required)
+    # Without any of its parameters, a request for all sessions could be a mistake.
+    if call.method == f"{INTERFACE}.Retry" and sum(value is not False for value in given.values()) != 1:
+        raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="session")
     if call.method in _STREAMS and not call.more:
         raise VarlinkError(f"{SERVICE}.ExpectedMore")
     return given
@@ -194,14 +197,13 @@ def _fits(value: object, kind: type | None) -> bool:
     return type(value) is kind and (not isinstance(value, int) or abs(value) <= _MAX_INTEGER)
 
 
-def _check_permission(method: str, peer: Peer) -> None:
-    """Raise VarlinkError unless the peer is root or the daemon's own user; log the request."""
-    name = method.rpartition(".")[2]
-    # In the unit's user namespace, every other user is 65534, so only the process can be named.
-    if peer.uid not in {0, os.geteuid()}:
-        logger.warning("control request refused", method=name, pid=peer.pid, problem="the process is not root's")
+def _check_permission(call: Call) -> None:
+    """Raise VarlinkError unless the peer is root or the daemon's own user."""
+    if call.peer.uid not in {0, os.geteuid()}:
+        # In the unit's user namespace, every other user is 65534, so only the process can be named.
+        problem = "the process is neither root's nor the daemon's own"
+        logger.warning("control request refused", method=call.method, pid=call.peer.pid, problem=problem)
         raise VarlinkError(f"{INTERFACE}.NotPermitted")
-    logger.info("control request accepted", method=name, pid=peer.pid, uid=peer.uid)
 
 
 async def _each(name: str, values: Iterable[Mapping[str, object] | None]) -> AsyncGenerator[Reply, None]:
@@ -228,12 +230,16 @@ def problem_facts(problem: ConfigProblem) -> dict[str, object]:
     return {"place": f"{place}: {problem.path}" if problem.path else place, "message": problem.message}
 
 
+def problems_of(error: DmnotidError) -> list[dict[str, object]]:
+    """Return every problem of an error as the IDL has it."""
+    if isinstance(error, ConfigError):
+        return list(map(problem_facts, error.problems))
+    return [{"place": "", "message": str(error)}]
+
+
 def _as_varlink(error: DmnotidError) -> VarlinkError:
     if isinstance(error, NoSuchSession):
         return VarlinkError(f"{INTERFACE}.NoSuchSession", session=error.session)
     if isinstance(error, NotPending):
         return VarlinkError(f"{INTERFACE}.NotPending", session=error.session, state=error.state)
-    problems = (
-        map(problem_facts, error.problems) if isinstance(error, ConfigError) else [{"place": "", "message": str(error)}]
-    )
-    return VarlinkError(f"{INTERFACE}.Refused", problems=list(problems))
+    return VarlinkError(f"{INTERFACE}.Refused", problems=problems_of(error))

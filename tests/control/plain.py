@@ -42,18 +42,20 @@ class Plain:
         for follower in self.followers:
             follower(record)
 
-    def retry(self, session: int | None, server: str | None, *, every: bool) -> list[int]:
-        self.calls.append((session, server, every))
+    async def retry(self, session: int | None, server: str | None, by: str) -> list[int]:
+        self.calls.append((session, server, by))
         return [7]
 
-    def cancel(self, session: int) -> str:
+    def cancel(self, session: int, by: str) -> str:
+        self.calls.append((session, by))
         if session == 7:
             raise NotPending(session, "done")
         if session != 8:
             raise NoSuchSession(session)
         return "waiting"
 
-    async def reload(self) -> tuple[ConfigProblem, ...]:
+    async def reload(self, by: str) -> tuple[ConfigProblem, ...]:
+        self.calls.append(by)
         if self.problems:
             raise ConfigError(self.problems)
         return (WARNING,)

@@ -86,6 +86,9 @@ async def test_info_and_description_are_served(tmp_path: Path) -> None:
         ("io.dmnotid.Cancel", {"session": True}, "InvalidParameter", {"parameter": "session"}),
         ("io.dmnotid.Cancel", {"session": 8.0}, "InvalidParameter", {"parameter": "session"}),
         ("io.dmnotid.Cancel", {"session": 2**63}, "InvalidParameter", {"parameter": "session"}),
+        ("io.dmnotid.Retry", {}, "InvalidParameter", {"parameter": "session"}),
+        ("io.dmnotid.Retry", {"all": False}, "InvalidParameter", {"parameter": "session"}),
+        ("io.dmnotid.Retry", {"session": 1, "server": "a"}, "InvalidParameter", {"parameter": "session"}),
         ("io.dmnotid.Retry", {"all": 1}, "InvalidParameter", {"parameter": "all"}),
         ("io.dmnotid.Retry", {"server": ["x"]}, "InvalidParameter", {"parameter": "server"}),
         (SESSIONS, {"states": "done"}, "InvalidParameter", {"parameter": "states"}),
@@ -159,11 +162,15 @@ async def test_errors_have_their_types_and_facts(tmp_path: Path) -> None:
 # Permissions
 
 
-async def test_change_is_logged_with_the_process_that_asked(tmp_path: Path, logged: LogLines) -> None:
-    async with serving(tmp_path / "control"):
+async def test_change_carries_the_process_that_asked(tmp_path: Path) -> None:
+    by = f"pid {os.getpid()}, uid {os.geteuid()}"
+    async with serving(tmp_path / "control") as operations:
         await ask(tmp_path / "control", "io.dmnotid.Retry", {"server": "dm.example"})
-    (line,) = logged.of("control request accepted")
-    assert (line["method"], line["pid"], line["uid"]) == ("Retry", os.getpid(), os.geteuid())
+        await ask(tmp_path / "control", "io.dmnotid.Retry", {"session": 4})
+        await ask(tmp_path / "control", "io.dmnotid.Retry", {"all": True})
+        await ask(tmp_path / "control", "io.dmnotid.Cancel", {"session": 8})
+        await ask(tmp_path / "control", "io.dmnotid.Reload")
+        assert operations.calls == [(None, "dm.example", by), (4, None, by), (None, None, by), (8, by), by]
 
 
 AS_NOBODY = """
@@ -200,7 +207,7 @@ async def test_member_of_the_group_may_read_and_change_nothing(tmp_path: Path, l
         assert operations.calls == [(None, None, None, None)]
     lines = logged.of("control request refused")
     assert [(line["method"], line["pid"]) for line in lines] == [
-        (method, process.pid) for method in ("Retry", "Cancel", "Reload")
+        (f"io.dmnotid.{method}", process.pid) for method in ("Retry", "Cancel", "Reload")
     ]
 
 
