@@ -22,6 +22,7 @@ from dmnotid.dispatcher import Dispatcher
 from dmnotid.errors import ConfigError, DmnotidError, EndpointError, JournalError, shortened
 from dmnotid.hook.runner import check_kernel
 from dmnotid.host.log import logger
+from dmnotid.host.loop import loop_name
 from dmnotid.host.systemd import Manager, StatusLine
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.intake.endpoint import Intake
@@ -162,9 +163,8 @@ class Daemon:
 
     def _receive(self) -> None:
         self.endpoints.open()
-        loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
         servers = len(self.config.servers)
-        logger.info("daemon ready", version=__version__, loop=loop, servers=servers, pending=self.pending)
+        logger.info("daemon ready", version=__version__, loop=loop_name(), servers=servers, pending=self.pending)
         self._status.ready()
         self.ready.set()
 

@@ -96,6 +96,8 @@ class ServerCounts:
 
     accepted: int = 0
     discarded: int = 0
+    # Which secret has signed the last accepted one; None if it was not signed.
+    last_secret: str | None = None
     # The last discarded one.
     kept: _Kept | None = None
 

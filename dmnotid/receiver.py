@@ -147,7 +147,9 @@ class Receiver:
         # Logged before the dispatcher may log the start of the session.
         for it in admitted:
             self.counters["accepted"] += 1
-            self.servers[it.request.server_id].accepted += 1
+            counts = self.servers[it.request.server_id]
+            counts.accepted += 1
+            counts.last_secret = it.verified.secret
             _log_accepted(it)
         if admitted:
             self._on_accepted([it.request for it in admitted])

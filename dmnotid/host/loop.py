@@ -40,6 +40,11 @@ async def _with_signals_blocked_at_the_end(main: Coroutine[Any, Any, None]) -> N
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
+def loop_name() -> str:
+    """Return which implementation of the event loop runs: `uvloop` or `asyncio`."""
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """Return uvloop's factory of event loops; if uvloop can't be imported, log that and return asyncio's."""
     try:

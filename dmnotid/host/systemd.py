@@ -38,8 +38,8 @@ class Manager:
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         """Read the variables and remove them, so that no child process uses them. Raises EndpointError."""
-        # The UDP sockets that it passed.
-        self.sockets = _passed_sockets(environ)
+        # The UDP sockets that it passed, and the names of their units by descriptor.
+        self.sockets, self.units = _passed_sockets(environ)
         # Within so many seconds it expects a ping; None without a watchdog.
         self.watchdog = _watchdog(environ)
         # The Unix socket that takes messages; None if it wants none.
@@ -137,21 +137,22 @@ def _one_line(text: str) -> str:
     return fitted(printable(text), MAX_STATUS_OCTETS, lambda line: len(line.encode("utf-8", "backslashreplace")))
 
 
-def _passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+def _passed_sockets(environ: MutableMapping[str, str]) -> tuple[list[socket.socket], dict[int, str]]:
     pid, count, names = (environ.pop(f"LISTEN_{name}", None) for name in ("PID", "FDS", "FDNAMES"))
     if count is None:
-        return []
+        return [], {}
     # The variables are meant for a parent process, such as a shell script that runs the daemon as its child.
     if pid != str(os.getpid()):
         problem = f"LISTEN_PID: the sockets were passed to process {pid}, this is {os.getpid()}: start it with exec"
         logger.warning("passed sockets ignored", problem=problem)
-        return []
+        return [], {}
     if not _is_number(count):
         message = f"LISTEN_FDS: {count!r}: the number of passed descriptors is expected"
         raise EndpointError(message)
     named = dict(enumerate((names or "").split(":"), FIRST_PASSED))
     numbers = range(FIRST_PASSED, FIRST_PASSED + int(count))
-    return [_passed_socket(number, named.get(number) or "unnamed") for number in numbers]
+    sockets = [_passed_socket(number, named.get(number) or "unnamed") for number in numbers]
+    return sockets, {number: named[number] for number in numbers if named.get(number)}
 
 
 def _passed_socket(number: int, name: str) -> socket.socket:

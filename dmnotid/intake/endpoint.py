@@ -79,6 +79,9 @@ class Endpoint:
         self._intake = Intake()
         # The socket's drop counter, as far as it was reported.
         self._drops = Drops(sock)
+        # Numbers of datagrams that were delivered, and that the kernel dropped as far as it was reported.
+        self.received = 0
+        self.dropped = NOTHING
         # Number of datagrams taken in the current batch.
         self._taken = 0
         # Timer of the next look at the drop counter; none runs while no datagrams arrive.
@@ -155,6 +158,7 @@ class Endpoint:
         first = next(queued, None)
         if first is not None:
             self._deliver(chain((first,), queued))
+            self.received += self._taken
             if self._look is None and self._loop is not None:
                 due = max(self._loop.time() + SOON, self._looked_at + self._intake.look_every)
                 self._look = self._loop.call_at(due, self._look_for_drops)
@@ -205,7 +209,10 @@ class Endpoint:
     def report_drops(self) -> None:
         """Report what the kernel dropped since the last call."""
         dropped = self._drops.take(filtered=self._guarded or not self._intake.junk)
-        if self._report is not None and dropped is not NOTHING:
+        if dropped is NOTHING:
+            return
+        self.dropped = Dropped(self.dropped.junk + dropped.junk, self.dropped.lost + dropped.lost)
+        if self._report is not None:
             self._report(str(self), dropped)
 
     def close(self, deadline: float) -> None:

@@ -34,7 +34,8 @@ MAX_NAMED: Final = 8
 
 IpAddress = IPv4Address | IPv6Address
 
-_UNCONFIGURED: Final = "not configured"
+UNCONFIGURED: Final = "not configured"
+"""What loopback lacks that no configuration names."""
 
 _IPV4_OCTETS: Final = 4
 _IPV4_LINK_LOCAL: Final = bytes([169, 254])
@@ -127,7 +128,7 @@ def _describe(
     counted, unreached = find_reach([route for route in routes if route.bits in bits], config.reach)
     missing = (
         # Traffic over loopback reaches no server, so only a configuration (for tests) makes it a connection.
-        (_UNCONFIGURED if loopback and configured_type(interface.name, config) is None else None)
+        (UNCONFIGURED if loopback and configured_type(interface.name, config) is None else None)
         or (None if up else "down")
         or (None if carrier else "no carrier")
         or (None if usable else "no address")
@@ -185,7 +186,7 @@ def explain_missing(links: Iterable[Link], wanted: Sequence[ConnectionType]) -> 
     An interface that lacks nothing is settling. The interface closest to being available comes first.
     """
     types = dict.fromkeys(wanted or (ConnectionType.ANY,))
-    found = [link for link in links if {link.type, ConnectionType.ANY} & types.keys() and link.missing != _UNCONFIGURED]
+    found = [link for link in links if {link.type, ConnectionType.ANY} & types.keys() and link.missing != UNCONFIGURED]
     found.sort(key=lambda link: (not link.available, link.type is ConnectionType.ANY, not link.up))
     parts = [f"{link.name}: settling" if link.available else str(link) for link in found[:MAX_NAMED]]
     if len(found) > MAX_NAMED:

@@ -65,6 +65,10 @@ class Links:
         """Return what sessions may use, as of the last read, the best route first."""
         return self._available
 
+    def since(self, connection: Connection) -> float | None:
+        """Return since when a connection has been available (monotonic), settling included; None if it is not."""
+        return self._since.get(connection)
+
     def open(self, on_change: Callable[[], None]) -> None:
         """Read once, and follow changes on the running loop; call `on_change` after each read that changed anything.
 
