@@ -1,10 +1,10 @@
 # make deb    builds the Debian package into dist/ (docs/install.md)
-# make docs   writes the schema and the tables of docs/configuration.md from dmnotid/config/keys.py (needs
-#             dmnotid's own dependencies: PYTHON=.venv/bin/python)
+# make docs   writes the schema and the tables of docs/configuration.md from dmnotid/config/keys.py, and the completion
+#             for bash from dmnotid/cli/parser.py (needs dmnotid's own dependencies: PYTHON=.venv/bin/python)
 # make man    makes the man pages from docs/ into build/man/ (needs pandoc)
 # make clean  takes both away
 
-sources := CHANGELOG.md LICENSE Makefile README.md config debian dmnotid docs pyproject.toml systemd
+sources := CHANGELOG.md LICENSE Makefile README.md completions config debian dmnotid docs pyproject.toml systemd
 DIST := dist
 PYTHON := python3
 MAN := build/man

@@ -1,7 +1,8 @@
 """Writes config/dmnotid.schema.json and the tables of docs/configuration.md from the table of configuration keys.
 
-`make docs` runs it. In the page, a table is between `<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of the
-sections that the comment names; everything else of the page is written by hand.
+`make docs` runs it, and it also writes the completion of the command line. In the page, a table is between
+`<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of the sections that the comment names; everything else of the
+page is written by hand.
 """
 
 import json
@@ -15,6 +16,7 @@ from dmnotid.config.checker import Choice, Duration, Number, Value, read_boolean
 from dmnotid.config.durations import spell
 from dmnotid.config.keys import KEYS, SECTIONS, Key
 from dmnotid.config.secrets import FORMS, MAX_SECRET_OCTETS
+from tests.project.completion import COMPLETION_FILE, completion
 
 ROOT: Final = Path(__file__).parents[2]
 SCHEMA_FILE: Final = ROOT / "config/dmnotid.schema.json"
@@ -193,3 +195,4 @@ def page(text: str) -> str:
 if __name__ == "__main__":
     SCHEMA_FILE.write_text(schema(), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    COMPLETION_FILE.write_text(completion(), encoding="utf-8")

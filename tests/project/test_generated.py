@@ -1,4 +1,4 @@
-"""The schema and the tables of docs/configuration.md are those that `make docs` writes."""
+"""The schema, the tables of docs/configuration.md and the completion are those that `make docs` writes."""
 
 import re
 
@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 
 from dmnotid.config.keys import KEYS
+from tests.project.completion import COMPLETION_FILE, completion
 from tests.project.generate import PAGE, SCHEMA_FILE, page, schema, section_schema
 
 
@@ -16,6 +17,10 @@ def test_schema_is_fresh() -> None:
 def test_tables_are_fresh() -> None:
     text = PAGE.read_text()
     assert page(text) == text, "run make docs"
+
+
+def test_completion_is_fresh() -> None:
+    assert COMPLETION_FILE.read_text() == completion(), "run make docs"
 
 
 def test_tables_have_every_key_once() -> None:

@@ -1,6 +1,5 @@
 """The man pages: made of the documents, clean to groff and man-db, and complete."""
 
-import argparse
 import os
 import re
 import shutil
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.cli.parser import COMMANDS, build_parser
+from dmnotid.cli.parser import COMMANDS
 from dmnotid.host.log import JOURNAL_FIELDS
+from tests.project.completion import actions_of
 
 PROJECT = Path(__file__).parents[2]
 PAGES = ("dmnotid.8", "dmnotid.yaml.5", "dmnotid-hook.7")
@@ -89,13 +89,6 @@ def test_every_key_is_described(pages: Path) -> None:
     text, _ = read(pages / "dmnotid.yaml.5")
     described = {term.partition(" ")[0] for term in terms(text)}
     assert [key for key in keys if key not in described] == []
-
-
-def actions_of(command: str) -> list[argparse.Action]:
-    actions = build_parser([command])._actions
-    commands = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
-    of_command: argparse.ArgumentParser = commands.choices[command]
-    return of_command._actions
 
 
 def options_of(command: str) -> dict[str, str]:

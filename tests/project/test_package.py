@@ -86,6 +86,8 @@ def test_what_lies_where(contents: Path) -> None:
         assert (documents / name).read_bytes() == (PROJECT / name).read_bytes()
     preset = "90-dmnotid.preset"
     assert (contents / "lib/systemd/system-preset" / preset).read_bytes() == (PROJECT / "systemd" / preset).read_bytes()
+    completion = contents / "usr/share/bash-completion/completions/dmnotid"
+    assert completion.read_bytes() == (PROJECT / "completions/dmnotid").read_bytes()
     users = PROJECT / "systemd/dmnotid.sysusers"
     assert (contents / "usr/lib/sysusers.d/dmnotid.conf").read_bytes() == users.read_bytes()
 
@@ -159,7 +161,14 @@ def test_the_build_leaves_the_sources_alone_and_needs_no_repository(package: Pat
 @pytest.mark.system
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 @pytest.mark.parametrize(
-    "script", ["systemd/install", "debian/dmnotid.postinst", "debian/dmnotid.prerm", "debian/dmnotid.postrm"]
+    "script",
+    [
+        "systemd/install",
+        "debian/dmnotid.postinst",
+        "debian/dmnotid.prerm",
+        "debian/dmnotid.postrm",
+        "completions/dmnotid",
+    ],
 )
 def test_shellcheck_has_nothing_to_say(script: str) -> None:
     done = subprocess.run(["shellcheck", PROJECT / script], capture_output=True, text=True, check=False)
