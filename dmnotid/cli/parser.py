@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "decode": "show the fields of a datagram, or its error",
     "send": "send a notification, as a DM server does",
     "links": "show the connections, and the one that would be used",
+    "metrics": "print what the daemon counts, for Prometheus",
     "test-hook": "show arguments, environment and input of the hook, and try it",
     "session": "run a session that the daemon hands over (for systemd)",
     "demo": "run the daemon and send it notifications, without any set-up",

@@ -58,12 +58,12 @@ class Entry(NamedTuple):
 
 
 _RESET: Final = f"""
-all="dmnotid.socket dmnotid-session.socket dmnotid.service dmnotid-session@*.service"
+all="dmnotid*.socket dmnotid-metrics.timer dmnotid.service dmnotid-session@*.service dmnotid-metrics*.service"
 systemctl stop --no-block $all
 systemctl kill --signal=KILL dmnotid.service # no hook has a grace
 systemctl stop $all
 rm -rf /etc/systemd/system/dmnotid* /etc/systemd/system/*.wants/dmnotid* {STATE} {STATE}-session /run/trace \
-    /etc/dmnotid /etc/secrets /etc/secret.cred {HOOK} /etc/open /srv/open /home/open
+    /etc/dmnotid /etc/secrets /etc/secret.cred {HOOK} /etc/open /srv/open /home/open /var/lib/prometheus
 install --directory /etc/dmnotid
 ip link delete wwan0 2>/dev/null
 systemctl daemon-reload

@@ -10,6 +10,12 @@ from tests.system.test_receive import hand_over
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 UNITS: Final = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@1.service")
+METRICS: Final = (
+    "dmnotid-metrics.timer",
+    "dmnotid-metrics.service",
+    "dmnotid-metrics.socket",
+    "dmnotid-metrics@1.service",
+)
 
 MEASURED_BY: Final = "systemd 252"
 """Other versions weigh otherwise, and know settings that these units can't have."""
@@ -19,7 +25,7 @@ MEASURED_BY: Final = "systemd 252"
 def test_units_are_clean(device: Device, handed_over: bool) -> None:  # noqa: FBT001 - a parameter of the test's
     if handed_over:
         hand_over(device)
-    done = device.machine.attempt("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", *UNITS)
+    done = device.machine.attempt("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", *UNITS, *METRICS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -31,3 +37,11 @@ def test_exposure(device: Device, handed_over: bool, threshold: int) -> None:  #
     if handed_over:
         hand_over(device)
     device.run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "dmnotid.service")
+
+
+@pytest.mark.parametrize(("unit", "threshold"), [("dmnotid-metrics.service", 9), ("dmnotid-metrics@1.service", 3)])
+def test_exposure_of_the_metrics(device: Device, unit: str, threshold: int) -> None:
+    version = device.run("systemd-analyze", "--version")
+    if not version.startswith(MEASURED_BY):
+        pytest.skip(f"the figure is one of {MEASURED_BY}")
+    device.run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", unit)

@@ -1,0 +1,124 @@
+"""`dmnotid metrics`: what the daemon counts, for Prometheus: as text, as a file for node_exporter, or over HTTP."""
+
+import argparse
+import os
+import re
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
+
+from dmnotid.cli.asking import answered, explain
+from dmnotid.cli.exposition import families, render, up
+from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.process import EXIT_OK
+from dmnotid.control.client import Unreachable, call
+from dmnotid.errors import DmnotidError
+
+PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+MAX_REQUEST: Final = 8_192
+"""Maximum size of the head of a scrape, in octets; that of Prometheus has about 400."""
+
+# A whole head with its path.
+_REQUEST: Final = re.compile(rb"GET (/\S*) HTTP/1\.[01]\r?\n(?:.*\n)?\r?\n", re.DOTALL)
+_STANDARD_INPUT: Final = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what follows `dmnotid metrics`."""
+    add = parser.add_argument
+    add("--no-servers", action="store_true", help="one sample for all servers, not one for each")
+    add_places(parser)
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--openmetrics", action="store_true", help="print OpenMetrics 1.0, not the text format 0.0.4")
+    add("--write", type=Path, metavar="FILE", help="replace FILE, for the textfile collector of node_exporter")
+    add("--http", action="store_true", help="answer one HTTP request on standard input (for systemd)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print, write or serve the metrics; those of a daemon that does not run are valid too."""
+    return answered(partial(_main, arguments))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    scrape = partial(_scrape, find_socket(arguments), servers=not arguments.no_servers)
+    if arguments.http:
+        sys.stdout.buffer.write(answer(read_head(_STANDARD_INPUT), scrape))
+    elif arguments.write:
+        replace_file(arguments.write, scrape(openmetrics=False))
+    else:
+        print(scrape(openmetrics=arguments.openmetrics), end="")
+    return EXIT_OK
+
+
+def _scrape(path: str, *, servers: bool, openmetrics: bool) -> str:
+    """Ask the daemon, and return the metrics. Raises Unreachable if this user may not ask."""
+    try:
+        status = call(path, "Status")
+    except Unreachable as problem:
+        if problem.why == "forbidden":
+            raise
+        return render([up(0)], created=0 if openmetrics else None)
+    return render(families(status, servers=servers), created=status["started"] if openmetrics else None)
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Replace a file by one that any user can read; a reader finds the former or the new text, never a part of one."""
+    # node_exporter reads only names that end with .prom.
+    beside = file.with_name(f"{file.name}.new")
+    try:
+        beside.unlink(missing_ok=True)
+        # Not a link that another user of the directory has put there.
+        with beside.open("x", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            stream.write(text)
+        beside.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise DmnotidError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def read_head(descriptor: int) -> bytes:
+    """Read the head of an HTTP request: as far as its empty line, MAX_REQUEST octets, or the end of the stream."""
+    head = b""
+    while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) < MAX_REQUEST:
+        octets = os.read(descriptor, MAX_REQUEST - len(head))
+        if not octets:
+            break
+        head += octets
+    return head
+
+
+def respond(status: str, body: str, content_type: str = "text/plain; charset=utf-8") -> bytes:
+    """Return an HTTP response, after which the connection ends."""
+    octets = body.encode()
+    fields = f"Content-Type: {content_type}\r\nContent-Length: {len(octets)}\r\nConnection: close"
+    return f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + octets
+
+
+class Scrape(Protocol):
+    """How `answer` gets its text."""
+
+    def __call__(self, *, openmetrics: bool) -> str:
+        """Return the metrics."""
+
+
+def answer(head: bytes, scrape: Scrape) -> bytes:
+    """Return the HTTP response to the head of a request."""
+    request = _REQUEST.fullmatch(head)
+    if request is None:
+        return respond("400 Bad Request", "a GET request of HTTP/1.0 or 1.1 is expected\n")
+    # Prometheus can be configured to send a query.
+    if request[1].partition(b"?")[0] != b"/metrics":
+        return respond("404 Not Found", "the metrics are at /metrics\n")
+    # A client that names the format accepts it; Prometheus does so by default.
+    openmetrics = b"application/openmetrics-text" in head.lower()
+    try:
+        text = scrape(openmetrics=openmetrics)
+    except Unreachable as problem:
+        return respond("503 Service Unavailable", f"{explain(problem)}\n")
+    return respond("200 OK", text, OPENMETRICS if openmetrics else PLAIN)

@@ -1,0 +1,231 @@
+"""The ways in which Prometheus gets the metrics: a file, HTTP, and the output of the command."""
+
+import http.client
+import os
+import socket
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from dmnotid.cli.metrics import MAX_REQUEST, OPENMETRICS, PLAIN, answer, read_head, replace_file
+from dmnotid.errors import DmnotidError
+from tests.cli.program import PATIENCE, PROGRAM, dmnotid
+from tests.cli.test_exposition import read
+
+# --- A file for node_exporter ---
+
+
+def test_file_is_readable_by_all_when_the_umask_is_strict(tmp_path: Path) -> None:
+    file = tmp_path / "dmnotid.prom"
+    former = os.umask(0o077)
+    try:
+        replace_file(file, "text\n")
+    finally:
+        os.umask(former)
+    assert file.read_text() == "text\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_reader_keeps_the_former_text_when_the_file_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "dmnotid.prom"
+    replace_file(file, "former\n")
+    with file.open() as reader:
+        replace_file(file, "new\n")
+        assert reader.read() == "former\n"
+    assert file.read_text() == "new\n"
+
+
+def test_link_beside_the_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    (tmp_path / "dmnotid.prom.new").symlink_to(target)
+    replace_file(tmp_path / "dmnotid.prom", "text\n")
+    assert target.read_text() == "precious"
+    assert (tmp_path / "dmnotid.prom").read_text() == "text\n"
+
+
+def test_nothing_is_left_when_the_file_cannot_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "dmnotid.prom").mkdir()
+    with pytest.raises(DmnotidError, match="Is a directory"):
+        replace_file(tmp_path / "dmnotid.prom", "text\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["dmnotid.prom"]
+
+
+# --- Over HTTP ---
+
+
+def parts(response: bytes) -> tuple[str, dict[str, str], str]:
+    """Return the status line, the fields and the body of a response."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    line, *fields = head.decode().split("\r\n")
+    return line, dict(field.split(": ", 1) for field in fields), body.decode()
+
+
+def scrape(*, openmetrics: bool) -> str:
+    return "openmetrics\n" if openmetrics else "plain\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /metrics HTTP/1.0\r\n\r\n",
+        b"GET /metrics?module=any HTTP/1.1\r\nAccept: text/plain\r\n\r\n",
+        b"GET /metrics HTTP/1.1\n\n",
+    ],
+)
+def test_request_for_metrics_is_answered_with_the_plain_format(head: bytes) -> None:
+    line, fields, body = parts(answer(head, scrape))
+    assert line == "HTTP/1.1 200 OK"
+    assert fields == {"Content-Type": PLAIN, "Content-Length": "6", "Connection": "close"}
+    assert body == "plain\n"
+
+
+def test_request_that_names_openmetrics_is_answered_in_openmetrics() -> None:
+    accept = b"Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    line, fields, body = parts(answer(b"GET /metrics HTTP/1.1\r\n" + accept + b"\r\n\r\n", scrape))
+    assert line == "HTTP/1.1 200 OK"
+    assert fields["Content-Type"] == OPENMETRICS
+    assert body == "openmetrics\n"
+
+
+@pytest.mark.parametrize("path", [b"/", b"/metrics/", b"/metric", b"/?/metrics"])
+def test_request_for_another_path_is_not_found(path: bytes) -> None:
+    line, _, _ = parts(answer(b"GET " + path + b" HTTP/1.1\r\n\r\n", scrape))
+    assert line == "HTTP/1.1 404 Not Found"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: loc",
+        b"POST /metrics HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/2.0\r\n\r\n",
+        b"GET /metrics\r\n\r\n",
+        b"GET  /metrics HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /metrics HTTP/1.1\r\nX: " + b"x" * MAX_REQUEST,
+    ],
+)
+def test_octets_that_are_no_request_are_a_bad_request(head: bytes) -> None:
+    line, _, body = parts(answer(head, scrape))
+    assert line == "HTTP/1.1 400 Bad Request"
+    assert body.endswith(" is expected\n")
+
+
+def test_reading_ends_with_the_head_when_the_client_keeps_the_connection() -> None:
+    head = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with closing_pair() as (ours, theirs):
+        ours.sendall(head[:30])
+        ours.sendall(head[30:])
+        assert read_head(theirs.fileno()) == head
+
+
+def test_reading_ends_at_its_limit_when_a_client_never_ends_its_head() -> None:
+    with closing_pair() as (ours, theirs):
+        ours.sendall(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 2 * MAX_REQUEST)
+        assert len(read_head(theirs.fileno())) == MAX_REQUEST
+
+
+def test_reading_ends_when_the_client_sends_no_more() -> None:
+    with closing_pair() as (ours, theirs):
+        ours.sendall(b"GET /met")
+        ours.shutdown(socket.SHUT_WR)
+        assert read_head(theirs.fileno()) == b"GET /met"
+
+
+@contextmanager
+def closing_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+class Endpoint:
+    """A socket unit with Accept=yes: each connection becomes standard input and output of a process."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self.statuses: list[int] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Wakes the thread out of its accept().
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                words = [*PROGRAM, "metrics", "--http", *self._options]
+                ends = connection.fileno()
+                done = subprocess.run(words, stdin=ends, stdout=ends, timeout=PATIENCE, check=False)
+                self.statuses.append(done.returncode)
+
+    def get(self, path: str = "/metrics", **fields: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self._socket.getsockname()[1], timeout=PATIENCE)
+        connection.request("GET", path, headers=fields)
+        return connection.getresponse()
+
+
+def test_scrape_shows_that_the_daemon_is_down_when_none_listens(tmp_path: Path) -> None:
+    with Endpoint(f"--socket={tmp_path}/control") as endpoint:
+        response = endpoint.get()
+        assert (response.status, response.headers["Content-Type"]) == (200, PLAIN)
+        assert read(response.read().decode()) == {("dmnotid_up", ()): 0}
+        response = endpoint.get(Accept="application/openmetrics-text; version=1.0.0")
+        assert (response.status, response.headers["Content-Type"]) == (200, OPENMETRICS)
+        assert read(response.read().decode(), parse_openmetrics) == {("dmnotid_up", ()): 0}
+        assert endpoint.get("/").status == 404
+    assert endpoint.statuses == [0, 0, 0]
+
+
+# --- The command ---
+
+
+def test_command_shows_that_the_daemon_is_down_when_none_listens(tmp_path: Path) -> None:
+    done = dmnotid("metrics", f"--socket={tmp_path}/control")
+    assert (done.status, done.err) == (0, "")
+    assert read(done.out) == {("dmnotid_up", ()): 0}
+
+
+def test_command_writes_the_file_when_no_daemon_listens(tmp_path: Path) -> None:
+    file = tmp_path / "dmnotid.prom"
+    done = dmnotid("metrics", f"--socket={tmp_path}/control", "--write", str(file))
+    assert done == (0, "", "")
+    assert read(file.read_text()) == {("dmnotid_up", ()): 0}
+
+
+def test_command_fails_when_the_file_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "missing/dmnotid.prom"
+    done = dmnotid("metrics", f"--socket={tmp_path}/control", "--write", str(file))
+    assert done.status == 1
+    assert done.err == f"{file} cannot be written: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "words", [("--http", "--write", "x"), ("--openmetrics", "--http"), ("--openmetrics", "--write", "x")]
+)
+def test_options_that_exclude_each_other_are_a_wrong_command_line(words: tuple[str, ...]) -> None:
+    assert dmnotid("metrics", *words).status == 2
