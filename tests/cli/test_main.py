@@ -54,6 +54,7 @@ OPTIONS = {
     "follow": ["--server ID", "--session N", "--level LEVEL", "--json", "--socket PATH", "--config FILE"],
     "discards": ["REASON", "--socket PATH", "--config FILE"],
     "reload": ["--socket PATH", "--config FILE"],
+    "metrics": ["--no-servers", "--openmetrics", "--write FILE", "--http", "--socket PATH", "--config FILE"],
     "check": ["--config FILE", "--user NAME", "--skip-credentials", "--quiet"],
     "decode": ["HEX", "--file FILE", "--package", "--json", "--config FILE", "--at TIME", "--source ADDRESS"],
     "send": [
