@@ -79,7 +79,7 @@ class Transitions:
             return True
         try:
             # Before its hook is started: after a crash, the next try has the next number.
-            self._journal.begin(request, start.attempt)
+            self._journal.begin(request, start.attempt, start.connection)
         except JournalError as error:
             lock.free()
             facts = {"problem": str(error), "again_in": WRITE_AGAIN_AFTER}
@@ -139,7 +139,7 @@ class Transitions:
             logger.warning("session try failed", **facts, outcome=outcome.detail)
             later = later._replace(last_try=later.last_try._replace(outcome=outcome.detail))
             try:
-                later = self._journal.postpone(later, verdict)
+                later = self._journal.postpone(later, verdict, outcome.detail)
             except JournalError as error:
                 # The pause then holds in this process only; after a restart the next try begins at once.
                 logger.error("pause not written", **tracked.request.log_facts(), problem=str(error))
@@ -156,7 +156,7 @@ class Transitions:
         if not ended:
             return
         try:
-            self._journal.close([(it.request, it.closed) for it in ended if it.closed is not None])
+            self._journal.close([(it.request, it.closed, it.outcome) for it in ended if it.closed is not None])
         except JournalError as error:
             if len(ended) > 1:
                 # One row may be damaged: the others are closed without it.
@@ -186,7 +186,7 @@ class Transitions:
         if tracked.closed is not None:
             raise NotPending(session, str(tracked.closed))
         # Before its hook is ended: whatever happens from here on, no process runs it again.
-        self._journal.close([(tracked.request, Closed.CANCELLED)])
+        self._journal.close([(tracked.request, Closed.CANCELLED, "")])
         self.counters[Closed.CANCELLED] += 1
         logger.info("session cancelled", **tracked.request.log_facts(), was=was, by=by)
         if tracked.running is None:

@@ -313,7 +313,7 @@ async def test_repeat_after_the_file_was_deleted_is_stale(tmp_path: Path) -> Non
     """Its age is checked before the journal finds that the file with its row is gone."""
     with desk(tmp_path) as there:
         there.deliver(push(1))
-        there.journal.close([(there.accepted[0], Closed.DONE)])
+        there.journal.close([(there.accepted[0], Closed.DONE, "")])
         shutil.rmtree(there.journal.file.parent)
         there.deliver(push(1, sent_at=there.accepted[0].notification.sent_at))
         assert there.counters == {"received": 2, "accepted": 1, "stale": 1}

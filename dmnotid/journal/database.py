@@ -11,7 +11,7 @@ from dmnotid.errors import JournalDamaged, JournalError
 from dmnotid.journal.rows import COLUMNS, MAX_SESSION, is_text, read_text, seal
 from dmnotid.journal.times import DERIVE_FLOOR, DERIVE_SERVERS, TIMES_SCHEMA
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 APPLICATION_ID: Final = 0x444D4E00
 """`DMN` and the version, in the header beside user_version.
@@ -38,6 +38,9 @@ CREATE TABLE session (
     closed_at        REAL,
     started_at       REAL,
     seal             INTEGER,
+    outcome          TEXT,
+    connection       TEXT,
+    interface        TEXT,
     UNIQUE (server_id, notification_id)
 );
 CREATE INDEX pending ON session (server_id) WHERE state = 'pending';
@@ -60,7 +63,21 @@ ALTER TABLE session ADD COLUMN process TEXT;
 UPDATE session SET seal = seal(
     CAST(server_id AS BLOB), CAST(notification_id AS INTEGER), CAST(fingerprint AS BLOB), CAST(sent_at AS INTEGER));
 """,
-    2: f"ALTER TABLE session DROP COLUMN process; {TIMES_SCHEMA} {DERIVE_SERVERS} {DERIVE_FLOOR}",
+    2: f"""
+ALTER TABLE session DROP COLUMN process;
+CREATE TABLE server (
+    server_id TEXT PRIMARY KEY, newest INTEGER NOT NULL, forgotten INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE clock (floor INTEGER NOT NULL);
+{DERIVE_FLOOR}
+""",
+    3: f"""
+ALTER TABLE session ADD COLUMN outcome TEXT;
+ALTER TABLE session ADD COLUMN connection TEXT;
+ALTER TABLE session ADD COLUMN interface TEXT;
+ALTER TABLE server ADD COLUMN last_accepted REAL;
+{DERIVE_SERVERS}
+""",
 }
 """Statements that turn each older schema into the next one."""
 

@@ -14,7 +14,7 @@ import time
 from typing import Final
 
 from dmnotid.errors import Duplicate, JournalDamaged, QueueFull
-from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint, is_whole
+from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint, is_whole, make_row
 from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
 
@@ -100,7 +100,7 @@ class Duplicates:
         found = database.execute(SELECT_KNOWN, identity).fetchone()
         if found is None:
             return None
-        row = Row._make(found)
+        row = make_row(found)
         # Such a row can't decide: it might keep its notification from being accepted, and not have its session either.
         if row.state != UNREADABLE and not is_whole(row):
             message = f"session {row.session}: its row in the journal is not as it was written"

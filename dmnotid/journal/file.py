@@ -16,7 +16,7 @@ from dmnotid.errors import JournalDamaged, JournalError, UntrustedPath
 from dmnotid.host.log import logger
 from dmnotid.host.trust import check_trusted_directory, check_trusted_if_there
 from dmnotid.journal.database import SQLITE_ERRORS, connect, journal_errors
-from dmnotid.journal.rows import COLUMNS, INSERT_IF_NEW, MAX_SESSION, Row, is_whole, read_text, seal
+from dmnotid.journal.rows import COLUMNS, INSERT_IF_NEW, MAX_SESSION, Row, is_whole, make_row, read_text, seal
 from dmnotid.journal.times import COPY_FLOOR, COPY_SERVER, DERIVE_FLOOR, DERIVE_SERVERS, read_times
 
 FILE_NAME: Final = "journal.sqlite3"
@@ -207,8 +207,8 @@ def _copy_times(source: sqlite3.Connection, damaged: Path, database: sqlite3.Con
         with journal_errors(damaged, "read"):
             servers, floor, sound = read_times(source)
     except JournalDamaged:
-        servers, floor, sound = {}, None, False
-    database.executemany(COPY_SERVER, [(server_id, *times) for server_id, times in servers.items()])
+        servers, floor, sound = [], None, False
+    database.executemany(COPY_SERVER, [(server_id, *times, arrival) for server_id, times, arrival in servers])
     database.executemany(COPY_FLOOR, [] if floor is None else [(floor,)])
     if not sound:
         database.execute(DERIVE_SERVERS)
@@ -229,7 +229,7 @@ def _read(source: sqlite3.Connection, damaged: Path, order: str) -> Iterator[Row
         # An older schema has fewer columns, and other ones.
         places = [names.index(name) if name in names else None for name in COLUMNS]
         for values in found:
-            row = Row._make([None if place is None else values[place] for place in places])
+            row = make_row([None if place is None else values[place] for place in places])
             # The first schema had no checksum. As in a migration, its rows are believed.
             if "seal" not in names:
                 row = row._replace(seal=seal(row.server_id, row.notification_id, row.fingerprint, row.sent_at))

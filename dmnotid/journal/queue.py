@@ -21,38 +21,46 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from dmnotid.errors import Discard, JournalDamaged, JournalError, QueueFull
+from dmnotid.errors import Discard, JournalDamaged, JournalError, NoSuchSession, NotPending, QueueFull
 from dmnotid.host.log import logger
 from dmnotid.journal.database import SQLITE_ERRORS, explain
 from dmnotid.journal.duplicates import Duplicates
 from dmnotid.journal.file import FILE_NAME, JournalFile
+from dmnotid.journal.listing import Listing, Values
 from dmnotid.journal.rows import (
     INSERT,
-    MAX_SESSION,
+    PENDING,
     REPLACE,
+    REVIVABLE,
     SELECT_OPEN,
-    SELECT_PAGE,
     UNREADABLE,
-    Row,
+    make_row,
     new_row,
     read_request,
     restore,
+    shown,
 )
 from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import NEVER_SIGNED, ServerTimes, check_forgotten, judge_clock
 from dmnotid.policy.retry import Retry
-from dmnotid.policy.sessions import Closed, Limits, SessionRequest
+from dmnotid.policy.sessions import Closed, Connection, Limits, SessionRequest
 
-ROWS_AT_ONCE: Final = 500
-"""Number of rows that `rows` reads at a time, so that no reader keeps the log from being written back."""
-
-_BEGIN: Final = "UPDATE session SET attempts = ?, started_at = ?, not_before = 0 WHERE session = ?"
-_POSTPONE: Final = "UPDATE session SET attempts = ?, not_before = ? WHERE session = ?"
-# A repeat is compared with the fingerprint, so the package, of up to 65 kB, is not kept.
-_CLOSE: Final = "UPDATE session SET state = ?, closed_at = ?, package = NULL WHERE session = ?"
+_BEGIN: Final = """
+UPDATE session SET attempts = ?, started_at = ?, not_before = 0, outcome = NULL, connection = ?, interface = ?
+WHERE session = ?
+"""
+_POSTPONE: Final = "UPDATE session SET attempts = ?, not_before = ?, outcome = ifnull(?, outcome) WHERE session = ?"
+# A repeat is compared with the fingerprint, so the package, of up to 65 kB, is kept only if it may be needed again.
+_CLOSE: Final = """
+UPDATE session SET state = ?, closed_at = ?, outcome = ifnull(?, outcome), package = iif(?, package, NULL)
+WHERE session = ?
+"""
+_REVIVE: Final = f"""
+UPDATE session SET state = '{PENDING}', attempts = 0, not_before = 0, closed_at = NULL WHERE session = ?
+"""  # noqa: S608
 _SET_ASIDE: Final = f"UPDATE session SET state = '{UNREADABLE}', closed_at = ? WHERE session = ?"  # noqa: S608
 _COUNT: Final = "SELECT count(*) FROM session WHERE state = 'pending' AND server_id = ?"
 _DATE_STARTS: Final = "UPDATE session SET started_at = :now WHERE typeof(started_at) = 'real' AND started_at > :now"
@@ -60,10 +68,8 @@ _LAST_STARTS: Final = """
 SELECT server_id, max(started_at) FROM session WHERE typeof(started_at) = 'real' GROUP BY server_id
 """
 
-_Values = tuple[object, ...] | Mapping[str, object]
 
-
-class Journal:
+class Journal(Listing):
     """The open journal of a state directory; one process at a time can hold it.
 
     Not safe to share between threads. Every method raises JournalError if the file can't be read or written.
@@ -73,8 +79,7 @@ class Journal:
         self, directory: Path, *, limits: Limits, remember: float, longest_pause: float = Retry().longest
     ) -> None:
         """Open or create the journal. `remember` and `longest_pause` are in seconds."""
-        # The path of the file, for messages.
-        self.file = directory / FILE_NAME
+        super().__init__(directory / FILE_NAME, self._read)
         # Bounds of the queue, and of the times of a request whose row is read.
         self._limits = limits
         self._longest_pause = longest_pause
@@ -112,6 +117,11 @@ class Journal:
     def floor(self) -> int | None:
         """The latest time (POSIX seconds) that a believed clock and a signature have both reached."""
         return self._times.floor
+
+    @property
+    def last_accepted(self) -> Mapping[str, float]:
+        """Arrival (POSIX seconds) of the last notification of each server, by SERVER-ID, with what is not committed."""
+        return self._times.last_accepted
 
     def admit(self, verified: VerifiedNotification) -> SessionRequest:
         """Remember a notification and queue its session, in the transaction that `commit` makes durable.
@@ -152,49 +162,60 @@ class Journal:
         """Return every request that is not closed, in the order of arrival."""
         return [self._open[session] for session in sorted(self._open)]
 
-    def begin(self, request: SessionRequest, attempt: int) -> None:
+    def begin(self, request: SessionRequest, attempt: int, connection: Connection) -> None:
         """Write that a try begins, before it does: after a crash the next one counts on."""
-        self._write(_BEGIN, [(attempt, time.time(), request.session)])
+        place = str(connection.type), shown(connection.interface)
+        self._write(_BEGIN, [(attempt, time.time(), *place, request.session)], request)
         self._open[request.session] = request.tried(attempt)
         self._running.add(request.session)
 
-    def postpone(self, request: SessionRequest, pause: float) -> SessionRequest:
-        """Write the number of tries of a request, and that the next one comes in `pause` seconds; return it so."""
+    def postpone(self, request: SessionRequest, pause: float, outcome: str = "") -> SessionRequest:
+        """Write the number of tries of a request, how the last one ended, and that the next comes in `pause` seconds.
+
+        Returns the request that waits. Without an `outcome`, the one that is written stays.
+        """
         # The try has ended, whether the pause can be written or not.
         self._running.discard(request.session)
-        self._write(_POSTPONE, [(request.attempts, time.time() + pause, request.session)])
+        self._write(_POSTPONE, [(request.attempts, time.time() + pause, shown(outcome), request.session)], request)
         later = self._open[request.session] = request.later(time.monotonic() + pause)
         return later
 
-    def close(self, ends: Sequence[tuple[SessionRequest, Closed]]) -> None:
-        """Close requests for good, in one transaction: all of them, or none if JournalError is raised.
+    def close(self, ends: Sequence[tuple[SessionRequest, Closed, str]]) -> None:
+        """Close requests with their outcomes, as `postpone` writes them, in one transaction.
 
-        They are never run again, and still make repeats duplicates.
+        It closes all of them, or none if JournalError is raised.
+
+        They are not run again, unless `revive` opens one, and still make repeats duplicates.
         """
         now = time.time()
-        self._write(_CLOSE, [(str(closed), now, request.session) for request, closed in ends])
-        for request, _ in ends:
+        rows = [
+            (str(closed), now, shown(outcome), closed in REVIVABLE, request.session)
+            for request, closed, outcome in ends
+        ]
+        self._write(_CLOSE, rows, *(request for request, *_ in ends))
+        for request, *_ in ends:
             self._open.pop(request.session, None)
             self._running.discard(request.session)
 
-    def rows(self) -> Iterator[Row]:
-        """Yield all rows, open and closed, by session number. Those of a damaged file may hold values of any type."""
-        page, last = [()], 0
-        while page:
-            with self._errors("read"):
-                page = self._file.ensure().execute(SELECT_PAGE, (last, ROWS_AT_ONCE)).fetchall()
-            for row in map(Row._make, page):
-                yield row
-                last = row.session
+    def revive(self, session: int) -> SessionRequest:
+        """Open a failed or expired session again, as one that has not been tried yet and has all of its time.
 
-    def find(self, session: int) -> Row | None:
-        """Return the row of one session, open or closed; None if there is none."""
-        if not 0 < session <= MAX_SESSION:
-            # SQLite has no integers of more than 64 bits.
-            return None
-        with self._errors("read"):
-            found = self._file.ensure().execute(SELECT_PAGE, (session - 1, 1)).fetchone()
-        return Row._make(found) if found is not None and found[0] == session else None
+        Raises NoSuchSession, and NotPending if it can't be run again.
+        """
+        row = self.find(session)
+        if row is None:
+            raise NoSuchSession(session)
+        if row.state not in REVIVABLE:
+            raise NotPending(session, str(row.state))
+        try:
+            request = read_request(row._replace(state=PENDING, attempts=0), self._limits, self._longest_pause)
+        except (Discard, ValueError) as error:
+            # An older dmnotid kept no package of such a session, and a damaged file may have any.
+            raise NotPending(session, row.state) from error
+        self._write(_REVIVE, [(session,)], request)
+        now = time.monotonic()
+        self._open[session] = request._replace(not_before=now, expires_at=now + self._limits.expire_after)
+        return self._open[session]
 
     def last_starts(self) -> dict[str, float]:
         """Return the start (monotonic) of each server's last try, as far as its row is kept."""
@@ -202,15 +223,12 @@ class Journal:
         if judge_clock(now, self._times.floor).believed:
             # A clock that was ahead has written starts that would seem recent until that time.
             self._write(_DATE_STARTS, [{"now": now}])
-        with self._errors("read"):
-            rows = self._file.ensure().execute(_LAST_STARTS).fetchall()
         # If the clock is behind now, a start seems to lie ahead; it counts as one of this moment.
-        return {server_id: monotonic - max(now - began, 0) for server_id, began in rows}
+        return {server_id: monotonic - max(now - began, 0) for server_id, began in self._read(_LAST_STARTS)}
 
     def probe(self) -> None:
         """Run a trivial query to check that the journal is readable."""
-        with self._errors("read"):
-            self._file.ensure().execute("SELECT 1 FROM session LIMIT 1").fetchone()
+        self._read("SELECT 1 FROM session LIMIT 1")
 
     @contextmanager
     def _errors(self, action: str) -> Iterator[None]:
@@ -231,8 +249,12 @@ class Journal:
                 raise
             raise failure from error
 
-    def _write(self, statement: str, rows: Sequence[_Values], *, again: bool = True) -> None:
-        """Execute a statement once for each of `rows`, in one transaction."""
+    def _read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
+        with self._errors("read"):
+            return self._file.ensure().execute(statement, values).fetchall()
+
+    def _write(self, statement: str, rows: Sequence[Values], *changed: SessionRequest, again: bool = True) -> None:
+        """Execute a statement once for each of `rows`, in one transaction; it changes the rows of these requests."""
         if self._admitted:
             # COMMIT would include the admission, before the caller has decided about it.
             message = f"{self.file}: cannot write the journal: an admission is not committed"
@@ -245,11 +267,12 @@ class Journal:
                 database.executemany(statement, rows)
                 database.execute("COMMIT")
             self._duplicates.note_change()
+            self._changed.update((request.server_id, request.session) for request in changed)
         except JournalDamaged:
             # The file was replaced. An end that is not written now would be run again after a stop.
             if not again:
                 raise
-            self._write(statement, rows, again=False)
+            self._write(statement, rows, *changed, again=False)
 
     def _take_up(self, database: sqlite3.Connection, *, lost: bool) -> None:
         """Make a file that is being opened hold every open request, and read what it holds.
@@ -261,7 +284,7 @@ class Journal:
         # Before the rows are read: every accepted request has to be in the file that is used from now on.
         restore(database, self._open.values())
         for found, *values in database.execute(SELECT_OPEN).fetchall():
-            row = Row._make(values)
+            row = make_row(values)
             # Repeats are looked up by this index.
             if found != row.session:
                 message = f"{self.file}: the index does not find session {row.session}"

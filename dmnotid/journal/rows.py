@@ -7,11 +7,12 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Iterable
+from types import NoneType
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from dmnotid import RELEASED_AT
-from dmnotid.policy.sessions import Closed, Limits, SessionRequest
+from dmnotid.policy.sessions import Closed, LastTry, Limits, SessionRequest
 from dmnotid.wire.notification import Notification, decode_notification
 
 MAX_SESSION: Final = 1 << 52
@@ -31,6 +32,12 @@ STATES: Final = frozenset({PENDING, UNREADABLE, *Closed})
 """States that a row may have; any other one shows that the file is damaged."""
 
 
+REVIVABLE: Final = frozenset({Closed.FAILED, Closed.EXPIRED})
+"""States of closed rows that can be opened again."""
+
+MAX_OUTCOME: Final = 80
+
+
 class Row(NamedTuple):
     """A row, with its columns in the order of the table. Times are POSIX seconds of the wall clock."""
 
@@ -39,7 +46,7 @@ class Row(NamedTuple):
     notification_id: int
     # Distinguishes the content from another notification with the same id.
     fingerprint: bytes
-    # The octets as received, kept while the session is open.
+    # The octets as received, kept while the session may run: until it is closed other than as one of REVIVABLE.
     package: bytes | None
     source: str
     # Authenticated time, NULL for an unsigned notification.
@@ -56,6 +63,11 @@ class Row(NamedTuple):
     started_at: float | None
     # Checksum of the columns that never change.
     seal: int | None
+    # How the last try ended, or why the session was closed without one: for people, MAX_OUTCOME characters at most.
+    outcome: str | None
+    # Type and interface of the connection of the last try.
+    connection: str | None
+    interface: str | None
 
 
 COLUMNS: Final = Row._fields
@@ -68,7 +80,13 @@ INSERT: Final = f"INSERT INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S60
 REPLACE: Final = f"INSERT OR REPLACE INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
 INSERT_IF_NEW: Final = f"INSERT OR IGNORE INTO session ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608
 
-SELECT_PAGE: Final = f"SELECT {_NAMES} FROM session WHERE session > ? ORDER BY session LIMIT ?"  # noqa: S608
+SELECT_ROW: Final = f"SELECT {_NAMES} FROM session WHERE session = ?"  # noqa: S608
+
+# Whether a row was accepted or closed at `since` or later, and the row.
+SELECT_PAGE: Final = f"""
+SELECT :since IS NULL OR received_at >= :since OR ifnull(closed_at, 0) >= :since, {_NAMES} FROM session
+WHERE session > :last ORDER BY session LIMIT :most
+"""  # noqa: S608
 
 # Without the package, which may have 65 kB.
 SELECT_KNOWN: Final = f"""
@@ -89,13 +107,13 @@ WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND 
 """
 _RENUMBER: Final = "UPDATE session SET session = (SELECT max(session) FROM session) + 1 WHERE session = ?"
 
-# Types that a row must have so that its session can be run.
+# Types that a row must have so that its session can be run or shown.
 _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "session": int,
     "server_id": str,
     "notification_id": int,
     "fingerprint": bytes,
-    "package": bytes,
+    "package": (bytes, NoneType),
     "source": str,
     "received_at": (int, float),
     "clock_believed": int,
@@ -134,10 +152,10 @@ def new_row(
     octets, number, sent_at = notification.octets, notification.notification_id, notification.sent_at
     content = fingerprint(octets)
     sealed = seal(server_id, number, content, sent_at)
-    closed_at = started_at = None
+    closed_at = started_at = outcome = connection = interface = None
     return (
         session, server_id, number, content, octets, source, sent_at, received_at, int(believed),
-        PENDING, attempts, not_before, closed_at, started_at, sealed,
+        PENDING, attempts, not_before, closed_at, started_at, sealed, outcome, connection, interface,
     )  # fmt: skip
 
 
@@ -158,12 +176,12 @@ def row_of(request: SessionRequest) -> tuple[object, ...]:
 
 def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionRequest:
     """Make the request of an open row. Raises DecodeError or ValueError if the row is not as it was written."""
-    for column, kind in _TYPES.items():
-        value = getattr(row, column)
-        if not isinstance(value, kind) or (isinstance(value, str) and not is_text(value)):
-            message = f"{column} has a value of type {type(value).__name__} that cannot be used"
-            raise ValueError(message)
-    notification = decode_notification(row.package or b"")
+    if message := _misfit(row):
+        raise ValueError(message)
+    if row.package is None:
+        message = "package is missing"
+        raise ValueError(message)
+    notification = decode_notification(row.package)
     if fingerprint(notification.octets) != row.fingerprint or notification.notification_id != row.notification_id:
         message = "package is not the one that was written"
         raise ValueError(message)
@@ -183,6 +201,7 @@ def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionReque
         row.attempts,
         monotonic + min(max(row.not_before - now, 0), longest_pause),
         monotonic + max(whole - waited, min(whole, LAST_CHANCE)),
+        LastTry(row.connection, row.interface, row.started_at, row.outcome),
     )
 
 
@@ -197,13 +216,33 @@ def restore(database: sqlite3.Connection, requests: Iterable[SessionRequest]) ->
             database.execute(REPLACE, row_of(request))
 
 
+def make_row(values: Iterable[object]) -> Row:
+    """Make a row of the columns of a file. Values that only people read become None if they are damaged."""
+    row = Row._make(values)
+    started_at = row.started_at if isinstance(row.started_at, float) else None
+    outcome, connection, interface = (value if is_text(value) else None for value in row[-3:])
+    return Row(*row[:-5], started_at, row.seal, outcome, connection, interface)
+
+
+def shown(text: str) -> str | None:
+    """Return text as a column for people holds it: None if empty, without what UTF-8 can't have."""
+    return text.encode(errors="replace").decode()[:MAX_OUTCOME] or None
+
+
 def is_whole(row: Row) -> bool:
     """Return whether a row is as it was written, as far as its texts, its state and its checksum show."""
     # If the header of a row is damaged, each of its columns may have the octets and the type of another.
-    texts = all(is_text(value) for value in row if isinstance(value, str))
-    places = isinstance(row.server_id, str) and isinstance(row.source, str) and row.state in STATES
-    numbers = None not in (row.received_at, row.clock_believed, row.attempts, row.not_before)
-    return texts and places and numbers and is_sealed(row)
+    dated = isinstance(row.closed_at, int | float | None)
+    return dated and row.state in STATES and is_sealed(row) and not _misfit(row)
+
+
+def _misfit(row: Row) -> str:
+    """Return what is wrong with the types of a row; empty if nothing is."""
+    for column, kind in _TYPES.items():
+        value = getattr(row, column)
+        if not isinstance(value, kind) or (isinstance(value, str) and not is_text(value)):
+            return f"{column} has a value of type {type(value).__name__} that cannot be used"
+    return ""
 
 
 def is_sealed(row: Row) -> bool:

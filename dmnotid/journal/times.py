@@ -1,4 +1,4 @@
-"""The two times of each server and the floor of the clock (policy/freshness.py), in memory and in their tables.
+"""The times of each server and the floor of the clock (policy/freshness.py), in memory and in their tables.
 
     committed --admitted, forget--> changed --write, committed--> committed
                                        |
@@ -8,6 +8,7 @@ A server keeps its times when its rows are pruned, when it leaves the configurat
 """
 
 import sqlite3
+from math import isfinite
 from typing import Final
 
 from dmnotid.errors import JournalDamaged
@@ -19,20 +20,22 @@ from dmnotid.wire.notification import MAX_TIME
 
 TIMES_SCHEMA: Final = """
 CREATE TABLE server (
-    server_id  TEXT    PRIMARY KEY,
-    newest     INTEGER NOT NULL,
-    forgotten  INTEGER NOT NULL
+    server_id      TEXT    PRIMARY KEY,
+    newest         INTEGER NOT NULL,
+    forgotten      INTEGER NOT NULL,
+    last_accepted  REAL
 ) WITHOUT ROWID;
 CREATE TABLE clock (floor INTEGER NOT NULL);
 """
 
-_SEALED: Final = """typeof(sent_at) = 'integer' AND seal = seal(
+_SEALED: Final = """typeof(sent_at) IN ('integer', 'null') AND seal = seal(
     CAST(server_id AS BLOB), CAST(notification_id AS INTEGER), CAST(fingerprint AS BLOB), sent_at)"""
 
-# If an older file has no tables, or a damaged one lost them, they are filled from sealed rows.
+# What an older file has not, or a damaged one lost, is derived from sealed rows.
 DERIVE_SERVERS: Final = f"""
-INSERT INTO server SELECT server_id, max(sent_at), -1 FROM session WHERE {_SEALED} GROUP BY server_id
-ON CONFLICT DO NOTHING;
+INSERT INTO server SELECT server_id, ifnull(max(sent_at), {NEVER_SIGNED.newest}), {NEVER_SIGNED.forgotten},
+    max(received_at) FROM session WHERE {_SEALED} GROUP BY server_id
+ON CONFLICT DO UPDATE SET last_accepted = ifnull(last_accepted, excluded.last_accepted);
 """  # noqa: S608
 # A row that arrived under a clock that was not believed may have got the arrival of a later row, under a believed one.
 DERIVE_FLOOR: Final = f"""
@@ -41,9 +44,9 @@ INSERT INTO clock SELECT floor FROM (
     WHERE {_SEALED} AND clock_believed = 1 AND typeof(received_at) = 'real'
 ) WHERE floor IS NOT NULL AND NOT EXISTS (SELECT * FROM clock);
 """  # noqa: S608
-COPY_SERVER: Final = "INSERT OR IGNORE INTO server VALUES (?, ?, ?)"
+COPY_SERVER: Final = "INSERT OR IGNORE INTO server VALUES (?, ?, ?, ?)"
 COPY_FLOOR: Final = "INSERT INTO clock SELECT ? WHERE NOT EXISTS (SELECT * FROM clock)"
-_WRITE_SERVER: Final = "INSERT OR REPLACE INTO server VALUES (?, ?, ?)"
+_WRITE_SERVER: Final = "INSERT OR REPLACE INTO server VALUES (?, ?, ?, ?)"
 _WRITE_FLOOR: Final = "INSERT OR REPLACE INTO clock (rowid, floor) VALUES (1, ?)"
 
 
@@ -53,10 +56,12 @@ class KnownTimes:
     def __init__(self) -> None:
         # By SERVER-ID, with what is not committed.
         self.servers: dict[str, ServerTimes] = {}
+        # Arrival of the last notification of each server that was admitted (POSIX seconds), signed or not.
+        self.last_accepted: dict[str, float] = {}
         # The latest time that a believed clock and a signature have both reached; None before there is one.
         self.floor: int | None = None
-        # The committed times of each server whose times have changed since; None for a server without any.
-        self._before: dict[str, ServerTimes | None] = {}
+        # The committed times and arrival of each server for which one has changed since; None for one it has not.
+        self._before: dict[str, tuple[ServerTimes | None, float | None]] = {}
         # The committed floor.
         self._floor_before: int | None = None
         # No `newest` is later than this.
@@ -65,6 +70,8 @@ class KnownTimes:
     def admitted(self, verified: VerifiedNotification) -> None:
         """Take up the signed time of an admitted notification, and the clock of its arrival."""
         sent_at, now = verified.notification.sent_at, int(verified.received_at)
+        self._save(verified.server_id)
+        self.last_accepted[verified.server_id] = verified.received_at
         if sent_at is not None:
             times = self.servers.get(verified.server_id, NEVER_SIGNED)
             self._change(verified.server_id, times._replace(newest=max(times.newest, sent_at)))
@@ -87,7 +94,7 @@ class KnownTimes:
 
     def write(self, database: sqlite3.Connection) -> None:
         """Write what has changed, in the transaction of the caller."""
-        database.executemany(_WRITE_SERVER, [(server_id, *self.servers[server_id]) for server_id in self._before])
+        database.executemany(_WRITE_SERVER, [self._row(server_id) for server_id in self._before])
         if self.floor != self._floor_before:
             database.execute(_WRITE_FLOOR, (self.floor,))
 
@@ -98,13 +105,15 @@ class KnownTimes:
 
     def rolled_back(self) -> None:
         """Return to the committed state."""
-        for server_id, times in self._before.items():
-            if times is None:
-                del self.servers[server_id]
-            else:
+        for server_id, (times, arrival) in self._before.items():
+            self.servers.pop(server_id, None)
+            self.last_accepted.pop(server_id, None)
+            if times is not None:
                 self.servers[server_id] = times
                 # A `newest` that was lowered is late again.
                 self._latest = max(self._latest, times.newest)
+            if arrival is not None:
+                self.last_accepted[server_id] = arrival
         self.floor = self._floor_before
         self._before.clear()
 
@@ -114,13 +123,18 @@ class KnownTimes:
         If rows were `lost`, everything that a server has signed up to now, and that is not remembered, is forgotten.
         Raises JournalDamaged if a time of the file is not as it was written.
         """
-        memory, floor = self.servers, self.floor
-        found, found_floor, sound = read_times(database)
+        memory, arrivals, floor = self.servers, self.last_accepted, self.floor
+        rows, found_floor, sound = read_times(database)
         if not sound:
             message = "a time of a server, or the floor of the clock, in the journal is not as it was written"
             raise JournalDamaged(message)
-        self.servers, self.floor = found, found_floor
+        self.servers = {server_id: times for server_id, times, _ in rows if times != NEVER_SIGNED}
+        self.last_accepted = {server_id: arrival for server_id, _, arrival in rows if arrival is not None}
+        self.floor = found_floor
         self.committed()
+        for server_id, arrival in arrivals.items():
+            self._save(server_id)
+            self.last_accepted[server_id] = arrival
         for server_id, times in memory.items():
             other = self.servers.get(server_id, NEVER_SIGNED)
             self._change(server_id, ServerTimes(max(times.newest, other.newest), max(times.forgotten, other.forgotten)))
@@ -135,24 +149,32 @@ class KnownTimes:
         self.write(database)
         self.committed()
 
+    def _save(self, server_id: str) -> None:
+        # The first change since the commit alone has the committed values.
+        self._before.setdefault(server_id, (self.servers.get(server_id), self.last_accepted.get(server_id)))
+
+    def _row(self, server_id: str) -> tuple[object, ...]:
+        return (server_id, *self.servers.get(server_id, NEVER_SIGNED), self.last_accepted.get(server_id))
+
     def _change(self, server_id: str, times: ServerTimes) -> None:
-        # The first change since the commit alone has the committed times.
-        self._before.setdefault(server_id, self.servers.get(server_id))
+        self._save(server_id)
         self.servers[server_id] = times
         self._latest = max(self._latest, times.newest)
 
 
-def read_times(database: sqlite3.Connection) -> tuple[dict[str, ServerTimes], int | None, bool]:
-    """Return the times and the floor of a file, and whether each of them is as it was written.
+def read_times(database: sqlite3.Connection) -> tuple[list[tuple[str, ServerTimes, float | None]], int | None, bool]:
+    """Return the times and the last arrival of each server in a file, and the floor.
 
-    Those that are not are left out.
+    The third value is whether all of them are as they were written; those that are not are left out. An arrival, which
+    only people read, is None then.
     """
-    rows = database.execute("SELECT server_id, newest, forgotten FROM server").fetchall()
-    servers = {
-        server_id: ServerTimes(newest, forgotten)
-        for server_id, newest, forgotten in rows
+    # A file of the third schema has no arrivals.
+    rows = database.execute("SELECT * FROM server").fetchall()
+    servers = [
+        (server_id, ServerTimes(newest, forgotten), arrival[0] if arrival and _is_arrival(arrival[0]) else None)
+        for server_id, newest, forgotten, *arrival in rows
         if is_text(server_id) and _is_time(newest) and (_is_time(forgotten) or forgotten == NEVER_SIGNED.forgotten)
-    }
+    ]
     floors = [floor for (floor,) in database.execute("SELECT floor FROM clock")]
     sound = len(servers) == len(rows) and all(_is_time(floor) for floor in floors)
     return servers, max(floors) if sound and floors else None, sound
@@ -160,3 +182,7 @@ def read_times(database: sqlite3.Connection) -> tuple[dict[str, ServerTimes], in
 
 def _is_time(value: object) -> bool:
     return isinstance(value, int) and 0 <= value <= MAX_TIME
+
+
+def _is_arrival(value: object) -> bool:
+    return isinstance(value, float) and isfinite(value)

@@ -20,13 +20,15 @@ from dmnotid.errors import Duplicate, JournalError, QueueFull, Stale
 from dmnotid.journal.file import FILE_NAME
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.freshness import ServerTimes
-from dmnotid.policy.sessions import Closed, Limits, SessionRequest
+from dmnotid.policy.sessions import Closed, Connection, Limits, SessionRequest
+from dmnotid.wire.notification import ConnectionType
 from tests.support import verified
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
 REMEMBER = 3 * DAY
 YEARS = 10 * 365 * DAY
+LOOPBACK = Connection(ConnectionType.WIRELINE, "lo")
 LIMITS = Limits(max_pending=4, expire_after=7 * DAY)
 ROOMY = Limits(max_pending=10_000)
 ROOT = Path(__file__).parents[2]
@@ -55,7 +57,7 @@ def admit(journal: Journal, notification_id: int = 7, **more: Any) -> SessionReq
 def admit_done(journal: Journal, notification_id: int = 7, **more: Any) -> SessionRequest:  # noqa: ANN401
     """Admit a notification and close its session."""
     request = admit(journal, notification_id, **more)
-    journal.close([(request, Closed.DONE)])
+    journal.close([(request, Closed.DONE, "")])
     return request
 
 
@@ -131,6 +133,7 @@ import sys, time
 from pathlib import Path
 from dmnotid.policy.sessions import Limits
 from dmnotid.journal.queue import Journal
+from tests.journal.journals import LOOPBACK
 from tests.support import verified
 journal = Journal(Path(sys.argv[1]), limits=Limits(max_pending=1000), remember=259200)
 def say(word):

@@ -66,7 +66,19 @@ ALTER TABLE session ADD COLUMN process TEXT;
 PRAGMA user_version = 2;
 PRAGMA application_id = {APPLICATION_ID | 2};
 """
-OLD = {1: SCHEMA_1, 2: SCHEMA_2}
+SCHEMA_3 = f"""
+{SCHEMA_2}
+ALTER TABLE session DROP COLUMN process;
+CREATE TABLE server (
+    server_id  TEXT    PRIMARY KEY,
+    newest     INTEGER NOT NULL,
+    forgotten  INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE clock (floor INTEGER NOT NULL);
+PRAGMA user_version = 3;
+PRAGMA application_id = {APPLICATION_ID | 3};
+"""
+OLD = {1: SCHEMA_1, 2: SCHEMA_2, 3: SCHEMA_3}
 
 
 def old_journal(directory: Path, schema: str = SCHEMA_1, rows: int = 2) -> None:
@@ -108,6 +120,32 @@ def test_older_schema_becomes_the_newest(tmp_path: Path, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", OLD)
+def test_last_accepted_of_an_older_schema_is_the_last_arrival_of_its_rows(tmp_path: Path, version: int) -> None:
+    old_journal(tmp_path, OLD[version], rows=3)
+    ((last,),) = sql(tmp_path, "SELECT max(received_at) FROM session")
+    with open_journal(tmp_path) as journal:
+        assert journal.last_accepted == {SERVER_ID: last}
+        assert [(row.outcome, row.connection, row.interface) for row in journal.rows()] == [(None, None, None)] * 3
+        assert journal.last_sessions()[SERVER_ID].session == 3
+
+
+def test_times_of_the_third_schema_are_kept(tmp_path: Path) -> None:
+    """A server that has no row any more, and one whose rows are unsigned, as well."""
+    old_journal(tmp_path, SCHEMA_3)
+    sql(tmp_path, "UPDATE session SET server_id = ?, sent_at = NULL, seal = NULL", OPEN_ID)
+    for session, content in sql(tmp_path, "SELECT session, fingerprint FROM session"):
+        sealed = seal(OPEN_ID, session, content, None)
+        sql(tmp_path, "UPDATE session SET seal = ? WHERE session = ?", sealed, session)
+    sql(tmp_path, "INSERT INTO server VALUES (?, 7000, 5000)", OTHER_ID)
+    sql(tmp_path, "INSERT INTO clock VALUES (6000)")
+    for _ in range(2):
+        with open_journal(tmp_path) as journal:
+            assert journal.times == {OTHER_ID: ServerTimes(7_000, 5_000)}
+            assert journal.floor == 6_000
+            assert set(journal.last_accepted) == {OPEN_ID}
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_times_of_an_older_schema_are_those_of_sealed_rows_and_the_floor_is_that_of_believed_arrivals(
     tmp_path: Path, version: int
 ) -> None:

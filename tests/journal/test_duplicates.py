@@ -55,7 +55,7 @@ def test_duplicate_is_refused_after_a_restart(tmp_path: Path, closed: Closed | N
     with open_journal(tmp_path) as journal:
         request = admit(journal)
         if closed is not None:
-            journal.close([(request, closed)])
+            journal.close([(request, closed, "")])
     with open_journal(tmp_path) as journal:
         with pytest.raises(Duplicate) as caught:
             admit(journal)
@@ -109,7 +109,7 @@ def test_row_that_was_looked_up_and_closed_since_is_forgotten_in_its_time(tmp_pa
         later = verified(7, received_at=NOW + REMEMBER + 1, sent_at=NOW + REMEMBER + 1)
         with pytest.raises(Duplicate):
             journal.admit(later)
-        journal.close([(request, Closed.DONE)])
+        journal.close([(request, Closed.DONE, "")])
         assert journal.admit(later).session != request.session
 
 
@@ -189,7 +189,7 @@ def test_unsigned_row_makes_no_signed_notification_a_duplicate(tmp_path: Path) -
                 admit(journal, 7)
             assert (caught.value.blocked_by, caught.value.notification_id) == (request.session, 7)
         assert journal.times == {}
-        journal.close([(request, Closed.DONE)])
+        journal.close([(request, Closed.DONE, "")])
         signed = admit(journal, 7)
         assert [row.session for row in journal.rows()] == [signed.session]
         with pytest.raises(Duplicate):
@@ -305,7 +305,7 @@ def test_backlog_is_pruned_in_parts(tmp_path: Path) -> None:
     with open_journal(tmp_path, limits=ROOMY) as journal:
         requests = [journal.admit(verified(number, received_at=NOW, sent_at=NOW)) for number in range(PRUNE_ROWS + 5)]
         journal.commit()
-        journal.close([(request, Closed.DONE) for request in requests])
+        journal.close([(request, Closed.DONE, "") for request in requests])
     with open_journal(tmp_path, limits=ROOMY) as journal:
         for number, left in ((10_001, 5), (10_002, 0)):
             admit(journal, number, sent_at=NOW + REMEMBER + 1, received_at=NOW + REMEMBER + 1)

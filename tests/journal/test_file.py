@@ -14,6 +14,7 @@ from dmnotid.journal.file import DAMAGED_NAME, FILE_NAME, KEPT_DAMAGED, STATE_MO
 from dmnotid.policy.sessions import Closed
 from tests.journal.journals import (
     DONE,
+    LOOPBACK,
     NO_TEXT,
     NOW,
     REMEMBER,
@@ -292,8 +293,8 @@ def test_damage_under_an_open_journal_loses_no_pending_session(tmp_path: Path, l
             stream.seek(4_096)
             stream.write(b"\xff" * (file.stat().st_size - 4_096))
         done, tried, *_ = journal.pending()
-        journal.begin(tried, 5)
-        journal.close([(done, Closed.DONE)])
+        journal.begin(tried, 5, LOOPBACK)
+        journal.close([(done, Closed.DONE, "")])
         for number in range(2_000, 2_010):
             assert accepts(journal, number)
         assert len(logged.of("journal set aside")) == 1
@@ -463,9 +464,9 @@ def test_try_and_end_are_written_into_the_new_file(tmp_path: Path) -> None:
     with open_journal(state) as journal:
         first, second = admit(journal, 1), admit(journal, 2)
         shutil.rmtree(state)
-        journal.begin(first, 3)
+        journal.begin(first, 3, LOOPBACK)
         shutil.rmtree(state)
-        journal.close([(second, Closed.DONE)])
+        journal.close([(second, Closed.DONE, "")])
     with open_journal(state) as journal:
         assert [(request.session, request.attempts) for request in journal.pending()] == [(first.session, 3)]
         assert not accepts(journal, 2)
@@ -501,10 +502,10 @@ def test_place_that_cannot_be_made_is_tried_again_by_each_write(tmp_path: Path) 
             with pytest.raises(JournalError, match="a directory that dmnotid can write to is expected"):
                 admit(journal, 2)
             with pytest.raises(JournalError):
-                journal.close([(request, Closed.DONE)])
+                journal.close([(request, Closed.DONE, "")])
         state.unlink()
         assert accepts(journal, 2, sent_at=NOW + 1)
-        journal.close([(request, Closed.DONE)])
+        journal.close([(request, Closed.DONE, "")])
     with open_journal(state) as journal:
         assert ids(journal) == [2]
 

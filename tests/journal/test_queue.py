@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from dmnotid.errors import Duplicate, JournalDamaged, JournalError, QueueFull
-from dmnotid.journal.queue import ROWS_AT_ONCE
+from dmnotid.errors import Duplicate, JournalDamaged, JournalError, NoSuchSession, NotPending, QueueFull
 from dmnotid.journal.rows import LAST_CHANCE
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
@@ -21,10 +20,10 @@ from dmnotid.wire.notification import ConnectionType
 from tests.journal.journals import (
     DAY,
     LIMITS,
+    LOOPBACK,
     NO_TEXT,
     NOW,
     REMEMBER,
-    ROOMY,
     ROOT,
     YEARS,
     accepts,
@@ -136,8 +135,8 @@ def test_try_and_end_each_reach_the_disk(tmp_path: Path) -> None:
     body = """
 from dmnotid.policy.sessions import Closed
 requests = [journal.admit(verified(n)) for n in range(5)]; journal.commit()
-say('BEGIN'); journal.begin(requests[0], 1); say('BEGUN')
-journal.close([(request, Closed.DONE) for request in requests]); say('CLOSED')
+say('BEGIN'); journal.begin(requests[0], 1, LOOPBACK); say('BEGUN')
+journal.close([(request, Closed.DONE, "") for request in requests]); say('CLOSED')
 """
     tracer = ["strace", "-f", "-e", "trace=fsync,fdatasync,write", "-o", str(trace)]
     with another_process(state, body, *tracer):
@@ -160,7 +159,7 @@ def test_full_queue_refuses_and_remembers_nothing(tmp_path: Path) -> None:
         assert refusal(journal, 100) is QueueFull
         assert refusal(journal, 3) is Duplicate, "a duplicate is detected first"
         admit(journal, 100, server_id=OTHER_ID)
-        journal.close([(requests[0], Closed.FAILED)])
+        journal.close([(requests[0], Closed.FAILED, "")])
         assert refusal(journal, 100) is None
         assert refusal(journal, 101) is QueueFull
     assert count_rows(tmp_path) == LIMITS.max_pending + 2
@@ -169,18 +168,18 @@ def test_full_queue_refuses_and_remembers_nothing(tmp_path: Path) -> None:
 def test_running_session_does_not_count_towards_max_pending(tmp_path: Path) -> None:
     """5.3.4: until its try has ended; a session of another server never counts."""
     with open_journal(tmp_path) as journal:
-        journal.begin(admit(journal, 200, server_id=OTHER_ID), 1)
+        journal.begin(admit(journal, 200, server_id=OTHER_ID), 1, LOOPBACK)
         first, *_ = [admit(journal, number) for number in range(LIMITS.max_pending)]
         assert refusal(journal, 100) is QueueFull
-        journal.begin(first, 1)
+        journal.begin(first, 1, LOOPBACK)
         assert refusal(journal, 100) is None
         assert refusal(journal, 101) is QueueFull
         journal.postpone(first, 1_000)
         assert refusal(journal, 101) is QueueFull
-        journal.begin(first, 2)
-        journal.close([(first, Closed.DONE)])
+        journal.begin(first, 2, LOOPBACK)
+        journal.close([(first, Closed.DONE, "")])
         assert refusal(journal, 101) is QueueFull
-        journal.close([(journal.pending()[-1], Closed.DONE)])
+        journal.close([(journal.pending()[-1], Closed.DONE, "")])
         assert refusal(journal, 101) is None
     with open_journal(tmp_path) as journal:
         assert refusal(journal, 102) is QueueFull, "a session that a crash has interrupted waits"
@@ -189,7 +188,7 @@ def test_running_session_does_not_count_towards_max_pending(tmp_path: Path) -> N
 def test_session_whose_pause_cannot_be_written_counts_towards_max_pending_again(tmp_path: Path) -> None:
     with open_journal(tmp_path, limits=Limits(max_pending=1)) as journal:
         request = admit(journal, 1)
-        journal.begin(request, 1)
+        journal.begin(request, 1, LOOPBACK)
         with no_room(), pytest.raises(JournalError):
             journal.postpone(request, 1_000)
         assert refusal(journal, 2) is QueueFull
@@ -210,7 +209,7 @@ def test_write_after_a_refusal_is_durable(tmp_path: Path) -> None:
         requests = [admit(journal, number) for number in range(10, 14)]
         with pytest.raises(QueueFull):
             journal.admit(verified(1, received_at=NOW))
-        journal.close([(requests[0], Closed.DONE)])
+        journal.close([(requests[0], Closed.DONE, "")])
     with open_journal(tmp_path) as journal:
         assert [request.session for request in journal.pending()] == [request.session for request in requests[1:]]
 
@@ -221,7 +220,7 @@ def test_full_queue_is_full_after_reopening(tmp_path: Path) -> None:
             admit(journal, number)
     with open_journal(tmp_path) as journal:
         assert refusal(journal, 100) is QueueFull
-        journal.close([(journal.pending()[0], Closed.DONE)])
+        journal.close([(journal.pending()[0], Closed.DONE, "")])
         assert refusal(journal, 100) is None
         assert refusal(journal, 101) is QueueFull
 
@@ -251,7 +250,7 @@ def test_pending_is_in_the_order_of_arrival(tmp_path: Path) -> None:
             for at, number in enumerate(numbers)
         ]
         for request in requests[::3]:
-            journal.close([(request, Closed.DONE)])
+            journal.close([(request, Closed.DONE, "")])
         left = [number for at, number in enumerate(numbers) if at % 3]
         assert ids(journal) == left
     with open_journal(tmp_path) as journal:
@@ -270,8 +269,8 @@ def test_session_number_is_never_used_again(tmp_path: Path) -> None:
 def test_attempts_are_counted_across_restarts(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         request = admit(journal)
-        journal.begin(request, 1)
-        journal.begin(request, 2)
+        journal.begin(request, 1, LOOPBACK)
+        journal.begin(request, 2, LOOPBACK)
         assert [request.attempts for request in journal.pending()] == [2]
     with open_journal(tmp_path) as journal:
         assert [request.attempts for request in journal.pending()] == [2]
@@ -280,21 +279,27 @@ def test_attempts_are_counted_across_restarts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", Closed)
 def test_closed_request_is_never_pending_again(tmp_path: Path, closed: Closed) -> None:
     with open_journal(tmp_path) as journal:
-        journal.close([(admit(journal), closed)])
+        journal.close([(admit(journal), closed, "")])
         assert journal.pending() == []
     with open_journal(tmp_path) as journal:
         assert journal.pending() == []
-    assert sql(tmp_path, "SELECT state, package FROM session") == [(str(closed), None)]
+    assert sql(tmp_path, "SELECT state, closed_at IS NOT NULL FROM session") == [(str(closed), True)]
 
 
 def test_many_ends_are_written_together(tmp_path: Path) -> None:
     with open_journal(tmp_path, limits=Limits()) as journal:
-        requests = [admit(journal, number) for number in range(len(Closed))]
-        journal.close([*zip(requests, Closed, strict=True)])
+        journal.close([(admit(journal, number), closed, f"as {closed}") for number, closed in enumerate(Closed)])
         journal.close([])
         assert journal.pending() == []
-    states = [(str(closed), None) for closed in Closed]
-    assert sql(tmp_path, "SELECT state, package FROM session ORDER BY session") == states
+    states = [(str(closed), f"as {closed}") for closed in Closed]
+    assert sql(tmp_path, "SELECT state, outcome FROM session ORDER BY session") == states
+
+
+def test_package_is_kept_only_while_its_session_may_run(tmp_path: Path) -> None:
+    with open_journal(tmp_path, limits=Limits()) as journal:
+        journal.close([(admit(journal, number), closed, "") for number, closed in enumerate(Closed)])
+        kept = {row.state for row in journal.rows() if row.package is not None}
+    assert kept == {Closed.FAILED, Closed.EXPIRED}
 
 
 def test_many_ends_are_written_all_or_none(tmp_path: Path) -> None:
@@ -306,12 +311,12 @@ def test_many_ends_are_written_all_or_none(tmp_path: Path) -> None:
     )
     with open_journal(tmp_path) as journal:
         with pytest.raises(JournalError, match="not two"):
-            journal.close([(request, Closed.DONE) for request in requests])
+            journal.close([(request, Closed.DONE, "") for request in requests])
         assert len(journal.pending()) == 3
     sql(tmp_path, "DROP TRIGGER fails")
     with open_journal(tmp_path) as journal:
         assert len(journal.pending()) == 3
-        journal.close([(request, Closed.DONE) for request in requests])
+        journal.close([(request, Closed.DONE, "") for request in requests])
         assert journal.pending() == []
 
 
@@ -321,23 +326,64 @@ def test_end_is_not_written_into_an_admission_that_is_not_committed(tmp_path: Pa
         request = admit(journal, 1)
         journal.admit(verified(2))
         with pytest.raises(JournalError, match="an admission is not committed"):
-            journal.close([(request, Closed.DONE)])
+            journal.close([(request, Closed.DONE, "")])
         journal.commit()
-        journal.close([(request, Closed.DONE)])
+        journal.close([(request, Closed.DONE, "")])
         assert ids(journal) == [2]
 
 
-def test_rows_yields_open_and_closed_ones_by_number(tmp_path: Path) -> None:
-    total = ROWS_AT_ONCE + 3
-    with open_journal(tmp_path, limits=ROOMY) as journal:
-        requests = [journal.admit(verified(number)) for number in range(total)]
-        journal.commit()
-        journal.close([(requests[1], Closed.REFUSED)])
-        rows = list(journal.rows())
-    assert [row.session for row in rows] == list(range(1, total + 1))
-    assert [row.notification_id for row in rows] == list(range(total))
-    assert [row.state for row in rows[:3]] == ["pending", "refused", "pending"]
-    assert rows[1].closed_at is not None
+# A session that an operator opens again
+
+
+@pytest.mark.parametrize("closed", [Closed.FAILED, Closed.EXPIRED])
+@pytest.mark.parametrize("reopened", [False, True])
+def test_revived_session_is_pending_without_tries_and_with_all_of_its_time(
+    tmp_path: Path, closed: Closed, *, reopened: bool
+) -> None:
+    with open_journal(tmp_path) as journal:
+        former = admit(journal, received_at=time.time() - YEARS)
+        journal.begin(former, 5, LOOPBACK)
+        former = journal.postpone(former, 1_000, "exit 7")
+        journal.close([(former, closed, "given up")])
+        if not reopened:
+            request = journal.revive(former.session)
+            assert ids(journal) == [7]
+    with open_journal(tmp_path) as journal:
+        if reopened:
+            request = journal.revive(former.session)
+        assert durable(journal.pending()[0]) == durable(former) | {"attempts": 0}
+        assert refusal(journal, received_at=former.received_at) is Duplicate
+    assert request.not_before == pytest.approx(time.monotonic(), abs=60)
+    assert request.expires_at == pytest.approx(time.monotonic() + LIMITS.expire_after, abs=60)
+    assert sql(tmp_path, "SELECT state, closed_at, outcome FROM session") == [("pending", None, "given up")]
+
+
+@pytest.mark.parametrize("closed", [None, Closed.DONE, Closed.REFUSED, Closed.CANCELLED])
+def test_session_that_did_not_fail_or_expire_is_not_revived(tmp_path: Path, closed: Closed | None) -> None:
+    with open_journal(tmp_path) as journal:
+        request = admit(journal)
+        if closed:
+            journal.close([(request, closed, "")])
+        with pytest.raises(NotPending, match=f"session 1 is {closed or 'pending'}"):
+            journal.revive(1)
+        assert ids(journal) == ([] if closed else [7])
+
+
+@pytest.mark.parametrize("damage", ["package = NULL", "package = 'text'", "source = x'00'", "fingerprint = x'00'"])
+def test_session_whose_package_is_not_as_written_is_not_revived(tmp_path: Path, damage: str) -> None:
+    """An older dmnotid kept no package of a failed session."""
+    with open_journal(tmp_path) as journal:
+        journal.close([(admit(journal), Closed.FAILED, "")])
+    sql(tmp_path, f"UPDATE session SET {damage}")  # noqa: S608
+    with open_journal(tmp_path) as journal:
+        with pytest.raises(NotPending, match="session 1 is failed"):
+            journal.revive(1)
+        assert ids(journal) == []
+
+
+def test_session_that_the_journal_has_not_is_not_revived(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal, pytest.raises(NoSuchSession, match="no session 5"):
+        journal.revive(5)
 
 
 # Times
@@ -407,7 +453,7 @@ def test_start_written_by_a_clock_that_was_ahead_is_corrected_once(tmp_path: Pat
     """Otherwise it would seem recent at each restart, until that time has come."""
     with open_journal(tmp_path) as journal:
         for number in (1, 2):
-            journal.begin(admit(journal, number, sent_at=time.time() - 50), 1)
+            journal.begin(admit(journal, number, sent_at=time.time() - 50), 1, LOOPBACK)
     sql(tmp_path, "UPDATE session SET started_at = ? WHERE session = 2", time.time() + YEARS)
     with open_journal(tmp_path) as journal:
         before = time.monotonic()
@@ -420,7 +466,7 @@ def test_start_written_by_a_clock_that_was_ahead_is_corrected_once(tmp_path: Pat
 
 def test_clock_that_is_not_believed_corrects_no_start(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        journal.begin(admit(journal, sent_at=time.time() + DAY), 1)
+        journal.begin(admit(journal, sent_at=time.time() + DAY), 1, LOOPBACK)
     began = time.time() + 100
     sql(tmp_path, "UPDATE session SET started_at = ?", began)
     with open_journal(tmp_path) as journal:
@@ -432,7 +478,7 @@ def test_clock_that_is_not_believed_corrects_no_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["junk", b"junk", None])
 def test_start_that_is_not_a_time_is_ignored(tmp_path: Path, value: object) -> None:
     with open_journal(tmp_path) as journal:
-        journal.begin(admit(journal, sent_at=time.time()), 1)
+        journal.begin(admit(journal, sent_at=time.time()), 1, LOOPBACK)
     sql(tmp_path, "UPDATE session SET started_at = ?", value)
     with open_journal(tmp_path) as journal:
         assert journal.last_starts() == {}
@@ -493,10 +539,10 @@ def test_notification_without_room_is_not_accepted_and_its_repeat_is(tmp_path: P
                 assert not isinstance(caught.value, JournalDamaged)
                 assert journal.times[SERVER_ID].newest == NOW
             with pytest.raises(JournalError):
-                journal.close([(request, Closed.DONE)])
+                journal.close([(request, Closed.DONE, "")])
         assert ids(journal) == [1]
         assert refusal(journal, 2) is None
-        journal.close([(request, Closed.DONE)])
+        journal.close([(request, Closed.DONE, "")])
     with open_journal(tmp_path) as journal:
         assert ids(journal) == [2]
 
@@ -593,9 +639,13 @@ def test_every_method_fails_once_the_journal_is_closed(tmp_path: Path) -> None:
         journal.probe,
         lambda: list(journal.rows()),
         journal.last_starts,
-        lambda: journal.begin(request, 1),
+        journal.last_sessions,
+        lambda: journal.count,
+        lambda: journal.oldest,
+        lambda: journal.revive(request.session),
+        lambda: journal.begin(request, 1, LOOPBACK),
         lambda: journal.postpone(request, 1),
-        lambda: journal.close([(request, Closed.DONE)]),
+        lambda: journal.close([(request, Closed.DONE, "")]),
     ):
         with pytest.raises(JournalError, match="it is closed"):
             call()

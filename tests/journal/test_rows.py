@@ -14,7 +14,7 @@ from dmnotid.journal.rows import (
     INSERT_IF_NEW,
     REPLACE,
     SELECT_KNOWN,
-    SELECT_PAGE,
+    SELECT_ROW,
     STATES,
     UNREADABLE,
     Row,
@@ -104,12 +104,12 @@ def test_text_is_what_is_not_empty_and_utf8(octets: bytes, *, text: bool) -> Non
 
 
 def test_statements_write_and_read_every_column(tmp_path: Path) -> None:
-    row = Row(5, SERVER_ID, 7, b"f", b"p", "s", 1, 2.0, 1, "done", 3, 4.0, 6.0, 8.0, 9)
+    row = Row(5, SERVER_ID, 7, b"f", b"p", "s", 1, 2.0, 1, "done", 3, 4.0, 6.0, 8.0, 9, "exit 0", "wireline", "lo")
     database = connect(tmp_path / FILE_NAME)
     for statement, change in ((INSERT, {}), (INSERT_IF_NEW, {}), (REPLACE, {"session": 6, "attempts": 4})):
         database.execute(statement, row._replace(**change))  # type: ignore[arg-type]
         written = row._replace(**change)  # type: ignore[arg-type]
-        assert database.execute(SELECT_PAGE, (0, 9)).fetchall() == [written]
+        assert database.execute(SELECT_ROW, (written.session,)).fetchall() == [written]
         assert database.execute(SELECT_KNOWN, (SERVER_ID, 7)).fetchall() == [written._replace(package=None)]
     database.close()
     assert len(COLUMNS) == len(row)

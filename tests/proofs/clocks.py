@@ -126,7 +126,7 @@ class Device:
         }
 
     def close_sessions(self) -> None:
-        self.journal.close([(request, Closed.DONE) for request in self.journal.pending()])
+        self.journal.close([(request, Closed.DONE, "") for request in self.journal.pending()])
 
     def restart(self) -> None:
         self.stop()
