@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final, TextIO
 
+from dmnotid.events import EVENTS
 from dmnotid.host import log
 from dmnotid.host.log import logger
 from tests.processes import processor
@@ -53,7 +54,7 @@ def main() -> int:
 def run(form: str) -> tuple[float, float]:
     """Write records; what one costs (microseconds of the processor) in this process, and in the journal's."""
     with stream() as to_journal:
-        log.configure("info", form, to_journal)
+        log.configure("info", form, to_journal, EVENTS)
         journal_before, own_before = journals_time(), time.process_time()
         for _ in range(RECORDS):
             logger.info("notification accepted", **FACTS)

@@ -10,6 +10,7 @@ from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
 from dmnotid.errors import ConfigError, DmnotidError
+from dmnotid.events import EVENTS
 from dmnotid.host import log
 from dmnotid.host.loop import reset_signals, run_to_completion
 from dmnotid.host.systemd import Manager
@@ -31,7 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     # The defaults, until a configuration names others.
-    log.configure()
+    log.configure(events=EVENTS)
     # Variables that are wrong raise an error, and the handlers of errors need a manager.
     manager = Manager({})
     try:
@@ -65,4 +66,4 @@ def _report(error: ConfigError, manager: Manager) -> None:
 
 def configure_log(config: Config) -> None:
     """Apply the log settings of a configuration."""
-    log.configure(config.log.level, config.log.format)
+    log.configure(config.log.level, config.log.format, events=EVENTS)

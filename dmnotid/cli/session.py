@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from dmnotid.cli.process import EXIT_PROBLEM, print_error
 from dmnotid.errors import HookError
+from dmnotid.events import EVENTS
 from dmnotid.hook.command import start_command
 from dmnotid.hook.facts import Facts, build_arguments, build_environment, build_input, find_home, from_locale
 from dmnotid.hook.locks import Locks, ServerLock
@@ -58,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Read a session from standard input, run the command, and answer on standard output; the command's exit status."""
     reset_signals()
     # Standard output is the connection.
-    configure("info", "auto", sys.stderr)
+    configure("info", "auto", sys.stderr, EVENTS)
     try:
         # Kept open, because the end of the connection shows later that the daemon has closed it.
         with open(CONNECTION, "rb", closefd=False) as connection:

@@ -1,24 +1,26 @@
-"""The log: one line per event, as text on a terminal, as JSON elsewhere.
+"""The log: one record per event, as a line of text on a terminal, in the systemd journal as fields, elsewhere as JSON.
 
 Text from the network or a hook is escaped before it is logged: no control character of it reaches a terminal or starts
 a new line.
 
-If standard output leads to the systemd journal, each line begins with its level (`<6>`), and a record about a session
-or a server is sent with searchable fields instead (DMNOTID_SERVER_ID=…). Lines cost less.
+In the journal, the message of a record is a sentence, and its keys are searchable fields (DMNOTID_SERVER_ID=…). If the
+journal does not take a record, the sentence is written as a line that begins with its level (`<6>`).
 """
 
 import json
 import os
+import re
 import socket
 import stat
 import sys
+import time
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
@@ -35,23 +37,37 @@ _WHOLE: Final = frozenset({"exception", "line"})
 _WIDEST: Final = 12
 """Maximum number of octets for one character: a pair of surrogates in JSON."""
 
-JOURNAL_FIELDS: Final = (
-    "session", "server_id", "notification_id", "event", "reason", "attempt", "connection", "interface", "outcome",
-    "source",
-)  # fmt: skip
-"""The keys of a record that become fields of the journal, as DMNOTID_ and the key in capitals."""
-
-_SEARCHED_BY: Final = frozenset({"session", "server_id"})
-"""A record that has one of these keys is sent with fields."""
-
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 # The levels of syslog(3).
 _JOURNAL_LEVELS: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
+
+_NO_NAME: Final = re.compile("[^A-Z0-9_]")
+"""What the name of a field of the journal must not contain."""
 
 _encode_json: Final = json.JSONEncoder(default=str).encode
 
 logger: FilteringBoundLogger = structlog.get_logger()
 """The logger of the whole program."""
+
+Subscriber = Callable[[Mapping[str, Any]], None]
+
+_subscribers: Final[list[Subscriber]] = []
+"""Functions that get each record."""
+
+
+class Event(NamedTuple):
+    """What the records of one event have in common.
+
+    `sentence` is a format string over the keys of a record, and `others` are those for records without one of its keys.
+    `message_id` is the event's id in the systemd journal (128 bits in hex), if it has one.
+    """
+
+    sentence: str
+    message_id: str | None = None
+    others: tuple[str, ...] = ()
+
+
+_NO_EVENTS: Final[Mapping[str, Event]] = {}
 
 
 class _Lines:
@@ -128,33 +144,66 @@ def _writer(owner: object, descriptor: int) -> Callable[[bytes], int]:
 
 def _report_dropped(count: int, *, before: str) -> str:
     """Return a line in the form of the one that it is written before."""
-    if before[:1] not in {"<", "{"}:
-        return f"log lines dropped: {count}"
-    render = _render_json if before[0] == "{" else _render_fields
-    return str(render(None, "warning", {"event": "log lines dropped", "level": "warning", "count": count}))
+    if before[:1] == "{":
+        return _encode_json({"event": "log lines dropped", "level": "warning", "count": count})
+    return f"{'<4>' if before[:1] == '<' else ''}log lines dropped: {count}"
 
 
-def configure(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
+def configure(
+    level: str = "info", form: str = "auto", stream: TextIO | None = None, events: Mapping[str, Event] = _NO_EVENTS
+) -> None:
     """Send the log to `stream` (standard output by default) from `level` up.
 
-    `form` is "text", "json", or "auto": text on a terminal, records with levels in the systemd journal, JSON elsewhere.
+    `form` is "text", "json", or "auto": text on a terminal, JSON elsewhere. In the systemd journal both "text" and
+    "auto" send records with fields. `events` has the sentences.
     """
     target = sys.stdout if stream is None else stream
-    in_journal = form == "auto" and _is_journal(target)
+    in_journal = form != "json" and _is_journal(target)
     lines = _Lines(target, _open_journald() if in_journal else None)
-    if form == "text" or (form == "auto" and target.isatty()):
+    rest: list[Processor]
+    if in_journal:
+        rest = [partial(_shorten, _octets_in_json), partial(_render_fields, events)]
+    elif form == "text" or (form == "auto" and target.isatty()):
         # https://no-color.org: any value but the empty one turns colours off.
-        processors = _text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
+        rest = _text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
     else:
-        shorten = partial(_shorten, _octets_in_json)
-        processors = [_add_time, _format_exception, shorten, _render_fields if in_journal else _render_json]
+        rest = [_add_time, partial(_shorten, _octets_in_json), _render_json]
     structlog.configure(
-        processors=processors,
+        processors=[_format_exception, partial(_publish, events), *rest],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: lines,
         # A reload may change level and format.
         cache_logger_on_first_use=False,
     )
+
+
+def subscribe(callback: Subscriber) -> Callable[[], None]:
+    """Call `callback` with each record that is logged from now on, until the returned function is called.
+
+    A record has the keys `at` (POSIX seconds), `level`, `event`, `sentence`, and its own. The callback must neither
+    raise nor log.
+    """
+    _subscribers.append(callback)
+    return lambda: _subscribers.remove(callback)
+
+
+def _publish(events: Mapping[str, Event], _logger: object, level: str, event: EventDict) -> EventDict:
+    if _subscribers:
+        facts = {"at": time.time(), "level": level, "event": event["event"], "sentence": _sentence(events, event)}
+        record = _shorten(_octets_in_json, None, level, facts | dict(event))
+        for callback in tuple(_subscribers):
+            callback(record)
+    return event
+
+
+def _sentence(events: Mapping[str, Event], event: EventDict) -> str:
+    name = event["event"]
+    # An event without a sentence has its name, and most have a problem.
+    known = events.get(name) or Event(f"{name}: {{problem}}", others=(name,))
+    for sentence in (known.sentence, *known.others):
+        with suppress(KeyError):
+            return printable(sentence.format_map(event))
+    return str(name)
 
 
 def _is_journal(target: TextIO) -> bool:
@@ -175,7 +224,6 @@ def _text_processors(*, colours: bool) -> list[Processor]:
     return [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-        _format_exception,
         _escape,
         partial(_shorten, _octets_in_text),
         structlog.dev.ConsoleRenderer(
@@ -227,20 +275,30 @@ def _render_json(_logger: object, _level: str, event: EventDict) -> str:
     return _encode_json(event)
 
 
-def _render_fields(_logger: object, level: str, event: EventDict) -> str | tuple[tuple[str], dict[str, Any]]:
-    priority, message = _JOURNAL_LEVELS.get(level, _JOURNAL_LEVELS["error"]), _encode_json(event)
-    line = f"<{priority}>{message}"
-    if _SEARCHED_BY.isdisjoint(event):
-        return line
-    # The same three fields that the journal makes of a line `<6>{…}`.
+def _render_fields(
+    events: Mapping[str, Event], _logger: object, level: str, event: EventDict
+) -> tuple[tuple[str], dict[str, Any]]:
+    priority, sentence = _JOURNAL_LEVELS.get(level, _JOURNAL_LEVELS["error"]), _sentence(events, event)
+    # A traceback is the only message of several lines.
+    message = f"{sentence}\n{_escape_traceback(event['exception'])}" if "exception" in event else sentence
     fields = [("MESSAGE", message), ("PRIORITY", str(priority)), ("SYSLOG_IDENTIFIER", "dmnotid")]
-    fields += [(f"DMNOTID_{name.upper()}", str(event[name])) for name in JOURNAL_FIELDS if event.get(name) is not None]
-    return (line,), {"fields": fields}
+    known = events.get(event["event"])
+    if known is not None and known.message_id is not None:
+        fields.append(("MESSAGE_ID", known.message_id))
+    for key, value in event.items():
+        if value is not None:
+            text = value if isinstance(value, str) else _encode_json(value)
+            fields.append((f"DMNOTID_{_NO_NAME.sub('_', key.upper())}", text))
+    return (f"<{priority}>{sentence}",), {"fields": fields}
+
+
+def _escape_traceback(text: str) -> str:
+    # Only its line breaks are kept.
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _escape(_logger: object, _level: str, event: EventDict) -> EventDict:
     escaped = {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
     if "exception" in event:
-        # Only the line breaks of a traceback are kept.
-        escaped["exception"] = "\n".join(map(printable, event["exception"].split("\n")))
+        escaped["exception"] = _escape_traceback(event["exception"])
     return {key: value for key, value in escaped.items() if value is not None}

@@ -11,8 +11,7 @@ import structlog
 
 from dmnotid.host import log
 from dmnotid.host.journald import Journald, encode, leads_to_journal
-from dmnotid.host.log import logger
-from tests.support import parse_lines
+from dmnotid.host.log import Event, logger
 
 pytestmark = pytest.mark.usefixtures("_log_as_before")
 
@@ -96,6 +95,12 @@ def test_stream_to_the_journal_is_identified_by_device_and_inode() -> None:
     assert not leads_to_journal(-1, name)
 
 
+EVENTS = {
+    "session try failed": Event("Try {attempt} of session {session} failed: {outcome}", "0" * 32),
+    "daemon ready": Event("Ready for {servers} servers", others=("Ready",)),
+}
+
+
 class Stream:
     """Standard output that leads to the journal, and the end at which the journal reads."""
 
@@ -105,7 +110,7 @@ class Stream:
         monkeypatch.setenv("JOURNAL_STREAM", f"{about.st_dev}:{about.st_ino}")
         monkeypatch.setattr(log, "Journald", lambda: Journald(Path(path)))
         self._stream = os.fdopen(ours.detach(), "w")
-        log.configure("debug", form, self._stream)
+        log.configure("debug", form, self._stream, EVENTS)
 
     def close(self) -> None:
         self._stream.close()
@@ -126,23 +131,73 @@ def stream(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> Iterator[
     stream.close()
 
 
-def test_record_of_a_session_has_searchable_fields(stream: Stream, journal: socket.socket) -> None:
-    logger.warning(
-        "session try failed", session=3, server_id="dm.example", notification_id=0, attempt=2, outcome="exit 1"
-    )
-    fields = decode(journal.recv(4_096))
-    message = fields.pop("MESSAGE")
-    assert fields == {
+def record(journal: socket.socket) -> dict[str, str]:
+    return decode(journal.recv(65_536))
+
+
+def test_record_is_a_sentence_with_every_key_as_a_field(stream: Stream, journal: socket.socket) -> None:
+    logger.warning("session try failed", session=3, server_id="dm", attempt=0, outcome="exit 1", signed=True, why=None)
+    assert record(journal) == {
+        "MESSAGE": "Try 0 of session 3 failed: exit 1",
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "dmnotid",
+        "MESSAGE_ID": "0" * 32,
         "DMNOTID_EVENT": "session try failed",
         "DMNOTID_SESSION": "3",
-        "DMNOTID_SERVER_ID": "dm.example",
-        "DMNOTID_NOTIFICATION_ID": "0",
-        "DMNOTID_ATTEMPT": "2",
+        "DMNOTID_SERVER_ID": "dm",
+        "DMNOTID_ATTEMPT": "0",
         "DMNOTID_OUTCOME": "exit 1",
+        "DMNOTID_SIGNED": "true",
     }
-    assert parse_lines(f"<4>{message}")[0]["outcome"] == "exit 1"
+    assert not stream.text()
+
+
+def test_key_that_is_not_the_name_of_a_field_becomes_one(stream: Stream, journal: socket.socket) -> None:
+    """The counters of a daemon that stops are keys."""
+    logger.info("daemon stopped", **{"digest-mismatch": 2, "not accepted": 1}, listen=["[::]:2948"])
+    fields = record(journal)
+    assert (fields["DMNOTID_DIGEST_MISMATCH"], fields["DMNOTID_NOT_ACCEPTED"]) == ("2", "1")
+    assert fields["DMNOTID_LISTEN"] == '["[::]:2948"]'
+    assert not stream.text()
+
+
+@pytest.mark.parametrize(
+    ("event", "keys", "sentence"),
+    [
+        ("daemon ready", {"servers": 2}, "Ready for 2 servers"),
+        ("daemon ready", {}, "Ready"),
+        ("unheard of", {"problem": "x"}, "unheard of: x"),
+        ("unheard of", {}, "unheard of"),
+        ("unheard of", {"problem": "\x1b[1m\nPRIORITY=0 {session}"}, "unheard of: \\x1b[1m\\nPRIORITY=0 {session}"),
+    ],
+)
+def test_sentence_fits_the_keys_of_the_record(
+    stream: Stream, journal: socket.socket, event: str, keys: dict[str, object], sentence: str
+) -> None:
+    logger.info(event, **keys)
+    assert record(journal)["MESSAGE"] == sentence
+    assert not stream.text()
+
+
+def test_level_of_a_record_is_its_priority(stream: Stream, journal: socket.socket) -> None:
+    for level in ("debug", "info", "warning", "error"):
+        getattr(logger, level)("daemon ready", servers=2)
+    assert [record(journal)["PRIORITY"] for _ in range(4)] == ["7", "6", "4", "3"]
+    assert not stream.text()
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+def test_traceback_follows_the_sentence(stream: Stream, journal: socket.socket) -> None:
+    try:
+        fail("\x1b[1m")
+    except ValueError:
+        logger.exception("internal error")
+    message = record(journal)["MESSAGE"].splitlines()
+    assert message[:2] == ["internal error", "Traceback (most recent call last):"]
+    assert message[-1] == "ValueError: \\x1b[1m"
     assert not stream.text()
 
 
@@ -154,21 +209,19 @@ def test_text_from_the_network_cannot_add_fields(stream: Stream, journal: socket
     assert not stream.text()
 
 
-def test_record_without_session_or_server_remains_a_line(stream: Stream, journal: socket.socket) -> None:
-    for level in ("debug", "info", "warning", "error"):
-        getattr(logger, level)("daemon ready", servers=2)
-    lines = stream.text()
-    assert [line[:4] for line in lines.splitlines()] == ["<7>{", "<6>{", "<4>{", "<3>{"]
-    assert [line["event"] for line in parse_lines(lines)] == ["daemon ready"] * 4
-    with pytest.raises(BlockingIOError):
-        journal.recv(4_096)
-
-
-def test_record_that_the_journal_refuses_becomes_a_line(stream: Stream, tmp_path: Path) -> None:
+def test_record_that_the_journal_refuses_becomes_a_line_with_its_level(stream: Stream, tmp_path: Path) -> None:
     (tmp_path / "journal").unlink()
-    logger.info("notification accepted", session=3)
-    (line,) = parse_lines(stream.text())
-    assert line["session"] == 3
+    logger.error("session try failed", session=3, attempt=1, outcome="exit 1\n<0>forged")
+    assert stream.text() == "<3>Try 1 of session 3 failed: exit 1\\n<0>forged\n"
+
+
+def test_configured_text_is_records_with_fields_too(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> None:
+    stream = Stream(monkeypatch, "text", journal.getsockname())
+    logger.warning("daemon ready", servers=3)
+    fields = record(journal)
+    assert (fields["MESSAGE"], fields["PRIORITY"], fields["DMNOTID_SERVERS"]) == ("Ready for 3 servers", "4", "3")
+    assert not stream.text()
+    stream.close()
 
 
 def test_configured_json_is_lines_alone(monkeypatch: pytest.MonkeyPatch, journal: socket.socket) -> None:

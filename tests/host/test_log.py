@@ -5,16 +5,18 @@ import io
 import json
 import os
 import pty
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
 from dmnotid.host import log
-from dmnotid.host.log import MAX_VALUE_OCTETS, logger
+from dmnotid.host.log import MAX_VALUE_OCTETS, Event, logger
 from dmnotid.host.text import printable
 from tests.support import LogLines
 
@@ -99,6 +101,42 @@ def test_lines_below_the_level_are_omitted(level: str, seen: list[str], form: st
         getattr(logger, name)(f"event-{name}")
     assert [name for name in ("debug", "info", "warning", "error") if f"event-{name}" in stream.getvalue()] == seen
     assert len(stream.getvalue().splitlines()) == len(seen)
+
+
+# Subscribers
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_subscriber_gets_each_record_with_its_sentence(form: str) -> None:
+    records: list[Mapping[str, Any]] = []
+    events = {"session started": Event("Session {session} starts")}
+    log.configure("info", form, io.StringIO(), events)
+    logger.info("before")
+    unsubscribe = log.subscribe(records.append)
+    begin = time.time()
+    logger.info("session started", session=3, server_id=NASTY, outcome=None)
+    logger.debug("below the level")
+    logger.warning("unheard of", problem="x" * 5_000)
+    unsubscribe()
+    logger.info("after")
+    first, second = map(dict, records)
+    assert begin <= first.pop("at") <= time.time()
+    facts = {"level": "info", "event": "session started", "sentence": "Session 3 starts"}
+    assert first == facts | {"session": 3, "server_id": NASTY, "outcome": None}
+    assert (second["level"], len(second["problem"])) == ("warning", MAX_VALUE_OCTETS - len("\\u2026") + 1)
+
+
+def test_two_subscribers_get_the_same_records_until_they_leave(logged: LogLines) -> None:
+    one: list[Mapping[str, Any]] = []
+    two: list[Mapping[str, Any]] = []
+    leave_one, leave_two = log.subscribe(one.append), log.subscribe(two.append)
+    logger.info("first")
+    leave_one()
+    logger.info("second")
+    leave_two()
+    assert [it["event"] for it in one] == ["first"]
+    assert [it["event"] for it in two] == ["first", "second"]
+    assert [list(line) for line in logged.all()] == [["event", "level", "time"]] * 2
 
 
 # Lines for people

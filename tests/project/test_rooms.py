@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "errors": frozenset[str](),
     "wire": frozenset({"errors"}),
     "host": frozenset({"errors"}),
+    "events": frozenset({"host"}),
     "policy": frozenset({"errors", "wire"}),
     "config": frozenset({"errors", "wire", "policy"}),
     **dict.fromkeys(SIDE_ROOMS, COMMON),

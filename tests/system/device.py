@@ -51,7 +51,7 @@ class Run(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An entry of the systemd journal: the daemon's own record (empty if it's no JSON), and all its fields."""
+    """An entry of the systemd journal: the daemon's own record (empty without one), and all its fields."""
 
     record: dict[str, Any]
     fields: dict[str, Any]
@@ -230,6 +230,16 @@ def notification(number: int) -> bytes:
 
 def _entry(fields: dict[str, Any]) -> Entry:
     message = fields.get("MESSAGE")
+    # A former version writes lines of JSON.
     if isinstance(message, str) and message.startswith("{"):
         return Entry(json.loads(message), fields)
-    return Entry({}, fields)
+    own = {name: value for name, value in fields.items() if name.startswith("DMNOTID_")}
+    return Entry({name.removeprefix("DMNOTID_").lower(): _value(value) for name, value in own.items()}, fields)
+
+
+def _value(field: str) -> object:
+    """Read a field: text is as it is, and everything else JSON."""
+    try:
+        return json.loads(field)
+    except ValueError:
+        return field
