@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from dmnotid.cli.arguments import parse_count, parse_server_id, parse_time
 from dmnotid.cli.asking import answered
@@ -14,7 +14,7 @@ from dmnotid.cli.listing import CLOSED, PENDING, TITLES, TITLES_OF_ALL, Session,
 from dmnotid.cli.places import add_places, find_socket
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.table import columns
-from dmnotid.control.client import Failed, call, stream
+from dmnotid.control.client import call, stream
 from dmnotid.errors import UsageError
 from dmnotid.host.text import printable
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = _USAGE
     add = parser.add_argument
     add("words", nargs="*", metavar="N", help="one session; after retry or cancel: start it now, close it")
-    add("--all", action="store_true", help="list closed sessions too; retry all")
+    add("--all", action="store_true", help="list closed sessions too; retry all that are paused or rest")
     add("--server", type=parse_server_id, metavar="ID", help="the sessions of this server")
     since = "the sessions accepted or closed since then: -1d, or a time as for decode --at"
     add("--since", type=_parse_since, metavar="TIME", help=since)
@@ -78,9 +78,7 @@ def _sessions(path: str, wanted: Wanted) -> Iterator[Session]:
 
 def _find(path: str, session: int) -> Session:
     """Return one session, pending or closed. Raises Failed if there is none."""
-    for found in _sessions(path, {"session": session, "states": _EVERY_STATE}):
-        return found
-    raise Failed("NoSuchSession", {"session": session})
+    return next(_sessions(path, {"session": session}))
 
 
 def _list(path: str, wanted: Wanted, arguments: argparse.Namespace) -> int:
@@ -88,10 +86,8 @@ def _list(path: str, wanted: Wanted, arguments: argparse.Namespace) -> int:
 
 
 def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool) -> int:
-    """Print sessions: one object a line, or a table, or all facts of one. Raises Failed if that one does not exist."""
+    """Print sessions: one object a line, or a table, or all facts of one."""
     now, times, found = time.time(), "states" in wanted, list(sessions)
-    if wanted["session"] is not None and not found:
-        raise Failed("NoSuchSession", {"session": wanted["session"]})
     if as_json:
         _print_json(found)
     elif wanted["session"] is not None:
@@ -143,7 +139,7 @@ def _print_changes(sessions: Sequence[Session], *, as_json: bool) -> None:
 
 
 def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
-    before = {it["session"]: it for it in _sessions(path, {**wanted, "states": _EVERY_STATE})}
+    before = {it["session"]: it for it in _sessions(path, wanted)}
     started = call(path, "Retry", {**wanted, "all": every})["sessions"]
     after = {it["session"]: it for it in _sessions(path, wanted)}
     now = time.time()
@@ -151,8 +147,10 @@ def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
         # A session that is not pending any more has already ended again.
         session = after.get(number) or _find(path, number)
         print(printable(after_retry(before.get(number), session, now)))
-    if not started:
-        print("no session to start")
+    if not started and wanted["session"] is None:
+        print("no session is paused or rests")
+    elif not started:
+        print(printable(after_retry(None, after[wanted["session"]], now)))
     return EXIT_OK
 
 

@@ -53,26 +53,46 @@ def describe(status: Status) -> Iterator[str]:
     verb = "stops; it ran" if status["stopping"] else "runs"
     since = f"{moment(started)} ({span(now - started)})"
     yield f"dmnotid {status['program']} {verb} since {since}, pid {status['pid']}"
-    for problem in status["problems"]:
-        yield from _labelled("PROBLEM", f"{problem['place']}: {problem['message']}".splitlines())
-    if status["config"]["reload_refused"]:
-        loaded = moment(status["config"]["loaded"], now)
-        yield f"          the configuration of {loaded} is in force (dmnotid check explains)"
+    yield from _list_problems(status)
     yield from _labelled("listens", map(_describe_socket, status["sockets"]))
     hook, journal, clock = status["hook"], status["journal"], status["clock"]
     yield f"hook      {hook['what']}: {'trusted' if hook['startable'] else hook['problem']}"
-    oldest = f", oldest {moment(journal['oldest'], now)}" if journal["oldest"] else ""
-    errors = f", {counted(journal['errors'], 'error')}" if journal["errors"] else ""
-    size = f"{journal['octets'] / 1_000:,.0f} kB, {journal['remembered']:,} remembered"
-    yield f"journal   {journal['file']}: {size}{oldest}{errors}"
+    yield f"journal   {journal['file']}{_describe_journal(journal, now)}"
     # Until the clock was set, the latest time of a signed notification replaces it.
     yield f"clock     {'' if clock['believed'] else 'not '}believed"
     yield f"links     {'; '.join(_describe_link(link, now) for link in status['links']) or 'none'}"
 
 
+def _list_problems(status: Status) -> Iterator[str]:
+    problems = [f"{problem['place']}: {problem['message']}" for problem in status["problems"]]
+    refused, now = status["config"]["reload_refused"], status["now"]
+    if refused is not None:
+        # The first problem is that of the reload.
+        loaded = f"the configuration of {moment(status['config']['loaded'], now)} is in force:"
+        more = f" (1 of {refused['problems']}, dmnotid check has all)" if refused["problems"] > 1 else ""
+        yield from _labelled(
+            "PROBLEM", [f"reload refused {moment(refused['at'], now)}, {loaded}", f"{problems[0]}{more}"]
+        )
+        del problems[0]
+    for problem in problems:
+        yield from _labelled("PROBLEM", [problem])
+
+
 def _labelled(label: str, lines: Sequence[str] | Iterator[str]) -> Iterator[str]:
     for at, line in enumerate(lines):
         yield f"{'' if at else label:8}  {line}"
+
+
+def _describe_journal(journal: Mapping[str, Any], now: float) -> str:
+    # An unreadable journal is among the problems.
+    known = [] if journal["octets"] is None else [f"{journal['octets'] / 1_000:,.0f} kB"]
+    if journal["remembered"] is not None:
+        known.append(f"{journal['remembered']:,} remembered")
+    if journal["oldest"] is not None:
+        known.append(f"oldest {moment(journal['oldest'], now)}")
+    if journal["errors"]:
+        known.append(counted(journal["errors"], "error"))
+    return f": {', '.join(known)}" if known else ""
 
 
 def _describe_socket(sock: Mapping[str, Any]) -> str:
@@ -123,12 +143,12 @@ def _row(server: Mapping[str, Any], now: float) -> tuple[str, ...]:
 
 def _describe_session(server: Mapping[str, Any], now: float) -> str:
     session = server["last_session"]
-    held = "held back; " * bool(server["held_back"])
-    if session is None:
-        return f"{held}-" if not held else held.rstrip("; ")
-    at = session["closed"] or session["started"]
-    text = f"{session['state']} {moment(at, now)}" if at else session["state"]
-    return f"{held}{text}, {session['outcome']}" if session["outcome"] else f"{held}{text}"
+    parts = ["not configured"] if server["held_back"] else []
+    if session is not None:
+        at = session["closed"] or session["started"]
+        parts.append(f"{session['state']} {moment(at, now)}" if at else session["state"])
+        parts += [session["outcome"]] if session["outcome"] else []
+    return ", ".join(parts) or "-"
 
 
 def _list_discards(status: Status) -> Iterator[str]:

@@ -46,8 +46,23 @@ def test_daemon_without_a_problem_is_described() -> None:
             ["PROBLEM   /etc/dmnotid/dmnotid.yaml:4:5: servers[1].secret: is missing"],
         ),
         (
-            {"config": {"reload_refused": {"at": NOW - 60, "problems": 9}}},
-            ["          the configuration of 16:43:20 is in force (dmnotid check explains)"],
+            {
+                "config": {"reload_refused": {"at": NOW - 60, "problems": 9}},
+                "problems": [{"place": "f:4:5: servers[1].secret", "message": "is missing"}, {"place": "journal", "message": "x"}],
+            },
+            [
+                "PROBLEM   reload refused 19:52:20, the configuration of 16:43:20 is in force:",
+                "          f:4:5: servers[1].secret: is missing (1 of 9, dmnotid check has all)",
+                "PROBLEM   journal: x",
+            ],
+        ),
+        (
+            {"journal": {"octets": None, "remembered": None, "oldest": None, "errors": 3}},
+            ["journal   /var/lib/dmnotid/journal.sqlite3: 3 errors"],
+        ),
+        (
+            {"journal": {"octets": None, "remembered": None, "oldest": None}},
+            ["journal   /var/lib/dmnotid/journal.sqlite3"],
         ),
         ({"stopping": True}, ["dmnotid 0.2.0 stops; it ran since 2026-11-29 16:41:20 (3 h 12 min), pid 441"]),
         (
