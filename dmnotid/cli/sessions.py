@@ -25,8 +25,6 @@ _USAGE = """dmnotid sessions [OPTION...] [N]
 Wanted = Mapping[str, Any]
 """Parameters of the methods; the daemon takes null for one that is not given."""
 
-_EVERY_STATE: Final = [*PENDING, *CLOSED]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid sessions`."""
@@ -67,8 +65,8 @@ def main(arguments: argparse.Namespace) -> int:
         if [session is not None, arguments.server is not None, arguments.all].count(True) != 1:
             raise UsageError("retry expects one of N, --server ID and --all")
         return answered(lambda: _retry(path, wanted, every=arguments.all))
-    if arguments.all or arguments.since is not None or session is not None:
-        wanted |= {"states": _EVERY_STATE, "since": arguments.since}
+    if arguments.all or arguments.since is not None:
+        wanted |= {"states": [*PENDING, *CLOSED], "since": arguments.since}
     return answered(lambda: _watch(path, wanted, arguments) if arguments.watch else _list(path, wanted, arguments))
 
 

@@ -68,12 +68,10 @@ def _list_problems(status: Status) -> Iterator[str]:
     refused, now = status["config"]["reload_refused"], status["now"]
     if refused is not None:
         # The first problem is that of the reload.
-        loaded = f"the configuration of {moment(status['config']['loaded'], now)} is in force:"
+        at, loaded = moment(refused["at"], now), moment(status["config"]["loaded"], now)
+        head = f"reload refused {at}, the configuration of {loaded} is in force:"
         more = f" (1 of {refused['problems']}, dmnotid check has all)" if refused["problems"] > 1 else ""
-        yield from _labelled(
-            "PROBLEM", [f"reload refused {moment(refused['at'], now)}, {loaded}", f"{problems[0]}{more}"]
-        )
-        del problems[0]
+        yield from _labelled("PROBLEM", [head, f"{problems.pop(0)}{more}"])
     for problem in problems:
         yield from _labelled("PROBLEM", [problem])
 

@@ -48,7 +48,10 @@ def test_daemon_without_a_problem_is_described() -> None:
         (
             {
                 "config": {"reload_refused": {"at": NOW - 60, "problems": 9}},
-                "problems": [{"place": "f:4:5: servers[1].secret", "message": "is missing"}, {"place": "journal", "message": "x"}],
+                "problems": [
+                    {"place": "f:4:5: servers[1].secret", "message": "is missing"},
+                    {"place": "journal", "message": "x"},
+                ],
             },
             [
                 "PROBLEM   reload refused 19:52:20, the configuration of 16:43:20 is in force:",
