@@ -3,6 +3,8 @@
 starting --everything is open--> receiving --reload--> receiving, by the new or the former configuration
 receiving --stop--> stopping: endpoints, then dispatcher, then journal --> stopped
 stopping --second stop--> running hooks are ended at once
+
+The control socket is served from the first state to the last.
 """
 
 import asyncio
@@ -12,14 +14,16 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from dmnotid import __version__
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
+from dmnotid.control.interface import Interface
+from dmnotid.control.varlink import Server
 from dmnotid.dispatcher import Dispatcher
-from dmnotid.errors import ConfigError, DmnotidError, EndpointError, JournalError, shortened
+from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, EndpointError, JournalError, shortened
 from dmnotid.hook.runner import check_kernel
 from dmnotid.host.log import logger
 from dmnotid.host.loop import loop_name
@@ -29,6 +33,7 @@ from dmnotid.intake.endpoint import Intake
 from dmnotid.intake.sockets import Endpoints
 from dmnotid.journal.queue import Journal
 from dmnotid.links.monitor import Links
+from dmnotid.operations import Operations, Parts
 from dmnotid.receiver import Observe, Receiver
 
 PINGS: Final = 2
@@ -69,9 +74,11 @@ class Daemon:
         self._status = StatusLine(self._manager, self._describe)
         # Why the last reload was refused, for the status line; empty if it was not.
         self._refused = ""
-        # Set by a request for a reload, and by one for a stop.
+        # Set by SIGHUP, and by a request for a stop.
         self._hangup = asyncio.Event()
         self._stop = asyncio.Event()
+        # Held by the reload that runs: another one waits for it.
+        self._reloading = asyncio.Lock()
 
     @property
     def counters(self) -> Counter[str]:
@@ -96,10 +103,11 @@ class Daemon:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
                 reloads = group.create_task(self._reload_when_asked(), name="reloads")
                 pings = group.create_task(self._ping_watchdog(), name="watchdog")
-                self._receive()
+                await self._receive()
                 await self._stop.wait()
                 logger.info("daemon stopping", pending=self.pending)
                 self._manager.stopping()
+                self._operations.stopping = True
                 # A reload would open sockets again.
                 reloads.cancel()
                 # First, so that a notification that is drained from a socket waits for the next start of the daemon.
@@ -107,6 +115,9 @@ class Daemon:
                 self.endpoints.close()
                 self.receiver.close()
                 await self._dispatcher.stop()
+                # Late, so that an operator can ask which hooks the daemon waits for.
+                if self._control is not None:
+                    await self._control.stop()
                 pings.cancel()
                 self._status.close()
         logger.info("daemon stopped", **self.counters, sessions=dict(self._dispatcher.counters))
@@ -160,9 +171,29 @@ class Daemon:
         stack.callback(self.endpoints.close)
         self.endpoints.bind(config.listen, given=config.listen_given, ipv4_sources=config.rules.servers.ipv4_sources)
         self.endpoints.configure(_intake(config))
+        self._open_control(stack)
 
-    def _receive(self) -> None:
+    def _open_control(self, stack: ExitStack) -> None:
+        parts = Parts(
+            self.receiver,
+            self._dispatcher,
+            self._journal,
+            self._links,
+            self.endpoints,
+            self._manager.units,
+            self._reload,
+        )
+        self._operations = Operations(parts, self.config)
+        # None if no path is configured.
+        self._control: Server | None = None
+        if self.config.control is not None:
+            self._control = Server(self.config.control, Interface(self._operations))
+            stack.callback(self._control.close)
+
+    async def _receive(self) -> None:
         self.endpoints.open()
+        if self._control is not None:
+            await self._control.open()
         servers = len(self.config.servers)
         logger.info("daemon ready", version=__version__, loop=loop_name(), servers=servers, pending=self.pending)
         self._status.ready()
@@ -173,51 +204,79 @@ class Daemon:
             await self._hangup.wait()
             # Cleared before the file is read: a request during this reload leads to another one.
             self._hangup.clear()
-            self._manager.reloading()
-            refused = await self._reload()
-            self._refused = f"reload refused: {shortened(refused, MAX_REFUSAL)}; " if refused else ""
-            self._status.ready()
+            # Logged, and in the status line.
+            with suppress(DmnotidError):
+                await self._reload("SIGHUP")
 
-    async def _reload(self) -> str:
-        """Apply the configuration file. If that fails, change nothing and return why, in one line."""
-        try:
-            self._apply(await _in_thread(lambda: load_config(self.config.file, os.environ, check_trusted_path)))
-        except ConfigError as error:
+    async def _reload(self, by: str) -> tuple[ConfigProblem, ...]:
+        """Apply the configuration file for a process, and return the warnings.
+
+        Raises DmnotidError, and changes nothing then.
+        """
+        async with self._reloading:
+            self._manager.reloading()
+            try:
+                config = await _in_thread(lambda: load_config(self.config.file, os.environ, check_trusted_path))
+                self._apply(config, by)
+            except DmnotidError as error:
+                self._log_refusal(error, by)
+                raise
+            except Exception as error:
+                # A bug in reading a file must not stop the service.
+                logger.exception("internal error")
+                refusal = ConfigError((ConfigProblem(str(self.config.file), 0, 0, "", repr(error)),))
+                self._log_refusal(refusal, by)
+                raise refusal from error
+            finally:
+                self._status.ready()
+            return self.config.warnings
+
+    def _log_refusal(self, error: DmnotidError, by: str) -> None:
+        facts: dict[str, object] = {"problem": str(error)}
+        if isinstance(error, ConfigError):
             for problem in error.problems:
                 logger.error("configuration problem", problem=str(problem))
-            logger.error("reload refused", problems=len(error.problems), instead=_IN_FORCE)
-            return str(error.problems[0])
-        except DmnotidError as error:
-            logger.error("reload refused", problem=str(error), instead=_IN_FORCE)
-            return str(error)
-        except Exception as error:  # noqa: BLE001 - a bug in reading a file must not stop the service
-            logger.exception("reload refused", instead=_IN_FORCE)
-            return repr(error)
-        return ""
+            facts = {"problems": len(error.problems)}
+        logger.error("reload refused", **facts, by=by, instead=_IN_FORCE)
+        self._operations.refuse(error)
+        first = str(error).partition("\n")[0]
+        self._refused = f"reload refused: {shortened(first, MAX_REFUSAL)}; "
 
-    def _apply(self, config: Config) -> None:
+    def _apply(self, config: Config, by: str) -> None:
         """Put another configuration in force. Raises EndpointError or HookError, and changes nothing then."""
+        if self._stop.is_set():
+            # Sockets would be opened again.
+            raise EndpointError("the daemon is stopping")
         rules = config.rules
         check_kernel(config.hook)
         # Only these two may fail. Datagrams drained from a socket that is closed are judged by the former rules.
         self.endpoints.bind(config.listen, given=config.listen_given, ipv4_sources=rules.servers.ipv4_sources)
         self.endpoints.configure(_intake(config))
         self._links.configure(config.connections)
+        config = self._keep_fixed(config)
         for warning in config.warnings:
             logger.warning("configuration warning", problem=str(warning))
-        if config.state != self.config.state:
-            problem = f"state: {config.state} needs a restart; {self.config.state} stays in use"
-            logger.warning("configuration warning", problem=problem)
-            config = config._replace(state=self.config.state)
         self.config = config
         self.receiver.configure(rules, config.log.discards)
         self._journal.configure(limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)
         self._dispatcher.configure(config)
+        self._operations.configure(config)
+        self._refused = ""
         # Level and format of the log belong to the command.
         if self._on_reload is not None:
             self._on_reload(config)
         listen = [str(endpoint) for endpoint in self.endpoints]
-        logger.info("configuration reloaded", servers=len(config.servers), listen=listen, pending=self.pending)
+        logger.info("configuration reloaded", servers=len(config.servers), listen=listen, pending=self.pending, by=by)
+
+    def _keep_fixed(self, config: Config) -> Config:
+        """Return a configuration with the values in use of the keys that need a restart, and a warning for each."""
+        for key in ("state", "control"):
+            new, used = getattr(config, key), getattr(self.config, key)
+            if new != used:
+                message = f"{new or 'off'} needs a restart; {used or 'off'} stays in use"
+                warning = ConfigProblem(str(config.file), 0, 0, key, message)
+                config = config._replace(**{key: used}, warnings=(*config.warnings, warning))
+        return config
 
     async def _ping_watchdog(self) -> None:
         """Ping as long as the loop runs and the journal responds, even with an error: no restart cures a full disk."""

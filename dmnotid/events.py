@@ -26,10 +26,7 @@ EVENTS: Final[Mapping[str, Event]] = {
     "reload refused": Event(
         "The reload was refused: {problem}; {instead}",
         "9a3cb9f3e03b424fbd4d2f507c784325",
-        others=(
-            "The reload was refused, problems of the configuration: {problems}; {instead}",
-            "The reload was refused because of an internal error; {instead}",
-        ),
+        others=("The reload was refused, problems of the configuration: {problems}; {instead}",),
     ),
     "signal ignored": Event("The signal {signal} was ignored"),
     "internal error": Event("An internal error was logged with its traceback", "e6376f92e1084f1da610c88857242a0c"),
@@ -39,7 +36,6 @@ EVENTS: Final[Mapping[str, Event]] = {
     "watchdog ignored": Event("The watchdog is ignored: {problem}"),
     "passed sockets ignored": Event("The sockets passed by the service manager are ignored: {problem}"),
     "control client refused": Event("A client of the control socket, pid {pid}, was refused: {problem}"),
-    "control request accepted": Event("The process {pid} of user {uid} has requested {method}"),
     "control request refused": Event("The request for {method} by process {pid} was refused: {problem}"),
     # Reception
     "socket listening": Event(

@@ -202,7 +202,8 @@ def _check_permission(call: Call) -> None:
     if call.peer.uid not in {0, os.geteuid()}:
         # In the unit's user namespace, every other user is 65534, so only the process can be named.
         problem = "the process is neither root's nor the daemon's own"
-        logger.warning("control request refused", method=call.method, pid=call.peer.pid, problem=problem)
+        name = call.method.rpartition(".")[2]
+        logger.warning("control request refused", method=name, pid=call.peer.pid, problem=problem)
         raise VarlinkError(f"{INTERFACE}.NotPermitted")
 
 

@@ -93,6 +93,8 @@ class Journal(Listing):
         self._times = KnownTimes()
         # Decides which rows make a notification a duplicate.
         self._duplicates = Duplicates(remember)
+        # Number of times that the file could not be read or written.
+        self.errors = 0
         # The file at its place. Opening it calls `_take_up`.
         self._file = JournalFile(directory, self._take_up)
 
@@ -242,6 +244,7 @@ class Journal(Listing):
             if not isinstance(error, (JournalError, OSError, *SQLITE_ERRORS)):
                 logger.error("internal error", file=str(self.file), exc_info=error)
             self.rollback()
+            self.errors += 1
             failure = error if isinstance(error, JournalError) else explain(error, self.file, action)
             if isinstance(failure, JournalDamaged):
                 self._file.replace(failure)

@@ -59,6 +59,11 @@ def test_parameters_are_those_of_the_idl(interface: str) -> None:
     }
 
 
+def test_page_has_the_idl() -> None:
+    page = Path(dmnotid.control.__file__).parents[2] / "docs/control.md"
+    assert f"```\n{idl('io.dmnotid')}```\n" in page.read_text()
+
+
 async def test_info_and_description_are_served(tmp_path: Path) -> None:
     async with serving(tmp_path / "control"):
         info = (await ask(tmp_path / "control", f"{SERVICE}.GetInfo"))["parameters"]
@@ -207,7 +212,7 @@ async def test_member_of_the_group_may_read_and_change_nothing(tmp_path: Path, l
         assert operations.calls == [(None, None, None, None)]
     lines = logged.of("control request refused")
     assert [(line["method"], line["pid"]) for line in lines] == [
-        (f"io.dmnotid.{method}", process.pid) for method in ("Retry", "Cancel", "Reload")
+        (method, process.pid) for method in ("Retry", "Cancel", "Reload")
     ]
 
 

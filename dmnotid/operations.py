@@ -1,0 +1,360 @@
+"""What the control socket answers: the state of the receiver, the dispatcher and the journal, as an operator reads it.
+
+Nothing here has a secret in it. Long lists are made one entry at a time, so that the loop has its turns between them.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from heapq import merge
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+
+from dmnotid import __version__
+from dmnotid.config.values import Config
+from dmnotid.control.interface import problems_of
+from dmnotid.control.varlink import SLICE, sliced
+from dmnotid.discards import Discarded, ServerCounts
+from dmnotid.dispatcher import Dispatcher
+from dmnotid.errors import ConfigProblem, DmnotidError, JournalError, NoSuchSession, discard_reasons
+from dmnotid.host import log
+from dmnotid.host.loop import loop_name
+from dmnotid.intake.sockets import Endpoints
+from dmnotid.journal.queue import Journal
+from dmnotid.journal.rows import PENDING, Row, is_whole
+from dmnotid.links.availability import UNCONFIGURED, Link
+from dmnotid.links.monitor import Links
+from dmnotid.policy.freshness import judge_clock
+from dmnotid.policy.servers import Server
+from dmnotid.policy.sessions import Closed, SessionView
+from dmnotid.receiver import Receiver
+
+VERSION: Final = 1
+"""Version of the reply of Status: keys may be added under the same number, not changed."""
+
+OPEN_STATES: Final = ("running", "queued", "resting", "paused", "waiting", "held", "hook")
+
+_RETRIED: Final = frozenset({"resting", "paused", "hook"})
+"""The states of open sessions that `Retry` ends."""
+
+_CLOSED: Final = frozenset(map(str, Closed))
+
+Facts = dict[str, object]
+
+
+class Parts(NamedTuple):
+    """The parts of the daemon that have the answers, and its one way to reload."""
+
+    receiver: Receiver
+    dispatcher: Dispatcher
+    journal: Journal
+    links: Links
+    endpoints: Endpoints
+    # Names of the units that passed sockets, by descriptor.
+    units: Mapping[int, str]
+    # Reads the configuration for the process that is named, and returns the warnings once it is in force.
+    reload: Callable[[str], Awaitable[tuple[ConfigProblem, ...]]]
+
+
+class Operations:
+    """The operations of the control socket on a running daemon."""
+
+    def __init__(self, parts: Parts, config: Config) -> None:
+        # The parts that have the answers.
+        self._parts = parts
+        # When the daemon started (POSIX seconds).
+        self._started = time.time()
+        # Whether the daemon stops.
+        self.stopping = False
+        self.configure(config)
+        # The first call reads the whole table, which would hold up reception later.
+        parts.journal.last_sessions()
+
+    def configure(self, config: Config) -> None:
+        """Answer by another configuration, which is in force."""
+        self._config = config
+        self._loaded = time.time()
+        # When the last reload was refused, and all of its problems; None if it was not.
+        self._refused: tuple[float, list[Facts]] | None = None
+
+    def refuse(self, error: DmnotidError) -> None:
+        """Report that the last reload was refused."""
+        self._refused = time.time(), problems_of(error)
+
+    # Status
+
+    async def status(self) -> Facts:
+        """Return the reply of Status."""
+        parts, now = self._parts, time.time()
+        journal, problem = self._describe_journal()
+        last = {} if problem else parts.journal.last_sessions()
+        tried = {row.session for row in last.values()}
+        # Views of the sessions that were tried last and are still open, and the numbers of pending ones.
+        views: dict[int, SessionView] = {}
+        pending, states, oldest = Counter[str](), Counter[str](), None
+        async for view in sliced(parts.dispatcher.views()):
+            pending[view.server_id] += 1
+            states[view.state] += 1
+            oldest = view.accepted_at if oldest is None else min(oldest, view.accepted_at)
+            if view.session in tried:
+                views[view.session] = view
+        clock = judge_clock(now, parts.journal.floor, parts.journal.times)
+        return {
+            "version": VERSION,
+            "now": now,
+            "started": self._started,
+            "pid": os.getpid(),
+            "program": __version__,
+            "loop": loop_name(),
+            "stopping": self.stopping,
+            "config": self._describe_config(),
+            "problems": [*self._find_problems(), *([{"place": "journal", "message": problem}] if problem else ())],
+            "sockets": self._describe_sockets(),
+            "hook": self._describe_hook(),
+            "journal": journal,
+            "clock": {"believed": clock.believed, "floor": parts.journal.floor},
+            "counts": {**self._count(), "states": {it: states[it] for it in OPEN_STATES}, "oldest_pending": oldest},
+            "servers": self._servers(pending, last, views),
+            "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
+        }
+
+    def _describe_config(self) -> Facts:
+        refused = None if self._refused is None else {"at": self._refused[0], "problems": len(self._refused[1])}
+        return {"file": str(self._config.file), "loaded": self._loaded, "reload_refused": refused}
+
+    def _find_problems(self) -> Iterator[Facts]:
+        if self._refused is not None:
+            # The others are counted, and `dmnotid check` shows them.
+            yield self._refused[1][0]
+        if self._parts.dispatcher.hook_problem:
+            key = "hook.command" if self._config.hook.socket is None else "hook.socket"
+            yield {"place": key, "message": self._parts.dispatcher.hook_problem}
+
+    def _describe_sockets(self) -> list[Facts]:
+        endpoints = self._parts.endpoints
+        endpoints.report_drops()
+        return [
+            {
+                "listen": str(it),
+                "unit": self._parts.units.get(it.socket.fileno()),
+                "received": it.received,
+                "lost": it.dropped.lost,
+                "junk": it.dropped.junk,
+            }
+            for it in endpoints
+        ]
+
+    def _describe_hook(self) -> Facts:
+        hook, problem = self._config.hook, self._parts.dispatcher.hook_problem
+        what = hook.command[0] if hook.socket is None else str(hook.socket)
+        return {"what": what, "startable": not problem, "problem": problem or None}
+
+    def _describe_journal(self) -> tuple[Facts, str]:
+        """Describe the journal, and say why it can't be read if it can't."""
+        journal = self._parts.journal
+        found: Facts = {"file": str(journal.file), "octets": None, "remembered": None, "oldest": None}
+        problem = ""
+        try:
+            found |= {"octets": journal.octets, "remembered": journal.count, "oldest": journal.oldest}
+        except JournalError as error:
+            problem = str(error)
+        return {**found, "errors": journal.errors}, problem
+
+    def _count(self) -> Facts:
+        received, tried = self._parts.receiver.counters, self._parts.dispatcher.counters
+        return {
+            "received": received["received"],
+            "accepted": received["accepted"],
+            "not_accepted": received["not accepted"],
+            "bugs": received["bugs"],
+            "junk": received["junk"],
+            "lost": received["lost"],
+            "discarded": {reason: received[reason] for reason in discard_reasons()},
+            "tries": tried["tries"],
+            "interrupted": tried["interrupted"],
+            "closed": {str(closed): tried[str(closed)] for closed in Closed},
+            "duration_sum": self._parts.dispatcher.duration_sum,
+            "duration_count": self._parts.dispatcher.duration_count,
+        }
+
+    def _servers(
+        self, pending: Mapping[str, int], last: Mapping[str, Row], views: Mapping[int, SessionView]
+    ) -> Iterator[Facts]:
+        """Yield the configured servers, and then those that are not and have pending sessions."""
+        configured = {server.id: server for server in self._config.servers}
+        for server_id in dict.fromkeys([*configured, *pending]):
+            server, row = configured.get(server_id), last.get(server_id)
+            session = None if row is None else views.get(row.session) or _view_of(row)
+            counts = self._parts.receiver.servers.get(server_id, ServerCounts())
+            discard = counts.last_discard
+            yield {
+                **_describe_server(server_id, server),
+                "last_secret": counts.last_secret,
+                "last_accepted": self._parts.journal.last_accepted.get(server_id),
+                "accepted": counts.accepted,
+                # Its octets are in the reply of Discards.
+                "last_discard": None if discard is None else {**self._describe_discard(discard), "octets": None},
+                "discarded": counts.discarded,
+                "pending": pending.get(server_id, 0),
+                "last_session": None if session is None else self._describe_session(session),
+                "held_back": server is None,
+            }
+
+    def _describe_session(self, view: SessionView) -> Facts:
+        return {
+            "session": view.session,
+            "server": view.server_id,
+            "notification_id": view.notification_id,
+            "state": view.state,
+            "accepted_at": view.accepted_at,
+            "source": view.source,
+            "signed": view.signed,
+            "preferred": view.preferred,
+            "attempts": view.attempts,
+            "attempts_most": self._config.retry.attempts,
+            "next": view.next_at,
+            "expires": view.expires_at,
+            "why": view.why,
+            "connection": view.connection,
+            "interface": view.interface,
+            "started": view.started_at,
+            "pid": view.pid,
+            "outcome": view.outcome,
+            "closed": view.closed_at,
+        }
+
+    def _describe_discard(self, discard: Discarded) -> Facts:
+        return {
+            "reason": discard.reason,
+            "count": self._parts.receiver.counters[discard.reason],
+            "at": discard.at,
+            "source": str(discard.source),
+            "server": discard.server_id,
+            "problem": discard.problem,
+            "octets": discard.octets.hex(),
+        }
+
+    # Lists
+
+    def sessions(
+        self, session: int | None, server: str | None, states: frozenset[str] | None, since: float | None
+    ) -> Iterator[Facts | None]:
+        """Yield the sessions that match by number, and None for each that does not.
+
+        Closed ones are among them if `session` or `since` is given, or one of their states. Raises NoSuchSession if
+        there is none of the number `session`, and JournalError.
+        """
+        closed: Iterator[tuple[int, SessionView | None]] = iter(())
+        if session is not None:
+            row = self._parts.journal.find(session)
+            if row is None or not is_whole(row):
+                raise NoSuchSession(session)
+            # The dispatcher has the open ones.
+            closed = iter([(session, _view_of(row))] if row.state != PENDING else ())
+        elif since is not None or not _CLOSED.isdisjoint(states or ()):
+            closed = self._closed(since)
+        for number, view in merge(closed, self._open(), key=itemgetter(0)):
+            matches = (
+                view is not None
+                and session in {None, number}
+                and server in {None, view.server_id}
+                and (states is None or view.state in states)
+                and (since is None or max(view.accepted_at, view.closed_at or 0) >= since)
+            )
+            yield self._describe_session(view) if view is not None and matches else None
+
+    def _open(self) -> Iterator[tuple[int, SessionView | None]]:
+        for view in self._parts.dispatcher.views():
+            yield view.session, view
+
+    def _closed(self, since: float | None) -> Iterator[tuple[int, SessionView | None]]:
+        last = 0
+        for page in self._parts.journal.pages(since):
+            for row in page:
+                last = row.session
+                yield last, None if row.state == PENDING else _view_of(row)
+            # Reading a page takes as long as making many entries of it.
+            yield from [(last, None)] * SLICE
+
+    def discards(self, reason: str | None) -> Iterator[Facts]:
+        """Yield the last discarded datagrams in the order of arrival."""
+        for discard in self._parts.receiver.discards:
+            if reason in {None, discard.reason}:
+                yield self._describe_discard(discard)
+
+    def subscribe(self, callback: Callable[[Mapping[str, Any]], None]) -> Callable[[], None]:
+        """Call `callback` with each log record from now on, until the function that is returned is called."""
+        return log.subscribe(callback)
+
+    # Changes
+
+    async def retry(self, session: int | None, server: str | None, by: str) -> list[int]:
+        """Let one session, or else the open ones of a server or of all, start as soon as they can.
+
+        Return those that were paused or at rest, or are open again. Raises NoSuchSession, NotPending and JournalError.
+        """
+        if session is not None:
+            return self._parts.dispatcher.retry([session], by)
+        chosen = [
+            view.session
+            async for view in sliced(self._parts.dispatcher.views())
+            if view.state in _RETRIED and server in {None, view.server_id}
+        ]
+        return [it async for one in sliced(chosen) for it in self._parts.dispatcher.retry([one], by)]
+
+    def cancel(self, session: int, by: str) -> str:
+        """Close a session, and return the state it had. Raises NoSuchSession, NotPending and JournalError."""
+        return self._parts.dispatcher.cancel(session, by)
+
+    async def reload(self, by: str) -> tuple[ConfigProblem, ...]:
+        """Read the configuration again, and return its warnings once it is in force. Raises DmnotidError."""
+        return await self._parts.reload(by)
+
+
+def _describe_server(server_id: str, server: Server | None) -> Facts:
+    if server is None:
+        return {"id": server_id, "must_sign": False, "secrets": 0}
+    return {"id": server_id, "must_sign": server.require_digest, "secrets": len(server.secrets)}
+
+
+def _view_of(row: Row) -> SessionView:
+    """Return the view of a closed session."""
+    return SessionView(
+        session=row.session,
+        server_id=row.server_id,
+        notification_id=row.notification_id,
+        state=row.state,
+        accepted_at=row.received_at,
+        source=row.source,
+        signed=row.sent_at is not None,
+        preferred=(),
+        attempts=row.attempts,
+        next_at=None,
+        expires_at=None,
+        why="",
+        connection=row.connection,
+        interface=row.interface,
+        started_at=row.started_at,
+        pid=None,
+        outcome=row.outcome,
+        closed_at=row.closed_at,
+    )
+
+
+def _is_shown(link: Link) -> bool:
+    # Loopback is a link to no other host, unless the configuration names it.
+    return link.missing != UNCONFIGURED
+
+
+def _describe_link(link: Link, links: Links, now: float) -> Facts:
+    available = link.connection in links.available()
+    missing = "settling" if link.available else f"up, {link.missing}" if link.up else link.missing
+    since = links.since(link.connection)
+    return {
+        "interface": link.name,
+        "type": str(link.type),
+        "available": available,
+        "why": None if available else missing,
+        "since": None if since is None else now - (time.monotonic() - since),
+    }
