@@ -71,7 +71,10 @@ def contents(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.system
 def test_what_lies_where(contents: Path) -> None:
-    units = {"dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@.service"}
+    units = {
+        *("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@.service"),
+        *("dmnotid-metrics.service", "dmnotid-metrics.timer", "dmnotid-metrics.socket", "dmnotid-metrics@.service"),
+    }
     assert {unit.name for unit in (contents / "lib/systemd/system").iterdir()} == units
     for unit in units:
         assert (contents / "lib/systemd/system" / unit).read_bytes() == (PROJECT / "systemd" / unit).read_bytes()
@@ -82,7 +85,7 @@ def test_what_lies_where(contents: Path) -> None:
     assert (contents / "usr/bin/dmnotid").stat().st_mode & stat.S_IXOTH
     assert {path.name for path in (contents / "usr/lib/python3/dist-packages/dmnotid").iterdir()} >= {"cli", "py.typed"}
     documents = contents / "usr/share/doc/dmnotid"
-    for name in ("CHANGELOG.md", "README.md", "docs/install.md", "docs/journal.md"):
+    for name in ("CHANGELOG.md", "README.md", "docs/install.md", "docs/journal.md", "docs/alerts.yml"):
         assert (documents / name).read_bytes() == (PROJECT / name).read_bytes()
     preset = "90-dmnotid.preset"
     assert (contents / "lib/systemd/system-preset" / preset).read_bytes() == (PROJECT / "systemd" / preset).read_bytes()
@@ -134,11 +137,12 @@ def test_an_upgrade_restarts_the_service_and_leaves_the_sockets_alone(contents: 
 def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents: Path) -> None:
     postinst = (contents / "DEBIAN/postinst").read_text()
     # An "enable" is for what was enabled before: debhelper asks for that first.
-    assert postinst.count("deb-systemd-helper enable") == postinst.count("deb-systemd-helper --quiet was-enabled") == 3
-    units = "dmnotid.socket dmnotid-session.socket dmnotid.service"
-    stop = f"deb-systemd-invoke stop {units} 'dmnotid-session@*.service'"
+    assert postinst.count("deb-systemd-helper enable") == postinst.count("deb-systemd-helper --quiet was-enabled") == 5
+    units = "dmnotid.socket dmnotid-session.socket dmnotid-metrics.socket dmnotid-metrics.timer dmnotid.service"
+    stop = f"deb-systemd-invoke stop {units} 'dmnotid-session@*.service' 'dmnotid-metrics*.service'"
     assert commands_to_systemd(contents / "DEBIAN/prerm") == [stop]
-    assert f"deb-systemd-helper disable {units} " in (contents / "DEBIAN/prerm").read_text()
+    prerm = (contents / "DEBIAN/prerm").read_text().replace("\\\n", " ")
+    assert f"deb-systemd-helper disable {units} " in " ".join(prerm.split())
 
 
 @pytest.mark.system
