@@ -1,13 +1,21 @@
 """The text of `dmnotid status`, and the plain command. Monitors run it every minute, so it imports little."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from dmnotid.cli.asking import EXIT_DOWN, default_socket
 from dmnotid.cli.table import columns, counted, moment, span
 from dmnotid.control.client import Unreachable, call
 from dmnotid.host.text import printable
+
+# As in control/client.py.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Status = Mapping[str, Any]
 
 PATIENCE = 2.0
 """Maximum time to wait for the daemon, in seconds; one that neither starts nor stops answers in milliseconds."""
@@ -16,8 +24,6 @@ _DAY = 86_400
 _TITLES = ("SERVER", "HEARD", "ACCEPTED", "DROPPED", "PENDING", "LAST SESSION")
 _NUMBERS = (2, 3, 4)
 _FORMER = "former"
-
-Status = Mapping[str, Any]
 
 
 def show_status() -> int:
