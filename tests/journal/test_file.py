@@ -20,6 +20,7 @@ from tests.journal.journals import (
     REMEMBER,
     ROOMY,
     SESSIONS,
+    YEARS,
     accepts,
     admit,
     admit_done,
@@ -102,6 +103,9 @@ def test_damaged_file_runs_nothing_twice_and_accepts_repeats(
             accepted = {number for number in range(SESSIONS) if accepts(journal, number)}
             assert not accepted & left, f"a pending notification is accepted again with seed {seed}"
             assert accepts(journal, 1_000), f"seed {seed}"
+            listed = {row.session for row in journal.rows()}
+            assert listed >= {row.session for row in journal.last_sessions().values()}, f"seed {seed}"
+            assert journal.last_accepted[SERVER_ID] > NOW - YEARS, f"seed {seed}"
         with open_journal(directory, limits=ROOMY) as journal:
             missing = set(PENDING) - set(ids(journal))
         assert not missing, f"neither in the file nor accepted at its repeat with seed {seed}"
