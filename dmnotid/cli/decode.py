@@ -4,7 +4,6 @@ The command reads no journal, so it can't detect a duplicate.
 """
 
 import argparse
-import dataclasses
 import json
 import re
 import sys
@@ -110,8 +109,8 @@ def _judge(arguments: argparse.Namespace) -> Judge:
     rules = _load_rules(arguments.config) if arguments.config else None
     # The sender is not known, so no server is refused because of its sources.
     if rules is not None and arguments.source is None:
-        anywhere = Servers(dataclasses.replace(server, sources=()) for server in rules.servers)
-        rules = dataclasses.replace(rules, servers=anywhere)
+        anywhere = Servers(server._replace(sources=()) for server in rules.servers)
+        rules = rules._replace(servers=anywhere)
     # Without a journal, no server has signed before.
     clock = judge_clock(time.time(), None) if arguments.at is None else Clock(arguments.at)
     # Without --source, no server has sources left to compare that address with.

@@ -189,7 +189,7 @@ def _json(link: Link, connections: Sequence[Connection]) -> dict[str, object]:
     missing = _missing(link, connections)
     return {
         "interface": link.name,
-        "index": link.index,
+        "index": link.ifindex,
         "connection": link.type,
         "why": link.why,
         "up": link.up,

@@ -6,7 +6,6 @@ secretive mapping, keys without a value, and the values of secrets.
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -219,13 +218,11 @@ def read_boolean(value: Value) -> bool:
     return _BOOLEANS[word]
 
 
-@dataclass(frozen=True)
 class Number:
     """Reads a whole number of a range, in plain decimal digits; `unit` is for the documentation."""
 
-    low: int
-    high: int
-    unit: str = ""
+    def __init__(self, low: int, high: int, unit: str = "") -> None:
+        self.low, self.high, self.unit = low, high, unit
 
     def __call__(self, value: Value) -> int:
         """Read a value; raises Wrong."""
@@ -240,12 +237,11 @@ class Number:
         return int(text)
 
 
-@dataclass(frozen=True)
 class Duration:
     """Reads a duration of at least `low` seconds; if it is `optional`, null means that there is no limit."""
 
-    low: float
-    optional: bool = False
+    def __init__(self, low: float, *, optional: bool = False) -> None:
+        self.low, self.optional = low, optional
 
     def __call__(self, value: Value) -> float | None:
         """Read a value, as seconds; raises Wrong."""
@@ -264,11 +260,11 @@ class Duration:
         return seconds
 
 
-@dataclass(frozen=True)
 class Choice:
     """Reads one of some words."""
 
-    words: tuple[str, ...]
+    def __init__(self, *words: str) -> None:
+        self.words = words
 
     def __call__(self, value: Value) -> str:
         """Read a value; raises Wrong."""

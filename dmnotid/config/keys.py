@@ -87,8 +87,8 @@ _RETRY: Final = Retry()
 _LINKS: Final = ConnectionsConfig()
 _LOG: Final = LogConfig()
 _LISTEN: Final = (ListenAddress("::", WAP_PUSH_PORT),)
-_LEVELS: Final = Choice(("debug", "info", "warning", "error"))
-_FORMATS: Final = Choice(("auto", "json", "text"))
+_LEVELS: Final = Choice("debug", "info", "warning", "error")
+_FORMATS: Final = Choice("auto", "json", "text")
 
 _FORMS: Final = {
     "text": "The secret itself, as UTF-8.",

@@ -30,12 +30,12 @@ RESOLVED_KINDS: Final = frozenset({"int", "float", "bool", "timestamp", "merge",
 """Kinds that unquoted text can turn into."""
 
 # Spaces that are not spaces to YAML, and characters without any width.
-_INVISIBLE: Final = re.compile(
+_INVISIBLE: Final = (
     "[\x85\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
     "\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 # Parts of a line in which such a character is text: quotes and comments.
-_QUOTED: Final = re.compile(r"""\"(?:\\.|[^"\\])*"|'[^']*'|(?:^|(?<=[ \t]))#.*""")
+_QUOTED: Final = r"""\"(?:\\.|[^"\\])*"|'[^']*'|(?:^|(?<=[ \t]))#.*"""
 _COMMENT: Final = re.compile(r"[ \t]+#")
 _SAME_COLUMN: Final = " (check the indentation: the keys of a mapping begin in the same column)"
 # What the two loaders report of a key in a column that fits no key above, or below a value.
@@ -130,14 +130,19 @@ def compose(text: str) -> Node:
 
 def find_invisible(text: str) -> str | None:
     """Return the first invisible character of a text, as `U+00A0`; None if there is none."""
-    found = _INVISIBLE.search(text)
+    found = _search_invisible(text)
     return None if found is None else f"U+{ord(found[0]):04X}"
+
+
+def _search_invisible(text: str) -> re.Match[str] | None:
+    # The set of characters takes a hundredth of the daemon's start to compile, and most files are in ASCII.
+    return None if text.isascii() else re.search(_INVISIBLE, text)
 
 
 def stray_spaces(text: str, last: int) -> Iterator[Wrong]:
     """Yield the problem of each line, up to the line `last`, with an invisible character outside of quotes."""
     for number, line in enumerate(text.split("\n")[:last], 1):
-        found = _INVISIBLE.search(_QUOTED.sub(lambda part: " " * len(part[0]), line))
+        found = _search_invisible(re.sub(_QUOTED, lambda part: " " * len(part[0]), line))
         if found is not None:
             yield Wrong(_NOT_A_SPACE.format(f"U+{ord(found[0]):04X}"), (number, found.start() + 1))
 
@@ -182,7 +187,7 @@ class _Composer:
     def _refuse_stray_space(self, node: Node) -> None:
         """Raise Wrong for a key with an invisible character, of which the indentation or the value is a part."""
         start, children = self._open[-1] if self._open else (None, [])
-        found = _INVISIBLE.search(node.text)
+        found = _search_invisible(node.text)
         if found is not None and isinstance(start, yaml.MappingStartEvent) and not len(children) % 2:
             message = _NOT_A_SPACE.format(f"U+{ord(found[0]):04X}")
             raise Wrong(message, (node.line, node.column + found.start()))

@@ -2,12 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
 from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from dmnotid.config.values import ConnectionsConfig, Reach
 from dmnotid.links.rtnetlink import (
@@ -45,8 +44,7 @@ _IPV6_LINK_LOCAL: Final = 0xFE80 >> 6
 _IPV6_LOOPBACK: Final = bytes(15) + b"\1"
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A network interface, as one read of the kernel found it.
 
     `type` is ANY if it is none of the three; `why` is the fact that decided. `addresses` are the usable ones, `routes`
@@ -55,7 +53,7 @@ class Link:
     """
 
     name: str
-    index: int
+    ifindex: int
     type: ConnectionType
     why: str
     up: bool

@@ -10,7 +10,6 @@ The order of these checks is a security property. This module is the only place 
 changes it.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dmnotid.errors import Discard
@@ -31,17 +30,15 @@ class Datagram(NamedTuple):
     received_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """The part of the configuration that decides about a datagram."""
 
     servers: Servers
-    freshness: Freshness = field(default_factory=Freshness)
+    freshness: Freshness = Freshness()
     max_header_octets: int = DEFAULT_MAX_HEADER_OCTETS
     max_octets: int = DEFAULT_MAX_OCTETS
 
 
-@dataclass(slots=True)
 class Progress:
     """How far a datagram came: the results of the stages that it passed, for a caller that shows them.
 
@@ -49,8 +46,12 @@ class Progress:
     unless the package is.
     """
 
-    body_offset: int | None = None
-    notification: Notification | None = None
+    def __init__(self, body_offset: int | None = None) -> None:
+        """`body_offset` is given for a package that no push contains."""
+        # The offset of the package in the datagram.
+        self.body_offset = body_offset
+        # The package.
+        self.notification: Notification | None = None
 
 
 def receive_push(

@@ -1,9 +1,8 @@
 """The configured DM servers, found by SERVER-ID or else by the secret that fits. There is no default server."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network
-from typing import Final
+from typing import Final, NamedTuple
 
 from dmnotid.errors import DigestMismatch, SecretNotProvisioned, ServerUndiscovered, SourceNotAllowed, UnknownServer
 from dmnotid.policy.addresses import Network, Source, parse_ip
@@ -18,8 +17,7 @@ MAX_TRIED_OCTETS: Final = 1_024
 """Maximum size of such a notification: each secret tried costs a digest over all of its octets."""
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(NamedTuple):
     """A configured DM server.
 
     `secret` is None if none is provisioned. While the server changes it, `former_secret` is accepted too: until
@@ -27,11 +25,16 @@ class Server:
     """
 
     id: str
-    secret: bytes | None = field(default=None, repr=False)
+    secret: bytes | None = None
     require_digest: bool = True
     sources: tuple[Network, ...] = ()
-    former_secret: bytes | None = field(default=None, repr=False)
+    former_secret: bytes | None = None
     former_until: float | None = None
+
+    def __repr__(self) -> str:
+        """Leave out the secrets: what is logged may be read by others."""
+        shown = (f"{name}={value!r}" for name, value in self._asdict().items() if not name.endswith("secret"))
+        return f"Server({', '.join(shown)})"
 
     @property
     def secrets(self) -> tuple[bytes, ...]:

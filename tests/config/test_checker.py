@@ -41,7 +41,7 @@ def test_values_are_read() -> None:
     found = root.mapping(("n", "flag", "word", "time", "path", "list"))
     assert Number(1, 12)(found["n"]) == 12
     assert read_boolean(found["flag"]) is False
-    assert Choice(("low", "high"))(found["word"]) == "low"
+    assert Choice("low", "high")(found["word"]) == "low"
     assert Duration(0)(found["time"]) == 0
     assert read_path(found["path"]) == Path("x")
     assert found["list"].each(Number(1, 2), "numbers") == (1, 2)

@@ -1,7 +1,5 @@
 """Verification of digest and age, in this order (5.3.5)."""
 
-from dataclasses import replace
-
 import pytest
 
 from dmnotid.errors import DigestMismatch, Discard
@@ -86,10 +84,10 @@ CHANGING = Server("dm.example", SECRET, former_secret=FORMER, former_until=NOW +
         (CHANGING, Clock(NOW + 1.0), SECRET, "current"),
         # A clock that is not believed ends nothing.
         (CHANGING, Clock(NOW + 1.0, believed=False), FORMER, "former"),
-        (replace(CHANGING, former_until=None), Clock(NOW + 1.0), FORMER, "former"),
+        (CHANGING._replace(former_until=None), Clock(NOW + 1.0), FORMER, "former"),
         # The current one may be missing where it could not be read.
-        (replace(CHANGING, secret=None), CLOCK, FORMER, "former"),
-        (replace(CHANGING, secret=None), CLOCK, SECRET, "digest-mismatch"),
+        (CHANGING._replace(secret=None), CLOCK, FORMER, "former"),
+        (CHANGING._replace(secret=None), CLOCK, SECRET, "digest-mismatch"),
         (CHANGING, CLOCK, b"another", "digest-mismatch"),
     ],
 )
@@ -103,7 +101,7 @@ def test_notification_is_verified_with_either_secret_while_a_server_changes_them
 
 
 def test_unsigned_notification_has_no_secret() -> None:
-    server = replace(CHANGING, require_digest=False)
+    server = CHANGING._replace(require_digest=False)
     assert verify(UNSIGNED, server, SOURCE, CLOCK, FRESHNESS).secret is None
 
 
