@@ -61,7 +61,7 @@ def families(status: Mapping[str, Any], *, servers: bool = True) -> Iterator[Fam
     yield from _sessions(status["counts"])
     yield _connections(status["links"])
     journal = status["journal"]
-    yield gauge("journal_bytes", "Size of the journal, in octets.", journal["octets"])
+    yield journal_bytes(journal["octets"])
     yield counter("journal_errors", "Failed operations of the journal.", journal["errors"])
 
 
@@ -114,6 +114,11 @@ def oldest_pending(at: float) -> Family:
     """Return the age of the queue."""
     meaning = "Arrival of the oldest notification whose session is pending, in POSIX seconds."
     return gauge("session_oldest_pending_timestamp_seconds", meaning, at)
+
+
+def journal_bytes(octets: int) -> Family:
+    """Return the size of the journal."""
+    return gauge("journal_bytes", "Size of the journal, in octets.", octets)
 
 
 def _connections(links: Sequence[Mapping[str, Any]]) -> Family:

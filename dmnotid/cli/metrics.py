@@ -4,17 +4,18 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 from dmnotid.cli.asking import answered, explain
-from dmnotid.cli.exposition import families, render, up
-from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.exposition import Family, families, journal_bytes, last_accepted, oldest_pending, render, up
+from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.control.client import Unreachable, call
-from dmnotid.errors import DmnotidError
+from dmnotid.errors import DmnotidError, JournalError
 
 PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -44,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    scrape = partial(_scrape, find_socket(arguments), servers=not arguments.no_servers)
+    scrape = partial(_scrape, arguments)
     if arguments.http:
         sys.stdout.buffer.write(answer(read_head(_STANDARD_INPUT), scrape))
     elif arguments.write:
@@ -54,15 +55,32 @@ def _main(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _scrape(path: str, *, servers: bool, openmetrics: bool) -> str:
+def _scrape(arguments: argparse.Namespace, *, openmetrics: bool) -> str:
     """Ask the daemon, and return the metrics. Raises Unreachable if this user may not ask."""
+    started, one_each = 0.0, not arguments.no_servers
     try:
-        status = call(path, "Status")
+        status = call(find_socket(arguments), "Status")
+        started, found = status["started"], families(status, servers=one_each)
     except Unreachable as problem:
         if problem.why == "forbidden":
             raise
-        return render([up(0)], created=0 if openmetrics else None)
-    return render(families(status, servers=servers), created=status["started"] if openmetrics else None)
+        found = _stopped(find_state(arguments), one_each=one_each)
+    return render(found, created=started if openmetrics else None)
+
+
+def _stopped(state: Path, *, one_each: bool) -> Iterator[Family]:
+    """Yield the metrics of a daemon that does not answer: those of its journal, if this user can read it."""
+    # A running daemon makes the import of SQLite unnecessary.
+    from dmnotid.journal.reading import read_copy  # noqa: PLC0415
+    from dmnotid.journal.rows import PENDING  # noqa: PLC0415
+
+    yield up(0)
+    with suppress(JournalError), read_copy(state) as journal:
+        yield from last_accepted(journal.last_accepted, one_each=one_each)
+        pending = [row.received_at for row in journal.rows() if row.state == PENDING]
+        if pending:
+            yield oldest_pending(min(pending))
+        yield journal_bytes(journal.octets)
 
 
 def replace_file(file: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from dmnotid.cli.asking import default_socket
 from dmnotid.cli.process import DEFAULT_CONFIG
 from dmnotid.config.loading import load_keys
+from dmnotid.config.values import DEFAULT_STATE
 from dmnotid.errors import ConfigError
 
 
@@ -26,6 +27,11 @@ def find_socket(arguments: argparse.Namespace) -> str:
     if arguments.config is None and Path(usual).exists():
         return usual
     return str(_read(arguments.config, "control") or usual)
+
+
+def find_state(arguments: argparse.Namespace) -> Path:
+    """Return the directory of the journal."""
+    return Path(_read(arguments.config, "state") or DEFAULT_STATE)
 
 
 def _read(file: Path | None, name: str) -> Any:  # noqa: ANN401

@@ -18,6 +18,8 @@ from dmnotid.cli.metrics import MAX_REQUEST, OPENMETRICS, PLAIN, answer, read_he
 from dmnotid.errors import DmnotidError
 from tests.cli.program import PATIENCE, PROGRAM, dmnotid
 from tests.cli.test_exposition import read
+from tests.processes import Run, running
+from tests.support import NOWHERE, OTHER_ID, OTHER_SECRET, SERVER_ID, push, write_config
 
 # --- A file for node_exporter ---
 
@@ -189,8 +191,64 @@ class Endpoint:
         return connection.getresponse()
 
 
-def test_scrape_shows_that_the_daemon_is_down_when_none_listens(tmp_path: Path) -> None:
-    with Endpoint(f"--socket={tmp_path}/control") as endpoint:
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Run]:
+    with running(tmp_path) as run:
+        yield run
+
+
+def configure(directory: Path) -> Path:
+    """Write a configuration with a control socket, for a daemon that starts no session."""
+    return write_config(directory, ["/bin/true"], control={"socket": str(directory / "control")})
+
+
+def test_scrape_has_the_counts_of_the_daemon_until_it_stops(tmp_path: Path, start: Run) -> None:
+    config = configure(tmp_path)
+    service = start(config)
+    service.send(push(1, preferred=NOWHERE), push(2, preferred=NOWHERE), push(3, secret=b"wrong"))
+    service.wait("notification accepted", 2)
+    service.wait("datagram discarded")
+    with Endpoint(f"--socket={tmp_path}/control", f"--config={config}") as endpoint:
+        response = endpoint.get()
+        assert (response.status, response.headers["Content-Type"]) == (200, PLAIN)
+        up = read(response.read().decode())
+        assert read(endpoint.get(Accept="application/openmetrics-text").read().decode(), parse_openmetrics).keys() > (
+            up.keys()
+        )
+        service.stop()
+        stopped = read(endpoint.get().read().decode())
+    assert up["dmnotid_up", ()] == 1
+    assert up["dmnotid_datagrams_received_total", ()] == 3
+    assert up["dmnotid_notifications_accepted_total", (("server", SERVER_ID),)] == 2
+    assert up["dmnotid_notifications_discarded_total", (("reason", "digest-mismatch"),)] == 1
+    assert up["dmnotid_sessions", (("state", "waiting"),)] == 2
+    of_the_journal = {name for name, _ in stopped} - {"dmnotid_up"}
+    assert stopped["dmnotid_up", ()] == 0
+    assert of_the_journal == {
+        "dmnotid_notification_last_accepted_timestamp_seconds",
+        "dmnotid_session_oldest_pending_timestamp_seconds",
+        "dmnotid_journal_bytes",
+    }
+    same = {key: value for key, value in stopped.items() if key[0].endswith("_timestamp_seconds")}
+    assert {key: up[key] for key in same} == same
+    assert endpoint.statuses == [0, 0, 0]
+
+
+def test_scrape_of_all_servers_has_one_sample_when_the_daemon_is_down(tmp_path: Path, start: Run) -> None:
+    config = configure(tmp_path)
+    service = start(config)
+    service.send(push(1, preferred=NOWHERE), push(2, preferred=NOWHERE, server_id=OTHER_ID, secret=OTHER_SECRET))
+    service.wait("notification accepted", 2)
+    service.stop()
+    each = read(dmnotid("metrics", f"--config={config}").out)
+    times = [at for (name, _), at in each.items() if "last_accepted" in name]
+    assert len(times) == 2
+    every = read(dmnotid("metrics", f"--config={config}", "--no-servers").out)
+    assert every["dmnotid_notification_last_accepted_timestamp_seconds", ()] == max(times)
+
+
+def test_scrape_shows_that_the_daemon_is_down_when_it_never_ran(tmp_path: Path) -> None:
+    with Endpoint(f"--config={configure(tmp_path)}") as endpoint:
         response = endpoint.get()
         assert (response.status, response.headers["Content-Type"]) == (200, PLAIN)
         assert read(response.read().decode()) == {("dmnotid_up", ()): 0}
@@ -204,22 +262,22 @@ def test_scrape_shows_that_the_daemon_is_down_when_none_listens(tmp_path: Path) 
 # --- The command ---
 
 
-def test_command_shows_that_the_daemon_is_down_when_none_listens(tmp_path: Path) -> None:
-    done = dmnotid("metrics", f"--socket={tmp_path}/control")
+def test_command_shows_that_the_daemon_is_down_when_it_never_ran(tmp_path: Path) -> None:
+    done = dmnotid("metrics", f"--config={configure(tmp_path)}")
     assert (done.status, done.err) == (0, "")
     assert read(done.out) == {("dmnotid_up", ()): 0}
 
 
-def test_command_writes_the_file_when_no_daemon_listens(tmp_path: Path) -> None:
+def test_command_writes_the_file_when_the_daemon_is_down(tmp_path: Path) -> None:
     file = tmp_path / "dmnotid.prom"
-    done = dmnotid("metrics", f"--socket={tmp_path}/control", "--write", str(file))
+    done = dmnotid("metrics", f"--config={configure(tmp_path)}", "--write", str(file))
     assert done == (0, "", "")
     assert read(file.read_text()) == {("dmnotid_up", ()): 0}
 
 
 def test_command_fails_when_the_file_cannot_be_written(tmp_path: Path) -> None:
     file = tmp_path / "missing/dmnotid.prom"
-    done = dmnotid("metrics", f"--socket={tmp_path}/control", "--write", str(file))
+    done = dmnotid("metrics", f"--config={configure(tmp_path)}", "--write", str(file))
     assert done.status == 1
     assert done.err == f"{file} cannot be written: No such file or directory\n"
 
