@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from dmnotid.host import log
+from tests import shared
 from tests.project.packaging import PROJECT, build_deb, why_no_deb
 from tests.support import LogLines
 
@@ -34,6 +35,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     in_worker = hasattr(config, "workerinput")
     if everything and not in_worker and getattr(option, "numprocesses", 0) is None:
         option.numprocesses = len(os.sched_getaffinity(0))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    shared.set_up(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take long, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: not any(item.iter_markers("slow")) and not any(item.iter_markers("system")))
 
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -75,8 +85,9 @@ def logged() -> Iterator[LogLines]:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package() -> Path:
     """The Debian package of this checkout, built once."""
     if reason := why_no_deb():
         pytest.skip(reason)
-    return build_deb(PROJECT, tmp_path_factory.mktemp("package"))
+    [package] = shared.made_once("package", lambda dist: build_deb(PROJECT, dist)).glob("*.deb")
+    return package

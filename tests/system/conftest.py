@@ -2,17 +2,15 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 import pytest
 
+from tests.shared import made_once
 from tests.system.device import Device
 from tests.system.machine import Machine, make_root, why_not
 
@@ -23,35 +21,9 @@ LATER: Final = "trixie"
 """A release whose systemd differs from that of Debian 12 where the documents say so."""
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    """Turn a termination into an interrupt, so that fixtures clean up."""
-    raise KeyboardInterrupt(number)
-
-
-@pytest.fixture(scope="session")
-def base_root() -> Iterator[Path]:
-    """A Debian without dmnotid."""
+def _make_root(root: Path, release: str = "") -> None:
     if reason := why_not():
         pytest.skip(reason)
-    former = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield from _base_root()
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def _base_root() -> Iterator[Path]:
-    if kept := os.environ.get(OWN_ROOT):
-        if not Path(kept).exists():
-            _make_root(Path(kept))
-        yield Path(kept)
-        return
-    with tempfile.TemporaryDirectory(prefix="dmnotid-root-") as directory:
-        _make_root(Path(directory, "root"))
-        yield Path(directory, "root")
-
-
-def _make_root(root: Path, release: str = "") -> None:
     try:
         make_root(root, release)
     except OSError as error:
@@ -59,13 +31,35 @@ def _make_root(root: Path, release: str = "") -> None:
 
 
 @pytest.fixture(scope="session")
-def device_root(base_root: Path, package: Path) -> Iterator[Path]:
+def base_root() -> Path:
+    """A Debian without dmnotid."""
+    if kept := os.environ.get(OWN_ROOT):
+        if not Path(kept).exists():
+            _make_root(Path(kept))
+        return Path(kept)
+    return made_once("root", _make_root)
+
+
+@pytest.fixture(scope="session")
+def device_root(base_root: Path, package: Path) -> Path:
     """A Debian with dmnotid's package installed."""
-    with tempfile.TemporaryDirectory(prefix="dmnotid-root-") as directory:
-        root = Path(directory, "root")
-        subprocess.run(["cp", "--archive", "--reflink=auto", base_root, root], check=True)
+
+    def make(root: Path) -> None:
+        subprocess.run(["cp", "--archive", "--reflink=auto", f"{base_root}/.", root], check=True)
         _install(package, root)
-        yield root
+
+    return made_once("device-root", make)
+
+
+@pytest.fixture(scope="session")
+def later_root(package: Path) -> Path:
+    """A Debian 13, which has systemd 257, with dmnotid's package."""
+
+    def make(root: Path) -> None:
+        _make_root(root, LATER)
+        _install(package, root)
+
+    return made_once("later-root", make)
 
 
 def _install(package: Path, root: Path) -> None:
@@ -78,15 +72,17 @@ def _install(package: Path, root: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wheels of all that dmnotid needs to be built and run, as the machine has no network."""
-    directory = tmp_path_factory.mktemp("packages") / "wheels"
-    needed = ["PyYAML>=6.0", "structlog>=22.3", "uvloop>=0.17", "setuptools>=61", "wheel"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
-    done = subprocess.run([*command, f"--dest={directory}", *needed], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"needs packages of Python: {done.stderr.strip()[-300:]}")
-    return directory
+def wheels() -> Path:
+    """Wheels of everything that dmnotid needs to be built and run, as the machine has no network."""
+
+    def make(directory: Path) -> None:
+        needed = ["PyYAML>=6.0", "structlog>=22.3", "uvloop>=0.17", "setuptools>=61", "wheel"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
+        done = subprocess.run([*command, f"--dest={directory}", *needed], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"needs packages of Python: {done.stderr.strip()[-300:]}")
+
+    return made_once("wheels", make)
 
 
 @pytest.fixture
@@ -112,18 +108,6 @@ def device(device_machine: Machine) -> Iterator[Device]:
     # pytest shows it if the test failed.
     print(device_machine.attempt("journalctl", "--lines=60", "--output=short-precise").stdout)  # noqa: T201
     device.reset()
-
-
-@pytest.fixture(scope="session")
-def later_root(package: Path) -> Iterator[Path]:
-    """A Debian 13, which has systemd 257, with dmnotid's package."""
-    if reason := why_not():
-        pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="dmnotid-root-") as directory:
-        root = Path(directory, "root")
-        _make_root(root, LATER)
-        _install(package, root)
-        yield root
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_a_full_disk_stops_nothing(device: Device) -> None:
         device.send(notification(number))
     refused = device.wait_record("notification not accepted")
     assert "full" in refused["problem"]
-    assert refused["level"] == "error"
+    assert device.log("DMNOTID_EVENT=notification not accepted", "PRIORITY=3")
     device.run("rm", BALLAST)
     device.send(notification(199), notification(200))  # the server sends again what it has no session for
     device.wait_run(199, file=RUNS)
