@@ -34,8 +34,7 @@ RECENT_DISCARDS: Final = 4
 MAX_KEPT_OCTETS: Final = 600
 """Maximum number of octets that are kept of one of them: most notifications have fewer."""
 
-# Discards that an operator should see: a sender claims to be a server, or a known server makes an error.
-_SUSPICIOUS: Final = (
+SUSPICIOUS: Final = (
     DigestMismatch,
     DigestMissing,
     FromTheFuture,
@@ -45,6 +44,7 @@ _SUSPICIOUS: Final = (
     Stale,
     TrailingOctets,
 )
+"""Discards that an operator should see: a sender claims to be a server, or a known server makes an error."""
 
 
 class Discarded(NamedTuple):
@@ -129,7 +129,7 @@ class DiscardLog:
         if self.count(discard.reason, source):
             # Other content under the same id shows a server that has lost its counter (5.1.4).
             odd = isinstance(discard, Duplicate) and not discard.same_content
-            log = logger.warning if odd or isinstance(discard, _SUSPICIOUS) else logger.info
+            log = logger.warning if odd or isinstance(discard, SUSPICIOUS) else logger.info
             log(
                 "datagram discarded",
                 reason=discard.reason,

@@ -31,6 +31,7 @@ EVENTS: Final[Mapping[str, Event]] = {
     "signal ignored": Event("The signal {signal} was ignored"),
     "internal error": Event("An internal error was logged with its traceback", "e6376f92e1084f1da610c88857242a0c"),
     "log lines dropped": Event("Log lines were dropped: {count}"),
+    "records missed": Event("Records were left out, because they were not read: {count}"),
     "uvloop missing": Event("uvloop cannot be used: {problem}; instead: {instead}"),
     "service manager not notified": Event("The service manager could not be notified: {problem}"),
     "watchdog ignored": Event("The watchdog is ignored: {problem}"),
@@ -117,9 +118,11 @@ EVENTS: Final[Mapping[str, Event]] = {
     "session expired": Event(
         "Session {session} of {server_id} expired, tries: {attempts}", "c51f7424f837412698a50ba4b4af0cf1"
     ),
-    "session cancelled": Event("Session {session} of {server_id} was cancelled", "5b863836fdc145b1a8d2ee9cc8bab940"),
+    "session cancelled": Event(
+        "Session {session} of {server_id} was cancelled by {by}", "5b863836fdc145b1a8d2ee9cc8bab940"
+    ),
     "session retried": Event(
-        "Session {session} of {server_id} may start again now", "a23b9184b8bd414483aec54bcd66366c"
+        "Session {session} of {server_id} may start again now, as {by} has asked", "a23b9184b8bd414483aec54bcd66366c"
     ),
     "session interrupted": Event(
         "Session {session} of {server_id} was interrupted by the stop of the daemon; it starts again {next}",

@@ -1,0 +1,173 @@
+"""docs/events.md has every event of the log and every reason of a discard, as the program has them."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from dmnotid.discards import SUSPICIOUS
+from dmnotid.errors import discard_reasons
+from dmnotid.events import EVENTS
+from dmnotid.policy.sessions import Closed
+from tests.processes import Service
+from tests.support import wait_until
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/events.md").read_text()
+
+LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
+SESSION_KEYS = {"session", "server_id", "notification_id", "attempt"}
+LINE_KEYS = {"event", "level", "time"}
+
+
+class Row(NamedTuple):
+    """An event as the page has it."""
+
+    levels: set[str]
+    keys: set[str]
+
+
+def rows() -> dict[str, Row]:
+    found = {}
+    for event, levels, keys in re.findall(r"(?m)^\| ([A-Za-z0-9 ]+) \| ([a-z ]+) \| ([^|]*) \|", PAGE):
+        if event != "event":
+            own = set(re.findall(r"`([a-z_]+)`", keys)) | (SESSION_KEYS if "session keys" in keys else set())
+            found[event] = Row(set(levels.split(" or ")), own)
+    return found
+
+
+class Call(NamedTuple):
+    """A call that logs. `level` is empty if a variable decides; `keys` are those that the call spells out."""
+
+    place: str
+    event: str
+    level: str
+    keys: set[str]
+
+
+def calls() -> Iterator[Call]:
+    for file in sorted((ROOT / "dmnotid").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                owner = ast.unparse(node.func).rpartition(".")[0]
+                if name == "log" or (name in LEVELS and re.search("log", owner)):
+                    keys = {"exception" if key.arg == "exc_info" else key.arg for key in node.keywords if key.arg}
+                    keys |= {"exception"} if name == "exception" else set()
+                    place = f"{file.relative_to(ROOT)}:{node.lineno}"
+                    yield from (Call(place, event, LEVELS.get(name, ""), keys) for event in events(node.args[0]))
+            elif isinstance(node, ast.Dict):
+                # The log writes one line by itself.
+                facts = {ast.unparse(key): value for key, value in zip(node.keys, node.values, strict=True) if key}
+                if isinstance(facts.get("'event'"), ast.Constant):
+                    event, level = (ast.literal_eval(facts[key]) for key in ("'event'", "'level'"))
+                    yield Call(str(file), event, level, {key.strip("'") for key in facts} - LINE_KEYS)
+
+
+def events(text: ast.expr) -> list[str]:
+    """Return the events that the first argument of a call stands for."""
+    if isinstance(text, ast.JoinedStr):
+        assert ast.unparse(text) == "f'session {closed}'"
+        # A session is cancelled elsewhere, by an operator.
+        return [f"session {closed}" for closed in Closed if closed is not Closed.CANCELLED]
+    return [str(ast.literal_eval(text))] if isinstance(text, ast.Constant) else []
+
+
+def test_page_has_every_event_and_no_other() -> None:
+    assert sorted(rows()) == sorted({call.event for call in calls()})
+
+
+def test_every_event_has_a_sentence() -> None:
+    assert sorted(EVENTS) == sorted(rows())
+
+
+def test_records_have_the_levels_and_the_keys_of_the_page() -> None:
+    page = rows()
+    assert [call for call in calls() if call.level and call.level not in page[call.event].levels] == []
+    assert [(call, missing) for call in calls() if (missing := call.keys - page[call.event].keys)] == []
+
+
+def test_every_key_of_the_page_is_in_the_program() -> None:
+    words: set[str] = set()
+    for file in (ROOT / "dmnotid").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.keyword) and node.arg:
+                words.add(node.arg)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.add(node.value)
+    assert {(event, key) for event, row in rows().items() for key in row.keys - words - {"exception"}} == set()
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_sentence_uses_keys_of_the_page_alone(event: str) -> None:
+    known = EVENTS[event]
+    for sentence in (known.sentence, *known.others):
+        assert set(re.findall(r"\{([a-z_]+)", sentence)) <= rows()[event].keys
+
+
+def test_ids_are_different() -> None:
+    ids = [event.message_id for event in EVENTS.values() if event.message_id is not None]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch("[0-9a-f]{32}", found) for found in ids)
+
+
+# Reasons
+
+REASON = re.compile(r"(?m)^### ([a-z-]+)\n\n((?:[^#\n].*\n)+)\n    (.*dmnotid send .*)\n")
+PROVOKED = {reason: line for reason, _, line in REASON.findall(PAGE)}
+
+
+def test_page_has_every_reason_and_no_other() -> None:
+    assert sorted(PROVOKED) == discard_reasons()
+
+
+def test_page_names_the_reasons_that_are_warnings() -> None:
+    """As the log of discards has them."""
+    (listed,) = re.findall(r"makes an error: (.*?), and `duplicate`", PAGE, flags=re.DOTALL)
+    suspicious = {kind.reason for kind in SUSPICIOUS}
+    assert set(re.findall(r"`([a-z-]+)`", listed)) == suspicious
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of the page, with a port and a directory of this test."""
+    directory = tmp_path_factory.mktemp("events")
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    changed: dict[str, Any] = {"listen": ["127.0.0.1:0"], "state": str(directory / "state")}
+    file = directory / "dmnotid.yaml"
+    file.touch(mode=0o600)
+    file.write_text(yaml.safe_dump(yaml.safe_load(text) | changed))
+    return file
+
+
+@pytest.fixture(scope="module")
+def service(file: Path) -> Iterator[Service]:
+    """One daemon for all lines."""
+    service = Service(file, file.with_name("log"))
+    yield service
+    service.stop()
+    for line in service.lines():
+        if line["event"] != "daemon stopped":
+            assert line.keys() - LINE_KEYS <= rows()[line["event"]].keys, line
+
+
+@pytest.mark.parametrize("reason", PROVOKED)
+def test_line_of_the_page_provokes_its_reason(service: Service, file: Path, reason: str) -> None:
+    host, port = service.address
+    program = f"{shlex.quote(sys.executable)} -m dmnotid send --to {host}:{port}"
+    line = PROVOKED[reason].replace("dmnotid send", program).replace("FILE", shlex.quote(str(file)))
+    before = service.reasons().count(reason)
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], cwd=ROOT, env=os.environ | {"XDG_STATE_HOME": str(file.parent)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: service.reasons().count(reason) > before)
