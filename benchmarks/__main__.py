@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument(
         "--short",
         action="store_true",
-        help="show that it runs: a twentieth of the amount, and the document is not written",
+        help="show that it runs: a hundredth of the amount, and the document is not written",
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.rows) - set(ROWS):

@@ -5,26 +5,25 @@ from statistics import median
 from typing import Final, NamedTuple
 
 RUNS: Final = 5
-SHORT_RUNS: Final = 2
 
 
 class Scale(NamedTuple):
-    """How much is measured: all of it, or a twentieth to show that it runs."""
+    """How much is measured: all of it, or one run of a hundredth to show that it runs."""
 
     short: bool = False
 
     @property
     def runs(self) -> int:
         """Number of runs of each row."""
-        return SHORT_RUNS if self.short else RUNS
+        return 1 if self.short else RUNS
 
     def of(self, amount: int, least: int = 1) -> int:
         """Return the share of a full amount that is measured."""
-        return max(amount // 20, least) if self.short else amount
+        return max(amount // 100, least) if self.short else amount
 
     def seconds(self, full: float) -> float:
         """Return how long a measurement lasts that takes `full` seconds otherwise."""
-        return full / 10 if self.short else full
+        return full / 50 if self.short else full
 
 
 class Figure(NamedTuple):

@@ -38,6 +38,9 @@ class Service:
         pass_fds: Sequence[int] = (),
     ) -> None:
         self._log = log
+        # Lines of the log that were read, and the octets they take: each line is parsed once.
+        self._lines: list[dict[str, Any]] = []
+        self._octets_read = 0
         with log.open("wb") as stdout, log.with_suffix(".err").open("wb") as stderr:
             self.process = subprocess.Popen(
                 [*prefix, *program, "run", "--config", config], env=environment or ENVIRONMENT, stdout=stdout,
@@ -45,9 +48,14 @@ class Service:
             )  # fmt: skip
 
     def lines(self) -> list[dict[str, Any]]:
-        """What this process has logged so far, as far as lines are whole."""
-        text = self._log.read_text()
-        return parse_lines(text[: text.rfind("\n") + 1])
+        """Return the records that this process has logged so far, without a line that is not complete."""
+        with self._log.open("rb") as log:
+            log.seek(self._octets_read)
+            octets = log.read()
+        complete = octets[: octets.rfind(b"\n") + 1]
+        self._octets_read += len(complete)
+        self._lines += parse_lines(complete.decode())
+        return self._lines.copy()
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines() if line["event"] == event]
@@ -76,9 +84,10 @@ class Service:
         return host, int(port)
 
     def send(self, *datagrams: bytes) -> None:
+        address = self.address
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for datagram in datagrams:
-                sock.sendto(datagram, self.address)
+                sock.sendto(datagram, address)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal; the exit status."""

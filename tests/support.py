@@ -74,10 +74,23 @@ def parse_lines(text: str) -> list[dict[str, Any]]:
 
 
 class LogLines(io.StringIO):
-    """A stream that takes the log."""
+    """A stream that takes the log. Each line is parsed once, as tests look at it again and again until it has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[dict[str, Any]] = []
+        # Number of characters of the parsed lines.
+        self._parsed = 0
+
+    def truncate(self, size: int | None = None, /) -> int:
+        self._lines, self._parsed = [], 0
+        return super().truncate(size)
 
     def all(self) -> list[dict[str, Any]]:
-        return parse_lines(self.getvalue())
+        text = self.getvalue()
+        self._lines += parse_lines(text[self._parsed :])
+        self._parsed = len(text)
+        return self._lines.copy()
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.all() if line["event"] == event]

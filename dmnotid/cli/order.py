@@ -1,11 +1,45 @@
 """A notification to be built, as a DM server must build it (5.3.5, steps 1 to 3)."""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from dmnotid.policy.digest import sign
 from dmnotid.wire.notification import CachedMo, ConnectionType, encode_notification
-from dmnotid.wire.wsp import encode_push
+from dmnotid.wire.wsp import encode_push, header_border
+
+MAX_UDP_OCTETS: Final = 65_507
+"""Maximum size of a datagram over IPv4."""
+
+
+def _change(octets: bytes, at: int, value: int) -> bytes:
+    return octets[:at] + bytes([value]) + octets[at + 1 :]
+
+
+BREAKS: Final[Mapping[str, Callable[[bytes, int, int], bytes]]] = {
+    "push-too-long": lambda push, _start, _end: push.ljust(MAX_UDP_OCTETS, b"\0"),
+    # ConfirmedPush.
+    "not-a-push": lambda push, _start, _end: _change(push, 1, 0x07),
+    "truncated": lambda push, _start, _end: push[:-1],
+    # Code page 0, which is not one.
+    "malformed-field": lambda push, start, _end: _change(push, start + 1, 0x00),
+    # application/vnd.wap.sic
+    "content-type-mismatch": lambda push, start, _end: _change(push, start, 0xAE),
+    # The field becomes Push-Flag.
+    "application-id-missing": lambda push, start, _end: _change(push, start + 1, 0xB4),
+    # The browser (wml.ua).
+    "application-id-mismatch": lambda push, start, _end: _change(push, start + 2, 0x82),
+    "unsupported-version": lambda push, _start, end: _change(push, end, 0x10),
+    "trailing-octets": lambda push, _start, _end: push + b"\0",
+    # SHA256-DIGEST is the last Option.
+    "digest-mismatch": lambda push, _start, _end: _change(push, len(push) - 1, push[-1] ^ 1),
+}
+"""By reason: what breaks a good push so that it is discarded for that reason.
+
+The push headers, of which the first are Content-Type (`D8`) and X-Wap-Application-Id (`AF 87`), begin and end at the
+two offsets.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +48,8 @@ class Order:
 
     An Option that is None is left out: no SERVER-ID without `server_id`, and no SHA256-DIGEST without `secret`.
     `headers` are further push headers, encoded. Without `tid` the TID is the last octet of the NOTIFICATION-ID, and
-    without `sent_at` (POSIX seconds) the signed time is the current one.
+    without `sent_at` (POSIX seconds) the signed time is the current one. With `broken`, a reason among BREAKS, each
+    datagram is broken so that it is discarded for that reason.
     """
 
     server_id: str | None
@@ -26,11 +61,13 @@ class Order:
     headers: tuple[bytes, ...] = ()
     tid: int | None = None
     sent_at: float | None = None
+    broken: str | None = None
 
     def build(self, notification_id: int) -> bytes:
         """Return one datagram: the package in a push. Raises ValueError as `build_package` does."""
         tid = notification_id & 0xFF if self.tid is None else self.tid
-        return encode_push(self.build_package(notification_id), tid=tid, further=self.headers)
+        push = encode_push(self.build_package(notification_id), tid=tid, further=self.headers)
+        return push if self.broken is None else BREAKS[self.broken](push, *header_border(push))
 
     def build_package(self, notification_id: int) -> bytes:
         """Return the package alone. Raises ValueError for a value that does not fit its field."""

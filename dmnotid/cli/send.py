@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,7 +26,7 @@ from dmnotid.cli.arguments import (
     parse_server_id,
     parse_time,
 )
-from dmnotid.cli.order import Order
+from dmnotid.cli.order import BREAKS, Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
@@ -57,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     further = "a further push header: 'X-Name: text', '0x34: 1' (well-known number) or 'hex:8d90'; may be repeated"
     force = f"also send push headers of more than {DEFAULT_MAX_HEADER_OCTETS} octets, which clients may drop (6.1)"
     push.add_argument("--force", action="store_true", help=force)
+    broken = "break each datagram so that it is discarded for that reason: %(choices)s"
+    push.add_argument("--break", choices=BREAKS, dest="broken", metavar="REASON", help=broken)
     push.add_argument("--header", type=_parse_header, action="append", default=[], metavar="NAME:VALUE", help=further)
 
 
@@ -138,6 +141,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         # Built before an id is taken, so that a notification that can't be built uses none up.
         start, end = header_border(order.build(MAX_NOTIFICATION_ID))
+        order = replace(order, broken=arguments.broken)
     except ValueError as error:
         raise DmnotidError(f"dmnotid send: {error}") from error
     if end - start > DEFAULT_MAX_HEADER_OCTETS and not arguments.force:
@@ -164,6 +168,8 @@ def _server_and_secret(arguments: argparse.Namespace, config: Config | None) -> 
     if arguments.secret_file is not None:
         secret = _read_secret(arguments.secret_file)
     if arguments.unsigned:
+        if arguments.broken == "digest-mismatch":
+            raise UsageError("--break digest-mismatch breaks the digest, which --unsigned leaves out")
         if arguments.time is not None:
             raise UsageError("--time is part of the digest, which --unsigned leaves out")
         return server_id, None
@@ -210,7 +216,7 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
     if arguments.count > SHOWN:
         last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
         print(f"sent {arguments.count} datagrams in all, NOTIFICATION-ID {first} to {last}")
-    if config is not None and is_local:
+    if config is not None and is_local and arguments.broken is None:
         _warn_of_used_ids(first, arguments, config)
     return EXIT_OK
 

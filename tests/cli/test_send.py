@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from dmnotid.cli import main
+from dmnotid.cli.order import BREAKS
 from dmnotid.policy.digest import is_signed_with
 from dmnotid.policy.routing import check_route
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
@@ -93,6 +94,32 @@ def test_no_server_id_leaves_the_option_out(secret_file: Path, capsys: pytest.Ca
         _, notification = decoded([*server, "--no-server-id", "--secret-file", str(secret_file)], capsys)
         assert notification.server_id is None
         assert is_signed_with(notification, SECRET)
+
+
+@pytest.mark.parametrize("reason", BREAKS)
+def test_broken_notification_is_discarded_for_that_reason(
+    reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(write_config(tmp_path))]
+    for words in ([], ["--id", "7", "--prefer", "mobile", "--header", "X-A: b"]):
+        (octets,) = printed([*config, "--break", reason, *words], capsys)
+        assert main(["decode", *config, "--json", octets.hex()]) == 1
+        assert json.loads(capsys.readouterr().out)["reason"] == reason
+
+
+def test_digest_cannot_be_broken_if_it_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run([*UNSIGNED, "--break", "digest-mismatch"], capsys)
+    assert caught.value.code == 2
+    assert "--break digest-mismatch breaks the digest" in capsys.readouterr().err
+
+
+def test_broken_notification_uses_no_id_of_the_daemon(
+    tmp_path: Path, receiver: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(write_config(tmp_path))]
+    assert "remembers" in run([*config, *to(receiver)], capsys).out
+    assert "remembers" not in run([*config, "--break", "truncated", *to(receiver)], capsys).out
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("0", 0), ("65535", 65535), ("0x1F", 31)])

@@ -110,8 +110,8 @@ def test_short_run_prints_its_table_and_keeps_the_document() -> None:
     assert DOCUMENT.read_text() == before
 
 
-def test_short_scale_measures_a_twentieth() -> None:
-    assert Scale(short=True).of(1_000) == 50
+def test_short_scale_measures_a_hundredth() -> None:
+    assert Scale(short=True).of(1_000) == 10
     assert Scale(short=True).of(10, 3) == 3
     assert Scale().of(1_000) == 1_000
     assert Scale(short=True).runs < Scale().runs
