@@ -39,8 +39,8 @@ from dmnotid.receiver import Observe, Receiver
 PINGS: Final = 2
 """Number of pings in the time within which the watchdog expects one."""
 
-MAX_REFUSAL: Final = 100
-"""Maximum number of characters of a refused reload's reason in the status line."""
+MAX_PROBLEMS: Final = 120
+"""Maximum number of characters of all problems in the status line; the rest of it is for the counters."""
 
 _NO_REASONS: Final = frozenset({"received", "accepted"})
 """The counters that are not reasons of discards."""
@@ -72,7 +72,7 @@ class Daemon:
         self._manager = Manager({}) if manager is None else manager
         # The line that `systemctl status` shows.
         self._status = StatusLine(self._manager, self._describe)
-        # Why the last reload was refused, for the status line; empty if it was not.
+        # Why the last reload was refused, in one line; empty if it was not.
         self._refused = ""
         # Set by SIGHUP, and by a request for a stop.
         self._hangup = asyncio.Event()
@@ -239,8 +239,7 @@ class Daemon:
             facts = {"problems": len(error.problems)}
         logger.error("reload refused", **facts, by=by, instead=_IN_FORCE)
         self._operations.refuse(error)
-        first = str(error).partition("\n")[0]
-        self._refused = f"reload refused: {shortened(first, MAX_REFUSAL)}; "
+        self._refused = str(error).partition("\n")[0]
 
     def _apply(self, config: Config, by: str) -> None:
         """Put another configuration in force. Raises EndpointError or HookError, and changes nothing then."""
@@ -298,11 +297,11 @@ class Daemon:
         reasons = ", ".join(f"{reason} {count}" for reason, count in discards.items())
         discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")
         sessions = f"sessions: {running} running, {waiting} pending"
-        problem = self._dispatcher.hook_problem
-        hook = f"hook not startable: {shortened(problem, MAX_REFUSAL)}; " if problem else ""
-        return (
-            f"{hook}{self._refused}{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}"
-        )
+        found = {"hook not startable": self._dispatcher.hook_problem, "reload refused": self._refused}
+        problems = [(name, problem) for name, problem in found.items() if problem]
+        # The line is cut at its end, so the problems share what the counters leave.
+        first = "".join(f"{name}: {shortened(problem, MAX_PROBLEMS // len(problems))}; " for name, problem in problems)
+        return f"{first}{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}"
 
 
 def _log_ignored(number: signal.Signals) -> None:

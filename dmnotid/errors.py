@@ -266,20 +266,22 @@ class ServerUndiscovered(Refusal):
     """SERVER-ID is absent, and the server can't be derived from the rest.
 
     `servers` is the number of servers whose secret fits, or that accept unsigned notifications from the sender; exactly
-    one is expected. If `untried_octets` is given, no secret was tried: `servers` have one, and that is the size of the
-    package.
+    one is expected. If `untried_octets` is given, no secret was tried: `servers` have one, that is the size of the
+    package, and one of the two is above the `limits` for servers and octets.
     """
 
     reason = "server-undiscovered"
     servers: int
     signed: bool
     untried_octets: int | None = None
+    limits: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
         # Both factors of the work, because either can be the one above its limit.
         if self.untried_octets is not None:
-            work = f"{self.servers} secrets on a package of {self.untried_octets} octets"
-            return f"SERVER-ID is absent, and trying {work} is too much work"
+            found = f"{self.servers} servers have a secret and the package has {self.untried_octets} octets"
+            most = "at most {} servers and {} octets are accepted".format(*self.limits)
+            return f"SERVER-ID is absent, and no secret is tried: {found}, {most}"
         if self.signed:
             return f"SERVER-ID is absent, and the digest fits the secrets of {self.servers} servers"
         return f"SERVER-ID and SHA256-DIGEST are absent, and {self.servers} servers accept that from this sender"

@@ -135,8 +135,11 @@ def test_discard_has_no_ids_before_a_package_is_decoded() -> None:
         (ApplicationIdConflict({7, "7"}), "X-Wap-Application-Id is given as 7 and the text '7'"),
         (UnknownServer("a"), "no server 'a' is configured"),
         (
-            ServerUndiscovered(65, signed=True, untried_octets=42),
-            "SERVER-ID is absent, and trying 65 secrets on a package of 42 octets is too much work",
+            ServerUndiscovered(65, signed=True, untried_octets=42, limits=(64, 1_024)),
+            (
+                "SERVER-ID is absent, and no secret is tried: 65 servers have a secret and the package has 42 octets, "
+                "at most 64 servers and 1024 octets are accepted"
+            ),
         ),
         (
             ServerUndiscovered(2, signed=True),

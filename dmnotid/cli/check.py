@@ -33,8 +33,8 @@ _PATIENCE: Final = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid check`."""
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-    users = f"the user to check for (default for root: the owner of `state`, or {SERVICE_USER} if that exists)"
-    parser.add_argument("--user", metavar="NAME", help=users)
+    default = f"default for root: the owner of `state`, or {SERVICE_USER} if that exists"
+    parser.add_argument("--user", metavar="NAME", help=f"name or number of the user to check for ({default})")
     parser.add_argument(
         "--skip-credentials",
         action="store_true",
@@ -65,7 +65,9 @@ def _find_user(arguments: argparse.Namespace, environ: Mapping[str, str]) -> pwd
     own = os.geteuid()
     if arguments.user is not None:
         try:
-            user = pwd.getpwnam(arguments.user)
+            # As in User= of a unit, digits are a number.
+            number = int(arguments.user) if re.fullmatch(r"[0-9]{1,10}", arguments.user) else None
+            user = pwd.getpwnam(arguments.user) if number is None else pwd.getpwuid(number)
         except KeyError:
             raise UsageError(f"--user: there is no user {arguments.user!r}") from None
         if own not in {0, user.pw_uid}:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,14 @@ _FIRST_OCTETS: Final = 256
 """Number of octets in which the kernel looks for the #! line (BINPRM_BUF_SIZE)."""
 
 _MAX_SHOWN: Final = 32
+
+_UTF16: Final = (BOM_UTF16_LE, BOM_UTF16_BE, "#!".encode("utf-16-le"), "#!".encode("utf-16-be"))
+
+_ELF: Final = b"\x7fELF"
+_MACHINES: Final = ({3, 62}, {40, 183}, {20, 21})
+"""e_machine of x86, ARM and PowerPC in elf(5): a kernel for one of a pair may run programs of the other."""
+
+_BINFMT_MISC: Final = "/proc/sys/fs/binfmt_misc"
 
 # The kernel ends a name at a space, a tab or the end of the line, and at nothing else: a carriage return is part of it.
 _INTERPRETER: Final = re.compile(rb"#![ \t]*([^ \t\n]*)")
@@ -58,24 +67,49 @@ def _check_format(program: Path) -> None:
             first = file.read(_FIRST_OCTETS)
     except OSError:  # a binary can be run without being readable
         return
-    # No text has a NUL. Whether a binary is one for this machine shows when it is started.
-    if b"\0" in first:
-        return
+    # Text has no NUL, unless it is in UTF-16.
+    if first.startswith(_UTF16):
+        problem = "it is text in UTF-16, UTF-8 without a byte order mark is expected"
+    elif first.startswith(_ELF):
+        problem = _find_machine_problem(first)
+    else:
+        problem = "" if b"\0" in first else _find_script_problem(first)
+    if problem:
+        raise HookError(f"{program}: {problem}", component=str(program))
+
+
+def _find_machine_problem(header: bytes) -> str:
+    """Return why an ELF binary can't run on this machine, "" if it can or a registered interpreter might run it."""
+    with open("/proc/self/exe", "rb") as file:  # noqa: PTH123
+        own, machine = map(_machine, (file.read(_FIRST_OCTETS), header))
+    if own == machine or any({own, machine} <= pair for pair in _MACHINES):
+        return ""
+    try:
+        # The kernel can start binaries of any machine by an emulator that is registered here.
+        emulated = set(os.listdir(_BINFMT_MISC)) - {"register", "status"}  # noqa: PTH208
+    except OSError:
+        emulated = set()
+    return "" if emulated else f"it is a binary for another machine (its ELF machine is {machine}, {own} is expected)"
+
+
+def _machine(header: bytes) -> int:
+    # EI_DATA and e_machine: the octet 5 has the byte order of the octets 18 and 19.
+    return int.from_bytes(header[18:20], "big" if header[5:6] == b"\2" else "little")
+
+
+def _find_script_problem(first: bytes) -> str:
+    """Return why a script with these first octets can't be started, "" if it can."""
     line = shortened(first.partition(b"\n")[0].decode("utf-8", "backslashreplace"), _MAX_SHOWN)
     found = _INTERPRETER.match(first)
-    problem = ""
     if found is None:
-        problem = f"its first line, {line!r}, is not a #! line, and it is not a binary"
-    elif not found[1]:
-        problem = f"its first line, {line!r}, names no interpreter"
-    else:
-        name = os.fsdecode(found[1])
-        # The working directory of a hook.
-        interpreter = os.path.join("/", name)  # noqa: PTH118 - the kernel takes the name as it is
-        if not os.path.exists(interpreter):  # noqa: PTH110
-            problem = f"its interpreter {name!r} (the #! line) is missing"
-        elif not os.access(interpreter, os.X_OK):
-            problem = f"its interpreter {name!r} (the #! line): {explain_not_executable(interpreter)}"
-    if problem:
-        message = f"{program}: {problem}"
-        raise HookError(message, component=str(program))
+        return f"its first line, {line!r}, is not a #! line, and it is not a binary"
+    if not found[1]:
+        return f"its first line, {line!r}, names no interpreter"
+    name = os.fsdecode(found[1])
+    # The working directory of a hook.
+    interpreter = os.path.join("/", name)  # noqa: PTH118 - the kernel takes the name as it is
+    if not os.path.exists(interpreter):  # noqa: PTH110
+        return f"its interpreter {name!r} (the #! line) is missing"
+    if not os.access(interpreter, os.X_OK):
+        return f"its interpreter {name!r} (the #! line): {explain_not_executable(interpreter)}"
+    return ""

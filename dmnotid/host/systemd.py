@@ -65,18 +65,18 @@ class Manager:
         """Report that the stop begins."""
         self._notify("STOPPING=1", patience=PATIENCE)
 
-    def status(self, text: str) -> None:
-        """Set the status line; a busy manager misses it."""
-        self._notify(f"STATUS={_one_line(text)}")
+    def status(self, text: str) -> bool:
+        """Set the status line; return whether the manager took it, which a busy one does not."""
+        return self._notify(f"STATUS={_one_line(text)}")
 
     def alive(self) -> None:
         """Ping the watchdog."""
         self._notify("WATCHDOG=1")
 
-    def _notify(self, *lines: str, patience: float = 0) -> None:
-        """Send one message. A failure is logged once, and the service goes on."""
+    def _notify(self, *lines: str, patience: float = 0) -> bool:
+        """Send one message; return whether it was sent. A failure is logged once, and the service goes on."""
         if self._address is None:
-            return
+            return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
                 # A timeout of 0 makes the socket non-blocking.
@@ -84,11 +84,13 @@ class Manager:
                 channel.sendto("\n".join(lines).encode("utf-8", "backslashreplace"), self._address)
         except BlockingIOError:
             # The queue of the manager is full. Only a status line or a ping has no patience, and another one follows.
-            return
+            return False
         except OSError as error:
             if not self._complained:
                 self._complained = True
                 logger.warning("service manager not notified", message=lines[0], problem=str(error))
+            return False
+        return True
 
 
 class StatusLine:
@@ -127,9 +129,9 @@ class StatusLine:
         self._timer = None
         self._sent_at = asyncio.get_running_loop().time()
         text = self._describe()
-        if text != self._last:
+        # A text that the manager did not take is sent again after the next change, even if it is the same then.
+        if text != self._last and self._manager.status(text):
             self._last = text
-            self._manager.status(text)
 
 
 def _one_line(text: str) -> str:

@@ -19,8 +19,6 @@ DRAIN: Final = 1.0
 IFNAMSIZ: Final = 16
 """linux/if.h: room for the name of an interface."""
 
-_WILDCARDS: Final = frozenset({"::", "0.0.0.0"})  # noqa: S104
-
 
 class Binding(NamedTuple):
     """How a socket is bound; `copy` distinguishes equal addresses with port 0."""
@@ -163,8 +161,10 @@ def _close(endpoints: Iterable[Endpoint]) -> None:
 
 
 def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
-    """Return whether two addresses can't be bound at once."""
-    return one.port == other.port and (one.host == other.host or not _WILDCARDS.isdisjoint((one.host, other.host)))
+    """Return whether two addresses can't be bound at once: [::] may take IPv4 too, 0.0.0.0 never takes IPv6."""
+    hosts = {one.host, other.host}
+    both_ipv4 = not any(":" in host for host in hosts)
+    return one.port == other.port and (len(hosts) == 1 or "::" in hosts or (both_ipv4 and "0.0.0.0" in hosts))  # noqa: S104
 
 
 def _refuse_deceivable(endpoint: Endpoint) -> None:

@@ -142,7 +142,8 @@ class Servers:
             raise SecretNotProvisioned
         # Anyone can send such notifications, so the work for one is bounded before any of it is done.
         if signers > MAX_TRIED_SECRETS or octets > MAX_TRIED_OCTETS:
-            raise ServerUndiscovered(signers, signed=True, untried_octets=octets)
+            limits = MAX_TRIED_SECRETS, MAX_TRIED_OCTETS
+            raise ServerUndiscovered(signers, signed=True, untried_octets=octets, limits=limits)
         allowed = self._signers.find(source)
         if not allowed:
             raise SourceNotAllowed(source.address)

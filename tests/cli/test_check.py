@@ -1,6 +1,7 @@
 """`dmnotid check`: every problem of a configuration, or its meaning on this machine."""
 
 import os
+import pwd
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -263,7 +264,16 @@ def test_missing_state_that_systemd_makes_is_no_problem(shared: Path, capsys: py
     assert "\nstate        /var/lib/dmnotid (systemd makes it)\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("user", ["no such user", ""])
+def test_user_may_be_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(write_config(tmp_path))
+    assert main(["check", "--user", str(os.geteuid()), "--config", config]) == 0
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    assert main(["check", "--user", name, "--config", config]) == 0
+    by_number, by_name = capsys.readouterr().out.split(f"{config}: ")[1:]
+    assert by_number == by_name
+
+
+@pytest.mark.parametrize("user", ["no such user", "", "4294967295", "-1", "99999999999999999999"])
 def test_unknown_user_is_a_wrong_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], user: str) -> None:
     with pytest.raises(SystemExit):
         main(["check", "--user", user, "--config", str(write_config(tmp_path))])

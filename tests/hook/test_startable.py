@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def test_binary_can_be_started() -> None:
         (b"#!\n/bin/sh\n", "its first line, '#!', names no interpreter"),
         (b"#!/bin/sh\r\nexit 0\r\n", "its interpreter '/bin/sh\\r' (the #! line) is missing"),
         (b"#!/no/such/interpreter -x\n", "its interpreter '/no/such/interpreter' (the #! line) is missing"),
+        ("#!/bin/sh\n".encode("utf-16"), "it is text in UTF-16, UTF-8 without a byte order mark is expected"),
+        ("#!/bin/sh\n".encode("utf-16-be"), "it is text in UTF-16, UTF-8 without a byte order mark is expected"),
         (b"#!/etc/passwd\n", "its interpreter '/etc/passwd' (the #! line): not executable"),
     ],
 )
@@ -54,6 +57,35 @@ def test_script_without_an_interpreter_is_named(tmp_path: Path, octets: bytes, w
     # The kernel agrees.
     with pytest.raises(OSError, match=r"Exec format error|No such file|Permission denied"):
         subprocess.run([hook], check=False)
+
+
+BINFMT_MISC = Path("/proc/sys/fs/binfmt_misc")
+OWN_HEADER = Path("/proc/self/exe").read_bytes()[:64]
+BYTE_ORDER = "<" if OWN_HEADER[5] == 1 else ">"
+NO_MACHINE = 0x1234
+"""An e_machine that no machine has."""
+
+
+@pytest.mark.skipif(BINFMT_MISC.is_dir() and len(list(BINFMT_MISC.iterdir())) > 2, reason="emulators are registered")
+def test_binary_for_another_machine_is_named(tmp_path: Path) -> None:
+    hook = tmp_path / "hook"
+    hook.write_bytes(OWN_HEADER[:18] + struct.pack(f"{BYTE_ORDER}H", NO_MACHINE) + OWN_HEADER[20:])
+    hook.chmod(0o755)
+    (own,) = struct.unpack(f"{BYTE_ORDER}H", OWN_HEADER[18:20])
+    expected = f"{hook}: it is a binary for another machine (its ELF machine is {NO_MACHINE}, {own} is expected)"
+    assert str(problem(hook)) == expected
+    with pytest.raises(OSError, match="Exec format error"):
+        subprocess.run([hook], check=False)
+
+
+def test_binary_of_32_bits_is_left_to_the_kernel(tmp_path: Path) -> None:
+    """A kernel for x86-64, ARM or PowerPC of 64 bits may run it."""
+    (own,) = struct.unpack(f"{BYTE_ORDER}H", OWN_HEADER[18:20])
+    other = {62: 3, 183: 40, 21: 20}.get(own, own)
+    hook = tmp_path / "hook"
+    hook.write_bytes(OWN_HEADER[:18] + struct.pack(f"{BYTE_ORDER}H", other) + OWN_HEADER[20:])
+    hook.chmod(0o755)
+    check_command([str(hook)])
 
 
 @pytest.mark.parametrize(("mode", "why"), [(None, "No such file or directory"), (0o644, "not executable")])

@@ -155,6 +155,22 @@ def test_busy_manager_misses_a_status(manager: Manager, end: ManagersEnd, logged
     assert not logged.all()
 
 
+async def test_status_line_that_a_busy_manager_missed_is_sent_after_the_next_change(
+    manager: Manager, end: ManagersEnd
+) -> None:
+    while manager.status("the queue is full then"):
+        pass
+    line = StatusLine(manager, lambda: "the same text")
+    line.change()
+    line.close()
+    while not end_is_empty(end):
+        assert end.next() == ["STATUS=the queue is full then"]
+    line.change()
+    line.close()
+    assert not end_is_empty(end)
+    assert end.next() == ["STATUS=the same text"]
+
+
 async def test_status_line_reports_the_last_of_many_changes(manager: Manager, end: ManagersEnd) -> None:
     number = 0
     line = StatusLine(manager, lambda: f"number {number}")
@@ -370,7 +386,11 @@ def test_status_begins_with_a_hook_that_cannot_be_started(tmp_path: Path, run: R
     assert end.until_status("hook not startable").startswith(problem)
     config.write_text("servers: 5\n")
     service.process.send_signal(signal.SIGHUP)
-    assert re.match(f"{re.escape(problem)}[^;]*; reload refused: ", end.until_status("reload refused"))
+    both = end.until_status("reload refused")
+    assert re.match(
+        rf"{re.escape(problem[:60])}[^;]*; reload refused: [^;]*; 3 servers; sessions: 0 running, 0 p", both
+    )
+    assert both.endswith("; 1 accepted, 0 discarded")
 
 
 def test_status_shows_running_sessions(tmp_path: Path, run: Run, end: ManagersEnd) -> None:

@@ -244,6 +244,15 @@ async def test_reload_to_a_conflicting_address_needs_a_restart(
         await eventually(lambda: inbox.payloads == [b"still here"])
 
 
+@needs_ipv6
+async def test_address_in_use_elsewhere_is_not_blamed_on_an_ipv4_socket_of_ours() -> None:
+    with bind(at("::1")) as taken:
+        port = port_of(taken)
+        with receiving(at("0.0.0.0", port)) as (endpoints, _), pytest.raises(EndpointError) as caught:  # noqa: S104
+            endpoints.bind([at("0.0.0.0", port), at("::1", port)])  # noqa: S104
+    assert "another process has it" in str(caught.value)
+
+
 # Passed sockets
 
 
