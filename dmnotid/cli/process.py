@@ -23,9 +23,14 @@ WARNING: Final = 4
 _STANDARD_ERROR: Final = 2
 
 
+def in_journal() -> bool:
+    """Return whether standard error leads to the systemd journal."""
+    return leads_to_journal(_STANDARD_ERROR, os.environ.get("JOURNAL_STREAM"))
+
+
 def print_error(text: object, level: int = ERROR) -> None:
     """Print lines on standard error; if that is the systemd journal, each gets a level (sd-daemon(3))."""
-    prefix = f"<{level}>" if leads_to_journal(_STANDARD_ERROR, os.environ.get("JOURNAL_STREAM")) else ""
+    prefix = f"<{level}>" if in_journal() else ""
     for line in str(text).splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from dmnotid.cli.asking import answered, problem_lines
 from dmnotid.cli.places import add_places, find_socket
-from dmnotid.cli.process import EXIT_OK, WARNING, print_error
+from dmnotid.cli.process import EXIT_OK, WARNING, in_journal, print_error
 from dmnotid.control.client import call
 
 PATIENCE: Final = 60.0
@@ -24,7 +24,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _reload(path: str) -> int:
-    # Secrets may be on a slow disk.
-    for line in problem_lines(call(path, "Reload", patience=PATIENCE)["warnings"]):
+    warnings = problem_lines(call(path, "Reload", patience=PATIENCE)["warnings"])
+    # At `systemctl reload`, those of the daemon's own log are enough.
+    for line in () if in_journal() else warnings:
         print_error(line, WARNING)
     return EXIT_OK

@@ -78,7 +78,7 @@ def test_what_lies_where(contents: Path) -> None:
     assert {unit.name for unit in (contents / "lib/systemd/system").iterdir()} == units
     for unit in units:
         assert (contents / "lib/systemd/system" / unit).read_bytes() == (PROJECT / "systemd" / unit).read_bytes()
-    shared = {"handoff.conf", "notify-reload.conf", "restart-steps.conf", "dmnotid.schema.json"}
+    shared = {"handoff.conf", "restart-steps.conf", "dmnotid.schema.json"}
     assert {file.name for file in (contents / "usr/share/dmnotid").iterdir()} == shared
     pages = {page.name for page in (contents / "usr/share/man").rglob("*.gz")}
     assert pages == {"dmnotid.8.gz", "dmnotid.yaml.5.gz", "dmnotid-hook.7.gz"}
