@@ -85,6 +85,23 @@ def test_user_without_permission_is_exit_status_4(words: list[str], tmp_path: Pa
 
 
 @needs_setpriv
+@pytest.mark.parametrize("words", [*COMMANDS, ["metrics"]], ids=" ".join)
+def test_user_who_cannot_enter_the_runtime_directory_is_exit_status_4(words: list[str], tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    with listening(directory / "control"):
+        directory.chmod(0)
+        done = subprocess.run(
+            [*WITHOUT_PRIVILEGES, *PROGRAM, *words],
+            env=os.environ | {"RUNTIME_DIRECTORY": str(directory)},
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        directory.chmod(0o700)
+    assert done.returncode == 4
+    assert (done.stdout or done.stderr).startswith(f"dmnotid does not answer ({directory}/control: only root, ")
+
+
+@needs_setpriv
 @pytest.mark.parametrize(
     ("mode", "status", "word"),
     [(None, 2, "CRITICAL dmnotid does not run"), (0, 3, "UNKNOWN dmnotid does not answer")],
