@@ -18,7 +18,7 @@ from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
 from tests.proofs.test_properties import arguments, further, likely_headers, likely_packages, likely_pushes
 
-FAST = settings(deadline=None, max_examples=150)
+FAST = settings(deadline=None, max_examples=75)
 
 SOURCE = Source("192.0.2.7", 40000)
 PUSH = Judge(bare=False, rules=None, source=SOURCE, clock=Clock(0))

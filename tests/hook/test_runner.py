@@ -171,7 +171,7 @@ async def test_each_run_has_a_limit_of_its_own(tmp_path: Path, logged: LogLines)
 
 
 async def test_flood_of_output_is_neither_held_in_memory_nor_held_up(tmp_path: Path, logged: LogLines) -> None:
-    file = write_script(tmp_path / "hook", "head -c 30000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 0")
+    file = write_script(tmp_path / "hook", "head -c 6000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 0")
     await run(file)
     tracemalloc.start()
     try:

@@ -27,7 +27,7 @@ from tests.support import push
 
 VECTORS = Path(__file__).parents[1] / "proofs" / "vectors"
 CORPUS = Path(__file__).parents[1] / "proofs" / "fuzz" / "corpus"
-MUTANTS = 100_000
+MUTANTS = 20_000
 IN_THE_KERNEL = 5_000
 ETH_P_IP = 0x0800
 PROGRAM = NO_FORGED_IPV4 + no_junk()

@@ -270,10 +270,11 @@ def described(example: str, **interfaces: str) -> dict[str, Link]:
     return {link.name: link for link in describe(state, config, sysfs=TREES / example)}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.path for row in ROWS])
-def test_type_is_detected(row: Row) -> None:
-    link = described(row.example)[row.interface]
-    assert (link.type, link.why) == (row.type, row.why)
+def test_type_is_detected() -> None:
+    links = {row.path: described(row.example)[row.interface] for row in ROWS}
+    assert {path: (link.type, link.why) for path, link in links.items()} == {
+        row.path: (row.type, row.why) for row in ROWS
+    }
 
 
 # What has to be configured

@@ -102,6 +102,7 @@ def test_every_row_has_a_test_that_carries_its_section() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("reason", [kind.reason for root in (DecodeError, Refusal) for kind in root.__subclasses__()])
-def test_every_reason_has_a_row(reason: str) -> None:
-    assert [row.line for row in ROWS if f"`{reason}`" in row.requirement]
+def test_every_reason_has_a_row() -> None:
+    reasons = {kind.reason for root in (DecodeError, Refusal) for kind in root.__subclasses__()}
+    requirements = " ".join(row.requirement for row in ROWS)
+    assert {reason for reason in reasons if f"`{reason}`" not in requirements} == set()

@@ -30,7 +30,7 @@ from dmnotid.wire.notification import (
 from dmnotid.wire.octets import FieldValue, encode_uintvar, encode_value, normal_server_id, read_uintvar, read_value
 from dmnotid.wire.wsp import FIELD_X_WAP_APPLICATION_ID, INTEGER_FIELDS, PushHeader, decode_push, encode_push
 
-PROFILE = settings(deadline=None, derandomize="CI" in os.environ, max_examples=200)
+PROFILE = settings(deadline=None, derandomize="CI" in os.environ, max_examples=100)
 
 SECRET = b"lantern-and-rope-0042"
 NOW = 1_800_000_000

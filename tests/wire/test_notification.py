@@ -152,12 +152,12 @@ def test_every_prefix_of_a_package_is_truncated(vector: Vector) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
-@pytest.mark.parametrize("more", [b"\0", b"\xff", b"\x10\0", b"\x20\x00\x00\x01"])
-def test_octets_after_a_package_are_trailing(vector: Vector, more: bytes) -> None:
+def test_octets_after_a_package_are_trailing(vector: Vector) -> None:
     """5.2, 5.3.5: nothing may follow the last Option, not even an Option or another package."""
     whole = octets(vector.package)
-    extended = partial(decode_notification, whole + more)
-    assert place_of(extended, PACKAGE) == (TrailingOctets, "end", len(whole))
+    for more in [b"\0", b"\xff", b"\x10\0", b"\x20\x00\x00\x01"]:
+        extended = partial(decode_notification, whole + more)
+        assert place_of(extended, PACKAGE) == (TrailingOctets, "end", len(whole))
 
 
 def test_message_of_trailing_octets_has_their_number() -> None:
@@ -268,18 +268,18 @@ def test_other_versions_are_unsupported(version: int) -> None:
         assert place_of(partial(decode_notification, package), PACKAGE) == (UnsupportedVersion, "VER", 0)
 
 
-@pytest.mark.parametrize("reserved", range(128))
-def test_reserved_bits_have_any_value(reserved: int) -> None:
+def test_reserved_bits_have_any_value() -> None:
     """5.1: the 7 bits after OC, which change no value."""
-    package = bytes([0x20, 0x80 | reserved, 0, 1]) + octets("10 01 61")
-    assert decode_notification(package) == value_of(Vector(package.hex(), 1, {}, {"server_id": "a"}))
+    for reserved in range(128):
+        package = bytes([0x20, 0x80 | reserved, 0, 1]) + octets("10 01 61")
+        assert decode_notification(package) == value_of(Vector(package.hex(), 1, {}, {"server_id": "a"}))
 
 
-@pytest.mark.parametrize("count", range(32))
-def test_package_has_as_many_options_as_it_declares(count: int) -> None:
+def test_package_has_as_many_options_as_it_declares() -> None:
     """5.1: OC is 5 bits, 4 of them in the first octet."""
-    package = bytes([0x20 | count >> 1, (count & 1) << 7 | 0x7F, 0, 9]) + octets("F0 00") * count
-    assert decode_notification(package).unknown_options == tuple((15 * at, b"") for at in range(1, count + 1))
+    for count in range(32):
+        package = bytes([0x20 | count >> 1, (count & 1) << 7 | 0x7F, 0, 9]) + octets("F0 00") * count
+        assert decode_notification(package).unknown_options == tuple((15 * at, b"") for at in range(1, count + 1))
 
 
 def test_option_number_is_the_sum_of_the_deltas() -> None:

@@ -179,14 +179,13 @@ def test_text_loses_one_quote_alone() -> None:
     assert read_text(b"\x7f\x80\x7f\0", 0, "f") == ("\x80\x7f", 4)
 
 
-@pytest.mark.parametrize("first", range(1, 256))
-def test_quote_is_legal_before_128_to_255_alone(first: int) -> None:
+def test_quote_is_legal_before_128_to_255_alone() -> None:
     """WAP-230 8.4.1.2."""
-    quoted = bytes([0x7F, first, 0x61, 0])
-    if first >= 128:
-        assert read_value(quoted, 0, "f") == (chr(first) + "a", 4)
-    else:
-        assert place_of(lambda: read_value(quoted, 0, "f"), PUSH_PDU) == (MalformedField, "f", 0)
+    for first in range(1, 128):
+        quoted = bytes([0x7F, first, 0x61, 0])
+        assert place_of(partial(read_value, quoted, 0, "f"), PUSH_PDU) == (MalformedField, "f", 0), first
+    for first in range(128, 256):
+        assert read_value(bytes([0x7F, first, 0x61, 0]), 0, "f") == (chr(first) + "a", 4)
 
 
 def test_text_after_the_last_octet_is_truncated() -> None:
@@ -270,18 +269,14 @@ def test_server_id_with_too_many_combining_characters_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
-    [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF],
-    ids=lambda code: f"U+{code:04X}",
-)
-@pytest.mark.parametrize(
     "around", [("", ""), ("a", ""), ("", "b"), ("ä", "b")], ids=["alone", "last", "first", "inside"]
 )
-def test_server_id_with_a_forbidden_character_is_refused(code: int, around: tuple[str, str]) -> None:
+def test_server_id_with_a_forbidden_character_is_refused(around: tuple[str, str]) -> None:
     """5.3: no C0, DEL, C1, line or paragraph separator, and no BOM, at any place."""
     before, after = around
-    with pytest.raises(ValueError, match=rf"holds U\+{code:04X}, which no SERVER-ID may hold"):
-        normal_server_id(before + chr(code) + after)
+    for code in [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF]:
+        with pytest.raises(ValueError, match=rf"holds U\+{code:04X}, which no SERVER-ID may hold"):
+            normal_server_id(before + chr(code) + after)
 
 
 def test_empty_server_id_is_refused() -> None:

@@ -124,12 +124,12 @@ def test_prefix_of_a_header_block_is_decoded_if_it_ends_with_a_field(vector: Vec
                 decode_header_block(whole[:end])
 
 
-@pytest.mark.parametrize("pdu_type", [number for number in range(256) if number != 6])
-def test_other_types_are_not_a_push(pdu_type: int) -> None:
+def test_other_types_are_not_a_push() -> None:
     """4, WAP-230 8.2.4.1: Push alone, not even ConfirmedPush."""
-    with pytest.raises(NotAPush) as caught:
-        decode_push(bytes([1, pdu_type, 3]) + octets("D8 AF 87") + PACKAGE)
-    assert caught.value.pdu_type == pdu_type
+    for pdu_type in {*range(256)} - {6}:
+        with pytest.raises(NotAPush) as caught:
+            decode_push(bytes([1, pdu_type, 3]) + octets("D8 AF 87") + PACKAGE)
+        assert caught.value.pdu_type == pdu_type
 
 
 @pytest.mark.parametrize(
