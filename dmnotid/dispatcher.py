@@ -133,9 +133,11 @@ class Dispatcher:
         Order, concurrency and connections are as for any other session. Return the sessions for which there was
         something to end or to open. Raises NoSuchSession, NotPending or JournalError for the first one that fails.
         """
-        self.wake()
         views = self._look()
-        return [it for it in sessions if self._transitions.retry(it, views.state_of(it), by)]
+        try:
+            return [it for it in sessions if self._transitions.retry(it, views.state_of(it), by)]
+        finally:
+            self._changed()
 
     def cancel(self, session: int, by: str) -> str:
         """Close a session as cancelled, end its hook if it runs, and return the state that it had.

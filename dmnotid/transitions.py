@@ -116,7 +116,7 @@ class Transitions:
         self._sessions.take_back(tracked, former)
         try:
             # The pause is not written: after a restart the hook is looked at again at once.
-            self._journal.postpone(tracked.request, 0)
+            self._journal.take_back(tracked.request)
         except JournalError as error:
             logger.error("pause not written", **tracked.request.log_facts(), problem=str(error))
 
@@ -182,11 +182,12 @@ class Transitions:
         """
         tracked = self._sessions.tracked.get(session)
         if tracked is None:
-            raise self._not_pending(session)
+            row = self._journal.find(session)
+            raise NoSuchSession(session) if row is None else NotPending(session, row.state)
         if tracked.closed is not None:
             raise NotPending(session, str(tracked.closed))
         # Before its hook is ended: whatever happens from here on, no process runs it again.
-        self._journal.close([(tracked.request, Closed.CANCELLED, "")])
+        self._journal.close([(tracked.request, Closed.CANCELLED, f"cancelled by {by}")])
         self.counters[Closed.CANCELLED] += 1
         logger.info("session cancelled", **tracked.request.log_facts(), was=was, by=by)
         if tracked.running is None:
@@ -202,19 +203,16 @@ class Transitions:
         """
         tracked, now = self._sessions.tracked.get(session), time.monotonic()
         if tracked is None:
-            raise self._not_pending(session)
-        request = tracked.request
-        rested_at = self._sessions.rested_at(request.server_id, self._config.sessions.min_interval, now)
-        if tracked.running is not None or tracked.closed is not None or max(request.not_before, rested_at) <= now:
-            return False
-        if request.not_before > now:
-            request = self._journal.postpone(request, 0)
-        tracked.failed_starts, tracked.problem = 0, ""
+            request = self._journal.revive(session)
+        else:
+            request = tracked.request
+            rested_at = self._sessions.rested_at(request.server_id, self._config.sessions.min_interval, now)
+            if tracked.running is not None or tracked.closed is not None or max(request.not_before, rested_at) <= now:
+                return False
+            if request.not_before > now:
+                request = self._journal.postpone(request, 0)
+            tracked.failed_starts, tracked.problem = 0, ""
         self._sessions.end_rest(request.server_id)
         self._sessions.queue(request)
-        logger.info("session retried", **request.log_facts(), was=was, by=by)
+        logger.info("session retried", **request.log_facts(), was=was or "closed", by=by)
         return True
-
-    def _not_pending(self, session: int) -> NoSuchSession | NotPending:
-        row = self._journal.find(session)
-        return NoSuchSession(session) if row is None else NotPending(session, row.state)

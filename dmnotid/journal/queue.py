@@ -49,7 +49,7 @@ from dmnotid.policy.retry import Retry
 from dmnotid.policy.sessions import Closed, Connection, Limits, SessionRequest
 
 _BEGIN: Final = """
-UPDATE session SET attempts = ?, started_at = ?, not_before = 0, outcome = NULL, connection = ?, interface = ?
+UPDATE session SET attempts = ?, started_at = ?, not_before = 0, outcome = ?, connection = ?, interface = ?
 WHERE session = ?
 """
 _POSTPONE: Final = "UPDATE session SET attempts = ?, not_before = ?, outcome = ifnull(?, outcome) WHERE session = ?"
@@ -167,7 +167,7 @@ class Journal(Listing):
     def begin(self, request: SessionRequest, attempt: int, connection: Connection) -> None:
         """Write that a try begins, before it does: after a crash the next one counts on."""
         place = str(connection.type), shown(connection.interface)
-        self._write(_BEGIN, [(attempt, time.time(), *place, request.session)], request)
+        self._write(_BEGIN, [(attempt, time.time(), None, *place, request.session)], request)
         self._open[request.session] = request.tried(attempt)
         self._running.add(request.session)
 
@@ -181,6 +181,14 @@ class Journal(Listing):
         self._write(_POSTPONE, [(request.attempts, time.time() + pause, shown(outcome), request.session)], request)
         later = self._open[request.session] = request.later(time.monotonic() + pause)
         return later
+
+    def take_back(self, request: SessionRequest) -> None:
+        """Write a request as it was before a try that did not begin after all; it can start at once."""
+        self._running.discard(request.session)
+        last = request.last_try
+        values = request.attempts, last.started_at, last.outcome, last.connection, last.interface, request.session
+        self._write(_BEGIN, [values], request)
+        self._open[request.session] = request
 
     def close(self, ends: Sequence[tuple[SessionRequest, Closed, str]]) -> None:
         """Close requests with their outcomes, as `postpone` writes them, in one transaction.
