@@ -54,7 +54,7 @@ def refusal(problem: Failed) -> list[str]:
     if problem.error == "NoSuchSession":
         return [f"session {facts['session']} does not exist, or is forgotten; dmnotid sessions --all lists the others"]
     if problem.error == "NotPending":
-        return [f"session {facts['session']} is {facts['state']}, so there is nothing to change"]
+        return [f"session {facts['session']} is not pending ({facts['state']}), so nothing has changed"]
     if problem.error == "NotPermitted":
         return ["only root and the daemon's own user may do this"]
     return [printable(str(problem))]

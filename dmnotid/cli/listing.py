@@ -48,11 +48,8 @@ def why(session: Session, now: float) -> str:
         ran = [f"for {span(now - session['started'])}"] if session["started"] else []
         process = [f"pid {session['pid']}"] if session["pid"] else []
         return ", ".join([_over(session), *process, *ran])
-    if session["closed"]:
-        over = f" over {_over(session)}" if session["interface"] else ""
-        return f"{session['outcome'] or session['why']}{over}"
-    until = f"; until {moment(session['expires'], now)}" if session["state"] == "waiting" and session["expires"] else ""
-    return f"{session['why']}{until}"
+    text = session["why"] or session["outcome"] or "-"
+    return f"{text} over {_over(session)}" if session["closed"] and session["interface"] else text
 
 
 def _over(session: Session) -> str:
@@ -67,7 +64,8 @@ def facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
     yield "NOTIFICATION-ID", str(notification_id)
     yield "accepted", f"{moment(session['accepted_at'])} from {session['source']}"
     yield "signed", "yes" if session["signed"] else "no"
-    yield "prefers", ", ".join(session["preferred"]) or "no connection"
+    if session["preferred"]:
+        yield "prefers", ", ".join(session["preferred"])
     yield "state", session["state"]
     yield "because", why(session, now)
     yield "tries", f"{session['attempts']} of {session['attempts_most']}"

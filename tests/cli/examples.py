@@ -34,12 +34,19 @@ WAITING: Final = SESSION | {
     "attempts": 0,
     "next": None,
     "started": None,
-    "why": "no mobile interface",
+    "why": "no mobile interface. Until 2026-12-06",
     "connection": None,
     "interface": None,
     "outcome": None,
 }
-DONE: Final = SESSION | {"session": 609, "state": "done", "outcome": "exit 0", "closed": NOW - 60, "next": None}
+DONE: Final = SESSION | {
+    "session": 609,
+    "state": "done",
+    "why": "",
+    "outcome": "exit 0",
+    "closed": NOW - 60,
+    "next": None,
+}
 
 DISCARD: Final[dict[str, Any]] = {
     "reason": "digest-mismatch",

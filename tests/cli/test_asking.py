@@ -131,7 +131,7 @@ def test_check_without_an_answer_is_critical_or_unknown(
             {"session": 7},
             ["session 7 does not exist, or is forgotten; dmnotid sessions --all lists the others"],
         ),
-        ("NotPending", {"session": 7, "state": "done"}, ["session 7 is done, so there is nothing to change"]),
+        ("NotPending", {"session": 7, "state": "done"}, ["session 7 is not pending (done), so nothing has changed"]),
         ("NotPermitted", {}, ["only root and the daemon's own user may do this"]),
         ("org.varlink.service.MethodNotFound", {"method": "x"}, ["org.varlink.service.MethodNotFound: method x"]),
     ],

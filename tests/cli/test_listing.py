@@ -39,9 +39,10 @@ def test_last_column_is_shortened() -> None:
         (RUNNING, "eth0 (wireline), pid 2045, for 4 s"),
         # A handed-over session has no process here.
         (RUNNING | {"pid": None}, "eth0 (wireline), for 4 s"),
-        (WAITING, "no mobile interface; until 2026-12-06 18:33:20"),
+        (WAITING, "no mobile interface. Until 2026-12-06"),
         (DONE, "exit 0 over eth0 (wireline)"),
         (WAITING | {"state": "expired", "closed": NOW, "why": "", "outcome": "not started"}, "not started"),
+        (WAITING | {"state": "cancelled", "closed": NOW, "why": ""}, "-"),
     ],
 )
 def test_why_explains_the_state(session: dict[str, Any], text: str) -> None:
@@ -75,7 +76,7 @@ def test_facts_of_a_session_end_with_the_commands_for_its_log() -> None:
 
 def test_facts_of_a_session_without_a_try_have_no_connection() -> None:
     names = [name for name, _ in facts(WAITING | {"preferred": [], "expires": None}, NOW)]
-    assert not {"last try", "outcome", "next try", "expires", "closed"}.intersection(names)
+    assert not {"prefers", "last try", "outcome", "next try", "expires", "closed"}.intersection(names)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_facts_of_a_session_without_a_try_have_no_connection() -> None:
         (
             None,
             WAITING,
-            "608 of dm.example.com: waiting, no mobile interface; until 2026-12-06 18:33:20",
+            "608 of dm.example.com: waiting, no mobile interface. Until 2026-12-06",
         ),
         (DONE | {"state": "failed"}, SESSION, "607 of acme.example: paused, exit 7 (was failed)"),
     ],
