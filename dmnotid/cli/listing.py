@@ -8,7 +8,7 @@ from dmnotid.cli.table import moment, span
 from dmnotid.errors import shortened
 
 PENDING: Final = ("running", "queued", "resting", "paused", "waiting", "held", "hook")
-"""The states of a session that is not closed."""
+"""The states of a session that is not closed, in a running daemon; in the journal it is `pending`."""
 CLOSED: Final = ("done", "refused", "failed", "expired", "cancelled")
 
 TITLES: Final = ("SESSION", "SERVER", "ID", "SINCE", "STATE", "TRY", "NEXT", "WHY")
@@ -31,10 +31,16 @@ def row(session: Session, now: float, *, times: bool = False) -> tuple[str, ...]
         str(session["notification_id"]),
         moment(accepted, now) if times else span(now - accepted),
         session["state"],
-        f"{session['attempts']}/{session['attempts_most']}",
+        _tries(session, "/"),
         moment(closed, now) if closed else next_try(session, now),
         shortened(why(session, now), MAX_WHY),
     )
+
+
+def _tries(session: Session, separator: str) -> str:
+    # The journal of a stopped daemon does not have the maximum.
+    most = session["attempts_most"]
+    return str(session["attempts"]) if most is None else f"{session['attempts']}{separator}{most}"
 
 
 def next_try(session: Session, now: float) -> str:
@@ -68,7 +74,7 @@ def facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
         yield "prefers", ", ".join(session["preferred"])
     yield "state", session["state"]
     yield "because", why(session, now)
-    yield "tries", f"{session['attempts']} of {session['attempts_most']}"
+    yield "tries", _tries(session, " of ")
     if session["started"]:
         yield "last try", f"{moment(session['started'])} over {_over(session)}"
     if session["outcome"]:

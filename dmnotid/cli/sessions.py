@@ -6,15 +6,16 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from dmnotid.cli.arguments import parse_count, parse_server_id, parse_time
-from dmnotid.cli.asking import answered
+from dmnotid.cli.asking import answered, explain
 from dmnotid.cli.listing import CLOSED, PENDING, TITLES, TITLES_OF_ALL, Session, after_retry, facts, row
-from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.table import columns
-from dmnotid.control.client import call, stream
+from dmnotid.control.client import Unreachable, call, stream
 from dmnotid.errors import UsageError
 from dmnotid.host.text import printable
 
@@ -80,7 +81,17 @@ def _find(path: str, session: int) -> Session:
 
 
 def _list(path: str, wanted: Wanted, arguments: argparse.Namespace) -> int:
-    return print_sessions(_sessions(path, wanted), wanted, as_json=arguments.json)
+    try:
+        return print_sessions(_sessions(path, wanted), wanted, as_json=arguments.json)
+    except Unreachable as problem:
+        # A daemon that starts or stops holds the journal, and answers in a moment.
+        if problem.why != "absent":
+            raise
+        print(printable(explain(problem)), file=sys.stderr)
+    from dmnotid.cli.stopped import show_sessions  # noqa: PLC0415 - SQLite, which only this needs
+
+    show = partial(print_sessions, wanted=wanted, as_json=arguments.json)
+    return show_sessions(find_state(arguments), wanted, show)
 
 
 def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool) -> int:
@@ -124,7 +135,7 @@ def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn
 
 
 def _mark(session: Session) -> tuple[object, ...]:
-    return session["state"], session["attempts"], session["why"], session["next"]
+    return session["state"], session["attempts"], session["why"]
 
 
 def _print_changes(sessions: Sequence[Session], *, as_json: bool) -> None:

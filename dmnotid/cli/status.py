@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 from dmnotid.cli.asking import answered, exit_status, explain
-from dmnotid.cli.places import add_places, find_socket
+from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.summary import PATIENCE, print_text, report
 from dmnotid.cli.table import span
@@ -41,7 +42,12 @@ def main(arguments: argparse.Namespace) -> int:
         status = ask()
     except Unreachable as problem:
         print(printable(explain(problem)))
-        return exit_status(problem)
+        # A daemon that starts or stops holds the journal, and answers in a moment.
+        if problem.why != "absent":
+            return exit_status(problem)
+        from dmnotid.cli.stopped import print_journal, show_copy  # noqa: PLC0415 - SQLite, which only this needs
+
+        return show_copy(find_state(arguments), partial(print_journal, now=time.time()))
     return report(status, partial(print_text, every=arguments.all))
 
 

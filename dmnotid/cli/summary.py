@@ -63,7 +63,7 @@ def describe(status: Status) -> Iterator[str]:
     yield from _labelled("listens", map(_describe_socket, status["sockets"]))
     hook, journal, clock = status["hook"], status["journal"], status["clock"]
     yield f"hook      {hook['what']}: {'trusted' if hook['startable'] else hook['problem']}"
-    yield f"journal   {journal['file']}{_describe_journal(journal, now)}"
+    yield f"journal   {journal['file']}{describe_journal(journal, now)}"
     # Until the clock was set, the latest time of a signed notification replaces it.
     yield f"clock     {'' if clock['believed'] else 'not '}believed"
     yield f"links     {'; '.join(_describe_link(link, now) for link in status['links']) or 'none'}"
@@ -87,7 +87,8 @@ def _labelled(label: str, lines: Sequence[str] | Iterator[str]) -> Iterator[str]
         yield f"{'' if at else label:8}  {line}"
 
 
-def _describe_journal(journal: Mapping[str, Any], now: float) -> str:
+def describe_journal(journal: Mapping[str, Any], now: float) -> str:
+    """Return the size of a journal and what it has, as far as it could be read."""
     # An unreadable journal is among the problems.
     known = [] if journal["octets"] is None else [f"{journal['octets'] / 1_000:,.0f} kB"]
     if journal["remembered"] is not None:
@@ -142,10 +143,11 @@ def _has_news(server: Mapping[str, Any], now: float) -> bool:
 def _row(server: Mapping[str, Any], now: float) -> tuple[str, ...]:
     heard = f"{span(now - server['last_accepted'])} ago" if server["last_accepted"] else "never"
     counts = (f"{server[name]:,}" for name in ("accepted", "discarded", "pending"))
-    return (server["id"], heard, *counts, _describe_session(server, now))
+    return (server["id"], heard, *counts, describe_session(server, now))
 
 
-def _describe_session(server: Mapping[str, Any], now: float) -> str:
+def describe_session(server: Mapping[str, Any], now: float) -> str:
+    """Return the last session of a server."""
     session = server["last_session"]
     parts = ["not configured"] if server["held_back"] else []
     if session is not None:

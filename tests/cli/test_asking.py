@@ -11,7 +11,7 @@ import pytest
 
 from dmnotid.cli.asking import refusal
 from dmnotid.control.client import Failed
-from tests.cli.program import PATIENCE, PROGRAM, Done, dmnotid
+from tests.cli.program import PATIENCE, PROGRAM, Done, dmnotid, write_config
 from tests.processes import WITHOUT_PRIVILEGES, needs_setpriv
 
 COMMANDS = (
@@ -29,9 +29,8 @@ def listening(path: Path, *, queue: int = 8) -> Iterator[socket.socket]:
 
 
 def printed(done: Done) -> str:
-    """Return what a command printed about a daemon that does not answer: status shows it as its answer."""
-    assert not (done.out and done.err)
-    return (done.out or done.err).removesuffix("\n")
+    """Return what a command printed first about a daemon that does not answer: status shows it as its answer."""
+    return (done.out or done.err).splitlines()[0]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -138,3 +137,17 @@ def test_check_without_an_answer_is_critical_or_unknown(
 )
 def test_refusal_is_explained(error: str, facts: dict[str, object], lines: list[str]) -> None:
     assert refusal(Failed(error, facts)) == lines
+
+
+def test_configuration_names_the_socket(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more=f"control: {{socket: {tmp_path}/other}}\n")
+    done = dmnotid("sessions", "--config", str(config))
+    assert printed(done) == f"dmnotid does not run ({tmp_path}/other: no daemon listens there)"
+
+
+def test_configuration_with_a_problem_is_reported(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more="control: {socket: 5}\n")
+    done = dmnotid("sessions", "--config", str(config))
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"{config}:")
+    assert "control.socket" in done.err

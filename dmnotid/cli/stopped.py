@@ -1,0 +1,93 @@
+"""What the journal of a daemon that does not run has, for `dmnotid status` and `dmnotid sessions`."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from dmnotid.cli.asking import EXIT_DOWN, EXIT_FORBIDDEN
+from dmnotid.cli.listing import Session
+from dmnotid.cli.summary import describe_journal, describe_session
+from dmnotid.cli.table import columns, counted, moment, span
+from dmnotid.control.client import Failed
+from dmnotid.errors import JournalError
+from dmnotid.host.text import printable
+from dmnotid.journal.reading import JournalCopy, read_copy
+from dmnotid.journal.rows import PENDING, Row
+
+_TITLES: Final = ("SERVER", "HEARD", "PENDING", "LAST SESSION")
+
+
+def show_copy(directory: Path, show: Callable[[JournalCopy], object]) -> int:
+    """Show what a journal has, and return the exit status: 3, or 4 if this user may not read it."""
+    try:
+        with read_copy(directory) as journal:
+            show(journal)
+    except JournalError as error:
+        print(printable(str(error)), file=sys.stderr)
+        return EXIT_FORBIDDEN if isinstance(error.__cause__, PermissionError) else EXIT_DOWN
+    return EXIT_DOWN
+
+
+def print_journal(journal: JournalCopy, now: float) -> None:
+    """Print when each server was heard, what is pending, and the last session."""
+    pending = Counter(row.server_id for row in journal.rows() if row.state == PENDING)
+    facts = {"octets": journal.octets, "remembered": journal.count, "oldest": journal.oldest, "errors": 0}
+    written = moment(journal.written_at, now)
+    print(printable(f"journal   {journal.file} as of {written}{describe_journal(facts, now)}"))
+    last, heard = journal.last_sessions(), journal.last_accepted
+    servers = sorted({*heard, *last, *pending})
+    print()
+    rows = []
+    for server in servers:
+        at, row = heard.get(server), last.get(server)
+        session = {"last_session": None if row is None else session_of(row), "held_back": False}
+        ago = "never" if at is None else f"{span(now - at)} ago"
+        rows.append((server, ago, str(pending[server]), describe_session(session, now)))
+    print("\n".join(columns([_TITLES, *rows], right=[2])))
+    print(f"\n{counted(pending.total(), 'session')} pending")
+
+
+def show_sessions(directory: Path, wanted: Mapping[str, Any], show: Callable[[Iterable[Session]], object]) -> int:
+    """Show the sessions that match the parameters of the method `Sessions`; the status is that of `show_copy`."""
+    return show_copy(directory, lambda journal: show(_find_sessions(journal, wanted)))
+
+
+def _find_sessions(journal: JournalCopy, wanted: Mapping[str, Any]) -> list[Session]:
+    session, server = wanted["session"], wanted["server"]
+    closed_too = session is not None or "states" in wanted
+    found = [
+        session_of(row)
+        for row in journal.rows(wanted.get("since"))
+        if session in {None, row.session} and server in {None, row.server_id} and (closed_too or row.state == PENDING)
+    ]
+    if session is not None and not found:
+        raise Failed("NoSuchSession", {"session": session})
+    return found
+
+
+def session_of(row: Row) -> Session:
+    """Return a row in the form of the control socket. What only a running daemon decides is None or empty."""
+    pending = row.state == PENDING
+    return {
+        "session": row.session,
+        "server": row.server_id,
+        "notification_id": row.notification_id,
+        "state": row.state,
+        "accepted_at": row.received_at,
+        "source": row.source,
+        "signed": row.sent_at is not None,
+        "preferred": [],
+        "attempts": row.attempts,
+        "attempts_most": None,
+        "next": row.not_before if pending and row.not_before else None,
+        "expires": None,
+        "why": "",
+        "connection": row.connection,
+        "interface": row.interface,
+        "started": row.started_at,
+        "pid": None,
+        "outcome": row.outcome,
+        "closed": row.closed_at,
+    }
