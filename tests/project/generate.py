@@ -1,8 +1,8 @@
 """Writes config/dmnotid.schema.json and the tables of docs/configuration.md from the table of configuration keys.
 
-`make docs` runs it, and it also writes the completion of the command line. In the page, a table is between
-`<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of the sections that the comment names; everything else of
-the page is written by hand.
+`make docs` runs it, and it also writes the completion of the command line and the catalog of the systemd journal. In
+the page, a table is between `<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of the sections that the
+comment names; everything else of the page is written by hand.
 """
 
 import json
@@ -16,6 +16,7 @@ from dmnotid.config.checker import Choice, Duration, Number, Value, read_boolean
 from dmnotid.config.durations import spell
 from dmnotid.config.keys import KEYS, SECTIONS, Key
 from dmnotid.config.secrets import FORMS, MAX_SECRET_OCTETS
+from tests.project.catalog import CATALOG, catalog
 from tests.project.completion import COMPLETION_FILE, completion
 
 ROOT: Final = Path(__file__).parents[2]
@@ -196,3 +197,4 @@ if __name__ == "__main__":
     SCHEMA_FILE.write_text(schema(), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     COMPLETION_FILE.write_text(completion(), encoding="utf-8")
+    CATALOG.write_text(catalog(), encoding="utf-8")

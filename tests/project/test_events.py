@@ -4,9 +4,11 @@ import ast
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,30 +20,14 @@ from dmnotid.errors import discard_reasons
 from dmnotid.events import EVENTS
 from dmnotid.policy.sessions import Closed
 from tests.processes import Service
+from tests.project.catalog import CATALOG, PAGE, catalog, rows
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/events.md").read_text()
+TEXT = PAGE.read_text()
 
 LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
-SESSION_KEYS = {"session", "server_id", "notification_id", "attempt"}
 LINE_KEYS = {"event", "level", "time"}
-
-
-class Row(NamedTuple):
-    """An event as the page has it."""
-
-    levels: set[str]
-    keys: set[str]
-
-
-def rows() -> dict[str, Row]:
-    found = {}
-    for event, levels, keys in re.findall(r"(?m)^\| ([A-Za-z0-9 ]+) \| ([a-z ]+) \| ([^|]*) \|", PAGE):
-        if event != "event":
-            own = set(re.findall(r"`([a-z_]+)`", keys)) | (SESSION_KEYS if "session keys" in keys else set())
-            found[event] = Row(set(levels.split(" or ")), own)
-    return found
 
 
 class Call(NamedTuple):
@@ -92,7 +78,7 @@ def test_every_event_has_a_sentence() -> None:
 def test_records_have_the_levels_and_the_keys_of_the_page() -> None:
     page = rows()
     assert [call for call in calls() if call.level and call.level not in page[call.event].levels] == []
-    assert [(call, missing) for call in calls() if (missing := call.keys - page[call.event].keys)] == []
+    assert [(call, missing) for call in calls() if (missing := call.keys.difference(page[call.event].keys))] == []
 
 
 def test_every_key_of_the_page_is_in_the_program() -> None:
@@ -103,14 +89,14 @@ def test_every_key_of_the_page_is_in_the_program() -> None:
                 words.add(node.arg)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 words.add(node.value)
-    assert {(event, key) for event, row in rows().items() for key in row.keys - words - {"exception"}} == set()
+    assert {(event, key) for event, row in rows().items() for key in set(row.keys) - words - {"exception"}} == set()
 
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_sentence_uses_keys_of_the_page_alone(event: str) -> None:
     known = EVENTS[event]
     for sentence in (known.sentence, *known.others):
-        assert set(re.findall(r"\{([a-z_]+)", sentence)) <= rows()[event].keys
+        assert set(re.findall(r"\{([a-z_]+)", sentence)) <= set(rows()[event].keys)
 
 
 def test_ids_are_different() -> None:
@@ -119,10 +105,32 @@ def test_ids_are_different() -> None:
     assert all(re.fullmatch("[0-9a-f]{32}", found) for found in ids)
 
 
+# The catalog
+
+
+def test_catalog_is_fresh() -> None:
+    assert CATALOG.read_text() == catalog(), "run make docs"
+
+
+@pytest.mark.skipif(shutil.which("journalctl") is None, reason="needs journalctl (systemd)")
+def test_catalog_explains_every_event_that_has_an_id(tmp_path: Path) -> None:
+    """As systemd itself reads it."""
+    there = tmp_path / "usr/lib/systemd/catalog"
+    there.mkdir(parents=True)
+    shutil.copy(CATALOG, there)
+    (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
+    journalctl = partial(subprocess.run, capture_output=True, text=True, check=True)
+    made = journalctl(["journalctl", f"--root={tmp_path}", "--update-catalog"])
+    assert made.stderr == ""
+    shown = journalctl(["journalctl", f"--root={tmp_path}", "--list-catalog"]).stdout
+    listed = {found: subject.lower() for found, subject in re.findall(r"(?m)^([0-9a-f]{32}) dmnotid: (.*)$", shown)}
+    assert listed == {event.message_id: name for name, event in EVENTS.items() if event.message_id is not None}
+
+
 # Reasons
 
 REASON = re.compile(r"(?m)^### ([a-z-]+)\n\n((?:[^#\n].*\n)+)\n    (.*dmnotid send .*)\n")
-PROVOKED = {reason: line for reason, _, line in REASON.findall(PAGE)}
+PROVOKED = {reason: line for reason, _, line in REASON.findall(TEXT)}
 
 
 def test_page_has_every_reason_and_no_other() -> None:
@@ -131,7 +139,7 @@ def test_page_has_every_reason_and_no_other() -> None:
 
 def test_page_names_the_reasons_that_are_warnings() -> None:
     """As the log of discards has them."""
-    (listed,) = re.findall(r"makes an error: (.*?), and `duplicate`", PAGE, flags=re.DOTALL)
+    (listed,) = re.findall(r"makes an error: (.*?), and `duplicate`", TEXT, flags=re.DOTALL)
     suspicious = {kind.reason for kind in SUSPICIOUS}
     assert set(re.findall(r"`([a-z-]+)`", listed)) == suspicious
 
@@ -140,7 +148,7 @@ def test_page_names_the_reasons_that_are_warnings() -> None:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configuration of the page, with a port and a directory of this test."""
     directory = tmp_path_factory.mktemp("events")
-    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
     changed: dict[str, Any] = {"listen": ["127.0.0.1:0"], "state": str(directory / "state")}
     file = directory / "dmnotid.yaml"
     file.touch(mode=0o600)
@@ -156,7 +164,7 @@ def service(file: Path) -> Iterator[Service]:
     service.stop()
     for line in service.lines():
         if line["event"] != "daemon stopped":
-            assert line.keys() - LINE_KEYS <= rows()[line["event"]].keys, line
+            assert line.keys() - LINE_KEYS <= set(rows()[line["event"]].keys), line
 
 
 @pytest.mark.parametrize("reason", PROVOKED)

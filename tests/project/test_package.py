@@ -92,6 +92,10 @@ def test_what_lies_where(contents: Path) -> None:
     completion = contents / "usr/share/bash-completion/completions/dmnotid"
     assert completion.read_bytes() == (PROJECT / "completions/dmnotid").read_bytes()
     users = PROJECT / "systemd/dmnotid.sysusers"
+    # Where the package systemd has a trigger for catalogs.
+    assert (contents / "usr/lib/systemd/catalog/dmnotid.catalog").read_bytes() == (
+        PROJECT / "systemd/dmnotid.catalog"
+    ).read_bytes()
     assert (contents / "usr/lib/sysusers.d/dmnotid.conf").read_bytes() == users.read_bytes()
 
 

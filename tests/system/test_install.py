@@ -108,6 +108,7 @@ def test_the_package_from_installation_to_purge(debian: CleanDebian, package: Pa
 
     debian.run("dpkg", "--install", debian.bring(package))
     assert debian.run("dmnotid", "--version") == f"dmnotid {dmnotid.__version__}\n"
+    assert " dmnotid: Reload refused\n" in debian.run("journalctl", "--list-catalog")
     debian.run("getent", "passwd", *USERS)
     assert enabled(debian) == []
     assert lacks_only_servers(debian, "/usr/bin/dmnotid")

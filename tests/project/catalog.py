@@ -1,0 +1,63 @@
+"""The catalog of the systemd journal, made of docs/events.md and of the ids in dmnotid/events.py."""
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dmnotid.events import EVENTS
+
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs/events.md"
+CATALOG: Final = ROOT / "systemd/dmnotid.catalog"
+
+HEAD: Final = """\
+# Explains records of dmnotid: `journalctl -x`. Made by `make docs` of docs/events.md.
+"""
+SESSION_KEYS: Final = ("session", "server_id", "notification_id", "attempt")
+
+
+class Row(NamedTuple):
+    """An event as the page has it."""
+
+    levels: set[str]
+    keys: list[str]
+    meaning: str
+
+
+def rows() -> dict[str, Row]:
+    """Return every event of the page."""
+    found = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and cells[0] != "event":
+            event, levels, keys, meaning = cells
+            names = re.findall(r"`([a-z_]+)`", keys)
+            found[event] = Row(
+                set(levels.split(" or ")), [*SESSION_KEYS, *names] if "session keys" in keys else names, meaning
+            )
+    return found
+
+
+def catalog() -> str:
+    """Return the text of the catalog."""
+    entries = [HEAD]
+    for event, row in rows().items():
+        if EVENTS[event].message_id is not None:
+            entries.append(
+                f"-- {EVENTS[event].message_id}\n"
+                f"Subject: {event[0].upper()}{event[1:]}\n"
+                "Defined-By: dmnotid\n"
+                "Documentation: man:dmnotid(8)\n"
+                f"\n{textwrap.fill(_explain(row), 78)}\n"
+            )
+    return "\n".join(entries)
+
+
+def _explain(row: Row) -> str:
+    """Return the meaning of an event, with the fields of the journal in place of the keys."""
+
+    def name(code: re.Match[str]) -> str:
+        return f"DMNOTID_{code[1].upper()}" if code[1] in row.keys else code[1]
+
+    return re.sub("`([^`]*)`", name, row.meaning)
