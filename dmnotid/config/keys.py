@@ -40,7 +40,8 @@ FROM_ZERO: Final = Duration(0)
 # For durations of which null means that there is no limit.
 UNLIMITED: Final = Duration(0, optional=True)
 
-_BUFFER: Final = Number(4_096, 256 * 1024 * 1024, "octets")
+# The least is one datagram of push.max_octets: with a smaller buffer, which the kernel accepts, most would be lost.
+_BUFFER: Final = Number(DEFAULT_MAX_OCTETS, 256 * 1024 * 1024, "octets")
 # The longest payload of a UDP datagram.
 _PAYLOAD: Final = Number(1, 65_507, "octets")
 

@@ -24,6 +24,7 @@ from dmnotid.policy.servers import MAX_TRIED_SECRETS, Server
 from dmnotid.policy.sessions import Limits
 
 MAX_FILE_OCTETS: Final = 4 * 1024 * 1024
+"""Maximum size of the file: room for 10,000 servers, while a disk image given by mistake does not fill the memory."""
 
 
 def load_config(
@@ -214,6 +215,7 @@ def _check_durations(reader: Reader, found: Mapping[str, Any]) -> None:
         message = f"{spell(longest)} is less than retry.first ({spell(first)}); expected at least that"
         reader.conflict(("retry.longest", "retry.first"), message)
     path, most = min(("sessions.expire_after", expire_after), ("duplicates.remember", remember), key=itemgetter(1))
+    # A longer interval would outlive the session that it delays, or the row from which a restart learns the last start.
     if interval > most:
         message = f"{spell(interval)} is more than {path} ({spell(most)}); expected at most that"
         reader.conflict(("sessions.min_interval", path), message)
