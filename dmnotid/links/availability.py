@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dmnotid.config.values import ConnectionsConfig, Reach
+from dmnotid.links.kernel import State, read_state
 from dmnotid.links.rtnetlink import (
     ANY_LENGTH,
     IF_OPER_UNKNOWN,
@@ -21,8 +22,6 @@ from dmnotid.links.rtnetlink import (
     Address,
     Interface,
     Route,
-    State,
-    read_state,
 )
 from dmnotid.links.types import SYSFS, configured_type, find_type
 from dmnotid.policy.sessions import Connection
@@ -82,7 +81,7 @@ class Link(NamedTuple):
 def read_links(config: ConnectionsConfig) -> list[Link]:
     """Read the kernel's state once and return every interface, loopback included, in the order of the indexes.
 
-    Raises OSError, as `rtnetlink.read_state` does. An interface without an entry in sysfs is not an error.
+    Raises OSError, as `read_state` does. An interface without an entry in sysfs is not an error.
     """
     # A full routing table has a million routes, of which most are too specific to count.
     if config.reach == "internet":

@@ -21,7 +21,7 @@ from typing import Final
 from dmnotid.config.values import ConnectionsConfig
 from dmnotid.host.log import logger
 from dmnotid.links.availability import Link, available_connections, read_links
-from dmnotid.links.rtnetlink import drain, subscribe
+from dmnotid.links.kernel import drain, subscribe
 from dmnotid.policy.sessions import Connection
 
 PAUSE: Final = 0.1

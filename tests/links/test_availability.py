@@ -8,6 +8,7 @@ import pytest
 
 from dmnotid.config.values import ConnectionsConfig, Reach
 from dmnotid.links.availability import Link, available_connections, describe, explain_missing, read_links
+from dmnotid.links.kernel import State
 from dmnotid.links.rtnetlink import (
     ARPHRD_ETHER,
     IF_OPER_UP,
@@ -20,7 +21,6 @@ from dmnotid.links.rtnetlink import (
     Address,
     Interface,
     Route,
-    State,
 )
 from dmnotid.wire.notification import ConnectionType
 from tests.netns import Namespace, in_namespace

@@ -1,14 +1,13 @@
-"""rtnetlink: octets that a kernel sent, octets that no kernel would send, and the kernel itself."""
+"""rtnetlink: octets that a kernel sent, and octets that no kernel would send."""
 
 import os
 import socket
-import subprocess
 import sys
-from contextlib import closing, suppress
+from contextlib import suppress
 from errno import EBADMSG, ENODEV
 from ipaddress import IPv4Network, ip_network
 from struct import pack
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,12 +25,9 @@ from dmnotid.links.rtnetlink import (
     Route,
     messages,
     parse_routes,
-    read_state,
-    subscribe,
     take_messages,
 )
-from tests.netns import Namespace, in_namespace
-from tests.support import descriptors
+from tests.links.octets import address, attribute, done, link, message, route
 
 # Answers of Linux 6.18 (x86-64) in a namespace with wlan0 (ifindex 2) and eth0 (3), veth both; of the links only eth0,
 # of the routes that are not unicast one of each kind.
@@ -104,32 +100,6 @@ QUERIES: dict[str, Any] = {
     "routes": rtnetlink.ROUTES,
 }
 CAPTURED = {"links": LINKS, "addresses": ADDRESSES, "routes": ROUTES}
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    return pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
-
-
-def message(kind: int, body: bytes, *, flags: int = 0, sequence: int = 1) -> bytes:
-    return pack("=IHHII", len(body) + 16, kind, flags, sequence, 0) + body + bytes(-len(body) % 4)
-
-
-def done(code: int = 0, *, flags: int = 0, sequence: int = 1) -> bytes:
-    return message(3, pack("=i", code), flags=flags, sequence=sequence)
-
-
-def link(*attributes: bytes, family: int = 0) -> bytes:
-    return pack("=BxHiII", family, 1, 5, IFF_UP, 0) + b"".join(attributes)
-
-
-def address(*attributes: bytes, family: int = socket.AF_INET, flags: int = 0) -> bytes:
-    return pack("=4BI", family, 24, flags, 0, 5) + b"".join(attributes)
-
-
-def route(
-    *attributes: bytes, family: int = socket.AF_INET, length: int = 0, table: int = 254, kind: int = 1, flags: int = 0
-) -> bytes:
-    return pack("=8BI", family, length, 0, 0, table, 0, 0, kind, flags) + b"".join(attributes)
 
 
 OIF = attribute(4, pack("=i", 5))
@@ -360,64 +330,6 @@ def test_dump_is_marked_if_the_state_changed_during_it() -> None:
     assert take("links", done(flags=0x10))[1] == (True, False)
 
 
-class Kernel:
-    """Answers each request with the next of the given answers: a list of octets, flags and sender."""
-
-    def __init__(self, *answers: list[tuple[bytes, int, int]]) -> None:
-        self.answers = list(answers)
-        self.requests: list[bytes] = []
-        self._waiting: list[tuple[bytes, int, int]] = []
-
-    def send(self, octets: bytes) -> None:
-        assert not self._waiting, "a new request before the answer was read to its end"
-        self.requests.append(octets)
-        self._waiting = self.answers.pop(0)
-
-    def recvmsg(self, _size: int) -> tuple[bytes, list[object], int, tuple[int, int]]:
-        octets, flags, sender = self._waiting.pop(0)
-        return octets, [], flags, (sender, 0)
-
-    def dump(self) -> list[Interface]:
-        return rtnetlink.dump(cast("socket.socket", self), rtnetlink.INTERFACES)
-
-
-def named(name: bytes, sequence: int, *, flags: int = 0) -> bytes:
-    return message(16, link(attribute(3, name)), sequence=sequence, flags=flags)
-
-
-def test_dump_is_read_again_if_the_state_changed_during_it() -> None:
-    kernel = Kernel(
-        [(named(b"old", 1), 0, 0), (named(b"half", 1, flags=0x10), 0, 0), (done(sequence=1), 0, 0)],
-        [(named(b"new", 2) + done(sequence=2), 0, 0)],
-    )
-    assert [interface.name for interface in kernel.dump()] == ["new"]
-
-
-def test_dump_is_refused_if_the_state_keeps_changing() -> None:
-    kernel = Kernel(*([(done(flags=0x10, sequence=n), 0, 0)] for n in range(1, 100)))
-    with pytest.raises(InterruptedError, match="changed during"):
-        kernel.dump()
-    assert len(kernel.requests) == rtnetlink.MAX_DUMPS
-
-
-def test_answer_of_another_process_is_skipped() -> None:
-    kernel = Kernel([(named(b"lie", 1) + done(), 0, 4711), (named(b"truth", 1) + done(), 0, 0)])
-    assert [interface.name for interface in kernel.dump()] == ["truth"]
-
-
-def test_truncated_answer_is_refused() -> None:
-    kernel = Kernel([(named(b"eth0", 1) + done(), socket.MSG_TRUNC, 0)])
-    with pytest.raises(OSError, match="more than 65536 octets"):
-        kernel.dump()
-
-
-def test_silent_kernel_raises_timeout() -> None:
-    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    near.settimeout(0.01)
-    with near, far, pytest.raises(TimeoutError):
-        rtnetlink.dump(near, rtnetlink.INTERFACES)
-
-
 @pytest.mark.parametrize(
     ("destination", "covered", "not_covered"),
     [
@@ -432,84 +344,3 @@ def test_route_covers_part_of_its_destination(destination: str, covered: list[st
     bits = 32 if isinstance(network, IPv4Network) else 128
     path = Route(5, bits, int(network.network_address), network.prefixlen, 0, RT_TABLE_MAIN)
     assert [text for text in covered + not_covered if path.covers(ip_network(text))] == covered
-
-
-def test_loopback_is_read_without_privilege() -> None:
-    """Every machine and every container has it."""
-    program = (
-        # Imported before the user changes: other users may have no access to the checkout.
-        "import os; from dmnotid.links.rtnetlink import read_state\n"
-        "if os.geteuid() == 0: os.setgroups([]); os.setuid(65534)\n"
-        "print([link.name for link in read_state().interfaces])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "'lo'" in done.stdout
-
-
-def test_sockets_are_closed_and_not_inherited() -> None:
-    before = descriptors()
-    read_state()
-    with closing(subscribe()) as subscription:
-        assert not subscription.get_inheritable()
-        assert subscription.gettimeout() == 0
-    assert descriptors() == before
-
-
-@in_namespace
-def test_state_of_a_namespace_is_read(namespace: Namespace) -> None:
-    namespace.add_veth("eth0")
-    namespace.ip_batch(
-        [
-            "addr add 192.0.2.1/24 dev eth0",
-            "addr add 2001:db8::1/64 dev eth0",
-            "route add default via 192.0.2.2 metric 70",
-            "route add blackhole 10.0.0.0/8",
-            "link add br0 type bridge",
-            "link set eth0 master br0",
-        ]
-    )
-    state, default_only = read_state(), read_state(0)
-    by_name = {interface.name: interface for interface in state.interfaces}
-    eth0, br0 = by_name["eth0"], by_name["br0"]
-    assert (eth0.kind, eth0.master, eth0.member_of) == ("veth", br0.ifindex, "bridge")
-    assert (br0.kind, br0.master, br0.flags & IFF_UP) == ("bridge", 0, 0)
-    own = {own.octets for own in state.addresses if own.ifindex == eth0.ifindex}
-    assert {bytes([192, 0, 2, 1]), socket.inet_pton(socket.AF_INET6, "2001:db8::1")} < own
-    assert {str(path) for path in state.routes if path.bits == 32} == {"default metric 70", "192.0.2.0/24 metric 0"}
-    assert "2001:db8::/64 metric 256" in map(str, state.routes)
-    assert [(path.ifindex, str(path)) for path in default_only.routes] == [(eth0.ifindex, "default metric 70")]
-
-
-@in_namespace
-def test_state_without_ipv6_is_read() -> None:
-    with Namespace(ipv6=False) as namespace, namespace.entered():
-        namespace.add_veth("eth0")
-        namespace.ip("addr", "add", "192.0.2.1/24", "dev", "eth0")
-        assert {len(own.octets) for own in read_state().addresses} == {4}
-
-
-@in_namespace
-@pytest.mark.parametrize(
-    ("before", "change"),
-    [
-        ([], "addr add 192.0.2.1/24 dev eth0"),
-        # No route changes with the lifetime of an address.
-        (["addr add 192.0.2.1/24 dev eth0"], "addr change 192.0.2.1/24 dev eth0 valid_lft 600 preferred_lft 600"),
-        (["addr add 192.0.2.1/24 dev eth0"], "route add default via 192.0.2.2"),
-        (["addr add 192.0.2.1/24 dev eth0", "route add default via 192.0.2.2"], "route del default"),
-        ([], "addr add 2001:db8::1/64 dev eth0"),
-        (["addr add 2001:db8::1/64 dev eth0"], "addr change 2001:db8::1/64 dev eth0 valid_lft 600 preferred_lft 600"),
-        ([], "-6 route add default via fe80::1 dev eth0"),
-        ([], "link set eth0 down"),
-        (["link set eth0 down"], "link set eth0 name wlan0"),
-        ([], "link del eth0"),
-    ],
-)
-def test_each_kind_of_change_makes_the_subscription_readable(
-    namespace: Namespace, before: list[str], change: str
-) -> None:
-    namespace.add_veth("eth0")
-    namespace.ip_batch(before)
-    with closing(subscribe()) as subscription:
-        namespace.ip(*change.split())
-        assert subscription.recv(1)

@@ -12,6 +12,7 @@ import pytest
 
 from dmnotid.config.values import ConnectionsConfig
 from dmnotid.links.availability import Link, describe
+from dmnotid.links.kernel import State
 from dmnotid.links.rtnetlink import (
     ARPHRD_ETHER,
     IF_OPER_UP,
@@ -19,7 +20,6 @@ from dmnotid.links.rtnetlink import (
     IFF_LOWER_UP,
     IFF_UP,
     Interface,
-    State,
 )
 from dmnotid.wire.notification import ConnectionType
 from tests.support import IS_ROOT, without_privileges
