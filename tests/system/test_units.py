@@ -1,4 +1,4 @@
-"""What systemd itself thinks of the units, as they are installed."""
+"""The units as they are installed: what systemd itself thinks of them, and who may use the control socket."""
 
 from typing import Final
 
@@ -45,3 +45,30 @@ def test_exposure_of_the_metrics(device: Device, unit: str, threshold: int) -> N
     if not version.startswith(MEASURED_BY):
         pytest.skip(f"the figure is one of {MEASURED_BY}")
     device.run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", unit)
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_control_socket_is_read_by_the_group_and_used_by_root(
+    device: Device,
+    handed_over: bool,  # noqa: FBT001 - a parameter of the test's
+) -> None:
+    if handed_over:
+        hand_over(device)
+    device.start()
+    assert device.run("stat", "--format=%a %U:%G", "/run/dmnotid", "/run/dmnotid/control").splitlines() == [
+        "750 dmnotid:dmnotid",
+        "660 dmnotid:dmnotid",
+    ]
+    group = device.run("getent", "group", "dmnotid").split(":")[2]
+
+    def statuses(*command: str) -> list[int]:
+        """Run a command as root, the daemon's user, a member of its group and a stranger."""
+        own = ["setpriv", "--reuid=dmnotid", f"--regid={group}", "--clear-groups"]
+        member = ["setpriv", "--reuid=4000", "--regid=4000", f"--groups={group}"]
+        stranger = ["setpriv", "--reuid=4000", "--regid=4000", "--clear-groups"]
+        return [device.machine.attempt(*user, *command).returncode for user in ([], own, member, stranger)]
+
+    assert statuses("dmnotid", "status") == [0, 0, 0, 4]
+    assert statuses("dmnotid", "reload") == [0, 0, 4, 4]
+    (refused,) = device.records("control request refused")
+    assert refused["method"] == "Reload"
