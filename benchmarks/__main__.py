@@ -30,6 +30,7 @@ ROWS: Final[dict[str, Measure]] = {
     "waking": waking.waking,
     "waking-busy": waking.waking_busy,
     "start": rest.start,
+    "status": rest.status,
     "idle": rest.idle_minute,
     "servers": growth.many_servers,
     "remembered": growth.many_remembered,

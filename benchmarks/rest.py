@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmarks import alone
 from benchmarks.figures import Figure, Scale
-from benchmarks.machine import ENVIRONMENT, daemon, pinned, scratch, usage
+from benchmarks.machine import ENVIRONMENT, SENDERS, daemon, pinned, scratch, usage
 from tests.processes import Service
 from tests.support import write_config
 
@@ -25,6 +25,9 @@ WATCHDOG: Final = 20
 
 STARTS: Final = 4
 """Number of starts in one run; the fastest counts, as other processes slow the rest down."""
+
+ASKS: Final = 20
+"""Number of times that the daemon is asked in one run; the fastest counts."""
 
 
 def start_time(command: list[str], word: bytes, starts: int = 1) -> float:
@@ -58,6 +61,31 @@ def start(scale: Scale) -> Iterator[Figure]:
         ]
     values, others = zip(*runs, strict=True)
     yield Figure("start to READY", values, "{:.0f} ms", "the interpreter with its imports", others, at_most=1.3)
+
+
+def status(scale: Scale) -> Iterator[Figure]:
+    """Measure `dmnotid status` as a process, beside an interpreter that imports what it can't do without."""
+    with scratch() as directory:
+        environment = ENVIRONMENT | {"RUNTIME_DIRECTORY": str(directory)}
+        command, other = [sys.executable, "-c", SCRIPT, "status"], [sys.executable, "-c", "import socket, json"]
+        with daemon(directory, pinned(SENDERS[0]), environment):
+            run_time(command, environment, 1)  # compiles what is not compiled yet
+            asks = scale.of(ASKS)
+            runs = [
+                (run_time(command, environment, asks), run_time(other, environment, asks)) for _ in range(scale.runs)
+            ]
+    values, others = zip(*runs, strict=True)
+    yield Figure("`dmnotid status`", values, "{:.0f} ms", "an interpreter with socket and json", others, at_most=1.3)
+
+
+def run_time(command: list[str], environment: dict[str, str], runs: int) -> float:
+    """Return the shortest time that a program runs, in milliseconds."""
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        subprocess.run([*pinned(), *command], stdout=subprocess.DEVNULL, env=environment, check=True)
+        times.append(time.perf_counter() - began)
+    return 1_000 * min(times)
 
 
 def idle_memory(scale: Scale) -> Iterator[Figure]:

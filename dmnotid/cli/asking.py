@@ -4,7 +4,6 @@ It imports little, for `dmnotid status`.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from dmnotid.control.client import Failed, Unreachable
@@ -39,11 +38,13 @@ def answered(ask: Callable[[], int]) -> int:
     try:
         return ask()
     except Unreachable as problem:
-        print(printable(explain(problem)), file=sys.stderr)
-        return exit_status(problem)
+        lines, status = [printable(explain(problem))], exit_status(problem)
     except Failed as problem:
-        print(*refusal(problem), sep="\n", file=sys.stderr)
-        return EXIT_FORBIDDEN if problem.error == "NotPermitted" else 1
+        lines, status = refusal(problem), EXIT_FORBIDDEN if problem.error == "NotPermitted" else 1
+    from dmnotid.cli.process import print_error  # noqa: PLC0415 - an answer needs none of its imports
+
+    print_error("\n".join(lines))
+    return status
 
 
 def refusal(problem: Failed) -> list[str]:

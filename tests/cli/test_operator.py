@@ -199,6 +199,20 @@ def test_retry_that_changes_nothing_shows_why(reader: Operator) -> None:
     assert reader.type("sessions", "retry", "--server", "other.example").out == "no session is paused or rests\n"
 
 
+def test_failed_session_runs_again_after_a_retry(tmp_path: Path) -> None:
+    with operated(tmp_path, "exit 7", retry={"first": "10ms", "longest": "10ms", "attempts": 1}) as operator:
+        operator.service.send(push(1))
+        operator.wait_for(1, "failed")
+        write_script(tmp_path / "hook", "exit 0")
+        done = operator.type("sessions", "retry", "1")
+        assert (done.status, done.err) == (0, "")
+        assert done.out.startswith(f"1 of {SERVER_ID}: ")
+        operator.wait_for(1, "done")
+        done = operator.type("sessions", "retry", "1")
+        assert (done.status, done.out) == (1, "")
+        assert done.err == "session 1 is not pending (done), so nothing has changed\n"
+
+
 def test_cancel_closes_a_session_and_a_repeat_starts_nothing(operator: Operator) -> None:
     done = operator.type("sessions", "cancel", "2")
     remembered = "its id stays remembered, a repeat starts nothing"
