@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -79,9 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Show every datagram; 0 if all were accepted, 1 otherwise."""
-    _check_usage(arguments)
-    judge = _judge(arguments)
-    show = _show_json if arguments.json else partial(_show_text, palette=palette_for(sys.stdout))
+    if arguments.hex and arguments.file is not None:
+        raise UsageError("either HEX or --file FILE is expected, not both")
+    if arguments.config is None and (arguments.at is not None or arguments.source is not None):
+        raise UsageError("--at and --source are for the checks that --config FILE adds")
+    judge, palette = _judge(arguments), palette_for(sys.stdout)
     all_accepted = True
     for given in _inputs(arguments):
         if given.problem is not None:
@@ -94,15 +95,11 @@ def main(arguments: argparse.Namespace) -> int:
             continue
         verdict = decide(given.octets, judge)
         all_accepted &= verdict.discard is None
-        show(given.octets, verdict, judge)
+        if arguments.json:
+            print(json.dumps(answer(verdict)))
+        else:
+            print("\n".join(describe(given.octets, verdict, judge, palette)), end="\n\n")
     return EXIT_OK if all_accepted else EXIT_PROBLEM
-
-
-def _check_usage(arguments: argparse.Namespace) -> None:
-    if arguments.hex and arguments.file is not None:
-        raise UsageError("either HEX or --file FILE is expected, not both")
-    if arguments.config is None and (arguments.at is not None or arguments.source is not None):
-        raise UsageError("--at and --source are for the checks that --config FILE adds")
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
@@ -194,10 +191,6 @@ def decide(octets: bytes, judge: Judge) -> Verdict:
     return Verdict(progress.body_offset, progress.notification, verified, found)
 
 
-def _show_json(_octets: bytes, verdict: Verdict, _judge: Judge) -> None:
-    print(json.dumps(answer(verdict)))
-
-
 def answer(verdict: Verdict) -> dict[str, object]:
     """Return a verdict as the JSON object of one line."""
     discard, notification = verdict.discard, verdict.notification
@@ -216,10 +209,6 @@ def answer(verdict: Verdict) -> dict[str, object]:
 
 _NO_FACTS: Final = dict.fromkeys(package_facts(decode_notification(encode_notification(0))))
 """The facts of octets that are not a package: every key, without a value."""
-
-
-def _show_text(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette) -> None:
-    print("\n".join(describe(octets, verdict, judge, palette)), end="\n\n")
 
 
 def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = PLAIN) -> list[str]:

@@ -65,20 +65,15 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _load(file: Path | None) -> ConnectionsConfig:
     """Read `connections` of a configuration; the defaults if no file is given and the default one does not exist."""
-    if file is None and not _exists(DEFAULT_CONFIG):
-        return ConnectionsConfig()
-    return load_connections(file or DEFAULT_CONFIG)
-
-
-def _exists(file: Path) -> bool:
     try:
-        file.lstat()
+        if file is None:
+            DEFAULT_CONFIG.lstat()
     except FileNotFoundError:
-        return False
+        return ConnectionsConfig()
     except OSError:
         # Reading the file reports why it is not accessible.
         pass
-    return True
+    return load_connections(file or DEFAULT_CONFIG)
 
 
 @contextmanager

@@ -105,20 +105,18 @@ def _parse_signed_time(text: str) -> float:
 
 
 def _parse_header(text: str) -> bytes:
-    try:
-        return parse_hex(text[4:]) if text.startswith("hex:") else _encode_header(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
-
-
-def _encode_header(text: str) -> bytes:
     name, colon, value = (word.strip() for word in text.partition(":"))
     if not colon:
-        raise ValueError("NAME: VALUE or hex:OCTETS is expected")
-    if not name.startswith("0x"):
-        return encode_field(name, value)
-    # A well-known header is one octet with its high bit set, which leaves 7 bits (WSP).
-    return encode_field(parse_number(name, 0, 0x7F), int(value) if value.isdecimal() else value)
+        raise argparse.ArgumentTypeError(f"{text!r}: NAME: VALUE or hex:OCTETS is expected")
+    try:
+        if name == "hex":
+            return parse_hex(text[4:])
+        if not name.startswith("0x"):
+            return encode_field(name, value)
+        # A well-known header is one octet with its high bit set, which leaves 7 bits (WSP).
+        return encode_field(parse_number(name, 0, 0x7F), int(value) if value.isdecimal() else value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -162,7 +160,10 @@ def _server_and_secret(arguments: argparse.Namespace, config: Config | None) -> 
         server = find_server(config, server_id)
         server_id, secret = server.id, server.secret
         if secret is not None and arguments.secret_file is None and not arguments.unsigned:
-            secret = _configured_secret(arguments.config, server.id)
+            # Only this secret, because those of other servers may be unreadable here.
+            mine = (server.id, "secret")
+            config = load_config(arguments.config, operator_environ(), wanted=lambda it, key, _: (it, key) == mine)
+            secret = find_server(config, server.id).secret
     elif server_id is None and not arguments.no_server_id:
         raise UsageError("--server ID is needed (or --no-server-id, or --config with one server)")
     if arguments.secret_file is not None:
@@ -176,12 +177,6 @@ def _server_and_secret(arguments: argparse.Namespace, config: Config | None) -> 
     if secret is None:
         raise UsageError("a secret is needed to sign: --secret-file FILE, or --config FILE with one (or --unsigned)")
     return server_id, secret
-
-
-def _configured_secret(file: Path, server_id: str) -> bytes | None:
-    """Read the current secret of one server. Raises ConfigError."""
-    config = load_config(file, operator_environ(), wanted=lambda it, key, _: (it, key) == (server_id, "secret"))
-    return find_server(config, server_id).secret
 
 
 def _read_secret(file: Path) -> bytes:
@@ -207,8 +202,7 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
                     print(f"sent {len(datagram)} octets to {peer}: {_describe(order, notification_id)}")
             # The last datagram has no later call on the socket that would report its error.
             _raise_pending(sock)
-            # Asked while the socket is open: a closed one has no addresses.
-            is_local = _is_local(sock)
+            own, peer = sock.getsockname()[0], sock.getpeername()[0]
     except (OSError, UnicodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else f"not a host name: {error}"
         print(f"dmnotid send: {show_address(host, port)}: {problem}", file=sys.stderr)
@@ -216,6 +210,8 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
     if arguments.count > SHOWN:
         last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
         print(f"sent {arguments.count} datagrams in all, NOTIFICATION-ID {first} to {last}")
+    # The kernel sends to an own address from that address.
+    is_local = ip_address(peer.partition("%")[0]).is_loopback or peer == own
     if config is not None and is_local and arguments.broken is None:
         _warn_of_used_ids(first, arguments, config)
     return EXIT_OK
@@ -232,12 +228,6 @@ def _warn_of_used_ids(first: int, arguments: argparse.Namespace, config: Config)
         f"A daemon with {config.file} remembers {ids} of {server.id!r} for {spell(config.remember)}"
         " (duplicates.remember): until then it discards a notification of the real server with the same id."
     )
-
-
-def _is_local(sock: socket.socket) -> bool:
-    """Return whether a connected socket leads to this machine: the kernel sends to an own address from that address."""
-    peer = sock.getpeername()[0]
-    return bool(ip_address(peer.partition("%")[0]).is_loopback) or peer == sock.getsockname()[0]
 
 
 def _connect(host: str, port: int) -> socket.socket:

@@ -8,13 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from dmnotid.config.checker import Reader, Value, shown
 from dmnotid.config.durations import spell
 from dmnotid.config.files import CheckPath, read_regular
 from dmnotid.config.keys import SECTIONS, read_section
-from dmnotid.config.secrets import Unread, Wanted, check_distinct, check_mode, read_octets
+from dmnotid.config.secrets import SECRET_KEYS, Unread, Wanted, check_distinct, check_mode, read_octets
 from dmnotid.config.tree import KINDS, Node, Wrong, compose, decode, find_invisible, stray_spaces
 from dmnotid.config.values import NAMED_TYPES, Config, ConnectionsConfig, HookConfig, LogConfig
 from dmnotid.errors import ConfigError, ConfigProblem
@@ -47,8 +47,11 @@ def load_config(
     root = Value(tree, "", reader)
     found = read_section(root, "")
     # After the sections, because the id of a server decides whether its secret is wanted.
-    servers = [_with_secrets(server, wanted, unread) for server in found["servers"]]
-    _check_servers(reader, servers)
+    for server in found["servers"]:
+        server["former_until"] = server["former_secret"] and server["former_secret"].until
+        for kind in SECRET_KEYS:
+            server[kind] = read_octets(server, kind, wanted, unread)
+    _check_servers(reader, found["servers"])
     _check_hook(reader, root)
     _check_durations(reader, found)
     _check_patterns(reader, found["connections"])
@@ -57,13 +60,20 @@ def load_config(
     for value in reader.given.values():
         if invisible := find_invisible(value.node.text):
             reader.add_warning(value, f"has {invisible}, which is invisible; delete it if it is not meant")
-    # Raises for any problem, so no value below is a gap.
-    warnings = reader.warnings()
+    # Raises for any problem, so that the configuration below has no gap.
+    return _build(reader, found, reader.warnings())
+
+
+def _build(reader: Reader, found: Mapping[str, Any], warnings: tuple[ConfigProblem, ...]) -> Config:
+    """Return the configuration of these keys, with the directories that systemd has made for the service."""
     # systemd separates several directories with colons.
-    state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    state, runtime = (
+        reader.environ.get(name, "").partition(":")[0] for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY")
+    )
+    control = Path(runtime, "control") if runtime and found["control"] is None else found["control"]
     return Config(
-        file=file,
-        servers=tuple(Server(**server) for server in servers),
+        file=reader.file,
+        servers=tuple(Server(**server) for server in found["servers"]),
         hook=HookConfig(**found["hook"]),
         listen=found["listen"],
         listen_given="listen" in reader.given,
@@ -78,7 +88,8 @@ def load_config(
         connections=_connections(found["connections"]),
         log=LogConfig(**found["log"]),
         warnings=warnings,
-        control=_control(found["control"], environ),
+        # False is `off`.
+        control=control or None,
     )
 
 
@@ -114,22 +125,6 @@ def _read_keys(file: Path, names: Sequence[str]) -> tuple[Reader, dict[str, Any]
         else:
             found[name] = key.default if value is None else value.attempt(key.read, key.default)
     return reader, found
-
-
-def _control(found: Path | Literal[False] | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the path of the control socket: `control`, or else in the service's directory under /run."""
-    # systemd separates several directories with colons.
-    directory = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    if found is None and directory:
-        return Path(directory, "control")
-    return found or None
-
-
-def _with_secrets(server: Mapping[str, Any], wanted: Wanted, unread: Unread | None) -> dict[str, Any]:
-    """Return the keys of a server, with octets for its secrets."""
-    secret, former = (read_octets(server, kind, wanted, unread) for kind in ("secret", "former_secret"))
-    until = server["former_secret"] and server["former_secret"].until
-    return {**server, "secret": secret, "former_secret": former, "former_until": until}
 
 
 def _read_tree(file: Path, check_path: CheckPath | None = None) -> tuple[Node, os.stat_result]:

@@ -22,7 +22,7 @@ MIN_SECRET_OCTETS: Final = 16
 
 MAX_SECRET_OCTETS: Final = 4_096
 
-KINDS: Final = ("secret", "former_secret")
+SECRET_KEYS: Final = ("secret", "former_secret")
 """The keys of a server that have a secret."""
 
 Wanted = Callable[[str | None, str, str], bool]
@@ -32,7 +32,7 @@ Unread = Callable[[ConfigProblem], None]
 """Is called with the problem of each secret in a file or a credential that cannot be read."""
 
 _MARKS: Final = (BOM_UTF8, BOM_UTF16_LE, BOM_UTF16_BE)
-_INLINE: Final = tuple(f".{kind}.{form}" for kind in KINDS for form in ("text", "hex", "base64"))
+_INLINE: Final = tuple(f".{kind}.{form}" for kind in SECRET_KEYS for form in ("text", "hex", "base64"))
 
 
 class Source(NamedTuple):
@@ -213,7 +213,9 @@ def check_distinct(reader: Reader, servers: Sequence[Mapping[str, Any]]) -> None
     # another secret also fits that other one, with the rest of the secret as the beginning of the package.
     # In sorted order, a secret can only begin with those kept here: each begins with the one before it.
     shorter: list[tuple[bytes, tuple[int, int]]] = []
-    secrets = [(it[kind], (at, rank)) for at, it in enumerate(servers) for rank, kind in enumerate(KINDS) if it[kind]]
+    secrets = [
+        (it[kind], (at, rank)) for at, it in enumerate(servers) for rank, kind in enumerate(SECRET_KEYS) if it[kind]
+    ]
     for secret, place in sorted(secrets):
         while shorter and not secret.startswith(shorter[-1][0]):
             shorter.pop()
@@ -225,8 +227,8 @@ def check_distinct(reader: Reader, servers: Sequence[Mapping[str, Any]]) -> None
             relation = "equals" if secret == beginning else relation
             (first, first_rank), (second, rank) = sorted((place, other))
             name = "" if servers[first]["id"] is None else f" ({servers[first]['id']!r})"
-            kind = KINDS[first_rank].replace("_", " ")
+            kind = SECRET_KEYS[first_rank].replace("_", " ")
             expected = "expected a different secret for each server" if first != second else "expected another one"
             message = f"{relation} the {kind} of servers[{first}]{name}; {expected}"
-            reader.given[f"servers[{second}].{KINDS[rank]}"].wrong(message)
+            reader.given[f"servers[{second}].{SECRET_KEYS[rank]}"].wrong(message)
         shorter.append((secret, place))

@@ -37,6 +37,8 @@ _INVISIBLE: Final = (
 # Parts of a line in which such a character is text: quotes and comments.
 _QUOTED: Final = r"""\"(?:\\.|[^"\\])*"|'[^']*'|(?:^|(?<=[ \t]))#.*"""
 _COMMENT: Final = re.compile(r"[ \t]+#")
+# What the loaders quote.
+_NAMES: Final = r""" (?:'(?!<)[^']{2,}'|'\w'|"[^"]{2,}")"""
 _SAME_COLUMN: Final = " (check the indentation: the keys of a mapping begin in the same column)"
 # What the two loaders report of a key in a column that fits no key above, or below a value.
 _MISPLACED: Final = {
@@ -117,9 +119,10 @@ def compose(text: str) -> Node:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         begin = error.context_mark.line if error.context_mark else place[0] - 1
-        raise Wrong(
-            f"not YAML: {_without_names(error.problem)}{_hint(text, place, begin, str(error.problem))}", place
-        ) from None
+        problem = error.problem or "no reason given"
+        # Without quotes from the file, except for tokens: a name can be a secret.
+        words = re.sub(_NAMES, "", problem)
+        raise Wrong(f"not YAML: {words}{_hint(text, place, begin, problem)}", place) from None
     # The loader in Python lets some exceptions of chr() and int() escape.
     except (yaml.YAMLError, ValueError, OverflowError):
         raise Wrong("not YAML: an escape or a number has no meaning") from None
@@ -229,11 +232,6 @@ def _collection(event: Any, children: list[Node]) -> Node:  # noqa: ANN401
     if kind == "seq":
         return Node(kind, *_mark(event), items=tuple(children))
     return Node(kind, *_mark(event), pairs=tuple(zip(children[::2], children[1::2], strict=True)))
-
-
-def _without_names(problem: str | None) -> str:
-    """Return the loader's words without its quotes from the file, except for tokens: a name can be a secret."""
-    return re.sub(r""" (?:'(?!<)[^']{2,}'|'\w'|"[^"]{2,}")""", "", problem or "no reason given")
 
 
 def _hint(text: str, place: tuple[int, int], begin: int, problem: str) -> str:

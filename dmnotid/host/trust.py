@@ -102,7 +102,10 @@ def _components(file: Path) -> Iterator[tuple[str, os.stat_result]]:
         links += 1
         if links > MAX_LINKS:
             raise UntrustedPath(str(file), f"more than {MAX_LINKS} symbolic links")
-        target = _readlink(component)
+        try:
+            target = Path(component).readlink()
+        except OSError as error:
+            raise _refusal(component, error) from error
         at = "" if target.is_absolute() else at
         # The target comes before the rest of the path, and `parts` is a stack.
         parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
@@ -111,13 +114,6 @@ def _components(file: Path) -> Iterator[tuple[str, os.stat_result]]:
 def _lstat(component: str) -> os.stat_result:
     try:
         return os.lstat(component)
-    except OSError as error:
-        raise _refusal(component, error) from error
-
-
-def _readlink(component: str) -> Path:
-    try:
-        return Path(component).readlink()
     except OSError as error:
         raise _refusal(component, error) from error
 

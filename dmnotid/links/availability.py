@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from math import inf
 from operator import attrgetter
 from pathlib import Path
@@ -119,7 +119,7 @@ def _describe(
     # A driver that never reports an operational state leaves it unknown.
     carrier = bool(interface.flags & IFF_LOWER_UP) and interface.operstate in (IF_OPER_UP, IF_OPER_UNKNOWN)
     loopback = bool(interface.flags & IFF_LOOPBACK)
-    usable = tuple([_ip_address(address.octets) for address in addresses if _is_usable(address, loopback=loopback)])
+    usable = tuple([ip_address(address.octets) for address in addresses if _is_usable(address, loopback=loopback)])
     # A route is useless without an address of its family to send from.
     bits = {address.max_prefixlen for address in usable}
     counted, unreached = find_reach([route for route in routes if route.bits in bits], config.reach)
@@ -133,10 +133,6 @@ def _describe(
     )
     ranked = tuple(sorted(counted, key=attrgetter("rank")))
     return Link(interface.name, interface.ifindex, kind, why, up, carrier, usable, ranked, missing)
-
-
-def _ip_address(octets: bytes) -> IpAddress:
-    return IPv4Address(octets) if len(octets) == _IPV4_OCTETS else IPv6Address(octets)
 
 
 def _is_usable(address: Address, *, loopback: bool) -> bool:
