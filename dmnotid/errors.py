@@ -64,14 +64,6 @@ def show_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def show_duration(seconds: float) -> str:
-    """Write a duration as `4 s`, `10 min`, `3 h` or `2 d`, rounded down; of each unit up to 120, 120 and 48."""
-    for unit, size, most in (("s", 1, 120), ("min", 60, 120), ("h", 3_600, 48)):
-        if seconds < size * most:
-            return f"{max(seconds, 0) // size:.0f} {unit}"
-    return f"{seconds // 86_400:.0f} d"
-
-
 def _show(value: int | str, form: str = "d") -> str:
     """Write a value from a push header."""
     if isinstance(value, int):

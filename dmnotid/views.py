@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from dmnotid.config.values import Config
-from dmnotid.errors import show_duration
 from dmnotid.hook.tries import Try
+from dmnotid.host.text import span
 from dmnotid.links.availability import explain_missing
 from dmnotid.links.monitor import Links
 from dmnotid.policy.schedule import choose_connection
@@ -60,7 +60,7 @@ class Views:
         """Return one session."""
         request, last, run = tracked.request, tracked.request.last_try, tracked.running
         now, wall = time.monotonic(), time.time()
-        standing = self._describe_run(run, tracked, now) if run is not None else self._explain(tracked, now)
+        standing = self._describe_run(run, now) if run is not None else self._explain(tracked, now)
         notification = request.notification
         return SessionView(
             session=request.session,
@@ -83,14 +83,12 @@ class Views:
             closed_at=None,
         )
 
-    def _describe_run(self, run: Try, tracked: Tracked, now: float) -> _Standing:
-        connection, spent = run.start.connection, show_duration(now - run.began)
+    def _describe_run(self, run: Try, now: float) -> _Standing:
+        connection, spent = run.start.connection, span(now - run.began)
         facts = [f"{connection.interface} ({connection.type})"]
         if run.pid is not None:
             facts.append(f"pid {run.pid}")
-        facts.append(f"{spent} of {show_duration(run.hook.timeout)}")
-        if tracked.closed is not None:
-            facts.append("cancelled, its hook is being ended")
+        facts.append(f"{spent} of {_exact(run.hook.timeout)}")
         return _Standing(RUNNING, ", ".join(facts))
 
     def _explain(self, tracked: Tracked, now: float) -> _Standing:
@@ -122,7 +120,7 @@ class Views:
             return _Standing(QUEUED, f"after {busy.start.request.session} (one at a time for a server)")
         rested_at = self._sessions.rested_at(server_id, limits.min_interval, now)
         if rested_at > now:
-            why = f"{show_duration(limits.min_interval)} between two tries for a server (sessions.min_interval)"
+            why = f"{_exact(limits.min_interval)} between two tries for a server (sessions.min_interval)"
             return _Standing(RESTING, why, rested_at)
         if self._sessions.locked_until.get(server_id, now) > now:
             return _Standing(QUEUED, "after a hook of a former daemon, which still runs for this server")
@@ -131,3 +129,8 @@ class Views:
         first = next(iter(running.values())).start.request.session
         after = str(first) if len(running) == 1 else f"one of {len(running)} that run"
         return _Standing(QUEUED, f"after {after} (sessions.concurrency is {limits.concurrency})")
+
+
+def _exact(seconds: float) -> str:
+    """Write a configured time, which is not cut to whole minutes."""
+    return f"{seconds:g} s" if seconds % 60 else span(seconds)

@@ -125,7 +125,7 @@ async def test_resting_session_shows_when_its_server_may_be_called_again(tmp_pat
         await bench.end_all()
         bench.accept(2)
         (view,) = bench.dispatcher.views()
-    assert (view.state, view.why) == ("resting", "60 min between two tries for a server (sessions.min_interval)")
+    assert (view.state, view.why) == ("resting", "1 h between two tries for a server (sessions.min_interval)")
     assert 3_000 < (view.next_at or 0) - time.time() <= 3_600
 
 

@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from dmnotid.cli.table import moment, span
+from dmnotid.cli.table import moment
 from dmnotid.errors import shortened
+from dmnotid.host.text import span
 
 PENDING: Final = ("running", "queued", "resting", "paused", "waiting", "held", "hook")
 """The states of a session that is not closed, in a running daemon; in the journal it is `pending`."""

@@ -103,8 +103,7 @@ def replace_file(file: Path, text: str) -> None:
 def read_head(descriptor: int) -> bytes:
     """Read the head of an HTTP request: as far as its empty line, MAX_REQUEST octets, or the end of the stream."""
     head = b""
-    while b"\r\n\r\n" not in head and b"\n\n" not in head:
-        # A read of 0 octets, after the last that may be read, is like the end of the stream.
+    while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) < MAX_REQUEST:
         octets = os.read(descriptor, MAX_REQUEST - len(head))
         if not octets:
             break

@@ -11,9 +11,8 @@ from dmnotid.cli.asking import answered, exit_status, explain
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.summary import PATIENCE, print_text, report
-from dmnotid.cli.table import span
 from dmnotid.control.client import Failed, Unreachable, call
-from dmnotid.host.text import printable
+from dmnotid.host.text import printable, span
 
 # The exit statuses of a plugin of Nagios and its like.
 WARNING: Final = 1

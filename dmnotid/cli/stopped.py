@@ -9,10 +9,10 @@ from typing import Any, Final
 from dmnotid.cli.asking import EXIT_DOWN, EXIT_FORBIDDEN
 from dmnotid.cli.listing import Session
 from dmnotid.cli.summary import describe_journal, describe_session
-from dmnotid.cli.table import columns, counted, moment, span
+from dmnotid.cli.table import columns, counted, moment
 from dmnotid.control.client import Failed
 from dmnotid.errors import JournalError
-from dmnotid.host.text import printable
+from dmnotid.host.text import printable, span
 from dmnotid.journal.reading import JournalCopy, read_copy
 from dmnotid.journal.rows import PENDING, Row
 

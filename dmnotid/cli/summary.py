@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dmnotid.cli.asking import EXIT_DOWN, default_socket
-from dmnotid.cli.table import columns, counted, moment, span
+from dmnotid.cli.table import columns, counted, moment
 from dmnotid.control.client import Unreachable, call
-from dmnotid.host.text import printable
+from dmnotid.host.text import printable, span
 
 # As in control/client.py.
 TYPE_CHECKING = False

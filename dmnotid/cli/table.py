@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterable
 
 from dmnotid.host.text import printable
 
-_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
-
 
 def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[str]:
     """Return rows as lines in columns; those in `right` (from 0) end at the same place. Text in them is escaped."""
@@ -19,20 +17,6 @@ def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[
         ).rstrip()
         for row in cells
     ]
-
-
-def span(seconds: float) -> str:
-    """Write a length of time in one or two units: `12 s`, `3 min`, `2 h 11 min`, `5 d`."""
-    # A clock that was set back makes the past the future.
-    whole = max(int(seconds), 0)
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min"
-    if whole < _DAY:
-        hours, minutes = divmod(whole // _MINUTE, 60)
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{whole // _DAY} d"
 
 
 def moment(at: float, now: float | None = None) -> str:

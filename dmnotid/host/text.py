@@ -1,4 +1,6 @@
-"""Text from elsewhere on a terminal. A module of its own, because `dmnotid status` imports little."""
+"""Text for people. A module of its own, because `dmnotid status` imports little."""
+
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
 def printable(text: str) -> str:
@@ -6,3 +8,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def span(seconds: float) -> str:
+    """Write a length of time in one or two units: `12 s`, `3 min`, `2 h 11 min`, `5 d`."""
+    # A clock that was set back makes the past the future.
+    whole = max(int(seconds), 0)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min"
+    if whole < _DAY:
+        hours, minutes = divmod(whole // _MINUTE, 60)
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{whole // _DAY} d"

@@ -15,7 +15,6 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from dmnotid.cli.metrics import MAX_REQUEST, OPENMETRICS, PLAIN, answer, read_head, replace_file
-from dmnotid.control.client import Unreachable
 from dmnotid.errors import DmnotidError
 from tests.cli.program import PATIENCE, PROGRAM, dmnotid
 from tests.cli.test_exposition import read
@@ -125,16 +124,6 @@ def test_octets_that_are_no_request_are_a_bad_request(head: bytes) -> None:
     line, _, body = parts(answer(head, scrape))
     assert line == "HTTP/1.1 400 Bad Request"
     assert body.endswith(" is expected\n")
-
-
-def test_request_is_answered_with_the_problem_when_the_user_may_not_ask() -> None:
-    def refused(*, openmetrics: bool) -> str:
-        raise Unreachable("/run/dmnotid/control", "forbidden", f"not even for {openmetrics}")
-
-    line, fields, body = parts(answer(b"GET /metrics HTTP/1.1\r\n\r\n", refused))
-    assert line == "HTTP/1.1 503 Service Unavailable"
-    assert fields["Content-Length"] == str(len(body))
-    assert body == "dmnotid does not answer (/run/dmnotid/control: not even for False)\n"
 
 
 def test_reading_ends_with_the_head_when_the_client_keeps_the_connection() -> None:

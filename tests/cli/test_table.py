@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from dmnotid.cli.table import columns, counted, moment, span
+from dmnotid.cli.table import columns, counted, moment
+from dmnotid.host.text import span
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
