@@ -83,7 +83,7 @@ class Dispatcher:
     @property
     def duration_count(self) -> int:
         """Number of ended tries, those that were interrupted or cancelled included."""
-        return self.counters["tries"] - self.running
+        return self.counters["tries"] - len(self._sessions.running)
 
     @property
     def pending(self) -> int:
@@ -92,8 +92,8 @@ class Dispatcher:
 
     @property
     def running(self) -> int:
-        """Number of sessions whose hook runs."""
-        return len(self._sessions.running)
+        """Number of sessions that are not closed and whose hook runs."""
+        return sum(not run.is_cancelled for run in self._sessions.running.values())
 
     def configure(self, config: Config) -> None:
         """Use another configuration from the next start on; a running try ends as it began.
@@ -155,7 +155,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Start and close sessions until `start_no_more` was called and no hook runs any more."""
         async with asyncio.TaskGroup() as group:
-            while not self._stopping or self.running:
+            while not self._stopping or self._sessions.running:
                 # Cleared first, so that an event during this turn leads to another one.
                 self._woken.clear()
                 now = time.monotonic()

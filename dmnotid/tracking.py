@@ -8,16 +8,14 @@ A session is tracked from its admission until its row is closed, in one of these
        +-------------- pause over, `retry` --------------------+
     queued, resting --expire_after--> ending
     queued --start can't be written, or hook can't be started--> resting
-    queued, resting --`cancel`, row closed--> closed
-    running --`cancel`, row closed--> cancelled --hook ended--> closed
+    queued, resting, running --`cancel`, row closed--> closed
     closed as failed or expired --`retry`, row opened--> queued
 
-    queued     in the schedule
-    resting    in the schedule, with a `not_before` that is ahead
-    running    `running` is set
-    cancelled  `running` and `closed` are set
-    ending     `closed` is set
-    closed     not tracked
+    queued   in the schedule
+    resting  in the schedule, with a `not_before` that is ahead
+    running  `running` is set
+    ending   `closed` is set
+    closed   not tracked; the hook of a cancelled session is being ended, and its server has no other one until then
 """
 
 import time
@@ -103,11 +101,14 @@ class Sessions:
         tracked.former_start = self.last_start.get(server_id, -inf)
         self.last_start[server_id] = time.monotonic()
 
-    def stop(self, run: Try) -> Tracked:
-        """Let a session leave the state `running`: its hook has ended."""
-        tracked = self.tracked[run.start.request.session]
+    def stop(self, run: Try) -> Tracked | None:
+        """Let a session leave the state `running`: its hook has ended. None if the session was cancelled meanwhile."""
+        request = run.start.request
+        del self.running[request.server_id]
+        if run.is_cancelled:
+            return None
+        tracked = self.tracked[request.session]
         tracked.running = None
-        del self.running[tracked.request.server_id]
         return tracked
 
     def take_back(self, tracked: Tracked, former: SessionRequest) -> None:
@@ -129,8 +130,9 @@ class Sessions:
     def forget(self, session: int) -> None:
         """Stop tracking a session whose row is closed."""
         tracked = self.tracked.pop(session)
-        self.ending.pop(session, None)
-        if tracked.closed is None:
+        if tracked.closed is not None:
+            del self.ending[session]
+        elif tracked.running is None:
             self._schedule.remove(session)
 
     def add_time(self, more: float, least: float) -> None:

@@ -62,11 +62,8 @@ class Transitions:
 
     def begin(self, start: SessionStart, group: asyncio.TaskGroup) -> bool:
         """Begin a try in a task of `group`, or let its session wait; False if the try can't be written."""
-        request, server_id, tracked = (
-            start.request,
-            start.request.server_id,
-            self._sessions.tracked[start.request.session],
-        )
+        request, server_id = start.request, start.request.server_id
+        tracked = self._sessions.tracked[request.session]
         try:
             # Before the try is committed, so that a hook that can't be started spends none.
             self._hook.check()
@@ -97,14 +94,12 @@ class Transitions:
         """Lead a session whose hook has ended to its next state."""
         self.duration_sum += time.monotonic() - run.began
         tracked, outcome = self._sessions.stop(run), run.outcome
-        if tracked.closed is not None:
-            # It was cancelled. However its hook ended, its row is closed.
-            self._sessions.forget(tracked.request.session)
-        elif outcome is None:
+        # However the hook of a cancelled session ended, its row is closed already.
+        if tracked is not None and outcome is None:
             self.counters["interrupted"] += 1
             logger.warning("session interrupted", **tracked.request.log_facts(), next="at the next start of the daemon")
             self._sessions.queue(tracked.request)
-        else:
+        elif tracked is not None and outcome is not None:
             if outcome.result is Result.NOT_STARTED:
                 self._take_back(tracked, run.start.request)
             self._settle(tracked, outcome)
@@ -190,11 +185,10 @@ class Transitions:
         self._journal.close([(tracked.request, Closed.CANCELLED, f"cancelled by {by}")])
         self.counters[Closed.CANCELLED] += 1
         logger.info("session cancelled", **tracked.request.log_facts(), was=was, by=by)
-        if tracked.running is None:
-            self._sessions.forget(session)
-        else:
+        self._sessions.forget(session)
+        if tracked.running is not None:
+            tracked.running.is_cancelled = True
             tracked.running.end()
-        tracked.closed = Closed.CANCELLED
 
     def retry(self, session: int, was: str, by: str) -> bool:
         """End the pause of a session and the rest of its server, or open a failed or expired one again.

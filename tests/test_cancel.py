@@ -21,6 +21,7 @@ from tests.dispatching import (
 from tests.support import (
     DEADLINE,
     NOWHERE,
+    OPEN_ID,
     OTHER_ID,
     SERVER_ID,
     LogLines,
@@ -28,6 +29,7 @@ from tests.support import (
     eventually,
     is_alive,
     make_config,
+    verified,
     wait_until,
 )
 
@@ -64,9 +66,9 @@ async def test_running_session_is_closed_and_its_hook_gets_term(tmp_path: Path, 
         first, second = bench.accept(1), bench.accept(2)
         await eventually(lambda: recorder.names)
         assert bench.dispatcher.cancel(first, BY) == "running"
-        (view, _) = bench.dispatcher.views()
-        assert (view.session, view.state) == (first, "running")
-        assert view.why.endswith("cancelled, its hook is being ended")
+        (view,) = bench.dispatcher.views()
+        assert (view.session, view.why) == (second, f"after {first} (one at a time for a server)")
+        assert (bench.dispatcher.pending, bench.dispatcher.running, bench.dispatcher.duration_count) == (1, 0, 0)
         await eventually(lambda: (second, 1) in recorder.names)
         assert not is_alive(recorder.runs[0]["pid"])
         (tmp_path / "go").touch()
@@ -295,23 +297,29 @@ async def test_ended_session_cannot_be_cancelled_while_its_end_is_not_written(tm
 
 
 async def test_repeat_of_a_cancelled_notification_waits_for_the_end_of_its_hook(tmp_path: Path) -> None:
-    """A signed notification takes the place of a closed unsigned row: never two hooks for one server."""
-    overlap = tmp_path / "overlap"
-    check = f"os.path.exists({str(tmp_path / 'busy')!r}) and open({str(overlap)!r}, 'w')"
-    busy = f"open({str(tmp_path / 'busy')!r}, 'w')"
-    recorder = Recorder(tmp_path, f"{check}\n{busy}\n{NO_TERM}{waiting_for(tmp_path / 'go')}")
-    config = make_config(tmp_path, recorder.command)
+    """5.3.4: a signed notification takes the place of a closed unsigned row. Never two hooks for one server."""
+    busy, overlap = tmp_path / "busy", tmp_path / "overlap"
+    fence = f"if environment['DMNOTID_SERVER_ID'] == {OTHER_ID!r}: sys.exit()"
+    begin = f"os.path.exists({str(busy)!r}) and open({str(overlap)!r}, 'w'); open({str(busy)!r}, 'w')"
+    end = f"os.unlink({str(busy)!r})"
+    recorder = Recorder(tmp_path, f"{fence}\n{begin}\n{NO_TERM}{waiting_for(tmp_path / 'go', end)}")
+    config = make_config(tmp_path, recorder.command, sessions={"concurrency": 3})
     async with at_work(config) as bench:
-        first = bench.accept(1)
-        await eventually((tmp_path / "busy").exists)
-        bench.dispatcher.cancel(first, BY)
-        again = bench.accept(2)
-        assert [view.state for view in bench.dispatcher.views()] == ["running", "queued"]
-        (tmp_path / "busy").unlink()
+        unsigned = bench.journal.admit(verified(7, server_id=OPEN_ID)._replace(server_id=SERVER_ID))
+        bench.journal.commit()
+        bench.dispatcher.add([unsigned])
+        await eventually(busy.exists)
+        bench.dispatcher.cancel(unsigned.session, BY)
+        signed = bench.accept(7)
+        other = bench.accept(8, OTHER_ID)
+        await eventually(lambda: (other, 1) in recorder.names and bench.dispatcher.pending == 1)
+        (view,) = bench.dispatcher.views()
+        assert (view.session, view.state) == (signed, "queued")
         (tmp_path / "go").touch()
         await bench.end_all()
+        assert bench.dispatcher.counters == {"tries": 3, "cancelled": 1, "done": 2}
     assert not overlap.exists()
-    assert states(config) == {first: "cancelled", again: "done"}
+    assert states(config) == {signed: "done", other: "done"}
 
 
 async def cancel_at(bench: Bench, session: int, turn: int) -> None:

@@ -25,6 +25,8 @@ class Try:
         self.start = start
         # How the hook ended; None until then, and also if the try was ended before.
         self.outcome: Outcome | None = None
+        # Whether the session was cancelled: its row is closed, and the try is of no more consequence.
+        self.is_cancelled = False
         # The process of the hook, once it runs and if it is a command.
         self.pid: int | None = None
         # When the try was made, on the wall clock (POSIX seconds) and on the monotonic one.
