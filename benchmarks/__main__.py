@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import bursts, floods, growth, keeping, rest, waking, walk
+from benchmarks import asking, bursts, floods, growth, keeping, rest, waking, walk
 from benchmarks.figures import RUNS, Figure, Measure, Scale, table
 from benchmarks.machine import about
 
@@ -34,6 +34,8 @@ ROWS: Final[dict[str, Measure]] = {
     "idle": rest.idle_minute,
     "servers": growth.many_servers,
     "remembered": growth.many_remembered,
+    "status": asking.status,
+    "asking": asking.longest_turn,
     "decode": walk.decode_lines,
 }
 

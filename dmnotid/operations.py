@@ -40,6 +40,8 @@ _RETRIED: Final = frozenset({"resting", "paused", "hook"})
 
 _CLOSED: Final = frozenset(map(str, Closed))
 
+_REASONS: Final = tuple(discard_reasons())
+
 Facts = dict[str, object]
 
 
@@ -170,7 +172,7 @@ class Operations:
             "bugs": received["bugs"],
             "junk": received["junk"],
             "lost": received["lost"],
-            "discarded": {reason: received[reason] for reason in discard_reasons()},
+            "discarded": {reason: received[reason] for reason in _REASONS},
             "tries": tried["tries"],
             "interrupted": tried["interrupted"],
             "closed": {str(closed): tried[str(closed)] for closed in Closed},

@@ -16,6 +16,7 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -30,6 +31,9 @@ MAX_REQUEST_OCTETS: Final = 64 * 1024
 
 PATIENCE: Final = 5.0
 """Maximum time for a request to arrive, and for a client to read, in seconds."""
+
+MAX_UNSENT_OCTETS: Final = 64 * 1024
+"""Maximum number of octets of replies that wait for a client before the next reply is made."""
 
 SLICE: Final = 64
 """Number of items of a list that are made before reception gets its turn."""
@@ -145,6 +149,7 @@ class Server:
         credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, _ = _UCRED.unpack(credentials)
         peer = Peer(pid, uid)
+        writer.transport.set_write_buffer_limits(high=MAX_UNSENT_OCTETS)
         if len(self._tasks) >= MAX_CONNECTIONS:
             writer.transport.abort()
             self._log(peer, f"{MAX_CONNECTIONS} clients are connected, the maximum")
@@ -212,8 +217,10 @@ class Server:
     async def _write(self, writer: asyncio.StreamWriter, message: str, *, waits: bool = False) -> None:
         """Write one message. Raises TimeoutError if the client does not read."""
         writer.write(message.encode() + b"\0")
-        async with asyncio.timeout(None if waits else self._patience):
-            await writer.drain()
+        # A client that reads as fast as it is written to costs no timer.
+        if writer.transport.get_write_buffer_size() > MAX_UNSENT_OCTETS or writer.transport.is_closing():
+            async with asyncio.timeout(None if waits else self._patience):
+                await writer.drain()
 
     def _log(self, peer: Peer, problem: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -285,12 +292,18 @@ def _parse(message: bytes) -> dict[str, Any]:
 
 async def _encode_reply(reply: Reply) -> str:
     """Encode a reply whose parameters may be iterators."""
-    parts = []
-    for name, value in reply.parameters.items():
-        if isinstance(value, Iterator):
-            text = f"[{','.join([_encode(item) async for item in sliced(value)])}]"
-        else:
-            text = _encode(value)
-        parts.append(f'"{name}":{text}')
-    continues = ',"continues":true' if reply.continues else ""
-    return f'{{"parameters":{{{",".join(parts)}}}{continues}}}'
+    lists = {name: value for name, value in reply.parameters.items() if isinstance(value, Iterator)}
+    facts: dict[str, object] = {"continues": True} if reply.continues else {}
+    # One call for all of them: a call costs more than a small value.
+    text = _encode({**facts, "parameters": {name: it for name, it in reply.parameters.items() if name not in lists}})
+    parts = [text.removesuffix("}}")]
+    for name, values in lists.items():
+        parts.append(f'{"" if parts[-1].endswith("{") else ","}"{name}":[')
+        comma = ""
+        while items := list(islice(values, SLICE)):
+            parts += comma, _encode(items)[1:-1]
+            comma = ","
+            if len(items) == SLICE:
+                await asyncio.sleep(0)
+        parts.append("]")
+    return "".join((*parts, "}}")) if lists else text

@@ -1,0 +1,98 @@
+"""What the control socket costs the loop: processor time of a Status, and the longest turn while lists are made."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from benchmarks.figures import Figure, Scale
+from benchmarks.growth import servers
+from benchmarks.journal_size import fill
+from benchmarks.machine import daemon, scratch, usage
+from dmnotid.config.loading import load_config
+from dmnotid.control.client import call, stream
+from dmnotid.daemon import Daemon
+from dmnotid.host.loop import loop_factory
+from tests.support import write_config
+
+FEW: Final = 10
+MANY: Final = 1_000
+ROWS: Final = 65_536
+CALLS: Final = 500
+
+
+def status(scale: Scale) -> Iterator[Figure]:
+    """Measure the processor time of the daemon for a Status with 10 servers, connection included."""
+    calls, values = scale.of(CALLS), []
+    with scratch() as directory:
+        for server in servers(FEW):
+            secret = server["secret"]["text"].encode()
+            fill(directory / "state", FEW, close=True, server_id=server["id"], secret=secret)
+        control = directory / "control"
+        with daemon(directory, servers=servers(FEW), control={"socket": str(control)}) as service:
+            for _ in range(scale.runs):
+                before = usage(service.process.pid).seconds
+                for _ in range(calls):
+                    call(str(control), "Status")
+                values.append(1_000 * (usage(service.process.pid).seconds - before) / calls)
+    yield Figure(f"a Status of the control socket, {FEW} servers", values, "{:.3f} ms", at_most=0.3)
+
+
+def longest_turn(scale: Scale) -> Iterator[Figure]:
+    """Measure the longest turn of the loop while a daemon with many servers and rows makes its lists."""
+    number, rows = scale.of(MANY, FEW), scale.of(ROWS, FEW)
+    configured = servers(number)
+    with scratch() as directory:
+        for at, server in enumerate(configured):
+            secret = server["secret"]["text"].encode()
+            # Every second server has its sessions open.
+            fill(directory / "state", rows // number, close=bool(at % 2), server_id=server["id"], secret=secret)
+        control = directory / "control"
+        file = write_config(directory, servers=configured, control={"socket": str(control)})
+        asks: dict[str, Callable[[], object]] = {
+            "Status": lambda: call(str(control), "Status", patience=None),
+            "Sessions": lambda: sum(1 for _ in stream(str(control), "Sessions", {"since": 0}, patience=None)),
+        }
+        found = {name: [_longest(file, ask) for _ in range(scale.runs)] for name, ask in asks.items()}
+    for name, values in found.items():
+        what = f"longest turn of the loop during {name}, {number:,} servers, {rows:,} rows"
+        yield Figure(what, values, "{:.1f} ms", at_most=5)
+
+
+def _longest(file: Path, ask: Callable[[], object]) -> float:
+    """Return the processor time of the longest turn while a thread asks, in milliseconds."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return 1_000 * runner.run(_serve(Daemon(load_config(file, {})), ask))
+
+
+async def _serve(daemon: Daemon, ask: Callable[[], object]) -> float:
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    longest, last = 0.0, 0.0
+
+    def ask_once() -> None:
+        ask()
+        loop.call_soon_threadsafe(asked.set)
+
+    def turn() -> None:
+        nonlocal longest, last
+        # Of this thread alone: the client has the same processor.
+        now = time.thread_time()
+        longest, last = max(longest, now - last), now
+        if not asked.is_set():
+            loop.call_soon(turn)
+
+    running = loop.create_task(daemon.run())
+    await daemon.ready.wait()
+    # The first turns have to do with the start.
+    await asyncio.sleep(1)
+    last = time.thread_time()
+    loop.call_soon(turn)
+    thread = threading.Thread(target=ask_once)
+    thread.start()
+    await asked.wait()
+    thread.join()
+    daemon.stop()
+    await running
+    return longest
