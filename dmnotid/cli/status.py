@@ -37,6 +37,11 @@ def main(arguments: argparse.Namespace) -> int:
         return check(ask)
     if arguments.json:
         return answered(lambda: report(ask(), lambda status: print(json.dumps(status))))
+    return answered(lambda: _print(ask, arguments))
+
+
+def _print(ask: Callable[[], Mapping[str, Any]], arguments: argparse.Namespace) -> int:
+    """Print the state of the daemon as text. Raises Failed."""
     try:
         status = ask()
     except Unreachable as problem:
@@ -66,8 +71,9 @@ def check(ask: Callable[[], Mapping[str, Any]]) -> int:
 
 def judge(status: Mapping[str, Any]) -> tuple[str, int]:
     """Return the word and the exit status for what a running daemon reports."""
-    # Without a hook, no notification has an effect.
-    if status["stopping"] or not status["hook"]["startable"]:
+    # Without its hook or its journal, the daemon starts no session.
+    broken = not status["hook"]["startable"] or "journal" in {problem["place"] for problem in status["problems"]}
+    if broken or status["stopping"]:
         return "CRITICAL", CRITICAL
     return ("WARNING", WARNING) if status["problems"] else ("OK", EXIT_OK)
 

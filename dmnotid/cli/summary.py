@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dmnotid.cli.asking import EXIT_DOWN, default_socket
+from dmnotid.cli.asking import EXIT_DOWN, default_socket, exit_status, explain
 from dmnotid.cli.table import columns, counted, moment
-from dmnotid.control.client import Unreachable, call
+from dmnotid.control.client import Failed, Unreachable, call
 from dmnotid.host.text import printable, span
 
 # As in control/client.py.
@@ -32,10 +32,14 @@ def show_status() -> int:
     if os.path.exists(path):  # noqa: PTH110 - the import of pathlib takes longer than the answer of the daemon
         try:
             return report(call(path, "Status", patience=PATIENCE), lambda status: print_text(status, every=False))
-        except Unreachable:
-            # The full command reports it.
+        except Unreachable as problem:
+            if problem.why != "absent":
+                print(printable(explain(problem)))
+                return exit_status(problem)
+        except Failed:
+            # The full command asks again, and reports it.
             pass
-    from dmnotid.cli.parser import run_command  # noqa: PLC0415 - the import that a running daemon makes unnecessary
+    from dmnotid.cli.parser import run_command  # noqa: PLC0415 - for a daemon that does not run
 
     return run_command(["status"])
 

@@ -73,6 +73,17 @@ def test_daemon_that_closes_the_connection_is_exit_status_3(words: list[str], tm
 
 
 @needs_setpriv
+def test_plain_status_without_permission_is_exit_status_4(tmp_path: Path) -> None:
+    with listening(tmp_path / "control"):
+        (tmp_path / "control").chmod(0)
+        environ = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)}
+        command = [*WITHOUT_PRIVILEGES, *PROGRAM, "status"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (4, "")
+    assert done.stdout.startswith(f"dmnotid does not answer ({tmp_path}/control: only root, ")
+
+
+@needs_setpriv
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_user_without_permission_is_exit_status_4(words: list[str], tmp_path: Path) -> None:
     with listening(tmp_path / "control"):

@@ -149,6 +149,12 @@ FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
             2,
             f"CRITICAL hook: No such file; 1 pending since 2 h 12 min|{FIGURES}",
         ),
+        (
+            {"problems": [{"place": "journal", "message": "disk I/O error"}]},
+            2,
+            f"CRITICAL journal: disk I/O error; 1 pending since 2 h 12 min|{FIGURES}",
+        ),
+        ({"stopping": True}, 2, f"CRITICAL 1 pending since 2 h 12 min|{FIGURES}"),
     ],
 )
 def test_check_is_one_line_with_figures(
