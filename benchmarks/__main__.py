@@ -34,8 +34,8 @@ ROWS: Final[dict[str, Measure]] = {
     "idle": rest.idle_minute,
     "servers": growth.many_servers,
     "remembered": growth.many_remembered,
-    "status": asking.status,
-    "asking": asking.longest_turn,
+    "answer": asking.status,
+    "turns": asking.longest_turn,
     "decode": walk.decode_lines,
 }
 
