@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from dmnotid.errors import (
@@ -90,16 +89,16 @@ class RecentDiscards:
         return kept
 
 
-@dataclass(slots=True)
 class ServerCounts:
     """Notifications of a server since the start of the daemon; the discarded ones are those that claimed its id."""
 
-    accepted: int = 0
-    discarded: int = 0
-    # Which secret has signed the last accepted one; None if it was not signed.
-    last_secret: str | None = None
-    # The last discarded one.
-    kept: _Kept | None = None
+    def __init__(self) -> None:
+        # Numbers of accepted and of discarded ones.
+        self.accepted = self.discarded = 0
+        # Which secret has signed the last accepted one; None if it was not signed.
+        self.last_secret: str | None = None
+        # The last discarded one.
+        self.kept: _Kept | None = None
 
     @property
     def last_discard(self) -> Discarded | None:

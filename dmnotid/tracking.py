@@ -20,7 +20,6 @@ A session is tracked from its admission until its row is closed, in one of these
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -33,25 +32,30 @@ ENDS_AT_ONCE: Final = 64
 """Maximum number of sessions that expire or are closed before reception gets its turn."""
 
 
-@dataclass(slots=True, eq=False)
 class Tracked:
     """A session that is not closed."""
 
-    # As the journal has it, with the number of tries begun so far.
-    request: SessionRequest
-    # Whether `session waiting` was logged since the session last had a connection.
-    announced: bool = False
-    # Number of times in a row that the hook could not be started: the pauses between them grow.
-    failed_starts: int = 0
-    # Why it rests, if that is not the end of its last try.
-    problem: str = ""
-    # The running try, and when the try for the same server before it began, on the monotonic clock.
-    running: Try | None = None
-    former_start: float = -inf
-    # Why the session ended, the end of its last try in words, and when its row may be closed.
-    closed: Closed | None = None
-    outcome: str = ""
-    close_at: float = -inf
+    # There may be tens of thousands.
+    __slots__ = (
+        "announced", "close_at", "closed", "failed_starts", "former_start", "outcome", "problem", "request", "running",
+    )  # fmt: skip
+
+    def __init__(self, request: SessionRequest) -> None:
+        # As the journal has it, with the number of tries begun so far.
+        self.request = request
+        # Whether `session waiting` was logged since the session last had a connection.
+        self.announced = False
+        # Number of times in a row that the hook could not be started: the pauses between them grow.
+        self.failed_starts = 0
+        # Why it rests, if that is not the end of its last try.
+        self.problem = ""
+        # The running try, and when the try for the same server before it began, on the monotonic clock.
+        self.running: Try | None = None
+        self.former_start = -inf
+        # Why the session ended, the end of its last try in words, and when its row may be closed.
+        self.closed: Closed | None = None
+        self.outcome = ""
+        self.close_at = -inf
 
 
 class Sessions:

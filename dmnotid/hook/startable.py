@@ -16,7 +16,7 @@ _FIRST_OCTETS: Final = 256
 
 _MAX_SHOWN: Final = 32
 
-_UTF16: Final = (BOM_UTF16_LE, BOM_UTF16_BE, "#!".encode("utf-16-le"), "#!".encode("utf-16-be"))
+_UTF16: Final = (BOM_UTF16_LE, BOM_UTF16_BE, b"#\0!\0", b"\0#\0!")
 
 _ELF: Final = b"\x7fELF"
 _MACHINES: Final = ({3, 62}, {40, 183}, {20, 21})

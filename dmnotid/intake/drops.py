@@ -5,7 +5,6 @@ namespace together (RcvbufErrors and MemErrors): if another socket loses datagra
 than were. So `junk` is never too high, and no loss stays hidden.
 """
 
-import re
 import socket
 from pathlib import Path
 from struct import Struct
@@ -19,7 +18,7 @@ _WRAP: Final = 1 << 32
 
 _PROC: Final = Path("/proc/self/net")
 _LOST: Final = frozenset({"RcvbufErrors", "MemErrors"})
-_LOST6: Final = r"(?m)^Udp6(?:RcvbufErrors|MemErrors)\s+(\d+)$"
+_LOST6: Final = frozenset({"Udp6RcvbufErrors", "Udp6MemErrors"})
 
 
 class Dropped(NamedTuple):
@@ -82,7 +81,8 @@ def read_lost() -> int | None:
     except (OSError, ValueError):
         return None
     try:
-        return lost + sum(int(number) for number in re.findall(_LOST6, (_PROC / "snmp6").read_text()))
+        udp6 = map(str.split, (_PROC / "snmp6").read_text().splitlines())
+        return lost + sum(int(number) for name, number in udp6 if name in _LOST6)
     except OSError:
         # A kernel without IPv6.
         return lost
