@@ -57,8 +57,8 @@ EVENTS: Final[Mapping[str, Event]] = {
         "A datagram from {source} was discarded ({reason}): {problem}", "d423b84505e54fd5bd621f3e458b8da6"
     ),
     "datagrams discarded": Event(
-        "Further datagrams were discarded ({reason}): {count} within {interval:g} s from {sources} addresses,"
-        " {source_count} of them from {source}",
+        "Further datagrams were discarded ({reason}): {count} within {interval:g} s,"
+        " {source_count} of them from {source}; different addresses: {sources}",
         "8379dc3a2fec4e2b82a699f02cd93c25",
     ),
     "notification accepted": Event(

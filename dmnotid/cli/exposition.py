@@ -61,7 +61,9 @@ def families(status: Mapping[str, Any], *, servers: bool = True) -> Iterator[Fam
     yield from _sessions(status["counts"])
     yield _connections(status["links"])
     journal = status["journal"]
-    yield journal_bytes(journal["octets"])
+    # A journal that can't be read has no size.
+    if journal["octets"] is not None:
+        yield journal_bytes(journal["octets"])
     yield counter("journal_errors", "Failed operations of the journal.", journal["errors"])
 
 

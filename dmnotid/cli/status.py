@@ -81,6 +81,9 @@ def judge(status: Mapping[str, Any]) -> tuple[str, int]:
 def summarize(status: Mapping[str, Any]) -> str:
     """Return what is wrong, and what is pending, on one line."""
     parts = [f"{problem['place']}: {problem['message']}" for problem in status["problems"]]
+    if status["config"]["reload_refused"]:
+        # The first problem is that of the reload.
+        parts[0] = f"reload refused: {parts[0]}"
     counts = status["counts"]
     pending = sum(counts["states"].values())
     since = f" since {span(status['now'] - counts['oldest_pending'])}" if counts["oldest_pending"] else ""

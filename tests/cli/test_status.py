@@ -140,9 +140,17 @@ FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
     [
         ({}, 0, f"OK 1 pending since 2 h 12 min|{FIGURES}"),
         (
-            {"problems": [{"place": "reload", "message": "refused | 9 problems"}]},
+            {"problems": [{"place": "journal", "message": "read | write"}]},
             1,
-            f"WARNING reload: refused / 9 problems; 1 pending since 2 h 12 min|{FIGURES}",
+            f"WARNING journal: read / write; 1 pending since 2 h 12 min|{FIGURES}",
+        ),
+        (
+            {
+                "problems": [{"place": "f:4:5", "message": "servers[1].secret: is missing"}],
+                "config": {**STATUS["config"], "reload_refused": {"at": NOW, "problems": 9}},
+            },
+            1,
+            f"WARNING reload refused: f:4:5: servers[1].secret: is missing; 1 pending since 2 h 12 min|{FIGURES}",
         ),
         (
             {"problems": [{"place": "hook", "message": "No such file"}], "hook": {"startable": False}},
