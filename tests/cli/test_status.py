@@ -140,9 +140,9 @@ FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
     [
         ({}, 0, f"OK 1 pending since 2 h 12 min|{FIGURES}"),
         (
-            {"problems": [{"place": "journal", "message": "read | write"}]},
+            {"problems": [{"place": "control", "message": "read | write"}]},
             1,
-            f"WARNING journal: read / write; 1 pending since 2 h 12 min|{FIGURES}",
+            f"WARNING control: read / write; 1 pending since 2 h 12 min|{FIGURES}",
         ),
         (
             {
