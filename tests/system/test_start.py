@@ -2,6 +2,7 @@
 
 import pytest
 
+from dmnotid.events import EVENTS
 from tests.support import OTHER_ID, push, wait_until
 from tests.system.device import Device, notification
 
@@ -53,6 +54,9 @@ def test_systemd_journal_has_levels_and_fields(device: Device) -> None:
     (warning,) = device.log("DMNOTID_SERVER_ID=dm.example", "--priority=warning")
     assert warning.record["event"] == "datagram discarded"
     assert warning.fields["PRIORITY"] == "4"
+    assert warning.fields["MESSAGE"].startswith("A datagram from ")
+    explained = device.run("journalctl", "--catalog", f"MESSAGE_ID={EVENTS['datagram discarded'].message_id}")
+    assert "Subject: Datagram discarded" in explained
     assert warning.fields["DMNOTID_REASON"] == "digest-mismatch"
     assert warning.fields["DMNOTID_NOTIFICATION_ID"] == "5"
     assert warning.fields["SYSLOG_IDENTIFIER"] == "dmnotid"
