@@ -30,8 +30,6 @@ EVENTS: Final[Mapping[str, Event]] = {
     ),
     "signal ignored": Event("The signal {signal} was ignored"),
     "internal error": Event("An internal error was logged with its traceback", "e6376f92e1084f1da610c88857242a0c"),
-    "log lines dropped": Event("Log lines were dropped: {count}"),
-    "records missed": Event("Records were left out, because they were not read: {count}"),
     "uvloop missing": Event("uvloop cannot be used: {problem}; instead: {instead}"),
     "service manager not notified": Event("The service manager could not be notified: {problem}"),
     "watchdog ignored": Event("The watchdog is ignored: {problem}"),

@@ -5,6 +5,7 @@ The IDL is in the files beside this one, which the service returns as they are.
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
@@ -145,7 +146,11 @@ class Interface:
                 async for record in sliced([records.popleft() for _ in range(len(records))]):
                     yield Reply({"event": record}, continues=True, waits=True)
                 if missed:
-                    event = {"event": "records missed", "level": "warning", "count": missed}
+                    facts = {
+                        "sentence": f"Records were left out because they were not read: {missed}",
+                        "count": missed,
+                    }
+                    event = {"at": time.time(), "level": "warning", "event": "records missed", **facts}
                     missed = 0
                     yield Reply({"event": event}, continues=True, waits=True)
         finally:

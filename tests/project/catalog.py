@@ -43,7 +43,7 @@ def catalog() -> str:
     """Return the text of the catalog."""
     entries = [HEAD]
     for event, row in rows().items():
-        if EVENTS[event].message_id is not None:
+        if event in EVENTS and EVENTS[event].message_id is not None:
             entries.append(
                 f"-- {EVENTS[event].message_id}\n"
                 f"Subject: {event[0].upper()}{event[1:]}\n"

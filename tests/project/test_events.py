@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = PAGE.read_text()
 
 LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
-LINE_KEYS = {"event", "level", "time"}
+LINE_KEYS = {"event", "level", "time", "at", "sentence"}
 
 
 class Call(NamedTuple):
@@ -72,7 +72,8 @@ def test_page_has_every_event_and_no_other() -> None:
 
 
 def test_every_event_has_a_sentence() -> None:
-    assert sorted(EVENTS) == sorted(rows())
+    # The log and the control socket write a record each that is about records.
+    assert sorted(EVENTS) == sorted(rows().keys() - {"log lines dropped", "records missed"})
 
 
 def test_records_have_the_levels_and_the_keys_of_the_page() -> None:
