@@ -478,19 +478,19 @@ def test_missing_configuration_is_reported(tmp_path: Path, capsys: pytest.Captur
     assert done.err == f"{tmp_path}/none: cannot be read: No such file or directory\n"
 
 
-def test_nothing_is_written(tmp_path: Path) -> None:
+def test_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither the journal nor any other file of the configuration."""
     config = write_config(tmp_path, more=f"state: {tmp_path}/state\n")
     before = sorted(tmp_path.rglob("*"))
-    assert dmnotid("decode", "--config", str(config), "--at", str(NOW), signed().hex()).status == 0
+    assert shown(["--config", str(config), "--at", str(NOW), signed().hex()], capsys).status == 0
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_secrets_are_not_shown(tmp_path: Path) -> None:
+def test_secrets_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(write_config(tmp_path))
     for datagram in (signed(), signed(secret=b"other"), signed("other")):
         for words in ([], ["--json"]):
-            done = dmnotid("decode", *words, "--config", config, "--at", str(NOW), datagram.hex())
+            done = shown([*words, "--config", config, "--at", str(NOW), datagram.hex()], capsys)
             assert not shows_secret(done.out + done.err)
 
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 import unicodedata
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -763,7 +763,9 @@ def test_datagram_above_the_size_of_udp_is_reported(
 # --- Secrets
 
 
-def test_secrets_are_not_shown(receiver: socket.socket, secret_file: Path, tmp_path: Path) -> None:
+def test_secrets_are_not_shown(
+    receiver: socket.socket, secret_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = str(write_config(tmp_path))
     calls = [
         ["--config", config, "--print"],
@@ -775,7 +777,10 @@ def test_secrets_are_not_shown(receiver: socket.socket, secret_file: Path, tmp_p
         ["--server", "", "--secret-file", str(secret_file)],
     ]
     for words in calls:
-        done = dmnotid("send", *words)
+        # Some of the command lines are wrong.
+        with suppress(SystemExit):
+            main(["send", *words])
+        done = capsys.readouterr()
         assert done.out or done.err
         assert not shows_secret(done.out + done.err), words
     assert not shows_secret(counter(tmp_path).read_text())

@@ -62,7 +62,10 @@ def place(tmp_path: Path) -> Place:
 
 
 def run(place: Place, capsys: pytest.CaptureFixture[str], *words: str) -> Done:
-    status = main([*place.words, *words])
+    try:
+        status = main([*place.words, *words])
+    except SystemExit as ended:  # a wrong command line
+        status = int(ended.code or 0)
     captured = capsys.readouterr()
     return Done(status, captured.out, captured.err)
 
@@ -243,10 +246,10 @@ def test_untrusted_hook_is_shown_with_status_1(
         assert f"hook         not trusted ({why})\n" in done.out
 
 
-def test_secrets_are_not_shown(place: Place) -> None:
+def test_secrets_are_not_shown(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.configure("{command: [/bin/true], environment: {TOKEN: for-the-hook-to-see}}")
     for words in ([], ["--json"], ["--run"], ["--server", "other"], ["--unsigned"]):
-        done = dmnotid(*place.words, *words)
+        done = run(place, capsys, *words)
         assert not shows_secret(done.out + done.err), words
         assert "for-the-hook-to-see" in done.out or done.status == 2
 
@@ -303,10 +306,16 @@ def test_value_above_the_size_of_an_option_is_refused(place: Place, capsys: pyte
     ],
 )
 def test_run_shows_the_outcome_and_what_follows(
-    place: Place, text: str, words: list[str], status: int, outcome: str, follows: str
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    words: list[str],
+    status: int,
+    outcome: str,
+    follows: str,
 ) -> None:
     place.script(f"echo over $DMNOTID_INTERFACE; echo trouble >&2; {text}")
-    done = dmnotid(*place.words, "--run", *words, "--interface", "lo")
+    done = run(place, capsys, "--run", *words, "--interface", "lo")
     assert (done.status, done.err) == (status, "")
     lines = done.out.splitlines()
     assert lines[-2:] == [f"outcome      {outcome}", f"next         {follows}"]
@@ -333,19 +342,19 @@ def test_run_resets_signals_as_the_daemon_does(place: Place) -> None:
     assert done.stdout.count("0" * 16) == 2
 
 
-def test_run_is_refused_if_others_can_write_the_configuration(place: Place) -> None:
+def test_run_is_refused_if_others_can_write_the_configuration(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     ran = place.directory / "ran"
     place.script(f"touch '{ran}'")
     place.file.chmod(0o666)
     problem = f"{place.file}: {place.file}: writable by others: chmod go-w {place.file}\n"
-    assert dmnotid(*place.words, "--run") == Done(1, "", problem)
+    assert run(place, capsys, "--run") == Done(1, "", problem)
     assert not ran.exists()
 
 
-def test_run_of_an_untrusted_hook_is_refused(place: Place) -> None:
+def test_run_of_an_untrusted_hook_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     file = place.script("exit 0")
     file.chmod(0o757)
-    done = dmnotid(*place.words, "--run")
+    done = run(place, capsys, "--run")
     assert done.status == 1
     assert f"outcome      not started: {file}: writable by others: chmod go-w {file}\n" in done.out
 
