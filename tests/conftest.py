@@ -34,7 +34,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     # A worker of pytest-xdist comes here too, and must not start workers of its own.
     in_worker = hasattr(config, "workerinput")
     if everything and not in_worker and getattr(option, "numprocesses", 0) is None:
-        option.numprocesses = len(os.sched_getaffinity(0))
+        # Many tests wait for processes and timers, so one worker more than processors keeps them busy.
+        option.numprocesses = len(os.sched_getaffinity(0)) + 1
+        option.dist = "worksteal"
 
 
 def pytest_configure(config: pytest.Config) -> None:
