@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from dmnotid.host import log
 from tests import shared
@@ -37,6 +38,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         # Many tests wait for processes and timers, so one worker more than processors keeps them busy.
         option.numprocesses = len(os.sched_getaffinity(0)) + 1
         option.dist = "worksteal"
+
+
+# A busy machine is no reason to fail.
+settings.register_profile("dmnotid", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("dmnotid")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dmnotid.cli.anatomy import COLOURS, PLAIN, Part, package_parts, place_of, push_parts, render
@@ -17,8 +17,6 @@ from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
 from tests.proofs.test_properties import arguments, further, likely_headers, likely_packages, likely_pushes
-
-FAST = settings(deadline=None, max_examples=75)
 
 SOURCE = Source("192.0.2.7", 40000)
 PUSH = Judge(bare=False, rules=None, source=SOURCE, clock=Clock(0))
@@ -82,7 +80,6 @@ def octets_shown(lines: list[str]) -> bytes:
     return bytes(found[at] for at in sorted(found))
 
 
-@FAST
 @given(any_octets, st.sampled_from([PUSH, BARE, VERIFY]))
 @example(b"", PUSH)
 @example(b"", BARE)
@@ -96,14 +93,12 @@ def test_any_octets_give_printable_lines_and_a_verdict(octets: bytes, judge: Jud
     assert octets.startswith(octets_shown(lines[:-1]))
 
 
-@FAST
 @given(any_octets)
 def test_parts_of_any_octets_leave_no_gap(octets: bytes) -> None:
     assert end_of(laid_out(octets, decide(octets, PUSH))) <= len(octets)
     assert end_of(package_parts(octets, 0)) <= len(octets)
 
 
-@FAST
 @given(good_pushes | good_packages.map(encode_push))
 def test_parts_of_an_accepted_datagram_cover_all_octets(octets: bytes) -> None:
     verdict = decide(octets, VERIFY)
@@ -113,7 +108,6 @@ def test_parts_of_an_accepted_datagram_cover_all_octets(octets: bytes) -> None:
     assert octets_shown(lines_of(octets, VERIFY)[:-1]) == octets
 
 
-@FAST
 @given(good_packages)
 def test_parts_of_a_bare_package_cover_all_octets(octets: bytes) -> None:
     lines = lines_of(octets, BARE)
@@ -121,7 +115,6 @@ def test_parts_of_a_bare_package_cover_all_octets(octets: bytes) -> None:
     assert octets_shown(lines[:-1]) == octets
 
 
-@FAST
 @given(good_packages, st.binary(min_size=1, max_size=20))
 def test_trailing_octets_are_shown(package: bytes, more: bytes) -> None:
     octets = encode_push(package) + more
@@ -138,7 +131,6 @@ def test_octets_after_the_problem_are_shown(octets: str) -> None:
     assert octets_shown(lines_of(datagram, PUSH)[:-1]) == datagram
 
 
-@FAST
 @given(any_octets | good_pushes.flatmap(lambda octets: st.integers(0, len(octets)).map(lambda cut: octets[:cut])))
 def test_place_of_a_problem_is_in_the_datagram(octets: bytes) -> None:
     """The octets in the error, up to the end of the slice it read, are at the offset in the verdict."""
@@ -272,7 +264,6 @@ def test_content_type_is_named(block: str, wanted: str) -> None:
     assert push_parts(bytes([1, 6, len(octets)]) + octets)[3] == Part(3, octets, "Content-Type", wanted)
 
 
-@FAST
 @given(hostile_text)
 @example("\x1b]0;owned\x07\x1b[2J")
 @example("\x9b31m\r\n\x08")
@@ -285,7 +276,6 @@ def test_hostile_header_text_is_escaped(text: str) -> None:
     assert any(repr(text) in line for line in lines)
 
 
-@FAST
 @given(st.binary(min_size=1, max_size=40) | st.text(max_size=20).map(lambda text: text.encode("utf-8", "replace")))
 @example(b"\x1b]0;owned\x07")
 @example("\u202egnp.exe\u2028".encode())

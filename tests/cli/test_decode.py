@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dmnotid.cli import main
@@ -326,7 +326,6 @@ def test_json_of_a_package_without_options_has_empty_facts(capsys: pytest.Captur
     assert [found[key] for key in ("preferred_connections", "requested_mos", "cached_mos")] == [[], [], []]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60) | st.binary(max_size=40).map(lambda more: bytes.fromhex(GOOD) + more))
 def test_json_has_every_key_always(octets: bytes) -> None:
     found = answer(decide(octets, Judge(bare=False, rules=None, source=Source("::", 0), clock=Clock(0))))

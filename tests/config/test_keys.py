@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dmnotid.config.keys import KEYS, SECTIONS
@@ -235,7 +235,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(path=st.sampled_from([key.path for key in KEYS]), value=JSON)
 def test_any_value_is_a_configuration_or_its_problems(
     tmp_path_factory: pytest.TempPathFactory, path: str, value: object

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dmnotid.config.loading import load_config
@@ -443,7 +443,6 @@ hook:
 """
 
 
-@settings(deadline=None)
 @given(
     at=st.integers(0, len(TEMPLATE)), cut=st.integers(0, 2), put=st.text("\n\t :-?[]{}&*!|>'\"%@`#,~ax0", max_size=2)
 )

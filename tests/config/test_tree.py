@@ -208,7 +208,7 @@ ANY: Any = st.one_of(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ANY)
 def test_any_octets_are_a_tree_or_a_refusal(octets: bytes) -> None:
     try:

@@ -199,8 +199,8 @@ print(json.dumps(found))
 @pytest.mark.root
 @pytest.mark.skipif(not IS_ROOT, reason="needs root, to be another user")
 async def test_member_of_the_group_may_read_and_change_nothing(tmp_path: Path, logged: LogLines) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents):
+        directory.chmod(directory.stat().st_mode | 0o011)
     path = tmp_path / "control"
     async with serving(path) as operations:
         os.chown(path, -1, 65_534)

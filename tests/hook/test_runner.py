@@ -117,7 +117,7 @@ def a_socket(directory: Path) -> Path:
         (not_executable, "hook: not executable"),
         (writable, "hook: writable by others: chmod go-w "),
         (bad_interpreter, "hook: its interpreter '/nonexistent/interpreter' (the #! line) is missing"),
-        (of_another_machine, "hook: neither a program for this machine nor a script whose first line is a #! line"),
+        (of_another_machine, "hook: it is a binary for another machine (its ELF machine is 0, "),
         (a_directory, "not a regular file"),
         (a_socket, "not a regular file"),
     ],

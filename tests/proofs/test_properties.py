@@ -1,7 +1,6 @@
 """What holds for any octets and any notification, by Hypothesis (5, 5.3.5; WAP-230 8)."""
 
 import hashlib
-import os
 import string
 import struct
 import unicodedata
@@ -29,8 +28,6 @@ from dmnotid.wire.notification import (
 )
 from dmnotid.wire.octets import FieldValue, encode_uintvar, encode_value, normal_server_id, read_uintvar, read_value
 from dmnotid.wire.wsp import FIELD_X_WAP_APPLICATION_ID, INTEGER_FIELDS, PushHeader, decode_push, encode_push
-
-PROFILE = settings(deadline=None, derandomize="CI" in os.environ, max_examples=100)
 
 SECRET = b"lantern-and-rope-0042"
 NOW = 1_800_000_000
@@ -144,7 +141,6 @@ likely_packages = pushes_of(
 )
 
 
-@PROFILE
 @given(st.binary(max_size=200) | likely_pushes | likely_headers)
 @example(b"")
 @example(b"\x01\x06\x02\x01\x00")
@@ -153,7 +149,6 @@ def test_any_octets_are_a_push_or_a_discard(octets: bytes) -> None:
     value_or_discard(lambda: check_route(decode_push(octets, max_header_octets=100).header))
 
 
-@PROFILE
 @given(st.binary(max_size=200) | likely_packages)
 @example(b"")
 def test_any_octets_are_a_notification_or_a_decode_error(octets: bytes) -> None:
@@ -168,7 +163,6 @@ def test_any_octets_are_a_notification_or_a_decode_error(octets: bytes) -> None:
     assert len(str(error).splitlines()) == 1
 
 
-@PROFILE
 @given(
     st.binary(max_size=200)
     | likely_pushes
@@ -181,7 +175,6 @@ def test_any_octets_are_verified_or_discarded(octets: bytes) -> None:
     value_or_discard(lambda: receive_push(Datagram(octets, SOURCE, NOW), RULES, CLOCK))
 
 
-@PROFILE
 @given(st.integers(0, 0xFFFF_FFFF), st.integers(0, 4), st.binary(max_size=3))
 def test_uintvars_survive(value: int, padding: int, behind: bytes) -> None:
     """WAP-230 8.1.2: padded, too, as long as they fit in 5 octets."""
@@ -190,7 +183,6 @@ def test_uintvars_survive(value: int, padding: int, behind: bytes) -> None:
     assert read_uintvar(b"\xff" + encoded + behind, 1, "f") == (value, 1 + len(encoded))
 
 
-@PROFILE
 @given(field_values, st.binary(max_size=3))
 def test_values_survive(value: int | str | bytes, behind: bytes) -> None:
     """WAP-230 8.4.1.2."""
@@ -198,7 +190,6 @@ def test_values_survive(value: int | str | bytes, behind: bytes) -> None:
     assert read_value(b"\0" + encoded + behind, 1, "f") == (value, 1 + len(encoded))
 
 
-@PROFILE
 @given(st.text(max_size=20))
 def test_server_ids_are_one_after_nfc(identity: str) -> None:
     """5.3: what is fit to be one stays so, in whatever form it is written."""
@@ -229,7 +220,6 @@ def wanted(made: dict[str, Any], octets: bytes) -> Notification:
     )
 
 
-@PROFILE
 @given(arguments)
 def test_notifications_survive(made: dict[str, Any]) -> None:
     """5.1, 5.2, 5.3: encode, then decode."""
@@ -240,7 +230,6 @@ def test_notifications_survive(made: dict[str, Any]) -> None:
     assert notification.cached_mos == tuple(made["cached_mos"] or ())
 
 
-@PROFILE
 @given(arguments, st.data())
 def test_prefixes_and_extensions_are_refused(made: dict[str, Any], data: st.DataObject) -> None:
     """5.1, 5.2: a package ends where its last Option ends."""
@@ -257,7 +246,6 @@ def fails(octets: bytes) -> type[Discard] | None:
     return None if discard is None else type(discard)
 
 
-@PROFILE
 @given(
     st.integers(0, 255),
     st.binary(max_size=20),
@@ -294,7 +282,6 @@ def accepts(octets: bytes, servers: Servers = RULES.servers) -> VerifiedNotifica
 ONE_SERVER = Servers([Server("dm", SECRET)])
 
 
-@PROFILE
 @given(signed_packages, st.data())
 def test_any_flipped_bit_is_refused(octets: bytes, data: st.DataObject) -> None:
     """5.3.5: the digest covers the header, RESERVED, every Option and the time."""
@@ -326,7 +313,6 @@ def test_every_flipped_bit_of_one_package_is_refused() -> None:
         assert accepts(bytes(flipped), ONE_SERVER) is None, f"octet {bit // 8}, bit {bit % 8}"
 
 
-@PROFILE
 @given(signed_packages, st.data())
 def test_no_prefix_and_no_extension_of_a_signed_package_passes(octets: bytes, data: st.DataObject) -> None:
     """5.3.5."""
@@ -396,13 +382,12 @@ def forged(package: bytes, secret_length: int, suffix: bytes) -> bytes:
     return package[:at] + digest + package[at + 32 :] + glue + suffix
 
 
-@PROFILE
 @given(st.binary(max_size=150))
 def test_this_sha256_is_sha256(octets: bytes) -> None:
     assert go_on(INITIAL, octets + padding(len(octets))) == hashlib.sha256(octets).digest()
 
 
-@settings(PROFILE, max_examples=60)
+@settings(max_examples=60)
 @given(signed_packages, st.binary(max_size=100), st.binary(min_size=1, max_size=70))
 @example(sign(encode_notification(7, server_id="dm", sent_at=NOW), SECRET), b"", SECRET)
 def test_length_extension_is_refused(package: bytes, suffix: bytes, secret: bytes) -> None:
@@ -415,7 +400,6 @@ def test_length_extension_is_refused(package: bytes, suffix: bytes, secret: byte
     assert fails(forgery) is TrailingOctets
 
 
-@PROFILE
 @given(signed_packages, st.integers(0, 31), st.binary(max_size=40))
 def test_length_extension_with_other_option_counts_is_refused(package: bytes, count: int, suffix: bytes) -> None:
     """5.3.5: a forger who changes OC to take the suffix in changes what was hashed."""
@@ -424,7 +408,6 @@ def test_length_extension_with_other_option_counts_is_refused(package: bytes, co
     assert accepts(struct.pack(">H", first) + forgery[2:], ONE_SERVER) is None
 
 
-@PROFILE
 @given(arguments, st.binary(max_size=40), st.binary(max_size=40))
 def test_digests_fit_their_secret_alone(made: dict[str, Any], secret: bytes, other: bytes) -> None:
     """5.3.5."""

@@ -16,7 +16,7 @@ from tests.system.test_restart import assert_none_lost
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 FORMER: Final = "0.0.1"
-NEWER: Final = "9.9"
+NEWER: Final = "9.9.9"
 COMMENT: Final = "\n# A comment that only the former version has.\n"
 
 
