@@ -107,6 +107,7 @@ class DecodeError(Discard):
         self.field = field
         self.offset = offset
         self.problem = problem
+        # Not the octets themselves: an error may be kept long after its datagram.
         self.excerpt = octets[offset : offset + EXCERPT_OCTETS]
         # Whether the excerpt ends before the octets do.
         self._more = len(octets) > offset + EXCERPT_OCTETS
@@ -512,4 +513,5 @@ class HookError(DmnotidError):
     def __init__(self, message: str, *, component: str | None = None, trusted: bool = True) -> None:
         super().__init__(message)
         self.component = component
+        # Another user who can change the path may be an attacker, so `check` and `test-hook` name that apart.
         self.trusted = trusted

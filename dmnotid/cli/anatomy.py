@@ -39,6 +39,7 @@ from dmnotid.wire.wsp import (
     is_application_id,
 )
 
+# With more, the names and values would not fit into 80 columns.
 PER_ROW: Final = 8
 """Octets in one row of hex."""
 

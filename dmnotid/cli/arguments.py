@@ -108,6 +108,7 @@ def find_server(config: Config, server_id: str | None) -> Server:
     servers = {server.id: server for server in config.servers}
     if server_id is None and len(servers) == 1:
         return config.servers[0]
+    # Never a default among several: it could be the wrong server, whose secret would be used.
     server = servers.get(server_id or "")
     if server is None:
         found = "is missing" if server_id is None else f"{server_id!r} is not in {config.file}"

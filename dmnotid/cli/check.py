@@ -200,6 +200,7 @@ def summary(
 
 
 def _describe_server(server: Server, secret_read: bool) -> str:  # noqa: FBT001 - of one caller
+    # Random octets replace a secret that was not read, and their number has no meaning.
     def describe(name: str, secret: bytes) -> str:
         return f"a {name}" + (f" of {len(secret)} octets" if secret_read else "")
 

@@ -136,6 +136,7 @@ def _connection(
     config: ConnectionsConfig, preferred: Sequence[ConnectionType], arguments: argparse.Namespace
 ) -> Connection:
     kind = None if arguments.connection is None else ConnectionType(arguments.connection)
+    # With both given, nothing of this machine matters.
     if kind is not None and arguments.interface is not None:
         return Connection(kind, arguments.interface)
     try:
@@ -148,6 +149,7 @@ def _connection(
     wanted = preferred if kind is None else (kind,)
     found = choose_connection(wanted, available_connections(links))
     if found is None:
+        # A likely name for the type, so that the arguments look as they will.
         usual = wanted[0] if wanted else ConnectionType.ANY
         found = Connection(usual, USUAL_INTERFACES[usual])
         _note(f"no suitable connection is available now; this one is made up: {found.interface} ({found.type})")

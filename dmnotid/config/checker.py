@@ -23,6 +23,7 @@ MAX_SHOWN: Final = 60
 
 # Only a key that looks like a name is repeated in a path.
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,39}"
+# YAML 1.1 has all of these words, in several cases.
 _BOOLEANS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -95,6 +96,7 @@ class Value(NamedTuple):
 
     def wrong(self, message: str) -> None:
         """Add a problem of this value, with the first invisible character of the value."""
+        # A pasted space or mark is often the reason why a value that looks right is wrong.
         found = find_invisible(self.node.text)
         note = f" (it has {found}, which is invisible)" if found and found not in message else ""
         self.reader.add_problem(self, self.path, f"{message}{note}")

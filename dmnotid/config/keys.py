@@ -136,7 +136,9 @@ KEYS: Final = (
     Key("duplicates", None, None, "The memory for repeated notifications."),
     Key("duplicates.remember", POSITIVE, DEFAULT_REMEMBER, "The time for which a notification is remembered."),
     Key("sessions", None, None, "Sessions that run or are queued."),
+    # As many as MaxConnections= of dmnotid-session.socket.
     Key("sessions.concurrency", Number(1, 1_024), _LIMITS.concurrency, "The number of sessions that run at once."),
+    # A server has no more NOTIFICATION-IDs than that.
     Key(
         "sessions.max_pending",
         Number(1, 65_536),

@@ -21,6 +21,7 @@ MIN_SECRET_OCTETS: Final = 16
 """A shorter secret is accepted with a warning."""
 
 MAX_SECRET_OCTETS: Final = 4_096
+"""A longer file is not a secret: the path is wrong."""
 
 SECRET_KEYS: Final = ("secret", "former_secret")
 """The keys of a server that have a secret."""

@@ -15,6 +15,7 @@ from dmnotid.policy.sessions import Limits
 from dmnotid.wire.notification import ConnectionType
 
 DEFAULT_STATE: Final = Path("/var/lib/dmnotid")
+# More than freshness.max_age: a repeat that is fresh enough to be accepted must still be known.
 DEFAULT_REMEMBER: Final = 3 * 86_400.0
 
 DEFAULT_RECEIVE_BUFFER: Final = 4 * 1024 * 1024
@@ -81,6 +82,7 @@ class ConnectionsConfig(NamedTuple):
 
     reach: Reach = "internet"
     interfaces: Mapping[ConnectionType, tuple[str, ...]] = dict.fromkeys(NAMED_TYPES, ())
+    # Below a second, a link that flaps would fill the log.
     settle: float = 2
 
 
@@ -93,6 +95,7 @@ class LogConfig(NamedTuple):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "text"] = "auto"
     discards: float = 60
+    # Any host can send junk, and each datagram that is logged wakes the daemon.
     junk: bool = False
 
 

@@ -108,6 +108,7 @@ _PROGRAM: Final = Struct("@HP")
 
 def no_junk(max_octets: int = DEFAULT_MAX_OCTETS) -> tuple[Instruction, ...]:
     """Return the second part for a longest payload."""
+    # The jumps lead to the last two instructions: the first of them refuses, the second takes.
     return (
         Instruction(LOAD_LENGTH, 0, 0, 0),
         Instruction(IF_AT_LEAST, 0, 10, _BODY),  # else: refuse

@@ -28,7 +28,7 @@ from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType
 
 MAX_NAMED: Final = 8
-"""Maximum number of interfaces that `explain_missing` names."""
+"""Maximum number of interfaces that `explain_missing` names: a host of containers has hundreds."""
 
 IpAddress = IPv4Address | IPv6Address
 
@@ -95,6 +95,7 @@ def read_links(config: ConnectionsConfig) -> list[Link]:
 
 def describe(state: State, config: ConnectionsConfig, *, sysfs: Path = SYSFS) -> list[Link]:
     """Return the interfaces of this state, with type, usable addresses and what each lacks."""
+    # Grouped once: a router has thousands of routes, and each would be compared with each interface.
     addresses: defaultdict[int, list[Address]] = defaultdict(list)
     for address in state.addresses:
         addresses[address.ifindex].append(address)
@@ -178,6 +179,7 @@ def explain_missing(links: Iterable[Link], wanted: Sequence[ConnectionType]) -> 
 
     An interface that lacks nothing is settling. The interface closest to being available comes first.
     """
+    # Without a preference, every type is wanted, and no type at all.
     types = dict.fromkeys(wanted or (ConnectionType.ANY,))
     found = [link for link in links if {link.type, ConnectionType.ANY} & types.keys() and link.missing != UNCONFIGURED]
     found.sort(key=lambda link: (not link.available, link.type is ConnectionType.ANY, not link.up))
