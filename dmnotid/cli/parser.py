@@ -61,7 +61,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     # A collection during the imports finds no garbage, and all of them together are a twentieth of the daemon's start.
     gc.disable()
     parser = build_parser(words)
-    # The first collection would otherwise look at every imported object, which takes a tenth of the start.
+    # The first collection would otherwise look at every imported object, which takes a twelfth of the start.
     gc.freeze()
     gc.enable()
     if words and words[0] not in COMMANDS and not words[0].startswith("-"):

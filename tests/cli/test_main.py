@@ -45,6 +45,17 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"^    {name}\s+{re.escape(summary)}$", told, re.MULTILINE)
 
 
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_help_has_80_columns_in_every_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """argparse would import shutil at each start, to find out about the terminal."""
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        main(["send", "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) in range(70, 81)
+
+
 OPTIONS = {
     "run": ["--config FILE"],
     "status": ["--json", "--check", "--all", "--socket PATH", "--config FILE"],
