@@ -14,7 +14,7 @@ import time
 from typing import Final
 
 from dmnotid.errors import Duplicate, JournalDamaged, QueueFull
-from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint, is_whole, make_row
+from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint, is_sound
 from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
 
@@ -100,9 +100,9 @@ class Duplicates:
         found = database.execute(SELECT_KNOWN, identity).fetchone()
         if found is None:
             return None
-        row = make_row(found)
+        row = Row._make(found)
         # Such a row can't decide: it might keep its notification from being accepted, and not have its session either.
-        if row.state != UNREADABLE and not is_whole(row):
+        if row.state != UNREADABLE and not is_sound(row):
             message = f"session {row.session}: its row in the journal is not as it was written"
             raise JournalDamaged(message)
         if len(self._cache) >= CACHED_ROWS:

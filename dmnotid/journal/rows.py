@@ -107,7 +107,7 @@ WHERE session = ? AND server_id = ? AND notification_id = ? AND package = ? AND 
 """
 _RENUMBER: Final = "UPDATE session SET session = (SELECT max(session) FROM session) + 1 WHERE session = ?"
 
-# Types that a row must have so that its session can be run or shown.
+# Types that the first columns must have so that a session can be run or shown; the seal covers `sent_at`.
 _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "session": int,
     "server_id": str,
@@ -115,6 +115,7 @@ _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "fingerprint": bytes,
     "package": (bytes, NoneType),
     "source": str,
+    "sent_at": object,
     "received_at": (int, float),
     "clock_believed": int,
     "state": str,
@@ -230,16 +231,19 @@ def shown(text: str) -> str | None:
 
 
 def is_whole(row: Row) -> bool:
-    """Return whether a row is as it was written, as far as its texts, its state and its checksum show."""
+    """Return whether a row is as it was written, as far as checksum, state and the types of its columns show."""
+    return is_sound(row) and isinstance(row.closed_at, int | float | None) and not _misfit(row)
+
+
+def is_sound(row: Row) -> bool:
+    """Return whether a row can decide about a repeat of its notification."""
     # If the header of a row is damaged, each of its columns may have the octets and the type of another.
-    dated = isinstance(row.closed_at, int | float | None)
-    return dated and row.state in STATES and is_sealed(row) and not _misfit(row)
+    return row.state in STATES and is_sealed(row)
 
 
 def _misfit(row: Row) -> str:
     """Return what is wrong with the types of a row; empty if nothing is."""
-    for column, kind in _TYPES.items():
-        value = getattr(row, column)
+    for value, (column, kind) in zip(row, _TYPES.items(), strict=False):
         if not isinstance(value, kind) or (isinstance(value, str) and not is_text(value)):
             return f"{column} has a value of type {type(value).__name__} that cannot be used"
     return ""
