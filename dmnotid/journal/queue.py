@@ -34,6 +34,7 @@ from dmnotid.journal.rows import (
     PENDING,
     REPLACE,
     REVIVABLE,
+    SELECT_MISPLACED,
     SELECT_OPEN,
     UNREADABLE,
     make_row,
@@ -294,12 +295,11 @@ class Journal(Listing):
         self._times.take_up(database, lost=lost)
         # Before the rows are read: every accepted request has to be in the file that is used from now on.
         restore(database, self._open.values())
-        for found, *values in database.execute(SELECT_OPEN).fetchall():
-            row = make_row(values)
-            # Repeats are looked up by this index.
-            if found != row.session:
-                message = f"{self.file}: the index does not find session {row.session}"
-                raise JournalDamaged(message)
+        # Repeats are looked up by the index, and one that it does not find would be taken for a new notification.
+        for (session,) in database.execute(SELECT_MISPLACED):
+            message = f"{self.file}: the index does not find session {session}"
+            raise JournalDamaged(message)
+        for row in map(make_row, database.execute(SELECT_OPEN).fetchall()):
             if row.session in self._open:
                 continue
             try:

@@ -93,12 +93,18 @@ SELECT_KNOWN: Final = f"""
 SELECT {_NAMES.replace(" package", " NULL")} FROM session WHERE server_id = ? AND notification_id = ?
 """  # noqa: S608
 
-# From the table itself, with the number under which the index finds the same notification.
+# From the table itself, whatever its indexes have.
 SELECT_OPEN: Final = f"""
-SELECT (SELECT other.session FROM session AS other
-        WHERE other.server_id = session.server_id AND other.notification_id = session.notification_id), {_NAMES}
-FROM session NOT INDEXED WHERE state = 'pending' OR closed_at IS NULL ORDER BY session
+SELECT {_NAMES} FROM session NOT INDEXED WHERE state = '{PENDING}' OR closed_at IS NULL ORDER BY session
 """  # noqa: S608
+
+# A row that the index finds under another number, or not at all.
+SELECT_MISPLACED: Final = """
+SELECT session FROM session NOT INDEXED WHERE session IS NOT
+    (SELECT other.session FROM session AS other
+     WHERE other.server_id = session.server_id AND other.notification_id = session.notification_id)
+LIMIT 1
+"""
 
 # The package is compared too: in another file, the number may belong to another session.
 _KEEP: Final = """
