@@ -1,7 +1,7 @@
 """The account of discarded datagrams: log lines, bounded in number, and the last datagrams with their octets."""
 
 import asyncio
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -26,6 +26,9 @@ FIRST_DISCARDS: Final = 5
 
 MAX_SOURCES: Final = 64
 """Maximum number of addresses that are counted for one summary; a forger of sources can use any number of them."""
+
+FLOOD: Final = 64
+"""Number of discards of one reason in an interval from which on only every 64th is kept, because keeping costs time."""
 
 RECENT_DISCARDS: Final = 4
 """Number of discarded datagrams of each reason that are kept."""
@@ -68,7 +71,7 @@ def _show(kept: _Kept) -> Discarded:
 
 
 class RecentDiscards:
-    """The last RECENT_DISCARDS discarded datagrams of each reason. Iteration yields them in the order of arrival."""
+    """The last RECENT_DISCARDS discarded datagrams of each reason that were added. Iteration is in order of arrival."""
 
     def __init__(self) -> None:
         # By reason, the oldest first. There are as many reasons as classes of discards.
@@ -97,7 +100,7 @@ class ServerCounts:
         self.accepted = self.discarded = 0
         # Which secret has signed the last accepted one; None if it was not signed.
         self.last_secret: str | None = None
-        # The last discarded one.
+        # The last discarded one that was kept.
         self.kept: _Kept | None = None
 
     @property
@@ -117,15 +120,16 @@ class DiscardLog:
         # Length of an interval; a change applies from the next one on.
         self.interval = interval
         # Number of events of each kind in this interval.
-        self._seen: Counter[str] = Counter()
+        self._seen: defaultdict[str, int] = defaultdict(int)
         # Number of events of each kind that are not logged one by one, by the address of the sender.
         self._senders: defaultdict[str, dict[str, int]] = defaultdict(dict)
         # The end of the interval, None before its first event.
         self._timer: asyncio.TimerHandle | None = None
 
-    def note(self, discard: Discard, source: Source) -> None:
-        """Log or count a discard; a running event loop is needed."""
-        if self.count(discard.reason, source):
+    def note(self, discard: Discard, source: Source) -> int:
+        """Log or count a discard, and return its number, as `count` does; a running event loop is needed."""
+        number = self.count(discard.reason, source)
+        if number <= FIRST_DISCARDS:
             # Other content under the same id shows a server that has lost its counter (5.1.4).
             odd = isinstance(discard, Duplicate) and not discard.same_content
             log = logger.warning if odd or isinstance(discard, SUSPICIOUS) else logger.info
@@ -137,19 +141,23 @@ class DiscardLog:
                 source=str(source),
                 problem=str(discard),
             )
+        return number
 
-    def count(self, kind: str, source: Source) -> bool:
-        """Count an event, and return whether it is to be logged; a running event loop is needed."""
-        self._seen[kind] += 1
+    def count(self, kind: str, source: Source) -> int:
+        """Count an event, and return its number of this kind in the interval; a running event loop is needed.
+
+        The caller logs those up to FIRST_DISCARDS.
+        """
+        number = self._seen[kind] = self._seen[kind] + 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.interval, self.flush)
-        if self._seen[kind] <= FIRST_DISCARDS:
-            return True
+        if number <= FIRST_DISCARDS:
+            return number
         senders = self._senders[kind]
         # By address alone, because a sender can use any port. The addresses after the first ones are not counted.
         if len(senders) < MAX_SOURCES or source.address in senders:
             senders[source.address] = senders.get(source.address, 0) + 1
-        return False
+        return number
 
     def flush(self) -> None:
         """End the interval, and log how many events of each kind were counted only."""

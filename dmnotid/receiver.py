@@ -7,11 +7,11 @@ A batch of datagrams shares one transaction:
                                               --JournalError: rollback--> not accepted; a repeat may be accepted
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from dmnotid.discards import DiscardLog, RecentDiscards, ServerCounts
+from dmnotid.discards import FIRST_DISCARDS, FLOOD, DiscardLog, RecentDiscards, ServerCounts
 from dmnotid.errors import EXCERPT_OCTETS, Discard, JournalError, show_time
 from dmnotid.host.log import logger
 from dmnotid.intake.drops import Dropped
@@ -54,8 +54,8 @@ class Receiver:
         self.counters: Counter[str] = Counter()
         # The last discarded datagrams, for the operator who asks why.
         self.discards = RecentDiscards()
-        # The configured servers that notifications were accepted or discarded of: no stranger can add to them.
-        self.servers: defaultdict[str, ServerCounts] = defaultdict(ServerCounts)
+        # The notifications of each configured server: no stranger can add to these.
+        self.servers = {server.id: ServerCounts() for server in rules.servers}
         # The rules by which datagrams are judged; a reload replaces them.
         self._rules = rules
         # Admits the notifications of a batch in one transaction.
@@ -75,8 +75,7 @@ class Receiver:
         """Judge later datagrams by other rules."""
         self._rules = rules
         self._discard_log.interval = interval
-        for server_id in self.servers.keys() - {server.id for server in rules.servers}:
-            del self.servers[server_id]
+        self.servers = {server.id: self.servers.get(server.id) or ServerCounts() for server in rules.servers}
 
     def close(self) -> None:
         """Log the last summary of discards."""
@@ -122,12 +121,13 @@ class Receiver:
 
     def _discard(self, discard: Discard, datagram: Datagram) -> None:
         self.counters[discard.reason] += 1
-        kept = self.discards.add(discard, datagram)
-        if discard.server_id is not None and discard.server_id in self._rules.servers:
-            counts = self.servers[discard.server_id]
+        number = self._discard_log.note(discard, datagram.source)
+        kept = self.discards.add(discard, datagram) if number <= FLOOD or not number % FLOOD else None
+        # No server has an empty id.
+        counts = self.servers.get(discard.server_id or "")
+        if counts is not None:
             counts.discarded += 1
-            counts.kept = kept
-        self._discard_log.note(discard, datagram.source)
+            counts.kept = kept or counts.kept
 
     def _admit(self, datagram: Datagram) -> Admitted:
         clock = judge_clock(datagram.received_at, self._journal.floor, self._journal.times)
@@ -159,7 +159,7 @@ class Receiver:
         for datagram in datagrams:
             self.counters["not accepted"] += 1
             # A full disk fails each notification, so these lines are bounded like those of discards.
-            if self._discard_log.count("not accepted", datagram.source):
+            if self._discard_log.count("not accepted", datagram.source) <= FIRST_DISCARDS:
                 logger.error("notification not accepted", source=str(datagram.source), problem=str(error))
         self._journal.rollback()
 

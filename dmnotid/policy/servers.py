@@ -108,10 +108,6 @@ class Servers:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def __contains__(self, server_id: str) -> bool:
-        """Return whether a server of that id, in NFC, is configured."""
-        return server_id in self._by_id
-
     @property
     def ipv4_sources(self) -> bool:
         """Whether the `sources` of any server contain an IPv4 network."""
