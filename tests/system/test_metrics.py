@@ -13,6 +13,32 @@ pytestmark = [pytest.mark.root, pytest.mark.system]
 FILE: Final = "/var/lib/prometheus/node-exporter/dmnotid.prom"
 SCRAPE: Final = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9948/metrics').read().decode())"
 
+OTHER_MACHINE: Final = """
+ip netns add other
+ip link add eth0 type veth peer name eth1 netns other
+ip address add 192.0.2.7/24 dev eth0
+ip link set eth0 up
+ip -n other address add 192.0.2.9/24 dev eth1
+ip -n other address add 192.0.2.11/24 dev eth1
+ip -n other link set eth1 up
+"""
+
+TWO_CLIENTS: Final = """
+import select, socket
+from http.client import HTTPConnection
+
+# The second one begins after the first, and so ends after it would have ended.
+stranger = socket.socket()
+stranger.bind(("192.0.2.11", 0))
+stranger.setblocking(False)
+stranger.connect_ex(("192.0.2.7", 9948))
+friend = HTTPConnection("192.0.2.7", 9948, source_address=("192.0.2.9", 0))
+friend.request("GET", "/metrics")
+text = friend.getresponse().read().decode()
+print("an answer" if select.select([], [stranger], [], 0)[1] else "no answer")
+print(text)
+"""
+
 
 def read(text: str) -> dict[str, float]:
     """Return the samples by name and labels, as Prometheus writes them."""
@@ -76,3 +102,15 @@ def test_service_fails_with_the_reason_when_the_directory_is_missing(device: Dev
     assert device.machine.attempt("systemctl", "start", "dmnotid-metrics.service").returncode != 0
     (problem,) = [entry for entry in device.log(unit="dmnotid-metrics.service") if entry.fields["_COMM"] != "systemd"]
     assert problem.fields["MESSAGE"] == f"{FILE} cannot be written: No such file or directory"
+
+
+def test_only_addresses_that_are_allowed_are_answered_when_another_machine_asks(device: Device) -> None:
+    device.run("sh", "-ec", OTHER_MACHINE)
+    listen = "[Socket]\nListenStream=\nListenStream=192.0.2.7:9948\nFreeBind=yes\nIPAddressAllow=192.0.2.9\n"
+    device.drop_in(listen, "dmnotid-metrics.socket")
+    device.start("dmnotid-metrics.socket")
+    shown = device.run("ip", "netns", "exec", "other", "python3", "-c", TWO_CLIENTS)
+    stranger, _, answer = shown.partition("\n")
+    assert stranger == "no answer"
+    assert read(answer) == {"dmnotid_up": 0}
+    device.run("ip", "netns", "delete", "other")
