@@ -134,7 +134,7 @@ def test_reload_prints_every_problem_and_status_keeps_the_first(operator: Operat
     assert done.status == 1
     assert "PROBLEM   reload refused " in done.out
     assert f"          {problems[0]} (1 of 2, dmnotid check has all)\n" in done.out
-    assert operator.type("status", "--check").out.startswith(f"WARNING {problems[0]}; ")
+    assert operator.type("status", "--check").out.startswith(f"WARNING reload refused: {problems[0]}; ")
     operator.config.write_text(good)
     assert operator.type("reload") == Done(0, "", "")
     assert operator.type("status").status == 0
