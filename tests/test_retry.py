@@ -100,7 +100,7 @@ async def test_server_whose_rest_was_ended_comes_after_those_that_waited_longer(
 ) -> None:
     """5.3.4: the server whose last try began longest ago comes first."""
     recorder, links = Recorder(tmp_path), MadeUpLinks(WIRELINE)
-    config = make_config(tmp_path, recorder.command, sessions={"min_interval": "200ms"})
+    config = make_config(tmp_path, recorder.command, sessions={"min_interval": "1ms"})
     async with at_work(config, links) as bench:
         for server_id in (OTHER_ID, OPEN_ID, SERVER_ID):
             bench.accept(1, server_id)
@@ -108,11 +108,10 @@ async def test_server_whose_rest_was_ended_comes_after_those_that_waited_longer(
         links.connections = []
         former = [bench.accept(2, server_id) for server_id in (SERVER_ID, OPEN_ID, OTHER_ID)]
         bench.dispatcher.configure(make_config(tmp_path, recorder.command, sessions={"min_interval": "1h"}))
-        bench.dispatcher.retry(former[:1], BY)
+        assert bench.dispatcher.retry(former[:1], BY) == former[:1]
+        # From now on all three may start.
         bench.dispatcher.configure(config)
-        await eventually(lambda: "resting" not in states_seen(bench).values())
         links.connections = [WIRELINE]
-        bench.dispatcher.wake()
         await bench.end_all()
     assert [line["server_id"] for line in logged.of("session started")[3:]] == [OTHER_ID, OPEN_ID, SERVER_ID]
 
@@ -136,6 +135,21 @@ async def test_session_that_waits_for_something_else_is_left_alone(tmp_path: Pat
         await eventually(lambda: bench.dispatcher.pending == 2)
     assert recorder.names == [(runs, 1), (queued, 1)]
     assert logged.of("session retried") == []
+
+
+async def test_running_session_is_left_alone_although_its_server_will_rest(tmp_path: Path) -> None:
+    """5.3.4: never two hooks for one server. The second session is the one that need not rest."""
+    recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
+    config = make_config(tmp_path, recorder.command, sessions={"min_interval": "1h", "concurrency": 2})
+    async with at_work(config) as bench:
+        first, second = bench.accept(1), bench.accept(2)
+        await eventually(lambda: recorder.names)
+        assert bench.dispatcher.retry([first], BY) == []
+        assert bench.dispatcher.retry([second], BY) == [second]
+        assert states_seen(bench) == {first: "running", second: "queued"}
+        (tmp_path / "go").touch()
+        await bench.end_all()
+    assert recorder.names == [(first, 1), (second, 1)]
 
 
 @pytest.mark.parametrize("end", ["failed", "expired"])

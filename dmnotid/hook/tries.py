@@ -35,6 +35,8 @@ class Try:
         self.hook = hook
         # The lock of the server.
         self._lock = lock
+        # Whether `end` has been called.
+        self._is_ending = False
 
     def begin(self, group: asyncio.TaskGroup, on_end: Callable[["Try"], None]) -> None:
         """Run the hook in a task of `group`, and call `on_end` once it has ended."""
@@ -42,20 +44,21 @@ class Try:
 
     def end(self) -> None:
         """End the hook now: TERM, and KILL after `hook.kill_after`. Ending twice is harmless."""
-        # A task cancelled before its first step never runs its cleanup, so cancel in the next iteration of the loop.
-        asyncio.get_running_loop().call_soon(self._cancel)
-
-    def _cancel(self) -> None:
         # A second cancellation would cut the time that a hook has between TERM and KILL.
-        if not self.task.cancelling():
-            self.task.cancel()
+        if not self._is_ending:
+            self._is_ending = True
+            # A task cancelled before its first step never runs its cleanup: cancel in the loop's next iteration.
+            asyncio.get_running_loop().call_soon(self.task.cancel)
 
     async def _run(self, on_end: Callable[["Try"], None]) -> None:
-        facts, connection = self.start.request.log_facts(self.start.attempt), self.start.connection
-        logger.info("session started", **facts, connection=str(connection.type), interface=connection.interface)
+        facts = self.start.request.log_facts(self.start.attempt)
         try:
             with self._lock:
-                self.outcome = await self.hook.run(self.start, self._lock, self._on_start)
+                # A try that is ended before this first step starts no hook.
+                if not self._is_ending:
+                    kind, interface = self.start.connection
+                    logger.info("session started", **facts, connection=str(kind), interface=interface)
+                    self.outcome = await self.hook.run(self.start, self._lock, self._on_start)
         except asyncio.CancelledError:
             # Not raised again: that the task ended early shows in the missing outcome.
             pass
