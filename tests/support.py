@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import yaml
 
 from dmnotid.config.loading import load_config
@@ -48,6 +49,12 @@ SOURCE = Source("192.0.2.7", 40000)
 
 DURABLE_KEYS = ("session", "server_id", "notification", "source", "received_at", "attempts")
 """The fields of a SessionRequest that must come back from the file as they went in; the others are monotonic times."""
+
+
+def further(*cases: object) -> list[Any]:
+    """Mark cases as slow that start daemons to show nearly what the others show: plain `pytest` leaves them out."""
+    tuples = (case if isinstance(case, tuple) else (case,) for case in cases)
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in tuples]
 
 
 async def eventually(condition: Callable[[], T]) -> T:

@@ -24,7 +24,17 @@ from tests.hook.runs import RICH, WRITE_PIDS, output, pids_of, run, start
 from tests.hook.test_handoff import served
 from tests.host.test_systemd import ManagersEnd
 from tests.processes import ROOT
-from tests.support import DEADLINE, SERVER_ID, LogLines, Recorder, eventually, is_alive, wait_until, write_script
+from tests.support import (
+    DEADLINE,
+    SERVER_ID,
+    LogLines,
+    Recorder,
+    eventually,
+    further,
+    is_alive,
+    wait_until,
+    write_script,
+)
 
 REQUEST = build_input(session_facts(start(**RICH))).encode()
 
@@ -229,7 +239,7 @@ def test_missing_command_is_a_wrong_command_line() -> None:
 # One session for a server at once
 
 
-@pytest.mark.parametrize("name", ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"])
+@pytest.mark.parametrize("name", ["RUNTIME_DIRECTORY", *further("STATE_DIRECTORY")])
 def test_second_session_of_a_server_is_answered_with_75_at_once(tmp_path: Path, name: str) -> None:
     go = tmp_path / "go"
     hook = str(write_script(tmp_path / "hook", f"echo begun; while [ ! -e {go} ]; do sleep 0.02; done"))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.mounts import Mounts, make_ext4, repaired, skip_without_ext4, skip_without_tmpfs
 from tests.processes import JOURNAL, Run, Service, count, journal_states, running
-from tests.support import NOWHERE, OTHER_ID, WIRELINE, Recorder, push, wait_until, write_config
+from tests.support import NOWHERE, OTHER_ID, WIRELINE, Recorder, further, push, wait_until, write_config
 
 GATED = "import time\nwhile not os.path.exists(records + '/../open'): time.sleep(0.01)"
 """A hook that ends once the gate is open, and then at once."""
@@ -309,7 +309,7 @@ def test_sessions_of_a_directory_put_in_its_place_are_taken_up(tmp_path: Path, r
     assert journal_states(state) == {1: "pending", 2: "pending", 3: "pending", 50: "pending", 51: "done"}
 
 
-@pytest.mark.parametrize("spare", [0, 1, 4])
+@pytest.mark.parametrize("spare", [0, *further(1, 4)])
 def test_session_without_a_free_descriptor_starts_later(tmp_path: Path, run: Run, spare: int) -> None:
     """No hook can be started: reception goes on, and later all are run."""
     case = Case(tmp_path, run, [], retry={"attempts": 1_000}, sessions={"max_pending": 100})

@@ -23,6 +23,7 @@ from tests.support import (
     SERVERS,
     WIRELINE,
     Recorder,
+    further,
     push,
     wait_until,
     write_config,
@@ -154,7 +155,9 @@ def test_signal_stops_the_daemon_after_its_running_hook(tmp_path: Path, start: R
     assert [line["event"] for line in service.lines()][-3:] == ["daemon stopping", "session done", "daemon stopped"]
 
 
-@pytest.mark.parametrize("storm", [(signal.SIGHUP,), (signal.SIGTERM,), (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "storm", [(signal.SIGHUP, signal.SIGTERM, signal.SIGINT), *further(((signal.SIGHUP,),), ((signal.SIGTERM,),))]
+)
 def test_signals_at_the_very_end_do_not_change_the_exit_status(
     tmp_path: Path, start: Run, storm: tuple[signal.Signals, ...]
 ) -> None:
