@@ -3,10 +3,12 @@
 Nothing here has a secret in it. Long lists are made one entry at a time, so that the loop has its turns between them.
 """
 
+import asyncio
 import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from heapq import merge
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -17,7 +19,7 @@ from dmnotid.control.interface import problems_of
 from dmnotid.control.varlink import SLICE, sliced
 from dmnotid.discards import Discarded, ServerCounts
 from dmnotid.dispatcher import Dispatcher
-from dmnotid.errors import ConfigProblem, DmnotidError, JournalError, NoSuchSession, discard_reasons
+from dmnotid.errors import ConfigProblem, DmnotidError, JournalError, NoSuchSession, NotPending, discard_reasons
 from dmnotid.host import log
 from dmnotid.host.loop import loop_name
 from dmnotid.intake.sockets import Endpoints
@@ -303,7 +305,14 @@ class Operations:
             async for view in sliced(self._parts.dispatcher.views())
             if view.state in _RETRIED and server in {None, view.server_id}
         ]
-        return [it async for one in sliced(chosen) for it in self._parts.dispatcher.retry([one], by)]
+        retried: list[int] = []
+        for one in chosen:
+            # Meanwhile it may have been cancelled, or run to its end.
+            with suppress(NoSuchSession, NotPending):
+                retried += self._parts.dispatcher.retry([one], by)
+            # Each is a transaction of its own.
+            await asyncio.sleep(0)
+        return retried
 
     def cancel(self, session: int, by: str) -> str:
         """Close a session, and return the state it had. Raises NoSuchSession, NotPending and JournalError."""

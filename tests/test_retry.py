@@ -2,12 +2,16 @@
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmnotid.config.values import HookConfig
 from dmnotid.errors import JournalError, NoSuchSession, NotPending
+from dmnotid.host import log
+from dmnotid.operations import Operations, Parts
 from tests.dispatching import (
     FOREVER,
     WIRELINE,
@@ -213,6 +217,27 @@ async def test_sessions_before_one_that_fails_are_retried(tmp_path: Path) -> Non
             bench.dispatcher.retry([session, 99], BY)
         await bench.end_all()
     assert recorder.names == [(session, 1), (session, 2)]
+
+
+@pytest.mark.usefixtures("logged")
+async def test_session_that_is_cancelled_during_a_retry_of_all_is_left_out(tmp_path: Path) -> None:
+    """The control socket retries one after the other, so that a long list delays no datagram."""
+    recorder = Recorder(tmp_path, FAILS_ONCE)
+    config = make_config(tmp_path, recorder.command, retry=FOREVER)
+    async with at_work(config) as bench:
+        first, second, third = (bench.accept(1, server_id) for server_id in (SERVER_ID, OTHER_ID, OPEN_ID))
+        await eventually(lambda: set(states_seen(bench).values()) == {"paused"})
+        operations = Operations(Parts._make([None, bench.dispatcher, bench.journal, None, None, {}, None]), config)
+
+        def cancel_second(record: Mapping[str, Any]) -> None:
+            if record["event"] == "session retried" and record["session"] == first:
+                asyncio.get_running_loop().call_soon(bench.dispatcher.cancel, second, BY)
+
+        unsubscribe = log.subscribe(cancel_second)
+        assert await operations.retry(None, None, BY) == [first, third]
+        unsubscribe()
+        await bench.end_all()
+    assert states(config) == {first: "done", second: "cancelled", third: "done"}
 
 
 async def test_retried_session_runs_once_at_a_time(tmp_path: Path) -> None:
