@@ -192,9 +192,7 @@ class Journal(Listing):
         self._open[request.session] = request
 
     def close(self, ends: Sequence[tuple[SessionRequest, Closed, str]]) -> None:
-        """Close requests with their outcomes, as `postpone` writes them, in one transaction.
-
-        It closes all of them, or none if JournalError is raised.
+        """Close requests with their outcomes, in one transaction: all of them, or none if JournalError is raised.
 
         They are not run again, unless `revive` opens one, and still make repeats duplicates.
         """
