@@ -143,7 +143,8 @@ def _print_changes(sessions: Sequence[Session], *, as_json: bool) -> None:
         _print_json(sessions)
     elif sessions:
         now = time.time()
-        lines = columns((row(session, now) for session in sessions), right=[0])
+        # Without the titles, but as wide.
+        lines = columns([TITLES, *(row(session, now) for session in sessions)], right=[0])[1:]
         print(f"--- {time.strftime('%H:%M:%S')}", *lines, sep="\n")
 
 
