@@ -5,16 +5,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.figures import Figure, Scale
 from benchmarks.growth import servers
-from benchmarks.journal_size import fill
+from benchmarks.journal_size import SOURCE, fill, verified
 from benchmarks.machine import daemon, scratch, usage
 from dmnotid.config.loading import load_config
 from dmnotid.control.client import call, stream
 from dmnotid.daemon import Daemon
+from dmnotid.host import log
 from dmnotid.host.loop import loop_factory
+from dmnotid.journal.queue import Journal
+from dmnotid.policy.sessions import Closed, Limits
 from tests.support import write_config
 
 FEW: Final = 10
@@ -45,12 +48,11 @@ def longest_turn(scale: Scale) -> Iterator[Figure]:
     number, rows = scale.of(MANY, FEW), scale.of(ROWS, FEW)
     configured = servers(number)
     with scratch() as directory:
-        for at, server in enumerate(configured):
-            secret = server["secret"]["text"].encode()
-            # Every second server has its sessions open.
-            fill(directory / "state", rows // number, close=bool(at % 2), server_id=server["id"], secret=secret)
+        _fill(directory / "state", configured, rows // number)
         control = directory / "control"
-        file = write_config(directory, servers=configured, control={"socket": str(control)})
+        # Their sessions wait for a mobile or wireless connection, so that the loop has nothing else to do.
+        absent = {"wireless": {"interfaces": ["absent0"]}}
+        file = write_config(directory, servers=configured, control={"socket": str(control)}, connections=absent)
         asks: dict[str, Callable[[], object]] = {
             "Status": lambda: call(str(control), "Status", patience=None),
             "Sessions": lambda: sum(1 for _ in stream(str(control), "Sessions", {"since": 0}, patience=None)),
@@ -61,9 +63,21 @@ def longest_turn(scale: Scale) -> Iterator[Figure]:
         yield Figure(what, values, "{:.1f} ms", at_most=5)
 
 
+def _fill(directory: Path, configured: list[dict[str, Any]], each: int) -> None:
+    """Write so many rows for each server; every second server has its sessions open."""
+    with Journal(directory, limits=Limits(max_pending=each), remember=3 * 86_400) as journal:
+        for at, server in enumerate(configured):
+            secret = server["secret"]["text"].encode()
+            made = [journal.admit(verified(number, server["id"], secret, SOURCE, 0)) for number in range(each)]
+            journal.commit()
+            if at % 2:
+                journal.close([(request, Closed.DONE, "exit 0") for request in made])
+
+
 def _longest(file: Path, ask: Callable[[], object]) -> float:
     """Return the processor time of the longest turn while a thread asks, in milliseconds."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        log.configure("error")
         return 1_000 * runner.run(_serve(Daemon(load_config(file, {})), ask))
 
 

@@ -275,11 +275,11 @@ class Operations:
     def _closed(self, since: float | None) -> Iterator[tuple[int, SessionView | None]]:
         last = 0
         for page in self._parts.journal.pages(since):
+            # Reading a page takes as long as making many entries of it, so the loop has its turn before that.
+            yield from [(last, None)] * SLICE
             for row in page:
                 last = row.session
                 yield last, None if row.state == PENDING else _view_of(row)
-            # Reading a page takes as long as making many entries of it.
-            yield from [(last, None)] * SLICE
 
     def discards(self, reason: str | None) -> Iterator[Facts]:
         """Yield the last discarded datagrams in the order of arrival."""

@@ -134,9 +134,11 @@ async def test_sessions_get_the_filters_and_skip_those_that_do_not_match(tmp_pat
             {"session": {"session": 1}},
             {"session": {"session": 2}},
         ]
+        nothing = dict.fromkeys(("session", "server", "states", "since"))
+        assert len(await answers(tmp_path / "control", SESSIONS, nothing)) == 2
         wanted = {"session": 3, "server": "a", "states": ["done", "failed"], "since": 5}
         await answers(tmp_path / "control", SESSIONS, wanted)
-        assert operations.calls == [(None, None, None, None), (3, "a", {"done", "failed"}, 5)]
+        assert operations.calls == [*[(None, None, None, None)] * 2, (3, "a", {"done", "failed"}, 5)]
 
 
 @pytest.mark.parametrize("listed", [[], [None, None]])

@@ -15,6 +15,7 @@ from dmnotid.config.loading import load_config
 from dmnotid.control.client import Failed, Unreachable, call, stream
 from dmnotid.daemon import Daemon
 from dmnotid.errors import EndpointError, discard_reasons
+from dmnotid.host.systemd import Manager
 from tests.control.plain import connected
 from tests.processes import running
 from tests.support import (
@@ -68,11 +69,16 @@ class Running:
 
 
 @asynccontextmanager
-async def at_work(directory: Path, *command: str, **sections: Any) -> AsyncIterator[Running]:  # noqa: ANN401 - YAML
+async def at_work(
+    directory: Path,
+    *command: str,
+    manager: Manager | None = None,
+    **sections: Any,  # noqa: ANN401 - YAML
+) -> AsyncIterator[Running]:
     """Run a daemon with a control socket."""
     path = directory / "control"
     file = write_config(directory, command or ("/bin/true",), control={"socket": str(path)}, **sections)
-    daemon = Daemon(load_config(file, {}))
+    daemon = Daemon(load_config(file, {}), manager=manager)
     async with asyncio.TaskGroup() as group:
         group.create_task(daemon.run())
         await daemon.ready.wait()
@@ -283,6 +289,18 @@ async def test_retry_starts_a_paused_session_now(tmp_path: Path, logged: LogLine
         assert await it.problems("Retry", session=1) == ("NotPending", {"session": 1, "state": "done"})
 
 
+async def test_retry_opens_a_failed_session_again(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, "sys.exit(1)")
+    async with at_work(tmp_path, *recorder.command, retry={"attempts": 1}) as it:
+        await it.accept(push(1, preferred=WIRELINE))
+        await eventually(lambda: not it.daemon.pending)
+        recorder.behave("")
+        assert await it.call("Retry", session=1) == {"sessions": [1]}
+        await eventually(lambda: not it.daemon.pending)
+        (session,) = await it.sessions(session=1)
+        assert (session["state"], session["attempts"]) == ("done", 1)
+
+
 async def test_cancel_closes_a_session_for_good(tmp_path: Path, logged: LogLines) -> None:
     async with at_work(tmp_path) as it:
         await it.accept(push(1, preferred=NOWHERE))
@@ -344,9 +362,16 @@ async def test_reload_that_cannot_open_a_socket_is_refused(tmp_path: Path) -> No
 
 
 async def test_reloads_at_once_are_served_one_after_the_other(tmp_path: Path, logged: LogLines) -> None:
-    async with at_work(tmp_path) as it:
-        await asyncio.gather(*(it.call("Reload") for _ in range(4)))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        async with at_work(tmp_path, manager=Manager({"NOTIFY_SOCKET": str(tmp_path / "notify")})) as it:
+            await asyncio.gather(*(it.call("Reload") for _ in range(4)))
         assert len(logged.of("configuration reloaded")) == 4
+        told: list[str] = []
+        while not told or told[-1] != "STOPPING=1":
+            told.append(manager.recv(4_096).decode().partition("\n")[0])
+    # The service manager is told of one at a time.
+    assert [word for word in told if "STATUS" not in word] == ["READY=1", *["RELOADING=1", "READY=1"] * 4, "STOPPING=1"]
 
 
 # Start and stop
