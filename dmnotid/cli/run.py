@@ -1,9 +1,9 @@
 """`dmnotid run`: the daemon, from its configuration to its exit status."""
 
-import argparse
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_CONFIG, EXIT_OK, EXIT_PROBLEM, print_error
 from dmnotid.config.loading import load_config
@@ -16,13 +16,21 @@ from dmnotid.host.loop import reset_signals, run_to_completion
 from dmnotid.host.systemd import Manager
 from dmnotid.host.trust import check_trusted_path
 
+if TYPE_CHECKING:
+    import argparse
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: "argparse.ArgumentParser") -> None:
     """Declare the arguments of `dmnotid run`."""
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments: "argparse.Namespace") -> int:
+    """Run the daemon and return its exit status, as `run_daemon` does."""
+    return run_daemon(arguments.config)
+
+
+def run_daemon(file: Path | str = DEFAULT_CONFIG) -> int:
     """Run until SIGTERM or SIGINT. Return 0 after an orderly stop, 78 if the configuration can't be used.
 
     1 is any other reason why the daemon can't start, or an error that stops it.
@@ -37,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
     manager = Manager({})
     try:
         manager = Manager(os.environ)
-        config = load_config(arguments.config, os.environ, check_trusted_path)
+        config = load_config(Path(file), os.environ, check_trusted_path)
         configure_log(config)
         for warning in config.warnings:
             log.logger.warning("configuration warning", problem=str(warning))

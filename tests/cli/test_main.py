@@ -45,6 +45,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"^    {name}\s+{re.escape(summary)}$", told, re.MULTILINE)
 
 
+def test_option_in_place_of_the_file_of_run_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain `run` is read without argparse, and must refuse the same."""
+    assert usage_error(["run", "--config", "--json"], capsys).endswith("argument --config: expected one argument")
+
+
 @pytest.mark.parametrize("columns", ["40", "200"])
 def test_help_has_80_columns_in_every_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
