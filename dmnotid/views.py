@@ -46,6 +46,7 @@ class Views:
 
     def all(self) -> Iterator[SessionView]:
         """Yield every session by its number, as it is when it is asked for; each costs some microseconds."""
+        # Sorted once, which is quick: only sessions that were opened again are out of order.
         for session in sorted(self._sessions.tracked):
             # The caller may have let other tasks run since the last one.
             if (tracked := self._sessions.tracked.get(session)) is not None:
@@ -86,6 +87,7 @@ class Views:
     def _describe_run(self, run: Try, now: float) -> _Standing:
         connection, spent = run.start.connection, span(now - run.began)
         facts = [f"{connection.interface} ({connection.type})"]
+        # Another process runs a session that is handed over.
         if run.pid is not None:
             facts.append(f"pid {run.pid}")
         facts.append(f"{spent} of {_exact(run.hook.timeout)}")
@@ -95,10 +97,12 @@ class Views:
         """Return why a session does not run; of several reasons, the one that an operator has to remove first."""
         request = tracked.request
         if tracked.closed is not None:
-            why = f"{tracked.closed}: {tracked.outcome}; this could not be written to the journal"
-            return _Standing(PAUSED, why, tracked.close_at)
+            # The journal fails, or the loop of the dispatcher has not had its turn: the word `closed` is not true yet.
+            why = f"{tracked.closed}: {tracked.outcome}; not written to the journal yet"
+            return _Standing(PAUSED, why, max(tracked.close_at, now))
         if request.server_id not in self._configured:
             return _Standing(HELD, "this server is not configured")
+        # Before the connection: without one, the pause goes on all the same.
         if request.not_before > now:
             why = tracked.problem or request.last_try.outcome or "its last try failed"
             return _Standing(HOOK if tracked.failed_starts else PAUSED, why, request.not_before)
@@ -108,6 +112,7 @@ class Views:
         return self._explain_order(request.server_id, now)
 
     def _missing_for(self, preferred: tuple[ConnectionType, ...]) -> str | None:
+        # There are few preferences, while tens of thousands of sessions may wait.
         if preferred not in self._missing:
             available = choose_connection(preferred, self._available) is not None
             self._missing[preferred] = None if available else explain_missing(self._links, preferred)

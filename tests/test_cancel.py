@@ -290,7 +290,7 @@ async def test_ended_session_cannot_be_cancelled_while_its_end_is_not_written(tm
         assert bench.dispatcher.retry([session], BY) == []
         (view,) = bench.dispatcher.views()
         assert view.state == "paused"
-        assert view.why == "done: exit 0; this could not be written to the journal"
+        assert view.why == "done: exit 0; not written to the journal yet"
         bench.accept(2, OTHER_ID, preferred=NOWHERE)
     assert states(config)[session] == "done"
 

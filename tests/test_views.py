@@ -169,6 +169,19 @@ async def test_session_whose_hook_cannot_be_started_shows_the_problem(tmp_path: 
     assert (view.next_at or 0) > time.time()
 
 
+async def test_session_that_has_just_ended_shows_that_this_is_not_written_yet(tmp_path: Path) -> None:
+    """Until the loop of the dispatcher turns; all times are finite, as JSON needs them."""
+    async with at_work(make_config(tmp_path)) as bench:
+        before = time.time()
+        request = bench.journal.admit(verified(1))
+        bench.journal.commit()
+        bench.dispatcher.add([request.tried(999)])
+        (view,) = bench.dispatcher.views()
+        await bench.end_all()
+    assert (view.state, view.why) == ("paused", "failed: interrupted too often; not written to the journal yet")
+    assert before - 1 <= (view.next_at or 0) <= time.time()
+
+
 async def test_views_follow_sessions_that_come_and_go_while_they_are_taken(tmp_path: Path) -> None:
     links = MadeUpLinks()
     async with at_work(make_config(tmp_path), links) as bench:
