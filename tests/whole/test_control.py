@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +372,27 @@ async def test_reloads_at_once_are_served_one_after_the_other(tmp_path: Path, lo
             told.append(manager.recv(4_096).decode().partition("\n")[0])
     # The service manager is told of one at a time.
     assert [word for word in told if "STATUS" not in word] == ["READY=1", *["RELOADING=1", "READY=1"] * 4, "STOPPING=1"]
+
+
+# Hostile clients
+
+
+async def test_hostile_clients_keep_no_notification_waiting(tmp_path: Path, logged: LogLines) -> None:
+    async with at_work(tmp_path, sessions={"max_pending": 65_536}) as it, AsyncExitStack() as stack:
+        await it.accept(*(push(number, preferred=NOWHERE) for number in range(500)))
+        # Of eight clients, some never read, one has sent half a request, and one sends what is not JSON.
+        silent = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(6)]
+        for client in silent:
+            client.connect(str(it.path))
+            client.send(b'{"method": "io.dmnotid.Sessions", "more": true}\0' * 100)
+        half = await stack.enter_async_context(connected(it.path))
+        half.send(b'{"method": "io.dm')
+        noise = await stack.enter_async_context(connected(it.path))
+        noise.send(b"x" * 60_000 + b"\0")
+        assert await noise.ended() == b""
+        await it.accept(push(600, preferred=WIRELINE))
+        await eventually(lambda: logged.of("session done"))
+        assert "a request is not JSON" in [line["problem"] for line in logged.of("control client refused")]
 
 
 # Start and stop
