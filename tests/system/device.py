@@ -238,8 +238,9 @@ def _entry(fields: dict[str, Any]) -> Entry:
 
 
 def _value(field: str) -> object:
-    """Read a field: text is as it is, and everything else JSON."""
+    """Read a field: text is as it is, and everything else JSON. A version may look like a number with a point."""
     try:
-        return json.loads(field)
+        value = json.loads(field)
     except ValueError:
         return field
+    return field if isinstance(value, float) else value
