@@ -13,10 +13,11 @@ from dmnotid.cli.asking import refusal
 from dmnotid.control.client import Failed
 from tests.cli.program import PATIENCE, PROGRAM, Done, dmnotid, write_config
 from tests.processes import WITHOUT_PRIVILEGES, needs_setpriv
+from tests.support import further
 
 COMMANDS = (
-    *(["status"], ["follow"], ["discards"], ["reload"]),
-    *(["sessions"], ["sessions", "retry", "7"], ["sessions", "cancel", "7"]),
+    *(["status"], ["sessions", "cancel", "7"]),
+    *further(["follow"], ["discards"], ["reload"], ["sessions"], ["sessions", "retry", "7"]),
 )
 
 

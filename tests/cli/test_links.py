@@ -18,6 +18,7 @@ import pytest
 from dmnotid.cli import main
 from tests.cli.program import PATIENCE, PROGRAM, Done
 from tests.netns import Namespace, in_namespace
+from tests.support import further
 
 NOBODY = 65534
 
@@ -490,7 +491,7 @@ def test_links_need_no_privilege(unreadable: str, place: Place) -> None:
     assert done == (problem if unreadable else place.links())
 
 
-@pytest.fixture(params=[[], ["--json"], ["--watch"], ["--watch", "--json"]], ids=" ".join)
+@pytest.fixture(params=[[], ["--watch", "--json"], *further(["--json"], ["--watch"])], ids=" ".join)
 def command(config: Path, request: pytest.FixtureRequest) -> list[str]:
     config.write_text("connections: {}\n")
     return [*PROGRAM, "links", *request.param, "--config", str(config)]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dmnotid.host.loop import loop_factory, run_to_completion
-from tests.support import LogLines
+from tests.support import LogLines, further
 
 
 def test_asyncio_is_used_if_uvloop_is_missing(monkeypatch: pytest.MonkeyPatch, logged: LogLines) -> None:
@@ -58,7 +58,7 @@ subprocess.run(["grep", "-E", "Sig(Ign|Blk):", "/proc/self/status"])
     assert run_python(code, parent=IGNORING).split() == ["SigBlk:", f"{0:016x}", "SigIgn:", f"{0:016x}"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *further(signal.SIGINT, signal.SIGHUP)])
 def test_signal_after_the_end_does_not_change_the_exit_status(number: signal.Signals) -> None:
     code = f"""
 import os
