@@ -118,6 +118,7 @@ def test_plain_status_imports_little(reader: Operator) -> None:
     )
     commands = {"__future__", "dmnotid", "dmnotid.cli", *(f"dmnotid.cli.{it}" for it in ("asking", "summary", "table"))}
     assert set(done.stderr.split()) <= commands | {
+        "gc",
         *("dmnotid.control", "dmnotid.control.client", "dmnotid.host", "dmnotid.host.text"),
     }
 
