@@ -225,6 +225,10 @@ def test_cancel_closes_a_session_and_a_repeat_starts_nothing(operator: Operator)
     assert set(operator.sessions("--all")) == {1, 2}
     done = operator.type("sessions", "cancel", "2")
     assert done == Done(1, "", "session 2 is not pending (cancelled), so nothing has changed\n")
+    operator.service.stop()
+    for words, listed in (([], ["1"]), (["--all"], ["1", "2"])):
+        stopped = operator.type("sessions", "--config", str(operator.config), *words)
+        assert [line.split()[0] for line in stopped.out.splitlines()[1:-1]] == listed
 
 
 def test_cancel_ends_a_running_hook(tmp_path: Path) -> None:
@@ -258,28 +262,29 @@ def test_watch_shows_what_changes_until_it_is_interrupted(operator: Operator) ->
         assert terminal.stop(signal.SIGINT) == 130
 
 
-@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
-def test_follow_prints_records_until_the_daemon_stops(operator: Operator, form: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [([], r"\d\d:\d\d:\d\d (?!warning: |error: )\S"), (["--json"], r'\{.*"level": "info".*"session": 1\b')],
+    ids=["text", "json"],
+)
+def test_follow_prints_records_until_the_daemon_stops(operator: Operator, form: list[str], wanted: str) -> None:
     words = [*PROGRAM, "follow", "--level", "info", "--session", "1", *form]
-    environment = os.environ | {"RUNTIME_DIRECTORY": str(operator.config.parent)}
+    # An empty PYTHONUNBUFFERED is none.
+    environment = os.environ | {"RUNTIME_DIRECTORY": str(operator.config.parent), "PYTHONUNBUFFERED": ""}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         try:
             # Only what is logged once it follows is printed, so there must be something again and again.
-            def line() -> str:
+            def line() -> bool:
                 operator.type("sessions", "retry", "1")
-                return process.stdout.readline() if process.stdout else ""
+                return process.stdout is not None and any(re.match(wanted, line) for line in process.stdout.readlines())
 
-            found = wait_until(line)
+            wait_until(line)
             operator.service.stop()
             assert process.wait(PATIENCE) == 3
         finally:
             process.kill()
-    if form:
-        assert json.loads(found)["session"] == 1
-    else:
-        assert re.match(r"\d\d:\d\d:\d\d \S", found)
 
 
 def test_discards_are_explained_by_decode(reader: Operator) -> None:
