@@ -35,7 +35,7 @@ PATIENCE: Final = 5.0
 MAX_UNSENT_OCTETS: Final = 64 * 1024
 """Maximum number of octets of replies that wait for a client before the next reply is made."""
 
-SLICE: Final = 64
+SLICE: Final = 32
 """Number of items of a list that are made before reception gets its turn."""
 
 LOG_EVERY: Final = 60.0
