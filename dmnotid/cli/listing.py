@@ -12,7 +12,7 @@ PENDING: Final = ("running", "queued", "resting", "paused", "waiting", "held", "
 """The states of a session that is not closed, in a running daemon; in the journal it is `pending`."""
 CLOSED: Final = ("done", "refused", "failed", "expired", "cancelled")
 
-TITLES: Final = ("SESSION", "SERVER", "ID", "SINCE", "STATE", "TRY", "NEXT", "WHY")
+TITLES: Final = ("SESSION", "SERVER", "ID", "AGE", "STATE", "TRY", "NEXT", "WHY")
 """The titles of a list of pending sessions."""
 TITLES_OF_ALL: Final = ("SESSION", "SERVER", "ID", "ACCEPTED", "STATE", "TRY", "NEXT OR END", "WHY")
 

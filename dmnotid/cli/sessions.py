@@ -14,7 +14,7 @@ from dmnotid.cli.asking import answered, explain
 from dmnotid.cli.listing import CLOSED, PENDING, TITLES, TITLES_OF_ALL, Session, after_retry, facts, row
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
-from dmnotid.cli.table import columns
+from dmnotid.cli.table import columns, count_pending
 from dmnotid.control.client import Unreachable, call, stream
 from dmnotid.errors import UsageError
 from dmnotid.host.text import printable
@@ -105,7 +105,7 @@ def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool
         if found:
             rows = (row(session, now, times=times) for session in found)
             print("\n".join(columns([TITLES_OF_ALL if times else TITLES, *rows], right=[0])))
-        print(f"{sum(session['closed'] is None for session in found):,} pending")
+        print(count_pending(sum(session["closed"] is None for session in found)))
     return EXIT_OK
 
 

@@ -11,8 +11,9 @@ from dmnotid.cli.asking import answered, exit_status, explain
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.summary import PATIENCE, print_text, report
+from dmnotid.cli.table import count_pending
 from dmnotid.control.client import Failed, Unreachable, call
-from dmnotid.host.text import printable, span
+from dmnotid.host.text import printable
 
 # The exit statuses of a plugin of Nagios and its like.
 WARNING: Final = 1
@@ -85,10 +86,9 @@ def summarize(status: Mapping[str, Any]) -> str:
         # The first problem is that of the reload.
         parts[0] = f"reload refused: {parts[0]}"
     counts = status["counts"]
-    pending = sum(counts["states"].values())
-    since = f" since {span(status['now'] - counts['oldest_pending'])}" if counts["oldest_pending"] else ""
+    pending = count_pending(sum(counts["states"].values()), counts["oldest_pending"], status["now"])
     # A bar would begin the figures.
-    return "; ".join([*parts, f"{pending} pending{since}"]).replace("|", "/")
+    return "; ".join([*parts, pending]).replace("|", "/")
 
 
 def performance(status: Mapping[str, Any]) -> str:

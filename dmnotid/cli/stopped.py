@@ -9,7 +9,7 @@ from typing import Any, Final
 from dmnotid.cli.asking import EXIT_DOWN, EXIT_FORBIDDEN
 from dmnotid.cli.listing import Session
 from dmnotid.cli.summary import describe_journal, describe_session
-from dmnotid.cli.table import columns, counted, moment
+from dmnotid.cli.table import columns, count_pending, moment
 from dmnotid.control.client import Failed
 from dmnotid.errors import JournalError
 from dmnotid.host.text import printable, span
@@ -32,21 +32,22 @@ def show_copy(directory: Path, show: Callable[[JournalCopy], object]) -> int:
 
 def print_journal(journal: JournalCopy, now: float) -> None:
     """Print when each server was heard, what is pending, and the last session."""
-    pending = Counter(row.server_id for row in journal.rows() if row.state == PENDING)
+    rows = [row for row in journal.rows() if row.state == PENDING]
+    pending = Counter(row.server_id for row in rows)
     facts = {"octets": journal.octets, "remembered": journal.count, "oldest": journal.oldest, "errors": 0}
     written = moment(journal.written_at, now)
     print(printable(f"journal   {journal.file} as of {written}{describe_journal(facts, now)}"))
     last, heard = journal.last_sessions(), journal.last_accepted
     servers = sorted({*heard, *last, *pending})
     print()
-    rows = []
+    lines = []
     for server in servers:
         at, row = heard.get(server), last.get(server)
         session = {"last_session": None if row is None else session_of(row), "held_back": False}
         ago = "never" if at is None else f"{span(now - at)} ago"
-        rows.append((server, ago, str(pending[server]), describe_session(session, now)))
-    print("\n".join(columns([_TITLES, *rows], right=[2])))
-    print(f"\n{counted(pending.total(), 'session')} pending")
+        lines.append((server, ago, str(pending[server]), describe_session(session, now)))
+    print("\n".join(columns([_TITLES, *lines], right=[2])))
+    print(f"\n{count_pending(len(rows), min((row.received_at for row in rows), default=None), now)}")
 
 
 def show_sessions(directory: Path, wanted: Mapping[str, Any], show: Callable[[Iterable[Session]], object]) -> int:

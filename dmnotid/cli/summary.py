@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dmnotid.cli.asking import EXIT_DOWN, default_socket, exit_status, explain
-from dmnotid.cli.table import columns, counted, moment
+from dmnotid.cli.table import columns, count_pending, counted, moment
 from dmnotid.control.client import Failed, Unreachable, call
 from dmnotid.host.text import printable, span
 
@@ -21,7 +21,7 @@ PATIENCE = 2.0
 """Maximum time to wait for the daemon, in seconds; one that neither starts nor stops answers in milliseconds."""
 
 _DAY = 86_400
-_TITLES = ("SERVER", "HEARD", "ACCEPTED", "DROPPED", "PENDING", "LAST SESSION")
+_TITLES = ("SERVER", "HEARD", "ACCEPTED", "DISCARDED", "PENDING", "LAST SESSION")
 _NUMBERS = (2, 3, 4)
 _FORMER = "former"
 
@@ -126,7 +126,7 @@ def list_servers(status: Status, *, every: bool) -> Iterator[str]:
     if len(servers) <= len(shown) + 10:
         shown = servers
     if uptime < _DAY:
-        yield f"Counts of {span(uptime)}, since the start:"
+        yield f"Counts since the start, {span(uptime)} ago:"
     yield from columns([_TITLES, *(_row(server, now) for server in shown)], right=_NUMBERS)
     if len(shown) < len(servers):
         yield f"{len(servers) - len(shown):,} more without news in the last day (--all)"
@@ -135,7 +135,7 @@ def list_servers(status: Status, *, every: bool) -> Iterator[str]:
     if former:
         yield printable(f"still signed with the former secret: {', '.join(former)}")
     yield ""
-    yield _count_pending(status)
+    yield _describe_pending(status)
 
 
 def _has_news(server: Mapping[str, Any], now: float) -> bool:
@@ -174,15 +174,12 @@ def _list_discards(status: Status) -> Iterator[str]:
         source = f" (last {moment(found['at'], status['now'])} from {found['source']})" if found else ""
         parts.append(f"{reason} {count:,}{source}")
     if parts:
-        yield f"dropped: {', '.join(parts)}"
+        yield f"discarded: {', '.join(parts)}"
 
 
-def _count_pending(status: Status) -> str:
-    counts, now = status["counts"], status["now"]
+def _describe_pending(status: Status) -> str:
+    counts = status["counts"]
     states = {state: count for state, count in counts["states"].items() if count}
-    pending = sum(states.values())
-    if not pending:
-        return "no session pending"
+    text = count_pending(sum(states.values()), counts["oldest_pending"], status["now"])
     parts = ", ".join(f"{count:,} {state}" for state, count in states.items())
-    oldest = f", the oldest since {span(now - counts['oldest_pending'])}" if counts["oldest_pending"] else ""
-    return f"{counted(pending, 'session')} pending: {parts}{oldest} (dmnotid sessions)"
+    return f"{text}: {parts} (dmnotid sessions)" if parts else text

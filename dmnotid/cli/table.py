@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Iterable
 
-from dmnotid.host.text import printable
+from dmnotid.host.text import printable, span
 
 
 def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[str]:
@@ -29,3 +29,11 @@ def moment(at: float, now: float | None = None) -> str:
 def counted(count: int, noun: str) -> str:
     """Write `1 session`, `2 sessions`, `1,003 sessions`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def count_pending(count: int, oldest: float | None = None, now: float = 0) -> str:
+    """Write how many sessions are pending, and for how long the oldest one (accepted at POSIX seconds) has been."""
+    if not count:
+        return "no session pending"
+    age = "" if oldest is None else f"{', the oldest' if count > 1 else ''} for {span(now - oldest)}"
+    return f"{counted(count, 'session')} pending{age}"

@@ -83,15 +83,15 @@ def test_fact_that_differs_is_described(facts: dict[str, Any], lines: list[str])
 
 def test_servers_have_their_last_news_and_what_is_pending() -> None:
     assert list(list_servers(STATUS, every=False)) == [
-        "Counts of 3 h 12 min, since the start:",
-        "SERVER          HEARD           ACCEPTED  DROPPED  PENDING  LAST SESSION",
-        "dm.example.com  2 h 11 min ago         5        1        1  done 19:52:20, exit 0",
-        "acme.example    3 min ago            905       62        0  -",
-        "third.example   never                  0        0        0  -",
-        "dropped: digest-mismatch 60 (last 19:48:20 from 127.0.0.1:5000), truncated 24, unknown-server 1",
+        "Counts since the start, 3 h 12 min ago:",
+        "SERVER          HEARD           ACCEPTED  DISCARDED  PENDING  LAST SESSION",
+        "dm.example.com  2 h 11 min ago         5          1        1  done 19:52:20, exit 0",
+        "acme.example    3 min ago            905         62        0  -",
+        "third.example   never                  0          0        0  -",
+        "discarded: digest-mismatch 60 (last 19:48:20 from 127.0.0.1:5000), truncated 24, unknown-server 1",
         "still signed with the former secret: acme.example",
         "",
-        "1 session pending: 1 waiting, the oldest since 2 h 12 min (dmnotid sessions)",
+        "1 session pending for 2 h 12 min: 1 waiting (dmnotid sessions)",
     ]
 
 
@@ -101,7 +101,7 @@ def test_of_many_servers_those_with_news_are_listed_unless_all_are_wanted() -> N
     quiet = [server(f"quiet{number}.example", **facts) for number in range(20)]
     news = [
         server("heard.example", last_accepted=NOW - 86_399),
-        server("dropped.example", last_discard=DISCARD),
+        server("discarded.example", last_discard=DISCARD),
         server("pending.example", pending=1),
         server("ended.example", last_session=DONE),
     ]
@@ -138,11 +138,11 @@ FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
 @pytest.mark.parametrize(
     ("facts", "status", "line"),
     [
-        ({}, 0, f"OK 1 pending since 2 h 12 min|{FIGURES}"),
+        ({}, 0, f"OK 1 session pending for 2 h 12 min|{FIGURES}"),
         (
             {"problems": [{"place": "control", "message": "read | write"}]},
             1,
-            f"WARNING control: read / write; 1 pending since 2 h 12 min|{FIGURES}",
+            f"WARNING control: read / write; 1 session pending for 2 h 12 min|{FIGURES}",
         ),
         (
             {
@@ -150,19 +150,19 @@ FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
                 "config": {**STATUS["config"], "reload_refused": {"at": NOW, "problems": 9}},
             },
             1,
-            f"WARNING reload refused: f:4:5: servers[1].secret: is missing; 1 pending since 2 h 12 min|{FIGURES}",
+            f"WARNING reload refused: f:4:5: servers[1].secret: is missing; 1 session pending for 2 h 12 min|{FIGURES}",
         ),
         (
             {"problems": [{"place": "hook", "message": "No such file"}], "hook": {"startable": False}},
             2,
-            f"CRITICAL hook: No such file; 1 pending since 2 h 12 min|{FIGURES}",
+            f"CRITICAL hook: No such file; 1 session pending for 2 h 12 min|{FIGURES}",
         ),
         (
             {"problems": [{"place": "journal", "message": "disk I/O error"}]},
             2,
-            f"CRITICAL journal: disk I/O error; 1 pending since 2 h 12 min|{FIGURES}",
+            f"CRITICAL journal: disk I/O error; 1 session pending for 2 h 12 min|{FIGURES}",
         ),
-        ({"stopping": True}, 2, f"CRITICAL 1 pending since 2 h 12 min|{FIGURES}"),
+        ({"stopping": True}, 2, f"CRITICAL 1 session pending for 2 h 12 min|{FIGURES}"),
     ],
 )
 def test_check_is_one_line_with_figures(

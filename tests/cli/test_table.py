@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from dmnotid.cli.table import columns, counted, moment
+from dmnotid.cli.table import columns, count_pending, counted, moment
 from dmnotid.host.text import span
 
 
@@ -41,3 +41,12 @@ def test_moment_has_a_date_unless_it_is_of_today() -> None:
 
 def test_count_has_the_plural_of_its_noun() -> None:
     assert [counted(count, "session") for count in (0, 1, 1_003)] == ["0 sessions", "1 session", "1,003 sessions"]
+
+
+def test_pending_sessions_have_the_age_of_the_oldest() -> None:
+    assert [count_pending(count, 100, 160) for count in (0, 1, 2)] == [
+        "no session pending",
+        "1 session pending for 1 min",
+        "2 sessions pending, the oldest for 1 min",
+    ]
+    assert count_pending(2) == "2 sessions pending"
