@@ -108,7 +108,7 @@ class Views:
             return _Standing(HOOK if tracked.failed_starts else PAUSED, why, request.not_before)
         if missing := self._missing_for(request.notification.preferred_connections):
             expiry = time.strftime("%Y-%m-%d", time.localtime(time.time() + request.expires_at - now))
-            return _Standing(WAITING, f"{missing}. Until {expiry}")
+            return _Standing(WAITING, f"{missing}; expires on {expiry}")
         return self._explain_order(request.server_id, now)
 
     def _missing_for(self, preferred: tuple[ConnectionType, ...]) -> str | None:

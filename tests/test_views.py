@@ -148,7 +148,7 @@ async def test_waiting_session_shows_what_is_missing_and_until_when_it_waits(tmp
         assert states_seen(bench) == {waits: "queued"}
     assert (view.state, view.preferred, view.next_at) == ("waiting", ("mobile", "wireless"), None)
     expiry = time.strftime("%Y-%m-%d", time.localtime(view.expires_at))
-    assert view.why == f"no mobile interface; no wireless interface. Until {expiry}"
+    assert view.why == f"no mobile interface; no wireless interface; expires on {expiry}"
     assert 6.9 * 86_400 < (view.expires_at or 0) - time.time() <= 7 * 86_400
 
 

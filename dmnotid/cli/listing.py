@@ -86,12 +86,12 @@ def facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
     yield "log", f"journalctl -u dmnotid DMNOTID_SESSION={number}"
     # Repeats, which have no session of their own, are found by the id.
     fields = f"DMNOTID_SERVER_ID={server}", f"DMNOTID_NOTIFICATION_ID={notification_id}"
-    yield "all of its id", f"journalctl -u dmnotid {' '.join(map(shlex.quote, fields))}"
+    yield "with repeats", f"journalctl -u dmnotid {' '.join(map(shlex.quote, fields))}"
 
 
 def after_retry(before: Session | None, after: Session, now: float) -> str:
-    """Return what a retry has changed: `607 of acme.example: running, eth0 (wireline) (was paused until 17:23:17)`."""
-    text = f"{after['session']} of {after['server']}: {after['state']}, {why(after, now)}"
+    """Return what a retry has changed: `session 607 of acme.example: running, eth0 (wireline) (was paused until 17:23:17)`."""
+    text = f"session {after['session']} of {after['server']}: {after['state']}, {why(after, now)}"
     if before is None:
         return text
     until = f" until {moment(before['next'], now)}" if before["next"] else ""

@@ -27,5 +27,5 @@ def _reload(path: str) -> int:
     warnings = problem_lines(call(path, "Reload", patience=PATIENCE)["warnings"])
     # At `systemctl reload`, those of the daemon's own log are enough.
     for line in () if in_journal() else warnings:
-        print_error(line, WARNING)
+        print_error(f"warning: {line}", WARNING)
     return EXIT_OK

@@ -168,5 +168,5 @@ def _cancel(path: str, session: int) -> int:
     server = _find(path, session)["server"]
     was = call(path, "Cancel", {"session": session})["was"]
     remembered = "its id stays remembered, a repeat starts nothing"
-    print(printable(f"{session} of {server}: cancelled (was {was}); {remembered}"))
+    print(printable(f"session {session} of {server}: cancelled (was {was}); {remembered}"))
     return EXIT_OK

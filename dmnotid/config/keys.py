@@ -165,7 +165,12 @@ KEYS: Final = (
     Key("log.format", _FORMATS, _LOG.format, "`text` for people, `json` for programs; `auto` looks for a terminal."),
     Key("log.discards", POSITIVE, _LOG.discards, "The interval of the summaries of discarded datagrams."),
     Key("log.junk", read_boolean, _LOG.junk, "Whether datagrams that cannot be a push are logged too."),
-    Key("control", read_control, None, "The control socket; `off` for none, `$RUNTIME_DIRECTORY/control` by default."),
+    Key(
+        "control",
+        read_control,
+        None,
+        "The control socket; `off` for none. Without the key, `$RUNTIME_DIRECTORY/control`, or none.",
+    ),
     Key("control.socket", read_socket, None, "The path of the control socket.", required=True),
 )
 

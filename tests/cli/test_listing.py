@@ -39,7 +39,7 @@ def test_last_column_is_shortened() -> None:
         (RUNNING, "eth0 (wireline), pid 2045, for 4 s"),
         # A handed-over session has no process here.
         (RUNNING | {"pid": None}, "eth0 (wireline), for 4 s"),
-        (WAITING, "no mobile interface. Until 2026-12-06"),
+        (WAITING, "no mobile interface; expires on 2026-12-06"),
         (DONE, "exit 0 over eth0 (wireline)"),
         (WAITING | {"state": "expired", "closed": NOW, "why": "", "outcome": "not started"}, "not started"),
         (WAITING | {"state": "cancelled", "closed": NOW, "why": ""}, "-"),
@@ -70,7 +70,7 @@ def test_facts_of_a_session_end_with_the_commands_for_its_log() -> None:
         ("next try", "2026-11-29 19:53:32"),
         ("expires", "2026-12-06 18:33:20"),
         ("log", "journalctl -u dmnotid DMNOTID_SESSION=607"),
-        ("all of its id", """journalctl -u dmnotid 'DMNOTID_SERVER_ID=it'"'"'s' DMNOTID_NOTIFICATION_ID=2000"""),
+        ("with repeats", """journalctl -u dmnotid 'DMNOTID_SERVER_ID=it'"'"'s' DMNOTID_NOTIFICATION_ID=2000"""),
     ]
 
 
@@ -85,14 +85,14 @@ def test_facts_of_a_session_without_a_try_have_no_connection() -> None:
         (
             SESSION,
             RUNNING | {"pid": None},
-            "611 of acme.example: running, eth0 (wireline), for 4 s (was paused until 19:53:32)",
+            "session 611 of acme.example: running, eth0 (wireline), for 4 s (was paused until 19:53:32)",
         ),
         (
             None,
             WAITING,
-            "608 of dm.example.com: waiting, no mobile interface. Until 2026-12-06",
+            "session 608 of dm.example.com: waiting, no mobile interface; expires on 2026-12-06",
         ),
-        (DONE | {"state": "failed"}, SESSION, "607 of acme.example: paused, exit 7 (was failed)"),
+        (DONE | {"state": "failed"}, SESSION, "session 607 of acme.example: paused, exit 7 (was failed)"),
     ],
 )
 def test_retry_shows_what_it_changed(before: dict[str, Any] | None, after: dict[str, Any], text: str) -> None:

@@ -147,6 +147,7 @@ def test_reload_prints_warnings(operator: Operator) -> None:
     operator.config.write_text(yaml.safe_dump(warned, allow_unicode=True))
     done = operator.type("reload")
     assert (done.status, done.out) == (0, "")
+    assert done.err.startswith("warning: ")
     assert "which is invisible" in done.err
 
 
@@ -177,7 +178,7 @@ def test_one_session_is_shown_with_all_its_facts(reader: Operator) -> None:
     assert "\noutcome          exit 7\n" in done.out
     assert done.out.splitlines()[-2:] == [
         "log              journalctl -u dmnotid DMNOTID_SESSION=1",
-        f"all of its id    journalctl -u dmnotid DMNOTID_SERVER_ID={SERVER_ID} DMNOTID_NOTIFICATION_ID=1",
+        f"with repeats     journalctl -u dmnotid DMNOTID_SERVER_ID={SERVER_ID} DMNOTID_NOTIFICATION_ID=1",
     ]
     done = reader.type("sessions", "99")
     assert (done.status, done.out) == (1, "")
@@ -188,7 +189,7 @@ def test_one_session_is_shown_with_all_its_facts(reader: Operator) -> None:
 def test_retry_ends_a_pause(operator: Operator, which: list[str]) -> None:
     done = operator.type("sessions", "retry", *which)
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith(f"1 of {SERVER_ID}: ")
+    assert done.out.startswith(f"session 1 of {SERVER_ID}: ")
     assert " (was paused until " in done.out
     assert len(done.out.splitlines()) == 1
     wait_until(lambda: operator.sessions("1")[1]["attempts"] == 2)
@@ -197,7 +198,7 @@ def test_retry_ends_a_pause(operator: Operator, which: list[str]) -> None:
 def test_retry_that_changes_nothing_shows_why(reader: Operator) -> None:
     done = reader.type("sessions", "retry", "2")
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith(f"2 of {SERVER_ID}: waiting, no mobile interface")
+    assert done.out.startswith(f"session 2 of {SERVER_ID}: waiting, no mobile interface")
     assert reader.type("sessions", "retry", "--server", "other.example").out == "no session is paused or rests\n"
 
 
@@ -208,7 +209,7 @@ def test_failed_session_runs_again_after_a_retry(tmp_path: Path) -> None:
         write_script(tmp_path / "hook", "exit 0")
         done = operator.type("sessions", "retry", "1")
         assert (done.status, done.err) == (0, "")
-        assert done.out.startswith(f"1 of {SERVER_ID}: ")
+        assert done.out.startswith(f"session 1 of {SERVER_ID}: ")
         operator.wait_for(1, "done")
         done = operator.type("sessions", "retry", "1")
         assert (done.status, done.out) == (1, "")
@@ -218,7 +219,7 @@ def test_failed_session_runs_again_after_a_retry(tmp_path: Path) -> None:
 def test_cancel_closes_a_session_and_a_repeat_starts_nothing(operator: Operator) -> None:
     done = operator.type("sessions", "cancel", "2")
     remembered = "its id stays remembered, a repeat starts nothing"
-    assert done == Done(0, f"2 of {SERVER_ID}: cancelled (was waiting); {remembered}\n", "")
+    assert done == Done(0, f"session 2 of {SERVER_ID}: cancelled (was waiting); {remembered}\n", "")
     operator.wait_for(2, "cancelled")
     operator.service.send(push(2, preferred=NOWHERE))
     wait_until(lambda: "duplicate" in operator.service.reasons())

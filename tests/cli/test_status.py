@@ -29,9 +29,9 @@ def changed(**facts: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def test_daemon_without_a_problem_is_described() -> None:
     assert list(describe(STATUS)) == [
-        "dmnotid 0.2.0 runs since 2026-11-29 16:41:20 (3 h 12 min), pid 441",
+        "dmnotid 0.1.0 runs since 2026-11-29 16:41:20 (3 h 12 min), pid 441",
         "listens   [::]:2948 (dmnotid.socket): 1,003 received, 0 lost, 12,403 refused as junk",
-        "hook      /usr/local/sbin/start-dm-session: trusted",
+        "hook      /etc/dmnotid/start-dm-session: trusted",
         "journal   /var/lib/dmnotid/journal.sqlite3: 217 kB, 909 remembered, oldest 2026-11-26 19:53:20",
         "clock     believed",
         "links     eth0 wireline (since 16:45:00); wwan0 mobile: up, no address",
@@ -70,7 +70,7 @@ def test_daemon_without_a_problem_is_described() -> None:
         ({"stopping": True}, ["dmnotid 0.2.0 stops; it ran since 2026-11-29 16:41:20 (3 h 12 min), pid 441"]),
         (
             {"hook": {"startable": False, "problem": "No such file"}},
-            ["hook      /usr/local/sbin/start-dm-session: No such file"],
+            ["hook      /etc/dmnotid/start-dm-session: No such file"],
         ),
         ({"clock": {"believed": False}}, ["clock     not believed"]),
         ({"links": []}, ["links     none"]),
