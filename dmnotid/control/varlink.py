@@ -164,6 +164,8 @@ class Server:
             while (request := await self._read(reader)) is not None:
                 if not await self._answer(request, reader, writer, peer):
                     break
+                # The next request may be in the buffer already, and reading it from there would not wait.
+                await asyncio.sleep(0)
             # Replies may still be in the buffer.
             writer.close()
             async with asyncio.timeout(self._patience):

@@ -76,22 +76,36 @@ async def test_client_that_ends_its_side_gets_its_whole_answer(tmp_path: Path) -
         assert (len(replies), last) == (5_000, b"")
 
 
+class Turns:
+    """Counts the iterations of the loop from now on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._take()
+
+    def _take(self) -> None:
+        self.count += 1
+        asyncio.get_running_loop().call_soon(self._take)
+
+
 async def test_list_of_65536_leaves_the_loop_its_turns(tmp_path: Path) -> None:
-    turns = 0
-
-    def count() -> None:
-        nonlocal turns
-        turns += 1
-        asyncio.get_running_loop().call_soon(count)
-
     async with serving(tmp_path / "control") as operations, connected(tmp_path / "control") as client:
         operations.listed = ({"session": number} if number % 1_000 else None for number in range(65_536))
         client.call("io.dmnotid.Sessions", more=True)
-        count()
+        turns = Turns()
         client.writer.write_eof()
         found = await client.ended()
     assert found.count(b'"continues":true') == 65_536 - 66 - 1
-    assert turns >= 65_536 // SLICE
+    assert turns.count >= 65_536 // SLICE
+
+
+async def test_requests_that_arrive_at_once_leave_the_loop_its_turns(tmp_path: Path) -> None:
+    async with serving(tmp_path / "control"), connected(tmp_path / "control") as client:
+        turns = Turns()
+        client.send(request(STATUS, oneway=True) * 1_000)
+        client.writer.write_eof()
+        await client.ended()
+    assert turns.count >= 1_000
 
 
 # Hostile clients
