@@ -194,12 +194,11 @@ def _check(call: Call) -> dict[str, Any]:
 
 
 def _fits(value: object, kind: type | None) -> bool:
-    if kind is float:
-        return type(value) in (int, float)
     if isinstance(value, list):
         return kind is list and all(isinstance(item, str) for item in value)
     # JSON's true is an int for isinstance(), and SQLite's integers have 64 bits.
-    return type(value) is kind and (not isinstance(value, int) or abs(value) <= _MAX_INTEGER)
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    return fits and (not isinstance(value, int) or abs(value) <= _MAX_INTEGER)
 
 
 def _check_permission(call: Call) -> None:

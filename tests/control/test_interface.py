@@ -101,6 +101,8 @@ async def test_info_and_description_are_served(tmp_path: Path) -> None:
         (SESSIONS, {"states": ["done", 1]}, "InvalidParameter", {"parameter": "states"}),
         (SESSIONS, {"since": "yesterday"}, "InvalidParameter", {"parameter": "since"}),
         (SESSIONS, {"since": False}, "InvalidParameter", {"parameter": "since"}),
+        (SESSIONS, {"since": 2**63}, "InvalidParameter", {"parameter": "since"}),
+        (SESSIONS, {"since": -(10**400)}, "InvalidParameter", {"parameter": "since"}),
     ],
 )
 async def test_request_that_does_not_fit_the_idl_is_refused(
