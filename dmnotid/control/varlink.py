@@ -253,7 +253,9 @@ def _listen(path: Path) -> socket.socket:
     except OSError as error:
         sock.close()
         exists = path.exists() and not path.is_socket()
-        problem = "exists and is not a socket; remove it, or configure another path" if exists else error.strerror
+        # A path that is too long for an address is an error without a strerror.
+        found = error.strerror or str(error)
+        problem = "exists and is not a socket; remove it, or configure another path" if exists else found
         raise EndpointError(f"control.socket: {path}: {problem}") from error
     except EndpointError:
         sock.close()

@@ -276,6 +276,11 @@ def test_directory_that_is_missing_is_named(tmp_path: Path) -> None:
         Server(tmp_path / "none/control", Interface(Plain()))
 
 
+def test_path_that_is_too_long_for_an_address_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match=r"/x{108}: AF_UNIX path too long"):
+        Server(tmp_path / ("x" * 108), Interface(Plain()))
+
+
 async def test_stop_ends_connections_and_leaves_nothing_open(tmp_path: Path) -> None:
     async with serving(tmp_path / "warm up"):
         pass
