@@ -25,7 +25,7 @@ class Unreachable(Exception):
     """No daemon answers at `path`; `why` is the reason in a word.
 
     absent: none listens there. forbidden: this user may not connect. silent: one listens and does not answer in time,
-    because it is starting or stopping. closed: it closed the connection before its answer was complete.
+    because it is starting or stopping. closed: it closed the connection within its answer, or sent no JSON.
     """
 
     def __init__(self, path: str, why: Why, problem: str) -> None:
@@ -98,4 +98,6 @@ def _exchange(path: str, request: Mapping[str, Any], patience: float | None) -> 
             raise Unreachable(path, "silent", "the daemon does not answer; it may be starting or stopping") from error
         except OSError as error:
             raise Unreachable(path, "closed", f"the connection failed: {error.strerror or error}") from error
+        except ValueError as error:
+            raise Unreachable(path, "closed", "the answer is not JSON, so it is not from a dmnotid") from error
     raise Unreachable(path, "closed", "the daemon closed the connection before its answer was complete")

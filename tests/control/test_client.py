@@ -87,7 +87,8 @@ def test_daemon_that_accepts_no_connection_is_silent(tmp_path: Path) -> None:
         assert why(tmp_path / "control", patience=0.05) == "silent"
 
 
-def test_daemon_that_stops_within_its_answer_has_closed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("octets", [b'{"parameters":{"version":1', b"SSH-2.0\0", b"\xff\0"])
+def test_answer_that_is_cut_short_or_not_json_is_none(tmp_path: Path, octets: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as stopping:
         stopping.bind(str(tmp_path / "control"))
         stopping.listen()
@@ -96,7 +97,7 @@ def test_daemon_that_stops_within_its_answer_has_closed(tmp_path: Path) -> None:
             connection, _ = stopping.accept()
             with connection:
                 connection.recv(65_536)
-                connection.send(b'{"parameters":{"version":1')
+                connection.send(octets)
 
         thread = threading.Thread(target=answer)
         thread.start()
