@@ -90,7 +90,7 @@ def facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
 
 
 def after_retry(before: Session | None, after: Session, now: float) -> str:
-    """Return what a retry has changed: `session 607 of acme.example: running, eth0 (wireline) (was paused until 17:23:17)`."""
+    """Return what a retry has changed: `session 607 of acme.example: running, eth0 (wireline) (was paused until …)`."""
     text = f"session {after['session']} of {after['server']}: {after['state']}, {why(after, now)}"
     if before is None:
         return text

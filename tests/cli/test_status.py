@@ -67,7 +67,7 @@ def test_daemon_without_a_problem_is_described() -> None:
             {"journal": {"octets": None, "remembered": None, "oldest": None}},
             ["journal   /var/lib/dmnotid/journal.sqlite3"],
         ),
-        ({"stopping": True}, ["dmnotid 0.2.0 stops; it ran since 2026-11-29 16:41:20 (3 h 12 min), pid 441"]),
+        ({"stopping": True}, ["dmnotid 0.1.0 stops; it ran since 2026-11-29 16:41:20 (3 h 12 min), pid 441"]),
         (
             {"hook": {"startable": False, "problem": "No such file"}},
             ["hook      /etc/dmnotid/start-dm-session: No such file"],
