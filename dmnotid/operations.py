@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from dmnotid import __version__
 from dmnotid.config.values import Config
-from dmnotid.control.interface import problems_of
+from dmnotid.control.interface import problems_of, session_facts
 from dmnotid.control.varlink import SLICE, sliced
 from dmnotid.discards import Discarded, ServerCounts
 from dmnotid.dispatcher import Dispatcher
@@ -23,24 +23,23 @@ from dmnotid.errors import ConfigProblem, DmnotidError, JournalError, NoSuchSess
 from dmnotid.host import log
 from dmnotid.host.loop import loop_name
 from dmnotid.intake.sockets import Endpoints
+from dmnotid.journal.listing import view_of
 from dmnotid.journal.queue import Journal
 from dmnotid.journal.rows import PENDING, Row, is_whole
 from dmnotid.links.availability import UNCONFIGURED, Link
 from dmnotid.links.monitor import Links
 from dmnotid.policy.freshness import judge_clock
 from dmnotid.policy.servers import Server
-from dmnotid.policy.sessions import Closed, SessionView
+from dmnotid.policy.sessions import Closed, PendingState, SessionView
 from dmnotid.receiver import Receiver
 
 VERSION: Final = 1
 """Version of the reply of Status: keys may be added under the same number, not changed."""
 
-OPEN_STATES: Final = ("running", "queued", "resting", "paused", "waiting", "held", "hook")
-
-_RETRIED: Final = frozenset({"resting", "paused", "hook"})
+_RETRIED: Final = frozenset({PendingState.RESTING, PendingState.PAUSED, PendingState.HOOK})
 """The states of open sessions that `Retry` ends."""
 
-_CLOSED: Final = frozenset(map(str, Closed))
+_CLOSED: Final = frozenset(Closed)
 
 _REASONS: Final = tuple(discard_reasons())
 
@@ -118,7 +117,7 @@ class Operations:
             "hook": self._describe_hook(),
             "journal": journal,
             "clock": {"believed": clock.believed, "floor": parts.journal.floor},
-            "counts": {**self._count(), "states": {it: states[it] for it in OPEN_STATES}, "oldest_pending": oldest},
+            "counts": {**self._count(), "states": {it: states[it] for it in PendingState}, "oldest_pending": oldest},
             "servers": self._servers(pending, last, views),
             "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
         }
@@ -189,7 +188,7 @@ class Operations:
         configured = {server.id: server for server in self._config.servers}
         for server_id in dict.fromkeys([*configured, *pending]):
             server, row = configured.get(server_id), last.get(server_id)
-            session = None if row is None else views.get(row.session) or _view_of(row)
+            session = None if row is None else views.get(row.session) or view_of(row)
             counts = self._parts.receiver.servers.get(server_id, ServerCounts())
             discard = counts.last_discard
             yield {
@@ -206,27 +205,7 @@ class Operations:
             }
 
     def _describe_session(self, view: SessionView) -> Facts:
-        return {
-            "session": view.session,
-            "server": view.server_id,
-            "notification_id": view.notification_id,
-            "state": view.state,
-            "accepted_at": view.accepted_at,
-            "source": view.source,
-            "signed": view.signed,
-            "preferred": view.preferred,
-            "attempts": view.attempts,
-            "attempts_most": self._config.retry.attempts,
-            "next": view.next_at,
-            "expires": view.expires_at,
-            "why": view.why,
-            "connection": view.connection,
-            "interface": view.interface,
-            "started": view.started_at,
-            "pid": view.pid,
-            "outcome": view.outcome,
-            "closed": view.closed_at,
-        }
+        return session_facts(view, self._config.retry.attempts)
 
     def _describe_discard(self, discard: Discarded) -> Facts:
         return {
@@ -255,7 +234,7 @@ class Operations:
             if row is None or not is_whole(row):
                 raise NoSuchSession(session)
             # The dispatcher has the open ones.
-            closed = iter([(session, _view_of(row))] if row.state != PENDING else ())
+            closed = iter([(session, view_of(row))] if row.state != PENDING else ())
         elif since is not None or not _CLOSED.isdisjoint(states or ()):
             closed = self._closed(since)
         for number, view in merge(closed, self._open(), key=itemgetter(0)):
@@ -279,7 +258,7 @@ class Operations:
             yield from [(last, None)] * SLICE
             for row in page:
                 last = row.session
-                yield last, None if row.state == PENDING else _view_of(row)
+                yield last, None if row.state == PENDING else view_of(row)
 
     def discards(self, reason: str | None) -> Iterator[Facts]:
         """Yield the last discarded datagrams in the order of arrival."""
@@ -327,30 +306,6 @@ def _describe_server(server_id: str, server: Server | None) -> Facts:
     if server is None:
         return {"id": server_id, "must_sign": False, "secrets": 0}
     return {"id": server_id, "must_sign": server.require_digest, "secrets": len(server.secrets)}
-
-
-def _view_of(row: Row) -> SessionView:
-    """Return the view of a closed session."""
-    return SessionView(
-        session=row.session,
-        server_id=row.server_id,
-        notification_id=row.notification_id,
-        state=row.state,
-        accepted_at=row.received_at,
-        source=row.source,
-        signed=row.sent_at is not None,
-        preferred=(),
-        attempts=row.attempts,
-        next_at=None,
-        expires_at=None,
-        why="",
-        connection=row.connection,
-        interface=row.interface,
-        started_at=row.started_at,
-        pid=None,
-        outcome=row.outcome,
-        closed_at=row.closed_at,
-    )
 
 
 def _is_shown(link: Link) -> bool:

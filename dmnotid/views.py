@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from dmnotid.config.values import Config
 from dmnotid.hook.tries import Try
@@ -10,23 +10,15 @@ from dmnotid.host.text import span
 from dmnotid.links.availability import explain_missing
 from dmnotid.links.monitor import Links
 from dmnotid.policy.schedule import choose_connection
-from dmnotid.policy.sessions import SessionView
+from dmnotid.policy.sessions import PendingState, SessionView
 from dmnotid.tracking import Sessions, Tracked
 from dmnotid.wire.notification import ConnectionType
-
-RUNNING: Final = "running"
-QUEUED: Final = "queued"
-RESTING: Final = "resting"
-PAUSED: Final = "paused"
-WAITING: Final = "waiting"
-HELD: Final = "held"
-HOOK: Final = "hook"
 
 
 class _Standing(NamedTuple):
     """The state of a session, why it is in that state, and when time alone ends it, on the monotonic clock."""
 
-    state: str
+    state: PendingState
     why: str
     until: float | None = None
 
@@ -91,7 +83,7 @@ class Views:
         if run.pid is not None:
             facts.append(f"pid {run.pid}")
         facts.append(f"{spent} of {_exact(run.hook.timeout)}")
-        return _Standing(RUNNING, ", ".join(facts))
+        return _Standing(PendingState.RUNNING, ", ".join(facts))
 
     def _explain(self, tracked: Tracked, now: float) -> _Standing:
         """Return why a session does not run; of several reasons, the one that an operator has to remove first."""
@@ -99,16 +91,17 @@ class Views:
         if tracked.closed is not None:
             # The journal fails, or the loop of the dispatcher has not had its turn: the word `closed` is not true yet.
             why = f"{tracked.closed}: {tracked.outcome}; not written to the journal yet"
-            return _Standing(PAUSED, why, max(tracked.close_at, now))
+            return _Standing(PendingState.PAUSED, why, max(tracked.close_at, now))
         if request.server_id not in self._configured:
-            return _Standing(HELD, "this server is not configured")
+            return _Standing(PendingState.HELD, "this server is not configured")
         # Before the connection: without one, the pause goes on all the same.
         if request.not_before > now:
             why = tracked.problem or request.last_try.outcome or "its last try failed"
-            return _Standing(HOOK if tracked.failed_starts else PAUSED, why, request.not_before)
+            state = PendingState.HOOK if tracked.failed_starts else PendingState.PAUSED
+            return _Standing(state, why, request.not_before)
         if missing := self._missing_for(request.notification.preferred_connections):
             expiry = time.strftime("%Y-%m-%d", time.localtime(time.time() + request.expires_at - now))
-            return _Standing(WAITING, f"{missing}; expires on {expiry}")
+            return _Standing(PendingState.WAITING, f"{missing}; expires on {expiry}")
         return self._explain_order(request.server_id, now)
 
     def _missing_for(self, preferred: tuple[ConnectionType, ...]) -> str | None:
@@ -122,18 +115,18 @@ class Views:
         """Return why a session does not run that could run now."""
         running, limits = self._sessions.running, self._config.sessions
         if (busy := running.get(server_id)) is not None:
-            return _Standing(QUEUED, f"after {busy.start.request.session} (one at a time for a server)")
+            return _Standing(PendingState.QUEUED, f"after {busy.start.request.session} (one at a time for a server)")
         rested_at = self._sessions.rested_at(server_id, limits.min_interval, now)
         if rested_at > now:
             why = f"{_exact(limits.min_interval)} between two tries for a server (sessions.min_interval)"
-            return _Standing(RESTING, why, rested_at)
+            return _Standing(PendingState.RESTING, why, rested_at)
         if self._sessions.locked_until.get(server_id, now) > now:
-            return _Standing(QUEUED, "after a hook of a former daemon, which still runs for this server")
+            return _Standing(PendingState.QUEUED, "after a hook of a former daemon, which still runs for this server")
         if len(running) < limits.concurrency:
-            return _Standing(QUEUED, "its turn is next")
+            return _Standing(PendingState.QUEUED, "its turn is next")
         first = next(iter(running.values())).start.request.session
         after = str(first) if len(running) == 1 else f"one of {len(running)} that run"
-        return _Standing(QUEUED, f"after {after} (sessions.concurrency is {limits.concurrency})")
+        return _Standing(PendingState.QUEUED, f"after {after} (sessions.concurrency is {limits.concurrency})")
 
 
 def _exact(seconds: float) -> str:

@@ -5,14 +5,11 @@ series. Counters begin at 0 with each start of the daemon.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dmnotid.errors import discard_reasons
-from dmnotid.policy.sessions import Closed
+from dmnotid.policy.sessions import Closed, PendingState
 from dmnotid.wire.notification import CONNECTION_TYPES, ConnectionType
-
-STATES: Final = ("running", "queued", "resting", "paused", "waiting", "held", "hook")
-"""States of pending sessions."""
 
 Labels = Mapping[str, str]
 
@@ -98,7 +95,7 @@ def last_accepted(last: Mapping[str, float], *, one_each: bool) -> Iterator[Fami
 
 
 def _sessions(counts: Mapping[str, Any]) -> Iterator[Family]:
-    pending = [("", {"state": state}, counts["states"].get(state, 0)) for state in STATES]
+    pending = [("", {"state": str(state)}, counts["states"].get(state, 0)) for state in PendingState]
     yield Family("sessions", "gauge", "Pending sessions by state.", pending)
     if counts["oldest_pending"] is not None:
         yield oldest_pending(counts["oldest_pending"])

@@ -8,10 +8,6 @@ from dmnotid.cli.table import moment
 from dmnotid.errors import shortened
 from dmnotid.host.text import span
 
-PENDING: Final = ("running", "queued", "resting", "paused", "waiting", "held", "hook")
-"""The states of a session that is not closed, in a running daemon; in the journal it is `pending`."""
-CLOSED: Final = ("done", "refused", "failed", "expired", "cancelled")
-
 TITLES: Final = ("SESSION", "SERVER", "ID", "AGE", "STATE", "TRY", "NEXT", "WHY")
 """The titles of a list of pending sessions."""
 TITLES_OF_ALL: Final = ("SESSION", "SERVER", "ID", "ACCEPTED", "STATE", "TRY", "NEXT OR END", "WHY")

@@ -11,13 +11,14 @@ from typing import Any, NoReturn
 
 from dmnotid.cli.arguments import parse_count, parse_server_id, parse_time
 from dmnotid.cli.asking import answered, explain
-from dmnotid.cli.listing import CLOSED, PENDING, TITLES, TITLES_OF_ALL, Session, after_retry, facts, row
+from dmnotid.cli.listing import TITLES, TITLES_OF_ALL, Session, after_retry, facts, row
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.table import columns, count_pending
 from dmnotid.control.client import Unreachable, call, stream
 from dmnotid.errors import UsageError
 from dmnotid.host.text import printable
+from dmnotid.policy.sessions import Closed, PendingState
 
 _USAGE = """dmnotid sessions [OPTION...] [N]
        dmnotid sessions retry (N | --server ID | --all)
@@ -67,7 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise UsageError("retry expects one of N, --server ID and --all")
         return answered(lambda: _retry(path, wanted, every=arguments.all))
     if arguments.all or arguments.since is not None:
-        wanted |= {"states": [*PENDING, *CLOSED], "since": arguments.since}
+        wanted |= {"states": [*PendingState, *Closed], "since": arguments.since}
     return answered(lambda: _watch(path, wanted, arguments) if arguments.watch else _list(path, wanted, arguments))
 
 

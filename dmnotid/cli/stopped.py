@@ -11,8 +11,10 @@ from dmnotid.cli.listing import Session
 from dmnotid.cli.summary import describe_journal, describe_session
 from dmnotid.cli.table import columns, count_pending, moment
 from dmnotid.control.client import Failed
+from dmnotid.control.interface import session_facts
 from dmnotid.errors import JournalError
 from dmnotid.host.text import printable, span
+from dmnotid.journal.listing import view_of
 from dmnotid.journal.reading import JournalCopy, read_copy
 from dmnotid.journal.rows import PENDING, Row
 
@@ -69,26 +71,5 @@ def _find_sessions(journal: JournalCopy, wanted: Mapping[str, Any]) -> list[Sess
 
 
 def session_of(row: Row) -> Session:
-    """Return a row in the form of the control socket. What only a running daemon decides is None or empty."""
-    pending = row.state == PENDING
-    return {
-        "session": row.session,
-        "server": row.server_id,
-        "notification_id": row.notification_id,
-        "state": row.state,
-        "accepted_at": row.received_at,
-        "source": row.source,
-        "signed": row.sent_at is not None,
-        "preferred": [],
-        "attempts": row.attempts,
-        "attempts_most": None,
-        "next": row.not_before if pending and row.not_before else None,
-        "expires": None,
-        "why": "",
-        "connection": row.connection,
-        "interface": row.interface,
-        "started": row.started_at,
-        "pid": None,
-        "outcome": row.outcome,
-        "closed": row.closed_at,
-    }
+    """Return a row in the form of the control socket."""
+    return session_facts(view_of(row), None)

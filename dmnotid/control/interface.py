@@ -16,6 +16,7 @@ from dmnotid import __version__
 from dmnotid.control.varlink import Call, Reply, VarlinkError, sliced
 from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, NoSuchSession, NotPending
 from dmnotid.host.log import logger
+from dmnotid.policy.sessions import SessionView
 
 INTERFACE: Final = "io.dmnotid"
 SERVICE: Final = "org.varlink.service"
@@ -240,6 +241,31 @@ def problems_of(error: DmnotidError) -> list[dict[str, object]]:
     if isinstance(error, ConfigError):
         return list(map(problem_facts, error.problems))
     return [{"place": "", "message": str(error)}]
+
+
+def session_facts(view: SessionView, attempts_most: int | None) -> dict[str, object]:
+    """Return a session as the IDL has it; `attempts_most` is `retry.attempts`, or None without a running daemon."""
+    return {
+        "session": view.session,
+        "server": view.server_id,
+        "notification_id": view.notification_id,
+        "state": view.state,
+        "accepted_at": view.accepted_at,
+        "source": view.source,
+        "signed": view.signed,
+        "preferred": view.preferred,
+        "attempts": view.attempts,
+        "attempts_most": attempts_most,
+        "next": view.next_at,
+        "expires": view.expires_at,
+        "why": view.why,
+        "connection": view.connection,
+        "interface": view.interface,
+        "started": view.started_at,
+        "pid": view.pid,
+        "outcome": view.outcome,
+        "closed": view.closed_at,
+    }
 
 
 def _as_varlink(error: DmnotidError) -> VarlinkError:

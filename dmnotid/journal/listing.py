@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from dmnotid.journal.rows import MAX_SESSION, SELECT_PAGE, SELECT_ROW, Row, is_whole, make_row
+from dmnotid.journal.rows import MAX_SESSION, PENDING, SELECT_PAGE, SELECT_ROW, Row, is_whole, make_row
+from dmnotid.policy.sessions import SessionView
 
 ROWS_AT_ONCE: Final = 64
 """Number of rows that a page is made of: no reader holds up the loop, or keeps the log from being written back."""
@@ -95,3 +96,28 @@ class Listing:
     def oldest(self) -> float | None:
         """Arrival of the first of them (POSIX seconds); None if there is none."""
         return next((at for (at,) in self._query(_OLDEST, ()) if isinstance(at, float)), None)
+
+
+def view_of(row: Row) -> SessionView:
+    """Return a row as an operator sees it, without what only a running daemon decides."""
+    return SessionView(
+        session=row.session,
+        server_id=row.server_id,
+        notification_id=row.notification_id,
+        state=row.state,
+        accepted_at=row.received_at,
+        source=row.source,
+        signed=row.sent_at is not None,
+        preferred=(),
+        attempts=row.attempts,
+        # Not the pause that was before the session was closed.
+        next_at=row.not_before or None if row.state == PENDING else None,
+        expires_at=None,
+        why="",
+        connection=row.connection,
+        interface=row.interface,
+        started_at=row.started_at,
+        pid=None,
+        outcome=row.outcome,
+        closed_at=row.closed_at,
+    )

@@ -107,18 +107,30 @@ class Closed(StrEnum):
     CANCELLED = "cancelled"
 
 
+class PendingState(StrEnum):
+    """The state of a session that is not closed, as an operator sees it."""
+
+    # Its hook runs.
+    RUNNING = "running"
+    # The sessions before it have their turn first.
+    QUEUED = "queued"
+    # `min_interval` since the last try for its server is not over.
+    RESTING = "resting"
+    # Its last try failed.
+    PAUSED = "paused"
+    # None of its preferred connections is available.
+    WAITING = "waiting"
+    # Its server is not configured.
+    HELD = "held"
+    # The hook could not be started.
+    HOOK = "hook"
+
+
 class SessionView(NamedTuple):
     """A session as an operator sees it; all times are wall clock times (POSIX seconds).
 
-    `state` is a value of `Closed`, or one of these of an open session, and `why` explains it in a sentence:
-
-        running   its hook runs, as process `pid` if it is a command
-        queued    the sessions before it have their turn first
-        resting   `min_interval` since its server's last try is not over
-        paused    its last try failed
-        waiting   none of the `preferred` connections is available
-        held      its server is not configured
-        hook      the hook could not be started
+    `state` is a value of `PendingState` or `Closed`, and `why` explains it in a sentence; in the journal of a daemon
+    that does not run, a session that is not closed is `pending`. `pid` is the process of a hook that runs.
 
     `connection` and `interface` are those of the last try, `started_at` its start and `outcome` its end, if known.
     """

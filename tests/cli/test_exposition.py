@@ -11,9 +11,9 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
-from dmnotid.cli.exposition import STATES, families, render
+from dmnotid.cli.exposition import families, render
 from dmnotid.errors import discard_reasons
-from dmnotid.policy.sessions import Closed
+from dmnotid.policy.sessions import Closed, PendingState
 
 Parser = Callable[[str], Iterable[Metric]]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -172,7 +172,7 @@ def test_reasons_are_those_of_the_program_when_the_daemon_counts_others(found: d
 
 def test_states_and_outcomes_begin_at_0_when_the_daemon_has_none() -> None:
     samples = plain(status(counts__states={}, counts__closed={}, links=[]))
-    assert series(samples, "dmnotid_sessions", "state") == dict.fromkeys(STATES, 0)
+    assert series(samples, "dmnotid_sessions", "state") == dict.fromkeys(PendingState, 0)
     assert series(samples, "dmnotid_sessions_closed_total", "outcome") == dict.fromkeys(Closed, 0)
     assert set(series(samples, "dmnotid_connection_available", "type").values()) == {0}
 
