@@ -123,7 +123,7 @@ class Transitions:
         count = tracked.failed_starts or tracked.request.attempts
         verdict = after_try(outcome, count, self._config.retry, jitter=os.urandom(1)[0] / 0xFF)
         if isinstance(verdict, Closed):
-            self._sessions.end(tracked.request, verdict, outcome.detail)
+            self._sessions.end(tracked.request, verdict, outcome.summary)
             return
         # A try that did not begin is not one of `attempts`.
         facts = {**tracked.request.log_facts(tracked.request.attempts + not_started), "again_in": round(verdict, 1)}
@@ -132,9 +132,9 @@ class Transitions:
             logger.error("hook not started", **facts, problem=outcome.detail)
         else:
             logger.warning("session try failed", **facts, outcome=outcome.detail)
-            later = later._replace(last_try=later.last_try._replace(outcome=outcome.detail))
+            later = later._replace(last_try=later.last_try._replace(outcome=outcome.summary))
             try:
-                later = self._journal.postpone(later, verdict, outcome.detail)
+                later = self._journal.postpone(later, verdict, outcome.summary)
             except JournalError as error:
                 # The pause then holds in this process only; after a restart the next try begins at once.
                 logger.error("pause not written", **tracked.request.log_facts(), problem=str(error))

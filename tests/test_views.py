@@ -130,12 +130,17 @@ async def test_resting_session_shows_when_its_server_may_be_called_again(tmp_pat
 
 
 async def test_paused_session_shows_how_its_last_try_ended(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "sys.exit(7)")
+    # Without a newline at its end, which a hook that dies may not write.
+    recorder = Recorder(tmp_path, "print('connects'); sys.stderr.write('no route to host'); sys.exit(7)")
     async with at_work(make_config(tmp_path, recorder.command, retry=FOREVER)) as bench:
         bench.accept(1)
         await eventually(lambda: states_seen(bench) == {1: "paused"})
         (view,) = bench.dispatcher.views()
-    assert (view.why, view.outcome, view.attempts, view.interface) == ("exit 7", "exit 7", 1, "eth0")
+        row = bench.journal.find(1)
+    ended = "exit 7: no route to host"
+    assert (view.why, view.outcome, view.attempts, view.interface) == (ended, ended, 1, "eth0")
+    assert row is not None
+    assert row.outcome == ended
     assert 2_600 < (view.next_at or 0) - time.time() <= 3_600
 
 

@@ -44,6 +44,8 @@ class OutputLog:
         self._last_octets = 0
         # Whether lines were dropped from `_last`.
         self._is_cut = False
+        # The last line that was taken, of any stream; of a run that failed, it often has the reason.
+        self.last_line = ""
         # The unfinished line of each stream, at most one octet longer than a log line.
         self._unfinished: dict[str, bytes] = {}
 
@@ -68,6 +70,7 @@ class OutputLog:
         if not line:
             return
         line = line[: MAX_LINE_OCTETS + 1]
+        self.last_line = _text(line)
         # The end of the line counts too.
         size = len(line) + 1
         if self._lines and size <= self._octets:
@@ -86,6 +89,9 @@ class OutputLog:
                 self._log.info("hook output", stream=stream, line=LEFT_OUT, cut=True)
 
     def _write(self, stream: str, line: bytes) -> None:
-        text = line[:MAX_LINE_OCTETS].decode("utf-8", "backslashreplace")
         cut = {"cut": True} if len(line) > MAX_LINE_OCTETS else {}
-        self._log.info("hook output", stream=stream, line=text, **cut)
+        self._log.info("hook output", stream=stream, line=_text(line), **cut)
+
+
+def _text(line: bytes) -> str:
+    return line[:MAX_LINE_OCTETS].decode("utf-8", "backslashreplace")

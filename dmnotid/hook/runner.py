@@ -10,7 +10,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from dmnotid.config.values import HookConfig
-from dmnotid.errors import HookError
+from dmnotid.errors import HookError, shortened
 from dmnotid.hook.command import Command, check_calls, start_command
 from dmnotid.hook.facts import build_arguments, build_environment, build_input, find_home, session_facts
 from dmnotid.hook.handoff import hand_over
@@ -19,6 +19,9 @@ from dmnotid.hook.output import OutputLog
 from dmnotid.hook.startable import check_hook
 from dmnotid.host.log import logger
 from dmnotid.policy.sessions import Outcome, Result, SessionStart
+
+MAX_LAST_LINE: Final = 80
+"""Maximum number of characters of a hook's last line of output in the outcome of a run; a row keeps no more."""
 
 EXIT_REFUSED: Final = 78
 """EX_CONFIG: the hook refuses this session for good."""
@@ -90,8 +93,10 @@ class Hook:
                 await _end_in_full_time(command)
                 ended = command.exited.is_set()
                 end = describe_exit(command.exit_code) if ended else "SIGKILL did not end it"
-                return Outcome(Result.FAILED, f"timed out after {self._config.timeout:g} s, {end}")
-        return judge(command.exit_code)
+                return _with_reason(
+                    Outcome(Result.FAILED, f"timed out after {self._config.timeout:g} s, {end}"), output
+                )
+        return _with_reason(judge(command.exit_code), output)
 
     async def _hand_over(self, path: Path, start: SessionStart, output: OutputLog) -> Outcome:
         # The other side has no lock of the daemon's: a connection can't hand one over.
@@ -100,8 +105,11 @@ class Hook:
             async with asyncio.timeout(self._config.timeout):
                 answer = await hand_over(path, octets, partial(output.feed, "socket"))
         except TimeoutError:
-            return Outcome(Result.FAILED, f"timed out after {self._config.timeout:g} s")
-        return Outcome(Result.FAILED, answer.problem) if answer.exit_code is None else judge(answer.exit_code)
+            return _with_reason(Outcome(Result.FAILED, f"timed out after {self._config.timeout:g} s"), output)
+        if answer.exit_code is None:
+            # The problem quotes the last line.
+            return Outcome(Result.FAILED, answer.problem)
+        return _with_reason(judge(answer.exit_code), output)
 
 
 async def _end_in_full_time(command: Command) -> None:
@@ -113,6 +121,13 @@ async def _end_in_full_time(command: Command) -> None:
     except asyncio.CancelledError:
         await ending
         raise
+
+
+def _with_reason(outcome: Outcome, output: OutputLog) -> Outcome:
+    """Add the last line of output to the outcome of a run that failed."""
+    output.flush()
+    done = outcome.result is Result.DONE
+    return outcome if done else outcome._replace(last_line=shortened(output.last_line, MAX_LAST_LINE))
 
 
 def check_kernel(config: HookConfig) -> None:

@@ -91,10 +91,19 @@ class Result(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """How one try ended; `detail` is for people ("exit 3", "killed by SIGKILL")."""
+    """How one try ended; `detail` is for people ("exit 3", "killed by SIGKILL").
+
+    `last_line` is the last line of output of a hook that failed.
+    """
 
     result: Result
     detail: str
+    last_line: str = ""
+
+    @property
+    def summary(self) -> str:
+        """What a row keeps: the detail, and the last line, which often has the reason of a failure."""
+        return f"{self.detail}: {self.last_line}" if self.last_line else self.detail
 
 
 class Closed(StrEnum):

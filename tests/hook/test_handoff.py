@@ -134,7 +134,7 @@ async def test_listener_reads_the_same_object_as_a_command_and_then_the_end(path
         (b'{"exit": 78}\n', Outcome(Result.REFUSED, "exit 78")),
         (b'{"exit": 1}\n', Outcome(Result.FAILED, "exit 1")),
         (b'{"exit": 255}\n', Outcome(Result.FAILED, "exit 255")),
-        (b'{"exit": 0}\n{"exit": 3}\n', Outcome(Result.FAILED, "exit 3")),
+        (b'{"exit": 0}\n{"exit": 3}\n', Outcome(Result.FAILED, "exit 3", '{"exit": 0}')),
     ],
 )
 async def test_last_line_is_the_exit_status(path: Path, answer: bytes, outcome: Outcome) -> None:
@@ -211,7 +211,8 @@ async def test_output_is_logged_while_the_session_runs(path: Path, logged: LogLi
 async def test_long_line_is_output_and_cut(path: Path, logged: LogLines) -> None:
     answer = b"x" * 1_024 + b"\n" + b"y" * 5_000 + b"\n" + b'{"exit": 0, "a": "' + b"z" * 5_000 + b'"}\n{"exit": 3}\n'
     with served(path, answering(answer)):
-        assert await run(path) == Outcome(Result.FAILED, "exit 3")
+        # The last line is shortened for the outcome.
+        assert await run(path) == Outcome(Result.FAILED, "exit 3", '{"exit": 0, "a": "' + 62 * "z" + "…")
     lines = logged.of("hook output")
     assert [line["line"] for line in lines] == ["x" * 1_024, "y" * 1_024, ('{"exit": 0, "a": "' + "z" * 5_000)[:1_024]]
     assert [line.get("cut") for line in lines] == [None, True, True]
@@ -221,13 +222,13 @@ async def test_carriage_return_ends_a_line_of_an_answer(path: Path, logged: LogL
     states = [f"{percent}% [=====>            ]" for percent in range(100)]
     text = "\r".join([*states, "failed: no space left on device"]) + '\r\n{"exit": 3}\r\n'
     with served(path, answering(text.encode())):
-        assert await run(path) == Outcome(Result.FAILED, "exit 3")
+        assert await run(path) == Outcome(Result.FAILED, "exit 3", "failed: no space left on device")
     assert output(logged) == [*states, "failed: no space left on device"]
 
 
 async def test_answer_is_found_after_more_output_than_is_logged(path: Path, logged: LogLines) -> None:
     with served(path, answering(b"123456789\n" * 20_000 + b'{"exit": 78}\n')):
-        assert await run(path) == Outcome(Result.REFUSED, "exit 78")
+        assert await run(path) == Outcome(Result.REFUSED, "exit 78", "123456789")
     assert output(logged) == [*(384 * ["123456789"]), LEFT_OUT, *(128 * ["123456789"])]
 
 
@@ -391,7 +392,7 @@ async def test_time_out_closes_the_connection_and_logs_the_answer_so_far(
         closed.append(bool(hang_up.poll(1_000 * DEADLINE)))
 
     with served(path, serve):
-        assert await run(path, timeout=1) == Outcome(Result.FAILED, "timed out after 1 s")
+        assert await run(path, timeout=1) == Outcome(Result.FAILED, "timed out after 1 s", answer.strip())
     assert closed == [True]
     assert output(logged)[0].strip() == answer.strip()
 
@@ -594,7 +595,7 @@ async def test_script_of_a_service_manager_is_handed_the_session(
     before = set(children())
     for attempt, result in ((3, Result.FAILED), (78, Result.REFUSED)):
         try_ = start(attempt=attempt)
-        assert await run(path, try_) == Outcome(result, f"exit {attempt}")
+        assert await run(path, try_) == Outcome(result, f"exit {attempt}", "trouble")
         assert read.read_text() == build_input(session_facts(try_))
     # This one leaves its input unread.
     write_script(script, "exit 0")
@@ -608,7 +609,7 @@ async def test_script_that_outlives_the_time_out_is_not_ended(
 ) -> None:
     go, ended = tmp_path / "go", tmp_path / "ended"
     write_script(script, f"echo begun; while [ ! -e {go} ]; do sleep 0.01; done; touch {ended}")
-    assert await run(path, timeout=1) == Outcome(Result.FAILED, "timed out after 1 s")
+    assert await run(path, timeout=1) == Outcome(Result.FAILED, "timed out after 1 s", "begun")
     assert output(logged) == ["begun"]
     go.touch()
     await eventually(ended.exists)

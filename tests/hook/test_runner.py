@@ -205,7 +205,7 @@ async def test_hook_that_ignores_term_is_killed_after_kill_after(tmp_path: Path)
 async def test_exit_status_after_a_time_out_is_part_of_the_outcome(tmp_path: Path, logged: LogLines) -> None:
     hook = write_script(tmp_path / "hook", "trap 'echo tidy; exit 0' TERM; while :; do sleep 0.02; done")
     outcome = await run(hook, timeout=1)
-    assert outcome == Outcome(Result.FAILED, "timed out after 1 s, exit 0")
+    assert outcome == Outcome(Result.FAILED, "timed out after 1 s, exit 0", "tidy")
     assert output(logged) == ["tidy"]
 
 
