@@ -57,6 +57,10 @@ class Bench:
         self.dispatcher.add([request])
         return request.session
 
+    def states(self) -> dict[int, str]:
+        """Return the state of each pending session, as an operator sees it."""
+        return {view.session: view.state for view in self.dispatcher.views()}
+
     async def end_all(self) -> None:
         """Wait until every session is closed."""
         await eventually(lambda: self.dispatcher.pending == 0)

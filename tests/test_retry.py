@@ -15,7 +15,6 @@ from dmnotid.operations import Operations, Parts
 from tests.dispatching import (
     FOREVER,
     WIRELINE,
-    Bench,
     MadeUpLinks,
     at_work,
     refuse,
@@ -39,15 +38,11 @@ BY = "root (pid 12)"
 FAILS_ONCE = "sys.exit(environment['DMNOTID_ATTEMPT'] == '1')"
 
 
-def states_seen(bench: Bench) -> dict[int, str]:
-    return {view.session: view.state for view in bench.dispatcher.views()}
-
-
 async def test_pause_of_a_session_is_ended(tmp_path: Path, logged: LogLines) -> None:
     recorder = Recorder(tmp_path, FAILS_ONCE)
     async with at_work(make_config(tmp_path, recorder.command, retry=FOREVER)) as bench:
         session = bench.accept(7)
-        await eventually(lambda: states_seen(bench) == {session: "paused"})
+        await eventually(lambda: bench.states() == {session: "paused"})
         assert bench.dispatcher.retry([session], BY) == [session]
         await bench.end_all()
     assert recorder.names == [(session, 1), (session, 2)]
@@ -62,10 +57,10 @@ async def test_ended_pause_survives_a_restart(tmp_path: Path) -> None:
     config = make_config(tmp_path, recorder.command, retry=FOREVER)
     async with at_work(config, links) as bench:
         session = bench.accept(7)
-        await eventually(lambda: states_seen(bench) == {session: "paused"})
+        await eventually(lambda: bench.states() == {session: "paused"})
         links.connections = []
         assert bench.dispatcher.retry([session], BY) == [session]
-        assert states_seen(bench) == {session: "waiting"}
+        assert bench.states() == {session: "waiting"}
     async with at_work(config) as bench:
         (view,) = bench.dispatcher.views()
         assert (view.outcome, view.connection, view.interface) == ("exit 1", "wireline", "eth0")
@@ -79,7 +74,7 @@ async def test_pause_after_a_hook_that_could_not_be_started_is_ended(tmp_path: P
     async with at_work(make_config(tmp_path, recorder.command, retry=FOREVER)) as bench:
         session = bench.accept(7)
         await eventually(lambda: logged.of("hook not started"))
-        assert states_seen(bench) == {session: "hook"}
+        assert bench.states() == {session: "hook"}
         (tmp_path / "away").rename(recorder.file)
         assert bench.dispatcher.retry([session], BY) == [session]
         await bench.end_all()
@@ -91,9 +86,9 @@ async def test_rest_of_a_server_is_ended(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     async with at_work(make_config(tmp_path, recorder.command, sessions={"min_interval": "1h"})) as bench:
         first, second, third = (bench.accept(number) for number in range(3))
-        await eventually(lambda: states_seen(bench) == {second: "resting", third: "resting"})
+        await eventually(lambda: bench.states() == {second: "resting", third: "resting"})
         assert bench.dispatcher.retry([second], BY) == [second]
-        await eventually(lambda: states_seen(bench) == {third: "resting"})
+        await eventually(lambda: bench.states() == {third: "resting"})
         other = bench.accept(4, OTHER_ID)
         await eventually(lambda: bench.dispatcher.pending == 1)
     assert recorder.names == [(first, 1), (second, 1), (other, 1)]
@@ -131,10 +126,10 @@ async def test_session_that_waits_for_something_else_is_left_alone(tmp_path: Pat
             bench.accept(4, OPEN_ID),
         )
         await eventually(lambda: recorder.names)
-        before = states_seen(bench)
+        before = bench.states()
         assert before == {runs: "running", queued: "queued", waits: "waiting", held: "held"}
         assert bench.dispatcher.retry([runs, queued, waits, held], BY) == []
-        assert states_seen(bench) == before
+        assert bench.states() == before
         (tmp_path / "go").touch()
         await eventually(lambda: bench.dispatcher.pending == 2)
     assert recorder.names == [(runs, 1), (queued, 1)]
@@ -150,7 +145,7 @@ async def test_running_session_is_left_alone_although_its_server_will_rest(tmp_p
         await eventually(lambda: recorder.names)
         assert bench.dispatcher.retry([first], BY) == []
         assert bench.dispatcher.retry([second], BY) == [second]
-        assert states_seen(bench) == {first: "running", second: "queued"}
+        assert bench.states() == {first: "running", second: "queued"}
         (tmp_path / "go").touch()
         await bench.end_all()
     assert recorder.names == [(first, 1), (second, 1)]
@@ -201,10 +196,10 @@ async def test_session_stays_paused_when_its_retry_cannot_be_written(tmp_path: P
     refuse(config, "not_before", "old.not_before > new.not_before AND new.not_before > 0")
     async with at_work(config) as bench:
         session = bench.accept(1)
-        await eventually(lambda: states_seen(bench) == {session: "paused"})
+        await eventually(lambda: bench.states() == {session: "paused"})
         with pytest.raises(JournalError, match="refused by the test"):
             bench.dispatcher.retry([session], BY)
-        assert states_seen(bench) == {session: "paused"}
+        assert bench.states() == {session: "paused"}
     assert logged.of("session retried") == []
 
 
@@ -212,7 +207,7 @@ async def test_sessions_before_one_that_fails_are_retried(tmp_path: Path) -> Non
     recorder = Recorder(tmp_path, FAILS_ONCE)
     async with at_work(make_config(tmp_path, recorder.command, retry=FOREVER)) as bench:
         session = bench.accept(1)
-        await eventually(lambda: states_seen(bench) == {session: "paused"})
+        await eventually(lambda: bench.states() == {session: "paused"})
         with pytest.raises(NoSuchSession):
             bench.dispatcher.retry([session, 99], BY)
         await bench.end_all()
@@ -226,7 +221,7 @@ async def test_session_that_is_cancelled_during_a_retry_of_all_is_left_out(tmp_p
     config = make_config(tmp_path, recorder.command, retry=FOREVER)
     async with at_work(config) as bench:
         first, second, third = (bench.accept(1, server_id) for server_id in (SERVER_ID, OTHER_ID, OPEN_ID))
-        await eventually(lambda: set(states_seen(bench).values()) == {"paused"})
+        await eventually(lambda: set(bench.states().values()) == {"paused"})
         operations = Operations(Parts._make([None, bench.dispatcher, bench.journal, None, None, {}, None]), config)
 
         def cancel_second(record: Mapping[str, Any]) -> None:
@@ -270,7 +265,7 @@ async def test_try_that_was_taken_back_is_not_a_turn_of_its_server(tmp_path: Pat
     config = config._replace(hook=HookConfig((), socket=path))
     async with at_work(config) as bench:
         session = bench.accept(1)
-        await eventually(lambda: states_seen(bench) == {session: "hook"})
+        await eventually(lambda: bench.states() == {session: "hook"})
         assert bench.dispatcher.hook_problem == f"{path}: Connection refused"
         row = bench.journal.find(session)
         assert row is not None
@@ -278,5 +273,5 @@ async def test_try_that_was_taken_back_is_not_a_turn_of_its_server(tmp_path: Pat
         path.unlink()
         with served(path, answering(b'{"exit": 0}')):
             second = bench.accept(2)
-            await eventually(lambda: states_seen(bench) == {session: "hook"})
+            await eventually(lambda: bench.states() == {session: "hook"})
     assert states(config) == {session: "pending", second: "done"}

@@ -30,10 +30,6 @@ def seen(bench: Bench) -> dict[int, SessionView]:
     return {view.session: view for view in bench.dispatcher.views()}
 
 
-def states_seen(bench: Bench) -> dict[int, str]:
-    return {session: view.state for session, view in seen(bench).items()}
-
-
 async def test_running_session_shows_its_connection_its_process_and_its_time(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, waiting_for(tmp_path / "go"))
     async with at_work(make_config(tmp_path, recorder.command, hook={"timeout": "10m"})) as bench:
@@ -134,7 +130,7 @@ async def test_paused_session_shows_how_its_last_try_ended(tmp_path: Path) -> No
     recorder = Recorder(tmp_path, "print('connects'); sys.stderr.write('no route to host'); sys.exit(7)")
     async with at_work(make_config(tmp_path, recorder.command, retry=FOREVER)) as bench:
         bench.accept(1)
-        await eventually(lambda: states_seen(bench) == {1: "paused"})
+        await eventually(lambda: bench.states() == {1: "paused"})
         (view,) = bench.dispatcher.views()
         row = bench.journal.find(1)
     ended = "exit 7: no route to host"
@@ -150,7 +146,7 @@ async def test_waiting_session_shows_what_is_missing_and_until_when_it_waits(tmp
         waits = bench.accept(1, preferred=[ConnectionType.MOBILE, ConnectionType.WIRELESS])
         view = seen(bench)[waits]
         links.connections = [MOBILE]
-        assert states_seen(bench) == {waits: "queued"}
+        assert bench.states() == {waits: "queued"}
     assert (view.state, view.preferred, view.next_at) == ("waiting", ("mobile", "wireless"), None)
     expiry = time.strftime("%Y-%m-%d", time.localtime(view.expires_at))
     assert view.why == f"no mobile interface; no wireless interface; expires on {expiry}"

@@ -1,5 +1,7 @@
 """Every test of the command line has a state directory of its own, and none of the variables of the caller."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,13 @@ def secret_file(tmp_path: Path) -> Path:
     file.touch(mode=0o600)
     file.write_bytes(SECRET)
     return file
+
+
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the local time of the test be UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()

@@ -1,7 +1,5 @@
 """Sessions as rows of a table, and all facts of one."""
 
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,14 +7,7 @@ import pytest
 from dmnotid.cli.listing import MAX_WHY, after_retry, facts, next_try, row, why
 from tests.cli.examples import DONE, NOW, RUNNING, SESSION, WAITING
 
-
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def test_row_of_a_pending_session_has_its_age() -> None:

@@ -1,7 +1,5 @@
 """`dmnotid status`: the text for what a daemon reports, and the exit statuses."""
 
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,14 +8,7 @@ from dmnotid.cli.status import check
 from dmnotid.cli.summary import describe, list_servers, print_text, report
 from tests.cli.examples import DISCARD, DONE, NOW, STATUS, server
 
-
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def changed(**facts: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -367,11 +367,11 @@ async def test_reloads_at_once_are_served_one_after_the_other(tmp_path: Path, lo
         async with at_work(tmp_path, manager=Manager({"NOTIFY_SOCKET": str(tmp_path / "notify")})) as it:
             await asyncio.gather(*(it.call("Reload") for _ in range(4)))
         assert len(logged.of("configuration reloaded")) == 4
-        told: list[str] = []
-        while not told or told[-1] != "STOPPING=1":
-            told.append(manager.recv(4_096).decode().partition("\n")[0])
-    # The service manager is told of one at a time.
-    assert [word for word in told if "STATUS" not in word] == ["READY=1", *["RELOADING=1", "READY=1"] * 4, "STOPPING=1"]
+        notices: list[str] = []
+        while not notices or notices[-1] != "STOPPING=1":
+            notices.append(manager.recv(4_096).decode().partition("\n")[0])
+    # The service manager gets one notice at a time.
+    assert [it for it in notices if "STATUS" not in it] == ["READY=1", *["RELOADING=1", "READY=1"] * 4, "STOPPING=1"]
 
 
 # Hostile clients
