@@ -61,7 +61,7 @@ class Discarded(NamedTuple):
 
 
 _Kept = tuple[Discard, Datagram]
-"""A discarded datagram as it is kept: in a flood, its sentence would cost more than all else here."""
+"""A discarded datagram as it is kept. Its sentence, which costs most in a flood, is built when it is shown."""
 
 
 def _show(kept: _Kept) -> Discarded:

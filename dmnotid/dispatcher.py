@@ -125,7 +125,7 @@ class Dispatcher:
 
     def views(self) -> Iterator[SessionView]:
         """Yield every session that is not closed, by its number. Each is as it is when it is asked for."""
-        return self._look().all()
+        return self._views().all()
 
     def retry(self, sessions: Iterable[int], by: str) -> list[int]:
         """End the pause of each session and the rest of its server, and open failed and expired ones again.
@@ -133,7 +133,7 @@ class Dispatcher:
         Order, concurrency and connections are as for any other session. Return the sessions for which there was
         something to end or to open. Raises NoSuchSession, NotPending or JournalError for the first one that fails.
         """
-        views = self._look()
+        views = self._views()
         try:
             return [it for it in sessions if self._transitions.retry(it, views.state_of(it), by)]
         finally:
@@ -144,12 +144,12 @@ class Dispatcher:
 
         Raises NoSuchSession, NotPending or JournalError, and changes nothing then.
         """
-        was = self._look().state_of(session)
+        was = self._views().state_of(session)
         self._transitions.cancel(session, was, by)
         self._changed()
         return was
 
-    def _look(self) -> Views:
+    def _views(self) -> Views:
         return Views(self._sessions, self._links, self._config)
 
     async def run(self) -> None:

@@ -154,7 +154,7 @@ class Operations:
         return {"what": what, "startable": not problem, "problem": problem or None}
 
     def _describe_journal(self) -> tuple[Facts, str]:
-        """Describe the journal, and say why it can't be read if it can't."""
+        """Describe the journal, and return the reason if it can't be read."""
         journal = self._parts.journal
         found: Facts = {"file": str(journal.file), "octets": None, "remembered": None, "oldest": None}
         problem = ""

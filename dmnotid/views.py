@@ -94,7 +94,7 @@ class Views:
             return _Standing(PendingState.PAUSED, why, max(tracked.close_at, now))
         if request.server_id not in self._configured:
             return _Standing(PendingState.HELD, "this server is not configured")
-        # Before the connection: without one, the pause goes on all the same.
+        # Before the connection, because the pause passes with or without one.
         if request.not_before > now:
             why = tracked.problem or request.last_try.outcome or "its last try failed"
             state = PendingState.HOOK if tracked.failed_starts else PendingState.PAUSED

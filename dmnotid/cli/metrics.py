@@ -29,7 +29,7 @@ _STANDARD_INPUT: Final = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what follows `dmnotid metrics`."""
+    """Declare the arguments of `dmnotid metrics`."""
     add = parser.add_argument
     add("--no-servers", action="store_true", help="one sample for all servers, not one for each")
     add_places(parser)

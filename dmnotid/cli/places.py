@@ -1,4 +1,4 @@
-"""Where a command finds the daemon: the options for it, and the keys of the configuration."""
+"""The options and the keys of the configuration by which a command finds the daemon."""
 
 import argparse
 import os

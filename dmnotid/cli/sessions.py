@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid sessions`."""
     parser.usage = _USAGE
     add = parser.add_argument
-    add("words", nargs="*", metavar="N", help="one session; after retry or cancel: start it now, close it")
-    add("--all", action="store_true", help="list closed sessions too; retry all that are paused or rest")
+    add("words", nargs="*", metavar="N", help="show this session; after retry start it now, after cancel close it")
+    add("--all", action="store_true", help="list closed sessions too; retry all that are paused or resting")
     add("--server", type=parse_server_id, metavar="ID", help="the sessions of this server")
     since = "the sessions accepted or closed since then: -1d, or a time as for decode --at"
     add("--since", type=_parse_since, metavar="TIME", help=since)
@@ -159,7 +159,7 @@ def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
         session = after.get(number) or _find(path, number)
         print(printable(after_retry(before.get(number), session, now)))
     if not started and wanted["session"] is None:
-        print("no session is paused or rests")
+        print("no session is paused or resting")
     elif not started:
         print(printable(after_retry(None, after[wanted["session"]], now)))
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""What the journal of a daemon that does not run has, for `dmnotid status` and `dmnotid sessions`."""
+"""The journal of a daemon that does not run, as `dmnotid status` and `dmnotid sessions` show it."""
 
 import sys
 from collections import Counter
@@ -22,7 +22,7 @@ _TITLES: Final = ("SERVER", "HEARD", "PENDING", "LAST SESSION")
 
 
 def show_copy(directory: Path, show: Callable[[JournalCopy], object]) -> int:
-    """Show what a journal has, and return the exit status: 3, or 4 if this user may not read it."""
+    """Show a journal, and return the exit status: 3, or 4 if this user may not read it."""
     try:
         with read_copy(directory) as journal:
             show(journal)

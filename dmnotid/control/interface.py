@@ -45,7 +45,7 @@ _PRIVILEGED: Final = frozenset(f"{INTERFACE}.{name}" for name in ("Retry", "Canc
 
 
 class Operations(Protocol):
-    """What the daemon can be asked. Every method may raise DmnotidError."""
+    """The operations of the daemon that clients can call. Every method may raise DmnotidError."""
 
     async def status(self) -> Mapping[str, object]:
         """Return the reply of Status; an iterator in it is a list that is made in slices."""
@@ -75,7 +75,7 @@ class Interface:
     """Answers the calls of the control socket from `operations`."""
 
     def __init__(self, operations: Operations) -> None:
-        # Has the answers.
+        # The side of the daemon.
         self._operations = operations
 
     async def answer(self, call: Call) -> AsyncGenerator[Reply, None]:

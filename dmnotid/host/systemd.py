@@ -74,7 +74,7 @@ class Manager:
         self._notify("WATCHDOG=1")
 
     def _notify(self, *lines: str, patience: float = 0) -> bool:
-        """Send one message; return whether it was sent. A failure is logged once, and the service goes on."""
+        """Send one message; return whether it was sent. A failure is logged once, and the service continues."""
         if self._address is None:
             return False
         try:

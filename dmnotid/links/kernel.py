@@ -96,7 +96,7 @@ def subscribe() -> socket.socket:
 
 
 def drain(subscription: socket.socket) -> None:
-    """Discard the queued notices: each is only a reason to read the whole state again, whatever it says.
+    """Discard the queued notices: each is only a reason to read the whole state again, whatever its content.
 
     An overrun of the socket's buffer (ENOBUFS, reported once) is another such reason.
     """

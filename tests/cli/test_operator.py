@@ -199,7 +199,7 @@ def test_retry_that_changes_nothing_shows_why(reader: Operator) -> None:
     done = reader.type("sessions", "retry", "2")
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"session 2 of {SERVER_ID}: waiting, no mobile interface")
-    assert reader.type("sessions", "retry", "--server", "other.example").out == "no session is paused or rests\n"
+    assert reader.type("sessions", "retry", "--server", "other.example").out == "no session is paused or resting\n"
 
 
 def test_failed_session_runs_again_after_a_retry(tmp_path: Path) -> None:
