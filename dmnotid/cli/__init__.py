@@ -42,7 +42,7 @@ def _run(words: Sequence[str]) -> int:
     # Each import costs a share of a command that takes 50 ms, and of the daemon's start.
     match [*words]:
         case ["status"]:
-            from dmnotid.cli.summary import show_status  # noqa: PLC0415
+            from dmnotid.cli.status_text import show_status  # noqa: PLC0415
 
             return show_status()
         case ["run"] | ["run", "--config", _] if not words[-1].startswith("-"):

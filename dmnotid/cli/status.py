@@ -1,4 +1,4 @@
-"""`dmnotid status` with options, and for a daemon that does not answer. A plain one is answered by `summary`."""
+"""`dmnotid status` with options, and for a daemon that does not answer. A plain one is answered by `status_text`."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from typing import Any, Final
 from dmnotid.cli.asking import answered, exit_status, explain
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
-from dmnotid.cli.summary import PATIENCE, print_text, report
+from dmnotid.cli.status_text import PATIENCE, print_text, report
 from dmnotid.cli.table import count_pending
 from dmnotid.control.client import Failed, Unreachable, call
 from dmnotid.host.text import printable

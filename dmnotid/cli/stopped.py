@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmnotid.cli.asking import EXIT_DOWN, EXIT_FORBIDDEN
-from dmnotid.cli.listing import Session
-from dmnotid.cli.summary import describe_journal, describe_session
+from dmnotid.cli.session_text import Session
+from dmnotid.cli.status_text import describe_journal, describe_session
 from dmnotid.cli.table import columns, count_pending, moment
 from dmnotid.control.client import Failed
 from dmnotid.control.interface import session_facts

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dmnotid.cli.status import check
-from dmnotid.cli.summary import describe, list_servers, print_text, report
+from dmnotid.cli.status_text import describe, list_servers, print_text, report
 from tests.cli.examples import DISCARD, DONE, NOW, STATUS, server
 
 pytestmark = pytest.mark.usefixtures("utc")

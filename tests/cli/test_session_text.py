@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dmnotid.cli.listing import MAX_WHY, after_retry, facts, next_try, row, why
+from dmnotid.cli.session_text import MAX_WHY, after_retry, facts, next_try, row, why
 from tests.cli.examples import DONE, NOW, RUNNING, SESSION, WAITING
 
 pytestmark = pytest.mark.usefixtures("utc")
