@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from dmnotid.journal.rows import MAX_SESSION, PENDING, SELECT_PAGE, SELECT_ROW, Row, is_whole, make_row
+from dmnotid.journal.rows import MAX_SESSION, PENDING, SELECT_PAGE, SELECT_ROW, Row, is_whole, make_row, shown_time
 from dmnotid.policy.sessions import SessionView
 
 ROWS_AT_ONCE: Final = 64
@@ -95,7 +95,7 @@ class Listing:
     @property
     def oldest(self) -> float | None:
         """Arrival of the first of them (POSIX seconds); None if there is none."""
-        return next((at for (at,) in self._query(_OLDEST, ()) if isinstance(at, float)), None)
+        return next((shown_time(at) or None for (at,) in self._query(_OLDEST, ()) if isinstance(at, float)), None)
 
 
 def view_of(row: Row) -> SessionView:
@@ -105,13 +105,13 @@ def view_of(row: Row) -> SessionView:
         server_id=row.server_id,
         notification_id=row.notification_id,
         state=row.state,
-        accepted_at=row.received_at,
+        accepted_at=shown_time(row.received_at),
         source=row.source,
         signed=row.sent_at is not None,
         preferred=(),
         attempts=row.attempts,
         # Not the pause that was before the session was closed.
-        next_at=row.not_before or None if row.state == PENDING else None,
+        next_at=shown_time(row.not_before) or None if row.state == PENDING else None,
         expires_at=None,
         why="",
         connection=row.connection,
@@ -119,5 +119,5 @@ def view_of(row: Row) -> SessionView:
         started_at=row.started_at,
         pid=None,
         outcome=row.outcome,
-        closed_at=row.closed_at,
+        closed_at=None if row.closed_at is None else shown_time(row.closed_at),
     )

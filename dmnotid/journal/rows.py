@@ -37,6 +37,9 @@ REVIVABLE: Final = frozenset({Closed.FAILED, Closed.EXPIRED})
 
 MAX_OUTCOME: Final = 80
 
+LATEST: Final = 253_402_300_799
+"""The last second of the year 9999 (POSIX seconds): a later time is not one of a calendar."""
+
 
 class Row(NamedTuple):
     """A row, with its columns in the order of the table. Times are POSIX seconds of the wall clock."""
@@ -204,7 +207,7 @@ def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionReque
         row.server_id,
         notification,
         row.source,
-        row.received_at,
+        shown_time(row.received_at),
         row.attempts,
         monotonic + min(max(row.not_before - now, 0), longest_pause),
         monotonic + max(whole - waited, min(whole, LAST_CHANCE)),
@@ -226,7 +229,7 @@ def restore(database: sqlite3.Connection, requests: Iterable[SessionRequest]) ->
 def make_row(values: Iterable[object]) -> Row:
     """Make a row of the columns of a file. Values that only people read become None if they are damaged."""
     row = Row._make(values)
-    started_at = row.started_at if isinstance(row.started_at, float) else None
+    started_at = shown_time(row.started_at) or None if isinstance(row.started_at, float) else None
     outcome, connection, interface = (value if is_text(value) else None for value in row[-3:])
     return Row(*row[:-5], started_at, row.seal, outcome, connection, interface)
 
@@ -234,6 +237,11 @@ def make_row(values: Iterable[object]) -> Row:
 def shown(text: str) -> str | None:
     """Return text as a column for people holds it: None if empty, without what UTF-8 can't have."""
     return text.encode(errors="replace").decode()[:MAX_OUTCOME] or None
+
+
+def shown_time(time_: float) -> float:
+    """Return a time as people can read it (POSIX seconds): 0 for one, of a damaged file, that is in no calendar."""
+    return time_ if 0 <= time_ <= LATEST else 0.0
 
 
 def is_whole(row: Row) -> bool:

@@ -8,12 +8,11 @@ A server keeps its times when its rows are pruned, when it leaves the configurat
 """
 
 import sqlite3
-from math import isfinite
 from typing import Final
 
 from dmnotid.errors import JournalDamaged
 from dmnotid.host.log import logger
-from dmnotid.journal.rows import is_text
+from dmnotid.journal.rows import is_text, shown_time
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import MARGIN, NEVER_SIGNED, ServerTimes
 from dmnotid.wire.notification import MAX_TIME
@@ -185,4 +184,4 @@ def _is_time(value: object) -> bool:
 
 
 def _is_arrival(value: object) -> bool:
-    return isinstance(value, float) and isfinite(value)
+    return isinstance(value, float) and shown_time(value) == value

@@ -7,8 +7,8 @@ import pytest
 
 from dmnotid.errors import JournalError
 from dmnotid.journal.file import DAMAGED_NAME, FILE_NAME
-from dmnotid.journal.listing import ROWS_AT_ONCE
-from dmnotid.journal.rows import MAX_OUTCOME
+from dmnotid.journal.listing import ROWS_AT_ONCE, view_of
+from dmnotid.journal.rows import LATEST, MAX_OUTCOME
 from dmnotid.policy.sessions import Closed, Connection
 from dmnotid.wire.notification import ConnectionType
 from tests.journal.journals import (
@@ -137,6 +137,22 @@ def test_damaged_value_that_only_people_read_harms_nothing(
         file.unlink()
     with open_journal(tmp_path) as journal:
         assert ids(journal) == [1]
+
+
+@pytest.mark.parametrize("value", ["9e999", "-9e999", "1e18", "-1.0"])
+def test_damaged_time_is_shown_as_one_of_a_calendar(tmp_path: Path, value: str) -> None:
+    with open_journal(tmp_path) as journal:
+        admit(journal, 1)
+        admit_done(journal, 2)
+    sql(tmp_path, f"UPDATE session SET received_at = {value}, started_at = {value}, not_before = {value}")  # noqa: S608
+    sql(tmp_path, f"UPDATE session SET closed_at = {value} WHERE session = 2")  # noqa: S608
+    sql(tmp_path, f"UPDATE server SET last_accepted = {value}")  # noqa: S608
+    with open_journal(tmp_path) as journal:
+        views = list(map(view_of, journal.rows()))
+        times = [time for it in views for time in (it.accepted_at, it.started_at, it.next_at, it.closed_at)]
+        times += [journal.oldest, *journal.last_accepted.values(), *(it.received_at for it in journal.pending())]
+    assert [view.session for view in views] == [1, 2]
+    assert all(0 <= time <= LATEST for time in times if time is not None)
 
 
 # The last session of each server
