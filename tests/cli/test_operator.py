@@ -117,7 +117,8 @@ def test_plain_status_imports_little(reader: Operator) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORTED], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
-    commands = {"__future__", "dmnotid", "dmnotid.cli", *(f"dmnotid.cli.{it}" for it in ("asking", "status_text", "table"))}
+    shared = {f"dmnotid.cli.{name}" for name in ("asking", "status_text", "table")}
+    commands = {"__future__", "dmnotid", "dmnotid.cli", *shared}
     assert set(done.stderr.split()) <= commands | {
         "gc",
         *("dmnotid.control", "dmnotid.control.client", "dmnotid.host", "dmnotid.host.text"),
