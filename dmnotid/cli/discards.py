@@ -4,18 +4,16 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from dmnotid.cli.asking import answered
 from dmnotid.cli.places import add_places, find_socket
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.table import moment
 from dmnotid.control.client import stream
+from dmnotid.discards import MAX_KEPT_OCTETS
 from dmnotid.errors import UsageError, discard_reasons, suggest
 from dmnotid.host.text import printable
-
-KEPT_OCTETS: Final = 600
-"""Maximum number of octets that the daemon keeps of each datagram."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +44,6 @@ def lines_of(discard: Mapping[str, Any], now: float) -> Iterator[str]:
     about = f"{moment(discard['at'], now)} {discard['reason']} from {discard['source']}{claimed}"
     yield printable(f"# {about}: {discard['problem']}")
     octets = discard["octets"] or ""
-    if len(octets) // 2 >= KEPT_OCTETS:
-        yield f"# the first {KEPT_OCTETS} octets; decode finds the datagram truncated if it was longer"
+    if len(octets) // 2 >= MAX_KEPT_OCTETS:
+        yield f"# the first {MAX_KEPT_OCTETS} octets; decode finds the datagram truncated if it was longer"
     yield octets or "# the datagram was empty"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from dmnotid import __version__
+from dmnotid.control.client import INTERFACE
 from dmnotid.control.varlink import Call, Reply, VarlinkError, sliced
 from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, NoSuchSession, NotPending
 from dmnotid.host.log import logger
 from dmnotid.policy.sessions import SessionView
 
-INTERFACE: Final = "io.dmnotid"
 SERVICE: Final = "org.varlink.service"
 
 MAX_BEHIND: Final = 1_000

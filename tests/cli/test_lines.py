@@ -2,9 +2,9 @@
 
 import pytest
 
-from dmnotid.cli.discards import KEPT_OCTETS
 from dmnotid.cli.discards import lines_of as lines_of_discard
 from dmnotid.cli.follow import line_of
+from dmnotid.discards import MAX_KEPT_OCTETS
 from tests.cli.examples import DISCARD, NOW
 
 
@@ -24,9 +24,9 @@ def test_discard_is_a_comment_and_its_octets() -> None:
 
 
 def test_discard_that_may_be_cut_is_marked() -> None:
-    lines = list(lines_of_discard(DISCARD | {"octets": "00" * KEPT_OCTETS, "server": None}, NOW))
+    lines = list(lines_of_discard(DISCARD | {"octets": "00" * MAX_KEPT_OCTETS, "server": None}, NOW))
     assert len(lines) == 3
-    assert lines[1].startswith(f"# the first {KEPT_OCTETS} octets")
+    assert lines[1].startswith(f"# the first {MAX_KEPT_OCTETS} octets")
     assert "server" not in lines[0].partition(": ")[0]
 
 
