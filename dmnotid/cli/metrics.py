@@ -72,12 +72,12 @@ def _stopped(state: Path, *, one_each: bool) -> Iterator[Family]:
     """Yield the metrics of a daemon that does not answer: those of its journal, if this user can read it."""
     # A running daemon makes the import of SQLite unnecessary.
     from dmnotid.journal.reading import read_copy  # noqa: PLC0415
-    from dmnotid.journal.rows import PENDING  # noqa: PLC0415
+    from dmnotid.journal.rows import PENDING, shown_time  # noqa: PLC0415
 
     yield up(0)
     with suppress(JournalError), read_copy(state) as journal:
         yield from last_accepted(journal.last_accepted, one_each=one_each)
-        pending = [row.received_at for row in journal.rows() if row.state == PENDING]
+        pending = [shown_time(row.received_at) for row in journal.rows() if row.state == PENDING]
         if pending:
             yield oldest_pending(min(pending))
         yield journal_bytes(journal.octets)
@@ -86,7 +86,7 @@ def _stopped(state: Path, *, one_each: bool) -> Iterator[Family]:
 def replace_file(file: Path, text: str) -> None:
     """Replace a file by one that any user can read; a reader finds the former or the new text, never a part of one."""
     # node_exporter reads only names that end with .prom.
-    beside = file.with_name(f"{file.name}.new")
+    beside = Path(f"{file}.new")
     try:
         beside.unlink(missing_ok=True)
         # Not a link that another user of the directory has put there.

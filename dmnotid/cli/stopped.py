@@ -16,7 +16,7 @@ from dmnotid.errors import JournalError
 from dmnotid.host.text import printable, span
 from dmnotid.journal.listing import view_of
 from dmnotid.journal.reading import JournalCopy, read_copy
-from dmnotid.journal.rows import PENDING, Row
+from dmnotid.journal.rows import PENDING, Row, shown_time
 
 _TITLES: Final = ("SERVER", "HEARD", "PENDING", "LAST SESSION")
 
@@ -49,7 +49,7 @@ def print_journal(journal: JournalCopy, now: float) -> None:
         ago = "never" if at is None else f"{span(now - at)} ago"
         lines.append((server, ago, str(pending[server]), describe_session(session, now)))
     print("\n".join(columns([_TITLES, *lines], right=[2])))
-    print(f"\n{count_pending(len(rows), min((row.received_at for row in rows), default=None), now)}")
+    print(f"\n{count_pending(len(rows), min((shown_time(row.received_at) for row in rows), default=None), now)}")
 
 
 def show_sessions(directory: Path, wanted: Mapping[str, Any], show: Callable[[Iterable[Session]], object]) -> int:

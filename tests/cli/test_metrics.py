@@ -18,6 +18,7 @@ from dmnotid.cli.metrics import MAX_REQUEST, OPENMETRICS, PLAIN, answer, read_he
 from dmnotid.errors import DmnotidError
 from tests.cli.program import PATIENCE, PROGRAM, dmnotid
 from tests.cli.test_exposition import read
+from tests.journal.journals import admit, open_journal, sql
 from tests.processes import Run, running
 from tests.support import NOWHERE, OTHER_ID, OTHER_SECRET, SERVER_ID, push, write_config
 
@@ -52,6 +53,11 @@ def test_link_beside_the_file_is_replaced_and_not_followed(tmp_path: Path) -> No
     replace_file(tmp_path / "dmnotid.prom", "text\n")
     assert target.read_text() == "precious"
     assert (tmp_path / "dmnotid.prom").read_text() == "text\n"
+
+
+def test_path_without_a_name_is_refused() -> None:
+    with pytest.raises(DmnotidError, match=r"^\. cannot be written: "):
+        replace_file(Path(), "text\n")
 
 
 def test_nothing_is_left_when_the_file_cannot_be_replaced(tmp_path: Path) -> None:
@@ -245,6 +251,18 @@ def test_scrape_of_all_servers_has_one_sample_when_the_daemon_is_down(tmp_path: 
     assert len(times) == 2
     every = read(dmnotid("metrics", f"--config={config}", "--no-servers").out)
     assert every["dmnotid_notification_last_accepted_timestamp_seconds", ()] == max(times)
+
+
+def test_stopped_daemon_is_described_when_an_arrival_in_its_journal_is_damaged(tmp_path: Path) -> None:
+    config = f"--config={configure(tmp_path)}"
+    (tmp_path / "state").mkdir()
+    with open_journal(tmp_path / "state") as journal:
+        admit(journal, 1)
+    sql(tmp_path / "state", "UPDATE session SET received_at = 9e999")
+    assert read(dmnotid("metrics", config).out)["dmnotid_session_oldest_pending_timestamp_seconds", ()] == 0
+    done = dmnotid("status", config)
+    assert (done.status, done.err) == (3, "")
+    assert "\n1 session pending" in done.out
 
 
 def test_scrape_shows_that_the_daemon_is_down_when_it_never_ran(tmp_path: Path) -> None:
