@@ -21,9 +21,9 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid follow`."""
     add = parser.add_argument
-    add("--server", type=parse_server_id, metavar="ID", help="the records about this server")
-    add("--session", type=parse_count, metavar="N", help="the records about this session")
-    levels = "the records from this level on: debug, info, warning or error. The daemon makes none below its log.level"
+    add("--server", type=parse_server_id, metavar="ID", help="only the records about this server")
+    add("--session", type=parse_count, metavar="N", help="only the records about this session")
+    levels = "only the records from this level on: debug, info, warning or error. There are none below log.level"
     add("--level", choices=LEVELS, metavar="LEVEL", help=levels)
     add("--json", action="store_true", help="print one JSON object a line")
     add_places(parser)
