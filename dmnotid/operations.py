@@ -275,7 +275,7 @@ class Operations:
     async def retry(self, session: int | None, server: str | None, by: str) -> list[int]:
         """Let one session, or else the open ones of a server or of all, start as soon as they can.
 
-        Return those that were paused or at rest, or are open again. Raises NoSuchSession, NotPending and JournalError.
+        Return those that were paused or resting, or are open again. Raises NoSuchSession, NotPending and JournalError.
         """
         if session is not None:
             return self._parts.dispatcher.retry([session], by)

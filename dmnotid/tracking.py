@@ -4,15 +4,15 @@ A session is tracked from its admission until its row is closed, in one of these
 
     queued   --connection and turn--> running --exit 0, 78, tries used up--> ending --row closed--> closed
        ^  ^                              |  |                                   |
-       |  +--daemon stops, hook ended----+  +--any other end--> resting         +--not written: again in 10 s
+       |  +--daemon stops, hook ended----+  +--any other end--> paused          +--not written: again in 10 s
        +-------------- pause over, `retry` --------------------+
-    queued, resting --expire_after--> ending
-    queued --start can't be written, or hook can't be started--> resting
-    queued, resting, running --`cancel`, row closed--> closed
+    queued, paused --expire_after--> ending
+    queued --start can't be written, or hook can't be started--> paused
+    queued, paused, running --`cancel`, row closed--> closed
     closed as failed or expired --`retry`, row opened--> queued
 
     queued   in the schedule
-    resting  in the schedule, with a `not_before` that is ahead
+    paused   in the schedule, with a `not_before` that is ahead
     running  `running` is set
     ending   `closed` is set
     closed   not tracked; the hook of a cancelled session is being ended, and its server has no other one until then
@@ -47,7 +47,7 @@ class Tracked:
         self.announced = False
         # Number of times in a row that the hook could not be started: the pauses between them grow.
         self.failed_starts = 0
-        # Why it rests, if that is not the end of its last try.
+        # Why it is paused, if that is not the end of its last try.
         self.problem = ""
         # The running try, and when the try for the same server before it began, on the monotonic clock.
         self.running: Try | None = None
@@ -68,7 +68,7 @@ class Sessions:
         self.running: dict[str, Try] = {}
         # Those whose row is to be closed, by their number.
         self.ending: dict[int, Tracked] = {}
-        # The requests of those that are queued or resting.
+        # The requests of those that are queued or paused.
         self._schedule = Schedule()
         # When the last try for each server began, on the monotonic clock.
         self.last_start: dict[str, float] = {}
@@ -79,7 +79,7 @@ class Sessions:
 
     @property
     def waiting(self) -> list[Tracked]:
-        """The queued and resting sessions."""
+        """The queued and paused sessions."""
         return [it for it in self.tracked.values() if it.running is None and it.closed is None]
 
     def queue(self, request: SessionRequest) -> None:

@@ -116,7 +116,7 @@ class Transitions:
             logger.error("pause not written", **tracked.request.log_facts(), problem=str(error))
 
     def _settle(self, tracked: Tracked, outcome: Outcome) -> None:
-        """End a session after its try, or let it rest until the next one."""
+        """End a session after its try, or pause it until the next one."""
         not_started = outcome.result is Result.NOT_STARTED
         tracked.failed_starts = tracked.failed_starts + 1 if not_started else 0
         tracked.problem = self.hook_problem = outcome.detail if not_started else ""

@@ -21,7 +21,7 @@ from dmnotid.policy.sessions import SessionView
 
 SERVICE: Final = "org.varlink.service"
 
-MAX_BEHIND: Final = 1_000
+MAX_UNREAD_RECORDS: Final = 1_000
 """Maximum number of log records that are kept for a follower that does not read; later ones are counted."""
 
 _MAX_INTEGER: Final = 2**63 - 1
@@ -130,7 +130,7 @@ class Interface:
                 return
             if any(given.get(name, record.get(key)) != record.get(key) for name, key in _FILTERS):
                 return
-            if len(records) < MAX_BEHIND:
+            if len(records) < MAX_UNREAD_RECORDS:
                 records.append(record)
             else:
                 missed += 1

@@ -33,7 +33,7 @@ def choose_connection(preferred: Sequence[ConnectionType], available: Sequence[C
 
 
 class Schedule:
-    """The requests that are queued or resting between two tries, in the order of their turn (5.3.4).
+    """The requests that are queued or paused between two tries, in the order of their turn (5.3.4).
 
     Of the servers that have a request that can start, the one whose last try began longest ago comes first. So no
     server holds up another by more than one run. Within a server, first come, first served.

@@ -12,7 +12,7 @@ import pytest
 
 import dmnotid.control
 from dmnotid.cli.follow import line_of
-from dmnotid.control.interface import MAX_BEHIND, PARAMETERS
+from dmnotid.control.interface import MAX_UNREAD_RECORDS, PARAMETERS
 from tests.control.plain import WARNING, connected, serving
 from tests.support import IS_ROOT, LogLines, eventually
 
@@ -252,10 +252,10 @@ async def test_follower_that_is_behind_is_told_how_many_it_missed(tmp_path: Path
     async with serving(tmp_path / "control", patience=0.05) as operations, connected(tmp_path / "control") as client:
         client.call("io.dmnotid.Follow", more=True)
         await eventually(lambda: operations.followers)
-        for number in range(MAX_BEHIND + 7):
+        for number in range(MAX_UNREAD_RECORDS + 7):
             operations.log(event="one", level="info", number=number)
-        events = [(await client.reply())["parameters"]["event"] for _ in range(MAX_BEHIND + 1)]
-        assert [event["number"] for event in events[:-1]] == list(range(MAX_BEHIND))
+        events = [(await client.reply())["parameters"]["event"] for _ in range(MAX_UNREAD_RECORDS + 1)]
+        assert [event["number"] for event in events[:-1]] == list(range(MAX_UNREAD_RECORDS))
         assert (events[-1]["event"], events[-1]["count"]) == ("records missed", 7)
         assert line_of(events[-1]).endswith(" warning: Records were left out because they were not read: 7")
         operations.log(event="two", level="info")
