@@ -140,7 +140,7 @@ def test_page_has_every_reason_and_no_other() -> None:
 
 def test_page_names_the_reasons_that_are_warnings() -> None:
     """As the log of discards has them."""
-    (listed,) = re.findall(r"makes an error: (.*?), and `duplicate`", TEXT, flags=re.DOTALL)
+    (listed,) = re.findall(r"makes an error:\s(.*?), and `duplicate`", TEXT, flags=re.DOTALL)
     suspicious = {kind.reason for kind in SUSPICIOUS}
     assert set(re.findall(r"`([a-z-]+)`", listed)) == suspicious
 
