@@ -125,7 +125,7 @@ def test_answer_is_the_exit_status_of_a_shell(tmp_path: Path, text: str, code: i
 async def test_output_is_written_before_the_answer(tmp_path: Path, logged: LogLines) -> None:
     hook = write_script(tmp_path / "hook", "echo one; echo; echo for the log of the unit >&2; printf two; exit 3")
     assert answer(REQUEST, str(hook)) == (["one", "two"], {"exit": 3}, 3)
-    assert await hand_over(tmp_path / "session", str(hook)) == Outcome(Result.FAILED, "exit 3")
+    assert await hand_over(tmp_path / "session", str(hook)) == Outcome(Result.FAILED, "exit 3", "two")
     assert output(logged, "socket") == ["one", "two"]
 
 
