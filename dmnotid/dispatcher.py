@@ -127,17 +127,15 @@ class Dispatcher:
         """Yield every session that is not closed, by its number. Each is as it is when it is asked for."""
         return self._views().all()
 
-    def retry(self, sessions: Iterable[int], by: str) -> list[int]:
-        """End the pause of each session and the rest of its server, and open failed and expired ones again.
+    def retry(self, session: int, by: str) -> bool:
+        """End the pause of a session and the rest of its server, or open a failed or expired one again.
 
-        Order, concurrency and connections are as for any other session. Return the sessions for which there was
-        something to end or to open. Raises NoSuchSession, NotPending or JournalError for the first one that fails.
+        Order, concurrency and connections are as for any other session. False if there is nothing to end. Raises
+        NoSuchSession, NotPending or JournalError, and changes nothing then.
         """
-        views = self._views()
-        try:
-            return [it for it in sessions if self._transitions.retry(it, views.state_of(it), by)]
-        finally:
-            self._changed()
+        changed = self._transitions.retry(session, self._views().state_of(session), by)
+        self._changed()
+        return changed
 
     def cancel(self, session: int, by: str) -> str:
         """Close a session as cancelled, end its hook if it runs, and return the state that it had.

@@ -278,7 +278,7 @@ class Operations:
         Return those that were paused or resting, or are open again. Raises NoSuchSession, NotPending and JournalError.
         """
         if session is not None:
-            return self._parts.dispatcher.retry([session], by)
+            return [session] if self._parts.dispatcher.retry(session, by) else []
         chosen = [
             view.session
             async for view in sliced(self._parts.dispatcher.views())
@@ -288,7 +288,8 @@ class Operations:
         for one in chosen:
             # Meanwhile it may have been cancelled, or run to its end.
             with suppress(NoSuchSession, NotPending):
-                retried += self._parts.dispatcher.retry([one], by)
+                if self._parts.dispatcher.retry(one, by):
+                    retried.append(one)
             # Each is a transaction of its own.
             await asyncio.sleep(0)
         return retried

@@ -270,7 +270,7 @@ async def test_session_goes_on_when_its_cancellation_cannot_be_written(tmp_path:
         assert [view.state for view in bench.dispatcher.views()] == [state]
         assert not runs or is_alive(recorder.runs[0]["pid"])
         (tmp_path / "go").touch()
-        bench.dispatcher.retry([session], BY)
+        bench.dispatcher.retry(session, BY)
         await bench.end_all()
     assert states(config) == {session: "done"}
     assert bench.dispatcher.counters["cancelled"] == 0
@@ -287,7 +287,7 @@ async def test_ended_session_cannot_be_cancelled_while_its_end_is_not_written(tm
         with pytest.raises(NotPending) as found:
             bench.dispatcher.cancel(session, BY)
         assert found.value.state == "done"
-        assert bench.dispatcher.retry([session], BY) == []
+        assert not bench.dispatcher.retry(session, BY)
         (view,) = bench.dispatcher.views()
         assert view.state == "paused"
         assert view.why == "done: exit 0; not written to the journal yet"

@@ -51,7 +51,7 @@ async def disturb(bench: Bench, directory: Path, hook: Path, rng: random.Random,
             if action == "accept":
                 known.add(bench.accept(len(known), rng.choice([SERVER_ID, OTHER_ID, OPEN_ID])))
             elif action == "retry":
-                bench.dispatcher.retry([session], BY)
+                bench.dispatcher.retry(session, BY)
             elif action == "cancel":
                 bench.dispatcher.cancel(session, BY)
             elif rng.random() < 0.3:
@@ -62,7 +62,8 @@ async def finish(bench: Bench) -> None:
     """Let every session come to its end."""
     while bench.dispatcher.pending:
         with suppress(JournalError):
-            bench.dispatcher.retry([view.session for view in bench.dispatcher.views()], BY)
+            for session in [view.session for view in bench.dispatcher.views()]:
+                bench.dispatcher.retry(session, BY)
         await asyncio.sleep(0.01)
 
 

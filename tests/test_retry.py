@@ -43,7 +43,7 @@ async def test_pause_of_a_session_is_ended(tmp_path: Path, logged: LogLines) -> 
     async with at_work(make_config(tmp_path, recorder.command, retry=FOREVER)) as bench:
         session = bench.accept(7)
         await eventually(lambda: bench.states() == {session: "paused"})
-        assert bench.dispatcher.retry([session], BY) == [session]
+        assert bench.dispatcher.retry(session, BY)
         await bench.end_all()
     assert recorder.names == [(session, 1), (session, 2)]
     (line,) = logged.of("session retried")
@@ -59,7 +59,7 @@ async def test_ended_pause_survives_a_restart(tmp_path: Path) -> None:
         session = bench.accept(7)
         await eventually(lambda: bench.states() == {session: "paused"})
         links.connections = []
-        assert bench.dispatcher.retry([session], BY) == [session]
+        assert bench.dispatcher.retry(session, BY)
         assert bench.states() == {session: "waiting"}
     async with at_work(config) as bench:
         (view,) = bench.dispatcher.views()
@@ -76,7 +76,7 @@ async def test_pause_after_a_hook_that_could_not_be_started_is_ended(tmp_path: P
         await eventually(lambda: logged.of("hook not started"))
         assert bench.states() == {session: "hook"}
         (tmp_path / "away").rename(recorder.file)
-        assert bench.dispatcher.retry([session], BY) == [session]
+        assert bench.dispatcher.retry(session, BY)
         await bench.end_all()
     assert recorder.names == [(session, 1)]
 
@@ -87,7 +87,7 @@ async def test_rest_of_a_server_is_ended(tmp_path: Path) -> None:
     async with at_work(make_config(tmp_path, recorder.command, sessions={"min_interval": "1h"})) as bench:
         first, second, third = (bench.accept(number) for number in range(3))
         await eventually(lambda: bench.states() == {second: "resting", third: "resting"})
-        assert bench.dispatcher.retry([second], BY) == [second]
+        assert bench.dispatcher.retry(second, BY)
         await eventually(lambda: bench.states() == {third: "resting"})
         other = bench.accept(4, OTHER_ID)
         await eventually(lambda: bench.dispatcher.pending == 1)
@@ -107,7 +107,7 @@ async def test_server_whose_rest_was_ended_comes_after_those_that_waited_longer(
         links.connections = []
         former = [bench.accept(2, server_id) for server_id in (SERVER_ID, OPEN_ID, OTHER_ID)]
         bench.dispatcher.configure(make_config(tmp_path, recorder.command, sessions={"min_interval": "1h"}))
-        assert bench.dispatcher.retry(former[:1], BY) == former[:1]
+        assert bench.dispatcher.retry(former[0], BY)
         # From now on all three may start.
         bench.dispatcher.configure(config)
         links.connections = [WIRELINE]
@@ -128,7 +128,7 @@ async def test_session_that_waits_for_something_else_is_left_alone(tmp_path: Pat
         await eventually(lambda: recorder.names)
         before = bench.states()
         assert before == {runs: "running", queued: "queued", waits: "waiting", held: "held"}
-        assert bench.dispatcher.retry([runs, queued, waits, held], BY) == []
+        assert not any(bench.dispatcher.retry(session, BY) for session in (runs, queued, waits, held))
         assert bench.states() == before
         (tmp_path / "go").touch()
         await eventually(lambda: bench.dispatcher.pending == 2)
@@ -143,8 +143,8 @@ async def test_running_session_is_left_alone_although_its_server_will_rest(tmp_p
     async with at_work(config) as bench:
         first, second = bench.accept(1), bench.accept(2)
         await eventually(lambda: recorder.names)
-        assert bench.dispatcher.retry([first], BY) == []
-        assert bench.dispatcher.retry([second], BY) == [second]
+        assert not bench.dispatcher.retry(first, BY)
+        assert bench.dispatcher.retry(second, BY)
         assert bench.states() == {first: "running", second: "queued"}
         (tmp_path / "go").touch()
         await bench.end_all()
@@ -166,7 +166,7 @@ async def test_closed_session_is_opened_again_with_all_of_its_tries(tmp_path: Pa
     config = make_config(tmp_path, recorder.command, sessions={"expire_after": "7d"})
     async with at_work(config) as bench:
         assert bench.dispatcher.pending == 0
-        assert bench.dispatcher.retry([session], BY) == [session]
+        assert bench.dispatcher.retry(session, BY)
         assert bench.dispatcher.pending == 1
         await bench.end_all()
     assert states(config) == {session: "done"}
@@ -183,10 +183,10 @@ async def test_session_that_is_unknown_or_done_is_not_opened_again(tmp_path: Pat
         bench.dispatcher.cancel(cancelled, BY)
         for session, state in ((done, "done"), (cancelled, "cancelled")):
             with pytest.raises(NotPending) as found:
-                bench.dispatcher.retry([session], BY)
+                bench.dispatcher.retry(session, BY)
             assert found.value.state == state
         with pytest.raises(NoSuchSession):
-            bench.dispatcher.retry([99], BY)
+            bench.dispatcher.retry(99, BY)
     assert states(config) == {done: "done", cancelled: "cancelled"}
 
 
@@ -198,20 +198,9 @@ async def test_session_stays_paused_when_its_retry_cannot_be_written(tmp_path: P
         session = bench.accept(1)
         await eventually(lambda: bench.states() == {session: "paused"})
         with pytest.raises(JournalError, match="refused by the test"):
-            bench.dispatcher.retry([session], BY)
+            bench.dispatcher.retry(session, BY)
         assert bench.states() == {session: "paused"}
     assert logged.of("session retried") == []
-
-
-async def test_sessions_before_one_that_fails_are_retried(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, FAILS_ONCE)
-    async with at_work(make_config(tmp_path, recorder.command, retry=FOREVER)) as bench:
-        session = bench.accept(1)
-        await eventually(lambda: bench.states() == {session: "paused"})
-        with pytest.raises(NoSuchSession):
-            bench.dispatcher.retry([session, 99], BY)
-        await bench.end_all()
-    assert recorder.names == [(session, 1), (session, 2)]
 
 
 @pytest.mark.usefixtures("logged")
@@ -246,7 +235,7 @@ async def test_retried_session_runs_once_at_a_time(tmp_path: Path) -> None:
     async with at_work(config) as bench:
         session = bench.accept(1)
         while bench.dispatcher.pending:
-            bench.dispatcher.retry([session], BY)
+            bench.dispatcher.retry(session, BY)
             await asyncio.sleep(0)
     assert recorder.names == [(session, attempt) for attempt in range(1, 7)]
     assert not overlap.exists()
