@@ -2,13 +2,13 @@
 
 import pytest
 
-from dmnotid.policy.sessions import Limits, SessionRequest
+from dmnotid.policy.sessions import Limits, Outcome, Result, SessionRequest
 from dmnotid.wire.notification import decode_notification, encode_notification
 
 REQUEST = SessionRequest(1, "a", decode_notification(encode_notification(1)), "192.0.2.7:9", 5.0, 0, 0, 50)
 
 
-def test_limits_have_the_their_defaults() -> None:
+def test_limits_have_their_defaults() -> None:
     """5.3.4: one session at a time, 16 queued for a server, a week of waiting."""
     assert Limits() == Limits(concurrency=1, max_pending=16, expire_after=604_800)
 
@@ -35,3 +35,8 @@ def test_log_facts_have_the_last_try_unless_given() -> None:
 @pytest.mark.parametrize(("more", "least", "expires_at"), [(7, 60, 57), (-7, 9, 43), (-7, 45, 45), (-7, 60, 50)])
 def test_time_is_added_and_taken_away(more: float, least: float, expires_at: float) -> None:
     assert REQUEST.with_time(more, least).expires_at == expires_at
+
+
+@pytest.mark.parametrize(("last_line", "summary"), [("", "exit 7"), ("no route to host", "exit 7: no route to host")])
+def test_summary_has_the_last_line_of_output_if_there_is_one(last_line: str, summary: str) -> None:
+    assert Outcome(Result.FAILED, "exit 7", last_line).summary == summary
