@@ -15,7 +15,7 @@ from dmnotid.tracking import Sessions, Tracked
 from dmnotid.wire.notification import ConnectionType
 
 
-class _Standing(NamedTuple):
+class _Explanation(NamedTuple):
     """The state of a session, why it is in that state, and when time alone ends it, on the monotonic clock."""
 
     state: PendingState
@@ -53,21 +53,21 @@ class Views:
         """Return one session."""
         request, last, run = tracked.request, tracked.request.last_try, tracked.running
         now, wall = time.monotonic(), time.time()
-        standing = self._describe_run(run, now) if run is not None else self._explain(tracked, now)
+        explanation = self._describe_run(run, now) if run is not None else self._explain(tracked, now)
         notification = request.notification
         return SessionView(
             session=request.session,
             server_id=request.server_id,
             notification_id=notification.notification_id,
-            state=standing.state,
+            state=explanation.state,
             accepted_at=request.received_at,
             source=request.source,
             signed=notification.signed,
             preferred=tuple(map(str, notification.preferred_connections)),
             attempts=request.attempts,
-            next_at=None if standing.until is None else wall + standing.until - now,
+            next_at=None if explanation.until is None else wall + explanation.until - now,
             expires_at=wall + request.expires_at - now,
-            why=standing.why,
+            why=explanation.why,
             connection=last.connection,
             interface=last.interface,
             started_at=last.started_at,
@@ -76,32 +76,32 @@ class Views:
             closed_at=None,
         )
 
-    def _describe_run(self, run: Try, now: float) -> _Standing:
+    def _describe_run(self, run: Try, now: float) -> _Explanation:
         connection, spent = run.start.connection, span(now - run.began)
         facts = [f"{connection.interface} ({connection.type})"]
         # Another process runs a session that is handed over.
         if run.pid is not None:
             facts.append(f"pid {run.pid}")
         facts.append(f"{spent} of {_exact(run.hook.timeout)}")
-        return _Standing(PendingState.RUNNING, ", ".join(facts))
+        return _Explanation(PendingState.RUNNING, ", ".join(facts))
 
-    def _explain(self, tracked: Tracked, now: float) -> _Standing:
+    def _explain(self, tracked: Tracked, now: float) -> _Explanation:
         """Return why a session does not run; of several reasons, the one that an operator has to remove first."""
         request = tracked.request
         if tracked.closed is not None:
             # The journal fails, or the loop of the dispatcher has not had its turn: the word `closed` is not true yet.
             why = f"{tracked.closed}: {tracked.outcome}; not written to the journal yet"
-            return _Standing(PendingState.PAUSED, why, max(tracked.close_at, now))
+            return _Explanation(PendingState.PAUSED, why, max(tracked.close_at, now))
         if request.server_id not in self._configured:
-            return _Standing(PendingState.HELD, "this server is not configured")
+            return _Explanation(PendingState.HELD, "this server is not configured")
         # Before the connection, because the pause passes with or without one.
         if request.not_before > now:
             why = tracked.problem or request.last_try.outcome or "its last try failed"
             state = PendingState.HOOK if tracked.failed_starts else PendingState.PAUSED
-            return _Standing(state, why, request.not_before)
+            return _Explanation(state, why, request.not_before)
         if missing := self._missing_for(request.notification.preferred_connections):
             expiry = time.strftime("%Y-%m-%d", time.localtime(time.time() + request.expires_at - now))
-            return _Standing(PendingState.WAITING, f"{missing}; expires on {expiry}")
+            return _Explanation(PendingState.WAITING, f"{missing}; expires on {expiry}")
         return self._explain_order(request.server_id, now)
 
     def _missing_for(self, preferred: tuple[ConnectionType, ...]) -> str | None:
@@ -111,22 +111,24 @@ class Views:
             self._missing[preferred] = None if available else explain_missing(self._links, preferred)
         return self._missing[preferred]
 
-    def _explain_order(self, server_id: str, now: float) -> _Standing:
+    def _explain_order(self, server_id: str, now: float) -> _Explanation:
         """Return why a session does not run that could run now."""
         running, limits = self._sessions.running, self._config.sessions
         if (busy := running.get(server_id)) is not None:
-            return _Standing(PendingState.QUEUED, f"after {busy.start.request.session} (one at a time for a server)")
+            return _Explanation(PendingState.QUEUED, f"after {busy.start.request.session} (one at a time for a server)")
         rested_at = self._sessions.rested_at(server_id, limits.min_interval, now)
         if rested_at > now:
             why = f"{_exact(limits.min_interval)} between two tries for a server (sessions.min_interval)"
-            return _Standing(PendingState.RESTING, why, rested_at)
+            return _Explanation(PendingState.RESTING, why, rested_at)
         if self._sessions.locked_until.get(server_id, now) > now:
-            return _Standing(PendingState.QUEUED, "after a hook of a former daemon, which still runs for this server")
+            return _Explanation(
+                PendingState.QUEUED, "after a hook of a former daemon, which still runs for this server"
+            )
         if len(running) < limits.concurrency:
-            return _Standing(PendingState.QUEUED, "its turn is next")
+            return _Explanation(PendingState.QUEUED, "its turn is next")
         first = next(iter(running.values())).start.request.session
         after = str(first) if len(running) == 1 else f"one of {len(running)} that run"
-        return _Standing(PendingState.QUEUED, f"after {after} (sessions.concurrency is {limits.concurrency})")
+        return _Explanation(PendingState.QUEUED, f"after {after} (sessions.concurrency is {limits.concurrency})")
 
 
 def _exact(seconds: float) -> str:
