@@ -24,7 +24,8 @@ from dmnotid.errors import EndpointError
 from dmnotid.host.log import logger
 
 MAX_CONNECTIONS: Final = 8
-"""Maximum number of connections at a time; a further one is closed at once."""
+"""Maximum number of connections at a time of root and the daemon's own user, and of all others; a further one is closed
+at once."""
 
 MAX_REQUEST_OCTETS: Final = 64 * 1024
 """Longest request, without its NUL."""
@@ -100,7 +101,7 @@ class _Broken(Exception):
 
 
 class Server:
-    """Serves one socket: at most MAX_CONNECTIONS clients, and requests of at most MAX_REQUEST_OCTETS."""
+    """Serves one socket: MAX_CONNECTIONS clients of each kind, and requests of at most MAX_REQUEST_OCTETS."""
 
     def __init__(self, path: Path, service: Service, *, patience: float = PATIENCE) -> None:
         """Listen at `path`, in place of a socket that no process listens at; connections wait until `open`.
@@ -113,8 +114,8 @@ class Server:
         self._service = service
         # The time for a request to arrive, and for a client to read.
         self._patience = patience
-        # One task for each connection.
-        self._tasks: set[asyncio.Task[None]] = set()
+        # One task for each connection, and whether its client is root or the daemon's own user.
+        self._tasks: dict[asyncio.Task[None], bool] = {}
         # Accepts connections; None before `open`.
         self._server: asyncio.Server | None = None
         # When a connection that was closed for a reason was last logged, on the clock of the loop.
@@ -150,13 +151,15 @@ class Server:
         pid, uid, _ = _UCRED.unpack(credentials)
         peer = Peer(pid, uid)
         writer.transport.set_write_buffer_limits(high=MAX_UNSENT_OCTETS)
-        if len(self._tasks) >= MAX_CONNECTIONS:
+        # No other user can keep root from asking.
+        is_own = uid in {0, os.geteuid()}
+        if list(self._tasks.values()).count(is_own) >= MAX_CONNECTIONS:
             writer.transport.abort()
             self._log(peer, f"{MAX_CONNECTIONS} clients are connected, the maximum")
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer, peer), name=f"control {pid}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = is_own
+        task.add_done_callback(self._tasks.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         """Answer the calls of one connection until its end."""

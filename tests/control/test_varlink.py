@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dmnotid.control.interface import Interface
 from dmnotid.control.varlink import MAX_CONNECTIONS, MAX_REQUEST_OCTETS, SLICE, Server
 from dmnotid.errors import EndpointError
 from tests.control.plain import Plain, connected, serving
-from tests.support import DEADLINE, LogLines, descriptors, eventually
+from tests.support import DEADLINE, LogLines, descriptors, eventually, without_privileges
 
 STATUS = "io.dmnotid.Status"
 INFO = "org.varlink.service.GetInfo"
@@ -223,6 +223,19 @@ async def test_ninth_client_is_refused_until_another_one_leaves(tmp_path: Path, 
         async with asyncio.timeout(DEADLINE):
             while not await is_served():
                 pass
+
+
+@pytest.mark.root
+async def test_root_is_served_while_another_user_has_all_connections(tmp_path: Path, logged: LogLines) -> None:
+    path = tmp_path / "control"
+    async with serving(path):
+        with ExitStack() as stack:
+            # They are accepted only afterwards, by a server that is root again.
+            with without_privileges(path):
+                for _ in range(MAX_CONNECTIONS + 1):
+                    stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+            await eventually(lambda: refused(logged) == ["8 clients are connected, the maximum"])
+            assert await works(path)
 
 
 async def test_bug_in_an_answer_is_logged_and_ends_that_connection_alone(tmp_path: Path, logged: LogLines) -> None:
