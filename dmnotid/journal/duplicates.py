@@ -1,4 +1,4 @@
-"""The row that makes a notification a duplicate (5.1.4), and the pruning of rows that no longer do.
+"""The row that makes a notification a duplicate (5.1.4), its insertion, and the pruning of rows that no longer do.
 
     open --closed--> remembered --`remember` seconds later--> pruned, or replaced by a notification with the same id
 
@@ -14,9 +14,10 @@ import time
 from typing import Final
 
 from dmnotid.errors import Duplicate, JournalDamaged, QueueFull
-from dmnotid.journal.rows import SELECT_KNOWN, UNREADABLE, Row, fingerprint, is_sound
+from dmnotid.journal.rows import INSERT, REPLACE, SELECT_KNOWN, UNREADABLE, Row, fingerprint, is_sound, new_row
 from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
+from dmnotid.policy.freshness import NEVER_SIGNED, check_forgotten
 
 PRUNE_EVERY: Final = 3_600
 """Minimum time between two prunings, in seconds."""
@@ -48,9 +49,11 @@ _DATE_AHEAD: Final = "UPDATE session SET received_at = :now WHERE sent_at IS NUL
 class Duplicates:
     """Decides about duplicates in the database of a journal, in the transaction of its caller."""
 
-    def __init__(self, remember: float) -> None:
+    def __init__(self, remember: float, times: KnownTimes) -> None:
         # Time for which a closed row makes a notification a duplicate, in seconds.
         self.remember = remember
+        # Signed times of each server, and the floor of the clock.
+        self._times = times
         # Monotonic time of the last pruning that deleted all it could.
         self._pruned_at = float("-inf")
         # Whether the table may have arrival times to correct.
@@ -78,11 +81,42 @@ class Duplicates:
         if row is not None and not self._corrects(verified):
             self._refuse(row, verified)
 
-    def correct_arrivals(self, database: sqlite3.Connection, verified: VerifiedNotification) -> None:
-        """Give rows with the arrival of a worse clock the arrival of `verified`, if its clock is believed."""
-        if not self._corrects(verified):
-            return
-        now = verified.received_at
+    def find_replaced(self, database: sqlite3.Connection, verified: VerifiedNotification) -> Row | None:
+        """Return the row whose place a notification takes, None if there is no row.
+
+        Raises Duplicate, QueueFull or Stale, JournalDamaged if the row is not as it was written.
+        """
+        if self._corrects(verified):
+            self._correct_arrivals(database, verified.received_at)
+        row = self._find(database, verified)
+        # If the file was just recreated, without the row of this notification, its age was checked too early.
+        sent_at = verified.notification.sent_at
+        if sent_at is not None:
+            times = self._times.servers.get(verified.server_id, NEVER_SIGNED)
+            check_forgotten(sent_at, times, verified.received_at)
+        return row
+
+    def insert(self, database: sqlite3.Connection, verified: VerifiedNotification, replaced: Row | None) -> int:
+        """Insert the row of a notification, or put it in the place of `replaced`. Returns its session."""
+        if not database.in_transaction:
+            database.execute("BEGIN IMMEDIATE")
+        self._times.admitted(verified)
+        if replaced is not None and isinstance(replaced.sent_at, int) and replaced.state != UNREADABLE:
+            # No row makes a replay of the replaced one a duplicate any more, so its time has to make it stale.
+            self._times.forget(verified.server_id, replaced.sent_at)
+        self._prune(database, verified)
+        notification, received_at, believed = verified.notification, verified.received_at, verified.clock_believed
+        row = new_row(verified.server_id, notification, str(verified.source), received_at, believed=believed)
+        session = database.execute(INSERT if replaced is None else REPLACE, row).lastrowid or 0
+        self.note_change()
+        if not believed:
+            self._undated = True
+        if notification.sent_at is None:
+            self._latest = max(self._latest, received_at)
+        return session
+
+    def _correct_arrivals(self, database: sqlite3.Connection, now: float) -> None:
+        """Give rows with the arrival of a worse clock the arrival of a notification whose clock is believed."""
         if not database.in_transaction:
             database.execute("BEGIN IMMEDIATE")
         database.execute(_DATE_UNBELIEVED, (now,))
@@ -91,11 +125,7 @@ class Duplicates:
         self._latest = now
         self.note_change()
 
-    def find_replaced(self, database: sqlite3.Connection, verified: VerifiedNotification) -> Row | None:
-        """Return the row whose place a notification takes, None if there is no row.
-
-        Raises Duplicate or QueueFull, JournalDamaged if the row is not as it was written.
-        """
+    def _find(self, database: sqlite3.Connection, verified: VerifiedNotification) -> Row | None:
         identity = verified.server_id, verified.notification.notification_id
         found = database.execute(SELECT_KNOWN, identity).fetchone()
         if found is None:
@@ -111,21 +141,13 @@ class Duplicates:
         self._refuse(row, verified)
         return row
 
-    def note_admitted(self, verified: VerifiedNotification) -> None:
-        """Note the arrival of a notification that was inserted."""
-        self.note_change()
-        if not verified.clock_believed:
-            self._undated = True
-        if verified.notification.sent_at is None:
-            self._latest = max(self._latest, verified.received_at)
-
-    def prune(self, database: sqlite3.Connection, verified: VerifiedNotification, times: KnownTimes) -> None:
+    def _prune(self, database: sqlite3.Connection, verified: VerifiedNotification) -> None:
         """Delete rows that are remembered no longer, if PRUNE_EVERY is over, and forget their signed times."""
         now = time.monotonic()
         if now - self._pruned_at < PRUNE_EVERY:
             return
         facts = {
-            "floor": times.floor,
+            "floor": self._times.floor,
             "remember": self.remember,
             "believed": verified.clock_believed,
             "now": verified.received_at,
@@ -134,7 +156,7 @@ class Duplicates:
         pruned = database.execute(_PRUNE, facts).fetchall()
         for server_id, sent_at in pruned:
             if sent_at is not None:
-                times.forget(server_id, int(sent_at))
+                self._times.forget(server_id, int(sent_at))
         # Otherwise rows may be left, and the next admission continues.
         if len(pruned) < PRUNE_ROWS:
             self._pruned_at = now

@@ -1,4 +1,8 @@
-"""The file of the journal at its place: opened, set aside if it is damaged, recreated if it is gone.
+"""The file of the journal at its place: opened, read and written, set aside if damaged, recreated if it is gone.
+
+    closed --ensure--> open --error of SQLite--> closed, or still open after a rollback
+                        |--damaged--> set aside, and a new file with the rows that can be read--> open
+                        +--deleted--> a new file--> open
 
 A damaged file is renamed to DAMAGED_NAME, the rows that can be read are copied into a new file, and then it is renamed
 to journal-corrupt-DATE.sqlite3. If the process ends in between, the next start finds DAMAGED_NAME and copies again.
@@ -6,16 +10,17 @@ to journal-corrupt-DATE.sqlite3. If the process ends in between, the next start 
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from dmnotid.errors import JournalDamaged, JournalError, UntrustedPath
+from dmnotid.errors import Discard, JournalDamaged, JournalError, UntrustedPath
 from dmnotid.host.log import logger
 from dmnotid.host.trust import check_trusted_directory, check_trusted_if_there
-from dmnotid.journal.database import SQLITE_ERRORS, connect, journal_errors
+from dmnotid.journal.database import SQLITE_ERRORS, connect, explain, journal_errors
+from dmnotid.journal.listing import Values
 from dmnotid.journal.rows import COLUMNS, INSERT_IF_NEW, MAX_SESSION, Row, is_whole, make_row, read_text, seal
 from dmnotid.journal.times import COPY_FLOOR, COPY_SERVER, DERIVE_FLOOR, DERIVE_SERVERS, read_times
 
@@ -48,18 +53,22 @@ class OnOpen(Protocol):
 class JournalFile:
     """The file in a state directory, held by one process at a time.
 
-    Closed after an error, it is opened again by the next call of `ensure`.
+    Every call opens it if it is closed, also after an error.
     """
 
-    def __init__(self, directory: Path, on_open: OnOpen) -> None:
-        """Open or create the file, and the directory. Raises JournalError.
+    def __init__(self, directory: Path, on_open: OnOpen, on_error: Callable[[], None]) -> None:
+        """`on_open` is called in the transaction that opens a file. If it raises JournalDamaged, the file is set aside.
 
-        `on_open` is called in the transaction that opens a file. If it raises JournalDamaged, the file is set aside.
+        `on_error` is called after an error of `use`; it has to call `rollback`.
         """
         # The path of the file.
         self.file = directory / FILE_NAME
         # Called with each file that is opened, before anything else uses it.
         self._on_open = on_open
+        # Called after an error, before the file is replaced.
+        self._on_error = on_error
+        # Number of times that the file could not be read or written.
+        self.errors = 0
         # None before the file is opened, and after an error.
         self._database: sqlite3.Connection | None = None
         # Device and inode of the open file.
@@ -68,12 +77,55 @@ class JournalFile:
         self._lost = False
         # After `close`, the file stays closed.
         self._closed = False
-        self._open()
+
+    @contextmanager
+    def use(self, action: str) -> Iterator[sqlite3.Connection]:
+        """Give the open database to a block that will read or write it (`action`).
+
+        Every error but a Discard becomes JournalError, after a rollback; a file that is damaged is replaced.
+        """
+        try:
+            yield self.ensure()
+        except Discard:
+            raise
+        except Exception as error:
+            # The caller may have admitted others in this transaction, so a bug too has to be a JournalError.
+            if not isinstance(error, (JournalError, OSError, *SQLITE_ERRORS)):
+                logger.error("internal error", file=str(self.file), exc_info=error)
+            self._on_error()
+            self.errors += 1
+            failure = error if isinstance(error, JournalError) else explain(error, self.file, action)
+            if isinstance(failure, JournalDamaged):
+                self._drop()
+                _set_aside(self.file)
+                self._open(str(failure))
+            if failure is error:
+                raise
+            raise failure from error
+
+    def read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
+        """Return all rows that a query finds. Raises JournalError."""
+        with self.use("read") as database:
+            return database.execute(statement, values).fetchall()
+
+    def write(self, statement: str, rows: Sequence[Values], *, again: bool = True) -> None:
+        """Execute a statement once for each of `rows`, and commit. Raises JournalError, and then none is written."""
+        try:
+            with self.use("write") as database:
+                if not database.in_transaction:
+                    database.execute("BEGIN IMMEDIATE")
+                database.executemany(statement, rows)
+                database.execute("COMMIT")
+        except JournalDamaged:
+            # The file was replaced. An end that is not written now would be run again after a stop.
+            if not again:
+                raise
+            self.write(statement, rows, again=False)
 
     def ensure(self) -> sqlite3.Connection:
         """Return the open database, after opening a closed file or recreating a deleted one.
 
-        Raises JournalError.
+        Creates a missing directory. Raises JournalError.
         """
         if self._closed:
             message = f"{self.file}: cannot use the journal: it is closed"
@@ -93,12 +145,6 @@ class JournalFile:
             problem = "it was deleted while it was in use"
             logger.error("journal recreated", file=str(self.file), problem=problem)
         return self._open(problem)
-
-    def replace(self, damage: JournalDamaged) -> None:
-        """Set the open file aside because of `damage`, and open a new one. Raises JournalError."""
-        self._drop()
-        _set_aside(self.file)
-        self._open(str(damage))
 
     def rollback(self) -> None:
         """Undo the open transaction, if there is one."""

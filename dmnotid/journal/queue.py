@@ -18,34 +18,29 @@ A request is open from its commit until `close`, and all open requests are in me
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from dmnotid.errors import Discard, JournalDamaged, JournalError, NoSuchSession, NotPending, QueueFull
 from dmnotid.host.log import logger
-from dmnotid.journal.database import SQLITE_ERRORS, explain
 from dmnotid.journal.duplicates import Duplicates
-from dmnotid.journal.file import FILE_NAME, JournalFile
+from dmnotid.journal.file import JournalFile
 from dmnotid.journal.listing import Listing, Values
 from dmnotid.journal.rows import (
-    INSERT,
     PENDING,
-    REPLACE,
     REVIVABLE,
     SELECT_MISPLACED,
     SELECT_OPEN,
     UNREADABLE,
     make_row,
-    new_row,
     read_request,
     restore,
     shown,
 )
 from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
-from dmnotid.policy.freshness import NEVER_SIGNED, ServerTimes, check_forgotten, judge_clock
+from dmnotid.policy.freshness import ServerTimes, judge_clock
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.sessions import Closed, Connection, Limits, SessionRequest
 
@@ -80,7 +75,9 @@ class Journal(Listing):
         self, directory: Path, *, limits: Limits, remember: float, longest_pause: float = Retry().longest
     ) -> None:
         """Open or create the journal. `remember` and `longest_pause` are in seconds."""
-        super().__init__(directory / FILE_NAME, self._read)
+        # The file at its place. Opening it calls `_take_up`.
+        self._file = JournalFile(directory, self._take_up, self.rollback)
+        super().__init__(self._file.file, self._file.read)
         # Bounds of the queue, and of the times of a request whose row is read.
         self._limits = limits
         self._longest_pause = longest_pause
@@ -93,11 +90,8 @@ class Journal(Listing):
         # Signed times of each server, and the floor of the clock.
         self._times = KnownTimes()
         # Decides which rows make a notification a duplicate.
-        self._duplicates = Duplicates(remember)
-        # Number of times that the file could not be read or written.
-        self.errors = 0
-        # The file at its place. Opening it calls `_take_up`.
-        self._file = JournalFile(directory, self._take_up)
+        self._duplicates = Duplicates(remember, self._times)
+        self._file.ensure()
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +104,11 @@ class Journal(Listing):
         self._limits = limits
         self._longest_pause = longest_pause
         self._duplicates.remember = remember
+
+    @property
+    def errors(self) -> int:
+        """Number of times that the file could not be read or written."""
+        return self._file.errors
 
     @property
     def times(self) -> Mapping[str, ServerTimes]:
@@ -135,16 +134,24 @@ class Journal(Listing):
         try:
             # Before the file is touched: a flood of signed repeats is then decided without SQLite.
             self._duplicates.refuse_cached(verified)
-            with self._errors("write"):
-                return self._admit(self._file.ensure(), verified)
+            with self._file.use("write") as database:
+                replaced = self._duplicates.find_replaced(database, verified)
+                self._refuse_overflow(database, verified.server_id)
+                session = self._duplicates.insert(database, verified, replaced)
         except Discard as discard:
             discard.server_id, discard.notification_id = verified.server_id, verified.notification.notification_id
             raise
+        now = time.monotonic()
+        source, expires_at = str(verified.source), now + self._limits.expire_after
+        request = SessionRequest(
+            session, verified.server_id, verified.notification, source, verified.received_at, 0, now, expires_at
+        )
+        self._admitted[session] = request
+        return request
 
     def commit(self) -> None:
         """Make everything admitted since the last commit durable. After JournalError, nothing of it is accepted."""
-        with self._errors("write"):
-            database = self._file.ensure()
+        with self._file.use("write") as database:
             if database.in_transaction:
                 # In the transaction of the rows, so that neither is durable without the other.
                 self._times.write(database)
@@ -233,56 +240,21 @@ class Journal(Listing):
             # A clock that was ahead has written starts that would seem recent until that time.
             self._write(_DATE_STARTS, [{"now": now}])
         # If the clock is behind now, a start seems to lie ahead; it counts as one of this moment.
-        return {server_id: monotonic - max(now - began, 0) for server_id, began in self._read(_LAST_STARTS)}
+        return {server_id: monotonic - max(now - began, 0) for server_id, began in self._query(_LAST_STARTS, ())}
 
     def probe(self) -> None:
         """Run a trivial query to check that the journal is readable."""
-        self._read("SELECT 1 FROM session LIMIT 1")
+        self._query("SELECT 1 FROM session LIMIT 1", ())
 
-    @contextmanager
-    def _errors(self, action: str) -> Iterator[None]:
-        """Turn every error but a Discard into JournalError, after a rollback; replace a file that is damaged."""
-        try:
-            yield
-        except Discard:
-            raise
-        except Exception as error:
-            # The caller may have admitted others in this transaction, so a bug too has to be a JournalError.
-            if not isinstance(error, (JournalError, OSError, *SQLITE_ERRORS)):
-                logger.error("internal error", file=str(self.file), exc_info=error)
-            self.rollback()
-            self.errors += 1
-            failure = error if isinstance(error, JournalError) else explain(error, self.file, action)
-            if isinstance(failure, JournalDamaged):
-                self._file.replace(failure)
-            if failure is error:
-                raise
-            raise failure from error
-
-    def _read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
-        with self._errors("read"):
-            return self._file.ensure().execute(statement, values).fetchall()
-
-    def _write(self, statement: str, rows: Sequence[Values], *changed: SessionRequest, again: bool = True) -> None:
+    def _write(self, statement: str, rows: Sequence[Values], *changed: SessionRequest) -> None:
         """Execute a statement once for each of `rows`, in one transaction; it changes the rows of these requests."""
         if self._admitted:
             # COMMIT would include the admission, before the caller has decided about it.
             message = f"{self.file}: cannot write the journal: an admission is not committed"
             raise JournalError(message)
-        try:
-            with self._errors("write"):
-                database = self._file.ensure()
-                if not database.in_transaction:
-                    database.execute("BEGIN IMMEDIATE")
-                database.executemany(statement, rows)
-                database.execute("COMMIT")
-            self._duplicates.note_change()
-            self._changed.update((request.server_id, request.session) for request in changed)
-        except JournalDamaged:
-            # The file was replaced. An end that is not written now would be run again after a stop.
-            if not again:
-                raise
-            self._write(statement, rows, *changed, again=False)
+        self._file.write(statement, rows)
+        self._duplicates.note_change()
+        self._changed.update((request.server_id, request.session) for request in changed)
 
     def _take_up(self, database: sqlite3.Connection, *, lost: bool) -> None:
         """Make a file that is being opened hold every open request, and read what it holds.
@@ -307,41 +279,13 @@ class Journal(Listing):
                 logger.error("row set aside", session=row.session, file=str(self.file), problem=str(error))
                 database.execute(_SET_ASIDE, (time.time(), row.session))
 
-    def _admit(self, database: sqlite3.Connection, verified: VerifiedNotification) -> SessionRequest:
-        sent_at, server_id, times = verified.notification.sent_at, verified.server_id, self._times
-        self._duplicates.correct_arrivals(database, verified)
-        replaced = self._duplicates.find_replaced(database, verified)
-        # If the file was just made anew, without the row of this notification, its age was checked too early.
-        if sent_at is not None:
-            check_forgotten(sent_at, times.servers.get(server_id, NEVER_SIGNED), verified.received_at)
+    def _refuse_overflow(self, database: sqlite3.Connection, server_id: str) -> None:
+        """Raise QueueFull if the server has `max_pending` open sessions beside those that run."""
+        most = self._limits.max_pending
         # Most queues are short: if all servers together have fewer, no count is needed.
-        if len(self._open) + len(self._admitted) >= self._limits.max_pending:
-            running = sum(self._open[session].server_id == server_id for session in self._running)
-            _refuse_overflow(database, server_id, running, self._limits.max_pending)
-        if not database.in_transaction:
-            database.execute("BEGIN IMMEDIATE")
-        times.admitted(verified)
-        if replaced is not None and isinstance(replaced.sent_at, int) and replaced.state != UNREADABLE:
-            # No row makes a replay of the replaced one a duplicate any more, so its time has to make it stale.
-            times.forget(server_id, replaced.sent_at)
-        self._duplicates.prune(database, verified, times)
-        return self._insert(database, verified, INSERT if replaced is None else REPLACE)
-
-    def _insert(self, database: sqlite3.Connection, verified: VerifiedNotification, statement: str) -> SessionRequest:
-        notification, server_id, source = verified.notification, verified.server_id, str(verified.source)
-        received_at, believed = verified.received_at, verified.clock_believed
-        row = new_row(server_id, notification, source, received_at, believed=believed)
-        session = database.execute(statement, row).lastrowid or 0
-        self._duplicates.note_admitted(verified)
-        now = time.monotonic()
-        expires_at = now + self._limits.expire_after
-        request = SessionRequest(session, server_id, notification, source, received_at, 0, now, expires_at)
-        self._admitted[session] = request
-        return request
-
-
-def _refuse_overflow(database: sqlite3.Connection, server_id: str, running: int, most: int) -> None:
-    """Raise QueueFull if the server has `most` open sessions beside those that run."""
-    (count,) = database.execute(_COUNT, (server_id,)).fetchone()
-    if count - running >= most:
-        raise QueueFull(server_id, count - running, most)
+        if len(self._open) + len(self._admitted) < most:
+            return
+        (count,) = database.execute(_COUNT, (server_id,)).fetchone()
+        waiting = count - sum(self._open[session].server_id == server_id for session in self._running)
+        if waiting >= most:
+            raise QueueFull(server_id, waiting, most)
