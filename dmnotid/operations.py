@@ -102,7 +102,7 @@ class Operations:
             oldest = view.accepted_at if oldest is None else min(oldest, view.accepted_at)
             if view.session in tried:
                 views[view.session] = view
-        clock = judge_clock(now, parts.journal.floor, parts.journal.times)
+        clock = judge_clock(now, parts.journal.times.floor, parts.journal.times.servers)
         return {
             "version": VERSION,
             "now": now,
@@ -116,7 +116,7 @@ class Operations:
             "sockets": self._describe_sockets(),
             "hook": self._describe_hook(),
             "journal": journal,
-            "clock": {"believed": clock.believed, "floor": parts.journal.floor},
+            "clock": {"believed": clock.believed, "floor": parts.journal.times.floor},
             "counts": {**self._count(), "states": {it: states[it] for it in PendingState}, "oldest_pending": oldest},
             "servers": self._servers(pending, last, views),
             "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
@@ -194,7 +194,7 @@ class Operations:
             yield {
                 **_describe_server(server_id, server),
                 "last_secret": counts.last_secret,
-                "last_accepted": self._parts.journal.last_accepted.get(server_id),
+                "last_accepted": self._parts.journal.times.last_accepted.get(server_id),
                 "accepted": counts.accepted,
                 # Its octets are in the reply of Discards.
                 "last_discard": None if discard is None else {**self._describe_discard(discard), "octets": None},

@@ -130,11 +130,11 @@ class Receiver:
             counts.kept = kept or counts.kept
 
     def _admit(self, datagram: Datagram) -> Admitted:
-        clock = judge_clock(datagram.received_at, self._journal.floor, self._journal.times)
+        clock = judge_clock(datagram.received_at, self._journal.times.floor, self._journal.times.servers)
         # Once for each change: a wrong clock concerns every datagram.
         if clock.believed != self._clock_believed:
             self._clock_believed = clock.believed
-            _log_clock(clock, self._journal.floor)
+            _log_clock(clock, self._journal.times.floor)
         verified = receive_push(datagram, self._rules, clock)
         return Admitted(datagram, verified, self._journal.admit(verified))
 

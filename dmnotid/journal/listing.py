@@ -77,6 +77,10 @@ class Listing:
         self._changed.clear()
         return last
 
+    def probe(self) -> None:
+        """Run a trivial query to check that the journal is readable."""
+        self._query("SELECT 1 FROM session LIMIT 1", ())
+
     @property
     def octets(self) -> int:
         """Size of the file and its log; 0 if there is none."""

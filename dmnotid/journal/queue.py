@@ -18,7 +18,7 @@ A request is open from its commit until `close`, and all open requests are in me
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -40,7 +40,7 @@ from dmnotid.journal.rows import (
 )
 from dmnotid.journal.times import KnownTimes
 from dmnotid.policy.authenticity import VerifiedNotification
-from dmnotid.policy.freshness import ServerTimes, judge_clock
+from dmnotid.policy.freshness import judge_clock
 from dmnotid.policy.retry import Retry
 from dmnotid.policy.sessions import Closed, Connection, Limits, SessionRequest
 
@@ -87,10 +87,10 @@ class Journal(Listing):
         self._running: set[int] = set()
         # Requests of the transaction that `commit` will end.
         self._admitted: dict[int, SessionRequest] = {}
-        # Signed times of each server, and the floor of the clock.
-        self._times = KnownTimes()
+        # Signed times and last arrival of each server, and the floor of the clock, with what is not committed.
+        self.times = KnownTimes()
         # Decides which rows make a notification a duplicate.
-        self._duplicates = Duplicates(remember, self._times)
+        self._duplicates = Duplicates(remember, self.times)
         self._file.ensure()
 
     def __enter__(self) -> Self:
@@ -110,42 +110,32 @@ class Journal(Listing):
         """Number of times that the file could not be read or written."""
         return self._file.errors
 
-    @property
-    def times(self) -> Mapping[str, ServerTimes]:
-        """The signed times of each server that has signed, by SERVER-ID, with what is not committed."""
-        return self._times.servers
-
-    @property
-    def floor(self) -> int | None:
-        """The latest time (POSIX seconds) that a believed clock and a signature have both reached."""
-        return self._times.floor
-
-    @property
-    def last_accepted(self) -> Mapping[str, float]:
-        """Arrival (POSIX seconds) of the last notification of each server, by SERVER-ID, with what is not committed."""
-        return self._times.last_accepted
-
     def admit(self, verified: VerifiedNotification) -> SessionRequest:
         """Remember a notification and queue its session, in the transaction that `commit` makes durable.
 
         Raises Duplicate, QueueFull or Stale, and then remembers nothing of it. After JournalError, nothing that was
         admitted since the last commit is accepted.
         """
+        server_id, notification, most = verified.server_id, verified.notification, self._limits.max_pending
         try:
             # Before the file is touched: a flood of signed repeats is then decided without SQLite.
             self._duplicates.refuse_cached(verified)
             with self._file.use("write") as database:
                 replaced = self._duplicates.find_replaced(database, verified)
-                self._refuse_overflow(database, verified.server_id)
+                # Most queues are short: if all servers together have fewer, no count is needed.
+                if len(self._open) + len(self._admitted) >= most:
+                    (count,) = database.execute(_COUNT, (server_id,)).fetchone()
+                    # Those that run do not wait.
+                    waiting = count - sum(self._open[session].server_id == server_id for session in self._running)
+                    if waiting >= most:
+                        raise QueueFull(server_id, waiting, most)
                 session = self._duplicates.insert(database, verified, replaced)
         except Discard as discard:
-            discard.server_id, discard.notification_id = verified.server_id, verified.notification.notification_id
+            discard.server_id, discard.notification_id = server_id, notification.notification_id
             raise
-        now = time.monotonic()
-        source, expires_at = str(verified.source), now + self._limits.expire_after
-        request = SessionRequest(
-            session, verified.server_id, verified.notification, source, verified.received_at, 0, now, expires_at
-        )
+        source, received_at, now = str(verified.source), verified.received_at, time.monotonic()
+        expires_at = now + self._limits.expire_after
+        request = SessionRequest(session, server_id, notification, source, received_at, 0, now, expires_at)
         self._admitted[session] = request
         return request
 
@@ -154,16 +144,16 @@ class Journal(Listing):
         with self._file.use("write") as database:
             if database.in_transaction:
                 # In the transaction of the rows, so that neither is durable without the other.
-                self._times.write(database)
+                self.times.write(database)
                 database.execute("COMMIT")
-        self._times.committed()
+        self.times.committed()
         # Not before the commit: only a durable request may start a session.
         self._open.update(self._admitted)
         self._admitted.clear()
 
     def rollback(self) -> None:
         """Forget everything admitted since the last commit."""
-        self._times.rolled_back()
+        self.times.rolled_back()
         self._admitted.clear()
         self._duplicates.reset()
         self._file.rollback()
@@ -236,15 +226,11 @@ class Journal(Listing):
     def last_starts(self) -> dict[str, float]:
         """Return the start (monotonic) of each server's last try, as far as its row is kept."""
         now, monotonic = time.time(), time.monotonic()
-        if judge_clock(now, self._times.floor).believed:
+        if judge_clock(now, self.times.floor).believed:
             # A clock that was ahead has written starts that would seem recent until that time.
             self._write(_DATE_STARTS, [{"now": now}])
         # If the clock is behind now, a start seems to lie ahead; it counts as one of this moment.
         return {server_id: monotonic - max(now - began, 0) for server_id, began in self._query(_LAST_STARTS, ())}
-
-    def probe(self) -> None:
-        """Run a trivial query to check that the journal is readable."""
-        self._query("SELECT 1 FROM session LIMIT 1", ())
 
     def _write(self, statement: str, rows: Sequence[Values], *changed: SessionRequest) -> None:
         """Execute a statement once for each of `rows`, in one transaction; it changes the rows of these requests."""
@@ -262,7 +248,7 @@ class Journal(Listing):
         Rows of an earlier file may be `lost`.
         """
         self._duplicates.reset()
-        self._times.take_up(database, lost=lost)
+        self.times.take_up(database, lost=lost)
         # Before the rows are read: every accepted request has to be in the file that is used from now on.
         restore(database, self._open.values())
         # Repeats are looked up by the index, and one that it does not find would be taken for a new notification.
@@ -278,14 +264,3 @@ class Journal(Listing):
                 # It alone is set aside, and a repeat of its notification is accepted.
                 logger.error("row set aside", session=row.session, file=str(self.file), problem=str(error))
                 database.execute(_SET_ASIDE, (time.time(), row.session))
-
-    def _refuse_overflow(self, database: sqlite3.Connection, server_id: str) -> None:
-        """Raise QueueFull if the server has `max_pending` open sessions beside those that run."""
-        most = self._limits.max_pending
-        # Most queues are short: if all servers together have fewer, no count is needed.
-        if len(self._open) + len(self._admitted) < most:
-            return
-        (count,) = database.execute(_COUNT, (server_id,)).fetchone()
-        waiting = count - sum(self._open[session].server_id == server_id for session in self._running)
-        if waiting >= most:
-            raise QueueFull(server_id, waiting, most)

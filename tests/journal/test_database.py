@@ -124,7 +124,7 @@ def test_last_accepted_of_an_older_schema_is_the_last_arrival_of_its_rows(tmp_pa
     old_journal(tmp_path, OLD[version], rows=3)
     ((last,),) = sql(tmp_path, "SELECT max(received_at) FROM session")
     with open_journal(tmp_path) as journal:
-        assert journal.last_accepted == {SERVER_ID: last}
+        assert journal.times.last_accepted == {SERVER_ID: last}
         assert [(row.outcome, row.connection, row.interface) for row in journal.rows()] == [(None, None, None)] * 3
         assert journal.last_sessions()[SERVER_ID].session == 3
 
@@ -140,9 +140,9 @@ def test_times_of_the_third_schema_are_kept(tmp_path: Path) -> None:
     sql(tmp_path, "INSERT INTO clock VALUES (6000)")
     for _ in range(2):
         with open_journal(tmp_path) as journal:
-            assert journal.times == {OTHER_ID: ServerTimes(7_000, 5_000)}
-            assert journal.floor == 6_000
-            assert set(journal.last_accepted) == {OPEN_ID}
+            assert journal.times.servers == {OTHER_ID: ServerTimes(7_000, 5_000)}
+            assert journal.times.floor == 6_000
+            assert set(journal.times.last_accepted) == {OPEN_ID}
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -172,8 +172,8 @@ def test_times_of_an_older_schema_are_those_of_sealed_rows_and_the_floor_is_that
     with open_journal(tmp_path) as journal:
         # The first schema has no seals, so that all of its rows are believed.
         newest = now - 5 if version == 1 else now - 50
-        assert journal.times == {SERVER_ID: ServerTimes(2**32 - 1), OTHER_ID: ServerTimes(newest)}
-        assert journal.floor == (now - 5 if version == 1 else now - 50)
+        assert journal.times.servers == {SERVER_ID: ServerTimes(2**32 - 1), OTHER_ID: ServerTimes(newest)}
+        assert journal.times.floor == (now - 5 if version == 1 else now - 50)
 
 
 @pytest.mark.parametrize("version", OLD)

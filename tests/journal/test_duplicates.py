@@ -152,7 +152,7 @@ def test_unsigned_notification_does_not_make_a_signed_one_forgotten(tmp_path: Pa
         unsigned = verified(server_id=OPEN_ID, received_at=NOW + YEARS)._replace(server_id=SERVER_ID)
         with pytest.raises(Duplicate):
             journal.admit(unsigned)
-        assert journal.times == {SERVER_ID: times(NOW)}
+        assert journal.times.servers == {SERVER_ID: times(NOW)}
 
 
 def test_replay_is_a_duplicate_whatever_the_clock_says(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_id_of_a_signed_notification_is_new_for_an_unsigned_one_once_its_row_is_
     with open_journal(tmp_path) as journal:
         admit(journal, 8, server_id=OTHER_ID, received_at=NOW + REMEMBER + 1)
         journal.admit(unsigned)
-        assert journal.times[SERVER_ID] == times(NOW, NOW)
+        assert journal.times.servers[SERVER_ID] == times(NOW, NOW)
 
 
 def test_unsigned_row_makes_no_signed_notification_a_duplicate(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_unsigned_row_makes_no_signed_notification_a_duplicate(tmp_path: Path) -
             with pytest.raises(QueueFull) as caught:
                 admit(journal, 7)
             assert (caught.value.blocked_by, caught.value.notification_id) == (request.session, 7)
-        assert journal.times == {}
+        assert journal.times.servers == {}
         journal.close([(request, Closed.DONE, "")])
         signed = admit(journal, 7)
         assert [row.session for row in journal.rows()] == [signed.session]
@@ -202,13 +202,13 @@ def test_replaced_row_is_forgotten(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         admit_done(journal, sent_at=NOW, **lost)
         assert refusal(journal, sent_at=NOW + REMEMBER, **lost) is Duplicate
-        assert journal.times[SERVER_ID] == times(NOW)
+        assert journal.times.servers[SERVER_ID] == times(NOW)
         admit_done(journal, sent_at=NOW + REMEMBER + 1, **lost)
-        assert journal.times[SERVER_ID] == times(NOW + REMEMBER + 1, NOW)
-        assert journal.floor is None
+        assert journal.times.servers[SERVER_ID] == times(NOW + REMEMBER + 1, NOW)
+        assert journal.times.floor is None
         assert refusal(journal, 8, sent_at=NOW, **lost) is Stale
     with open_journal(tmp_path) as journal:
-        assert journal.times[SERVER_ID] == times(NOW + REMEMBER + 1, NOW)
+        assert journal.times.servers[SERVER_ID] == times(NOW + REMEMBER + 1, NOW)
 
 
 # Arrivals under a worse clock
@@ -341,10 +341,10 @@ def test_signed_row_is_pruned_by_the_floor_and_its_time_is_forgotten(tmp_path: P
     with open_journal(tmp_path, limits=ROOMY) as journal:
         admit(journal, 14, server_id=OTHER_ID, sent_at=later, received_at=later)
         assert rows_of(journal) == [2, 10, 11, 12, 13, 14]
-        assert journal.times[SERVER_ID].forgotten == NOW + 1
+        assert journal.times.servers[SERVER_ID].forgotten == NOW + 1
         assert refusal(journal, 3, sent_at=NOW + 1) is Stale
     with open_journal(tmp_path, limits=ROOMY) as journal:
-        assert journal.times[SERVER_ID].forgotten == NOW + 1
+        assert journal.times.servers[SERVER_ID].forgotten == NOW + 1
 
 
 def test_nothing_signed_is_pruned_without_a_floor(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_nothing_signed_is_pruned_without_a_floor(tmp_path: Path) -> None:
         admit_done(journal, 1, sent_at=NOW, received_at=60.0, clock_believed=False)
     with open_journal(tmp_path) as journal:
         admit(journal, 2, sent_at=NOW + YEARS, received_at=90.0, clock_believed=False)
-        assert journal.floor is None
+        assert journal.times.floor is None
         assert rows_of(journal) == [1, 2]
 
 
@@ -371,15 +371,15 @@ def test_clock_that_was_ahead_makes_nothing_signed_forgotten(tmp_path: Path) -> 
 def test_newest_time_is_kept_for_each_server(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         admit(journal, 1, server_id=OPEN_ID)
-        assert (journal.times, journal.floor) == ({}, None)
+        assert (journal.times.servers, journal.times.floor) == ({}, None)
     with open_journal(tmp_path) as journal:
         admit(journal, 2, sent_at=NOW)
         admit(journal, 3, sent_at=NOW - 100)
         admit(journal, 4, sent_at=NOW + 100, server_id=OTHER_ID)
         known = {SERVER_ID: times(NOW), OTHER_ID: times(NOW + 100)}
-        assert journal.times == known
+        assert journal.times.servers == known
     with open_journal(tmp_path) as journal:
-        assert journal.times == known
+        assert journal.times.servers == known
 
 
 def test_newest_time_ahead_of_a_believed_clock_is_lowered(tmp_path: Path) -> None:
@@ -387,17 +387,17 @@ def test_newest_time_ahead_of_a_believed_clock_is_lowered(tmp_path: Path) -> Non
     with open_journal(tmp_path) as journal:
         admit(journal, 1, sent_at=LAST, received_at=60.0, clock_believed=False)
         admit(journal, 2, sent_at=NOW, received_at=90.0, clock_believed=False, server_id=OTHER_ID)
-        assert journal.times == {SERVER_ID: times(LAST), OTHER_ID: times(NOW)}
+        assert journal.times.servers == {SERVER_ID: times(LAST), OTHER_ID: times(NOW)}
     with open_journal(tmp_path) as journal:
         journal.admit(verified(3, sent_at=NOW, received_at=NOW + 0.5, server_id=OTHER_ID))
         journal.rollback()
-        assert journal.times[SERVER_ID] == times(LAST)
+        assert journal.times.servers[SERVER_ID] == times(LAST)
         admit(journal, 4, sent_at=NOW, received_at=NOW + 0.5, server_id=OTHER_ID)
-        assert journal.times == {SERVER_ID: times(NOW + MARGIN), OTHER_ID: times(NOW)}
+        assert journal.times.servers == {SERVER_ID: times(NOW + MARGIN), OTHER_ID: times(NOW)}
         admit(journal, 5, sent_at=LAST, received_at=NOW + 5)
-        assert journal.times[SERVER_ID] == times(NOW + 5 + MARGIN)
+        assert journal.times.servers[SERVER_ID] == times(NOW + 5 + MARGIN)
     with open_journal(tmp_path) as journal:
-        assert journal.times[SERVER_ID] == times(NOW + 5 + MARGIN)
+        assert journal.times.servers[SERVER_ID] == times(NOW + 5 + MARGIN)
 
 
 @pytest.mark.parametrize(
@@ -417,10 +417,10 @@ def test_floor_is_the_latest_time_that_a_believed_clock_and_a_signature_have_rea
         admit(journal, 1, sent_at=NOW, received_at=NOW)
         admit(journal, 2, server_id=OPEN_ID, received_at=NOW + YEARS)
         admit(journal, 3, sent_at=sent_at, received_at=received_at, clock_believed=believed, server_id=OTHER_ID)
-        assert journal.floor == floor
+        assert journal.times.floor == floor
         journal.admit(verified(4, sent_at=NOW + YEARS, received_at=NOW + YEARS))
-        assert journal.floor == NOW + YEARS
+        assert journal.times.floor == NOW + YEARS
         journal.rollback()
-        assert journal.floor == floor
+        assert journal.times.floor == floor
     with open_journal(tmp_path) as journal:
-        assert journal.floor == floor
+        assert journal.times.floor == floor

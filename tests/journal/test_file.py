@@ -105,7 +105,7 @@ def test_damaged_file_runs_nothing_twice_and_accepts_repeats(
             assert accepts(journal, 1_000), f"seed {seed}"
             listed = {row.session for row in journal.rows()}
             assert listed >= {row.session for row in journal.last_sessions().values()}, f"seed {seed}"
-            assert journal.last_accepted[SERVER_ID] > NOW - YEARS, f"seed {seed}"
+            assert journal.times.last_accepted[SERVER_ID] > NOW - YEARS, f"seed {seed}"
         with open_journal(directory, limits=ROOMY) as journal:
             missing = set(PENDING) - set(ids(journal))
         assert not missing, f"neither in the file nor accepted at its repeat with seed {seed}"
@@ -319,7 +319,7 @@ def test_admission_in_a_file_that_turns_out_damaged_is_not_accepted(tmp_path: Pa
         journal.commit()
     file = tmp_path / FILE_NAME
     with open_journal(tmp_path, limits=ROOMY) as journal:
-        newest = journal.times[SERVER_ID].newest
+        newest = journal.times.servers[SERVER_ID].newest
         journal.admit(verified(5_000, sent_at=2_000_000_000))
         with file.open("r+b") as stream:
             stream.seek(4_096)
@@ -332,7 +332,7 @@ def test_admission_in_a_file_that_turns_out_damaged_is_not_accepted(tmp_path: Pa
         with pytest.raises(JournalError):
             admit_all()
         journal.commit()
-        assert journal.times[SERVER_ID].newest == newest
+        assert journal.times.servers[SERVER_ID].newest == newest
         assert ids(journal) == list(range(total))
         assert accepts(journal, 5_000)
         assert not accepts(journal, 0, unknown=[(9, bytes(1_000))])
@@ -353,11 +353,11 @@ def test_rescue_that_lost_rows_forgets_each_server_up_to_its_newest_time(
     (tmp_path / FILE_NAME).rename(tmp_path / DAMAGED_NAME)
     for _ in range(2):
         with open_journal(tmp_path) as journal:
-            assert journal.times == {
+            assert journal.times.servers == {
                 SERVER_ID: times(NOW + 4, NOW + 4),
                 OTHER_ID: times(NOW + 2, NOW + 2),
             }
-            assert journal.floor == NOW
+            assert journal.times.floor == NOW
             assert refusal(journal, 1, sent_at=NOW + 1) is Duplicate
             assert refusal(journal, 9, sent_at=NOW + 3) is Stale
     (line,) = logged.of("notifications forgotten")
@@ -368,11 +368,11 @@ def test_rescue_without_a_loss_keeps_the_times(tmp_path: Path, logged: LogLines)
     with open_journal(tmp_path) as journal:
         admit_done(journal, 1, sent_at=NOW)
         admit_done(journal, 1, sent_at=NOW + REMEMBER + 1, received_at=60.0, clock_believed=False)
-        known, floor = dict(journal.times), journal.floor
+        known, floor = dict(journal.times.servers), journal.times.floor
     (tmp_path / FILE_NAME).rename(tmp_path / DAMAGED_NAME)
     with open_journal(tmp_path) as journal:
-        assert journal.times == known == {SERVER_ID: times(NOW + REMEMBER + 1, NOW)}
-        assert journal.floor == floor == NOW
+        assert journal.times.servers == known == {SERVER_ID: times(NOW + REMEMBER + 1, NOW)}
+        assert journal.times.floor == floor == NOW
     assert logged.of("notifications forgotten") == []
 
 
@@ -386,8 +386,8 @@ def test_table_of_times_that_is_lost_is_derived_from_sealed_rows(tmp_path: Path,
     sql(tmp_path, f"DROP TABLE {table}")
     sql(tmp_path, "UPDATE session SET sent_at = ? WHERE session = 2", 4_000_000_000)
     with open_journal(tmp_path) as journal:
-        assert journal.times == {SERVER_ID: times(NOW, NOW)}
-        assert journal.floor == NOW - 50
+        assert journal.times.servers == {SERVER_ID: times(NOW, NOW)}
+        assert journal.times.floor == NOW - 50
 
 
 @pytest.mark.parametrize(
@@ -409,8 +409,8 @@ def test_time_that_is_not_as_written_is_derived_from_sealed_rows(tmp_path: Path,
     sql(tmp_path, "DELETE FROM session WHERE server_id = ?", OTHER_ID)
     sql(tmp_path, f"{damage} WHERE server_id = '{SERVER_ID}'" if "server" in damage else damage)
     with open_journal(tmp_path) as journal:
-        assert journal.times == dict.fromkeys((SERVER_ID, OTHER_ID), times(NOW + 5, NOW + 5))
-        assert journal.floor == NOW
+        assert journal.times.servers == dict.fromkeys((SERVER_ID, OTHER_ID), times(NOW + 5, NOW + 5))
+        assert journal.times.floor == NOW
         assert refusal(journal, 1, sent_at=NOW + 5) is Duplicate
         assert refusal(journal, 2, sent_at=NOW + 5) is Stale
     assert "is not as it was written" in logged.of("journal set aside")[0]["problem"]
@@ -445,16 +445,16 @@ def test_deleted_file_is_made_anew_with_every_open_session(
     state = tmp_path / "state"
     with open_journal(state, limits=ROOMY) as journal:
         fill(journal)
-        newest, floor = journal.times[SERVER_ID].newest, journal.floor
+        newest, floor = journal.times.servers[SERVER_ID].newest, journal.times.floor
         take(state)
         assert accepts(journal, 500)
         assert [accepts(journal, number) for number in PENDING] == [False] * len(PENDING)
         assert refusal(journal, min(DONE), sent_at=newest) is Stale, "closed ones are forgotten"
         assert accepts(journal, min(DONE)), "their ids are new"
-        assert journal.times[SERVER_ID].forgotten == newest
+        assert journal.times.servers[SERVER_ID].forgotten == newest
         assert floor is not None
-        assert journal.floor is not None
-        assert journal.floor >= floor
+        assert journal.times.floor is not None
+        assert journal.times.floor >= floor
         (line,) = logged.of("journal recreated")
         assert line["level"] == "error"
         assert "deleted" in line["problem"]

@@ -150,7 +150,7 @@ def test_damaged_time_is_shown_as_one_of_a_calendar(tmp_path: Path, value: str) 
     with open_journal(tmp_path) as journal:
         views = list(map(view_of, journal.rows()))
         times = [time for it in views for time in (it.accepted_at, it.started_at, it.next_at, it.closed_at)]
-        times += [journal.oldest, *journal.last_accepted.values(), *(it.received_at for it in journal.pending())]
+        times += [journal.oldest, *journal.times.last_accepted.values(), *(it.received_at for it in journal.pending())]
     assert [view.session for view in views] == [1, 2]
     assert all(0 <= time <= LATEST for time in times if time is not None)
 
@@ -201,16 +201,16 @@ def test_last_session_that_could_not_be_written_is_the_one_before(tmp_path: Path
 
 def test_last_accepted_is_the_last_arrival_of_each_server(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        assert journal.last_accepted == {}
+        assert journal.times.last_accepted == {}
         admit(journal, 1, received_at=NOW)
         admit(journal, 2, received_at=NOW + 7.5)
         admit(journal, 1, server_id=OPEN_ID, received_at=NOW + 9)
         expected = {SERVER_ID: NOW + 7.5, OPEN_ID: NOW + 9}
-        assert journal.last_accepted == expected
+        assert journal.times.last_accepted == expected
     sql(tmp_path, "DELETE FROM session")
     with open_journal(tmp_path) as journal:
-        assert journal.last_accepted == expected
-        assert OPEN_ID not in journal.times, "it has signed nothing"
+        assert journal.times.last_accepted == expected
+        assert OPEN_ID not in journal.times.servers, "it has signed nothing"
 
 
 def test_last_accepted_of_a_batch_that_is_rolled_back_is_the_one_before(tmp_path: Path) -> None:
@@ -219,11 +219,11 @@ def test_last_accepted_of_a_batch_that_is_rolled_back_is_the_one_before(tmp_path
         journal.admit(verified(2, received_at=NOW + 5))
         journal.admit(verified(1, server_id=OPEN_ID, received_at=NOW + 5))
         journal.rollback()
-        assert journal.last_accepted == {SERVER_ID: NOW}
-        assert OPEN_ID not in journal.times
+        assert journal.times.last_accepted == {SERVER_ID: NOW}
+        assert OPEN_ID not in journal.times.servers
         admit(journal, 3, received_at=NOW + 6)
     with open_journal(tmp_path) as journal:
-        assert journal.last_accepted == {SERVER_ID: NOW + 6}
+        assert journal.times.last_accepted == {SERVER_ID: NOW + 6}
 
 
 def test_last_accepted_is_written_into_a_file_that_is_recreated(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_last_accepted_is_written_into_a_file_that_is_recreated(tmp_path: Path) 
         (tmp_path / FILE_NAME).unlink()
         admit(journal, 1, server_id=OTHER_ID, received_at=NOW + 5)
     with open_journal(tmp_path) as journal:
-        assert journal.last_accepted == {OPEN_ID: NOW, OTHER_ID: NOW + 5}
+        assert journal.times.last_accepted == {OPEN_ID: NOW, OTHER_ID: NOW + 5}
 
 
 @pytest.mark.parametrize("value", ["'junk'", "x'00'", "9e999", "NULL"])
@@ -241,15 +241,15 @@ def test_damaged_last_accepted_harms_nothing(tmp_path: Path, value: str, *, resc
     with open_journal(tmp_path) as journal:
         for server_id in (SERVER_ID, OTHER_ID):
             admit(journal, 1, server_id=server_id, received_at=NOW)
-        times = dict(journal.times)
+        times = dict(journal.times.servers)
     sql(tmp_path, f"UPDATE server SET last_accepted = {value} WHERE server_id = '{SERVER_ID}'")  # noqa: S608
     if rescued:
         (tmp_path / FILE_NAME).rename(tmp_path / DAMAGED_NAME)
     with open_journal(tmp_path) as journal:
-        assert journal.last_accepted == {OTHER_ID: NOW}
-        assert journal.times == times
+        assert journal.times.last_accepted == {OTHER_ID: NOW}
+        assert journal.times.servers == times
         admit(journal, 2, received_at=NOW + 5)
-        assert journal.last_accepted == {OTHER_ID: NOW, SERVER_ID: NOW + 5}
+        assert journal.times.last_accepted == {OTHER_ID: NOW, SERVER_ID: NOW + 5}
     assert len(kept_files(tmp_path)) == rescued
 
 

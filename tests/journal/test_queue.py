@@ -232,9 +232,9 @@ def test_rollback_forgets_what_was_admitted(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         admit(journal, 1, sent_at=NOW)
         journal.admit(verified(2, received_at=NOW, sent_at=NOW + 50))
-        assert journal.times[SERVER_ID].newest == NOW + 50
+        assert journal.times.servers[SERVER_ID].newest == NOW + 50
         journal.rollback()
-        assert journal.times[SERVER_ID].newest == NOW
+        assert journal.times.servers[SERVER_ID].newest == NOW
         assert ids(journal) == [1]
         assert refusal(journal, 2) is None
 
@@ -537,7 +537,7 @@ def test_notification_without_room_is_not_accepted_and_its_repeat_is(tmp_path: P
                 with pytest.raises(JournalError, match="cannot write the journal") as caught:
                     journal.commit()
                 assert not isinstance(caught.value, JournalDamaged)
-                assert journal.times[SERVER_ID].newest == NOW
+                assert journal.times.servers[SERVER_ID].newest == NOW
             with pytest.raises(JournalError):
                 journal.close([(request, Closed.DONE, "")])
         assert ids(journal) == [1]

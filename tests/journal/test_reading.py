@@ -40,7 +40,7 @@ def test_copy_has_what_was_committed_and_the_file_stays_as_it_was(tmp_path: Path
         journal.close([(failed, Closed.FAILED, "exit 3")])
         admit(journal, 2, received_at=NOW + 5)
         admit_done(journal, 1, server_id=OTHER_ID, received_at=NOW + 9)
-        expected = list(journal.rows()), dict(journal.last_sessions()), dict(journal.last_accepted), journal.count
+        expected = list(journal.rows()), dict(journal.last_sessions()), dict(journal.times.last_accepted), journal.count
         killed = copy_of(state)
     directory = state if stopped else killed
     before = content(directory)

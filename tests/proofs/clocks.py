@@ -97,7 +97,7 @@ class Device:
             Servers(Server(name, SECRET, require_digest=name != MIXED) for name in names),
             Freshness(self.max_age, self.max_skew),
         )
-        clock = judge_clock(now, self.journal.floor, self.journal.times)
+        clock = judge_clock(now, self.journal.times.floor, self.journal.times.servers)
         try:
             self.journal.admit(receive_package(package.octets, SOURCE, rules, clock))
         except Discard as discard:
@@ -108,13 +108,17 @@ class Device:
             return "rolled back"
         self.journal.commit()
         if clock.believed:
-            assert all(times.newest <= now + MARGIN for times in self.journal.times.values()), self.journal.times
+            assert all(times.newest <= now + MARGIN for times in self.journal.times.servers.values()), (
+                self.journal.times.servers
+            )
             self.admitted = {octets: min(most, now + MARGIN) for octets, most in self.admitted.items()}
         if package.sent_at is not None:
             assert package.octets not in self.admitted, f"accepted twice: {package}"
             self.reached = max(self.reached, min(package.sent_at, now))
             agrees = now - self.max_age <= package.sent_at <= now + MARGIN
-            assert (self.journal.floor or 0) <= self.reached, f"a floor of {self.journal.floor} at {now}: {package}"
+            assert (self.journal.times.floor or 0) <= self.reached, (
+                f"a floor of {self.journal.times.floor} at {now}: {package}"
+            )
             assert agrees or package.sent_at >= RELEASED_AT - self.max_age, f"older than the program: {package}"
             self.admitted[package.octets] = now + MARGIN if clock.believed else LAST
         return None
@@ -268,7 +272,7 @@ class World:
         device = self.devices[0]
         known = not device.removed and not self.wrong_lost and self.floor_ahead < self.true + SLACK
         # What it signed ahead may be forgotten after all, and then it is stale up to that time.
-        known |= not device.removed and device.journal.times.get(WRONG, NEVER_SIGNED).forgotten < self.true - 1
+        known |= not device.removed and device.journal.times.servers.get(WRONG, NEVER_SIGNED).forgotten < self.true - 1
         reason = self.bring(package)
         if self.kind == "right" and self.wrong_by == 0 and known:
             self.counts["right again"] += 1
@@ -303,7 +307,7 @@ class World:
 
     def lose_rows(self) -> None:
         self.lost_at = self.true
-        newest = self.devices[0].journal.times.get(WRONG, NEVER_SIGNED).newest
+        newest = self.devices[0].journal.times.servers.get(WRONG, NEVER_SIGNED).newest
         self.wrong_lost |= newest > self.true
         if self.chance.random() < 0.5:
             self.both(Device.delete)
@@ -329,7 +333,7 @@ class World:
         """Deliver a package to the devices, and check their verdicts. Return that of the first one."""
         known = [package.octets in device.admitted for device in self.devices]
         blocked = [device.is_open(package) for device in self.devices]
-        believed = [judge_clock(self.now, device.journal.floor).believed for device in self.devices]
+        believed = [judge_clock(self.now, device.journal.times.floor).believed for device in self.devices]
         spared = package.server_id in SPARED
         reasons = [device.deliver(package, self.now) for device in self.devices[: 1 if spared else 2]]
         self.counts[f"{'honest' if not spared else 'other'} {reasons[0] or 'accepted'}"] += 1
