@@ -23,7 +23,7 @@ from dmnotid.config.values import Config
 from dmnotid.control.interface import Interface
 from dmnotid.control.varlink import Server
 from dmnotid.dispatcher import Dispatcher
-from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, EndpointError, JournalError, shortened
+from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, EndpointError, JournalError
 from dmnotid.hook.runner import check_kernel
 from dmnotid.host.log import logger
 from dmnotid.host.loop import loop_name
@@ -35,6 +35,7 @@ from dmnotid.journal.queue import Journal
 from dmnotid.links.monitor import Links
 from dmnotid.operations import Operations, Parts
 from dmnotid.receiver import Observe, Receiver
+from dmnotid.sentences import shortened
 
 PINGS: Final = 2
 """Number of pings in the time within which the watchdog expects one."""

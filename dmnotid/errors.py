@@ -31,50 +31,13 @@ An exception carries its facts as attributes and builds its sentence in `__str__
 written out.
 """
 
-from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from typing import ClassVar, Final, NamedTuple, Self, dataclass_transform
+
+from dmnotid.sentences import show_id, show_time, show_value
 
 EXCERPT_OCTETS: Final = 16
 """Maximum number of octets of a datagram that an error shows."""
-
-MAX_SHOWN: Final = 64
-"""Maximum length, in characters, of a text from the network in a sentence."""
-
-MAX_SHOWN_BITS: Final = 64
-"""Maximum length of an integer from the network that is written out: a long-integer may have 240 bits."""
-
-
-def shortened(text: str, most: int) -> str:
-    """Return text for display, cut after `most` characters."""
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
-def suggest(name: str, known: Collection[str]) -> str:
-    """Return `did you mean NAME?` with the known name that a mistyped one resembles most; empty if none does."""
-    import difflib  # noqa: PLC0415 - needed only for a mistyped name
-
-    # The name is cut, because the time of this search grows with the square of its length.
-    near = difflib.get_close_matches(name[:40].lower(), known, n=1)
-    return f"did you mean {near[0]}?" if near else ""
-
-
-def show_time(seconds: float) -> str:
-    """Write POSIX seconds as `2025-01-01T00:00:00Z`."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _show(value: int | str, form: str = "d") -> str:
-    """Write a value from a push header."""
-    if isinstance(value, int):
-        bits = value.bit_length()
-        return format(value, form) if bits <= MAX_SHOWN_BITS else f"an integer of {bits} bits"
-    return shortened(repr(value), MAX_SHOWN)
-
-
-def _show_id(value: int | str) -> str:
-    """Write an X-Wap-Application-Id; the text '7' must not be mistaken for the integer."""
-    return f"the text {_show(value)}" if isinstance(value, str) else _show(value)
 
 
 class DmnotidError(Exception):
@@ -215,7 +178,7 @@ class ContentTypeMismatch(Refusal):
 
     def __str__(self) -> str:
         # In hex, as the tables of WSP list well-known media types.
-        return f"Content-Type is {_show(self.content_type, '#04x')}, a DM Notification is expected"
+        return f"Content-Type is {show_value(self.content_type, '#04x')}, a DM Notification is expected"
 
 
 class ApplicationIdMissing(Refusal):
@@ -232,7 +195,7 @@ class ApplicationIdMismatch(Refusal):
     application_id: int | str
 
     def __str__(self) -> str:
-        return f"X-Wap-Application-Id is {_show_id(self.application_id)}, the integer 7 or its URI is expected"
+        return f"X-Wap-Application-Id is {show_id(self.application_id)}, the integer 7 or its URI is expected"
 
 
 class ApplicationIdConflict(Refusal):
@@ -243,7 +206,7 @@ class ApplicationIdConflict(Refusal):
 
     def __str__(self) -> str:
         # A set has no order, and equal conflicts must give equal sentences.
-        return f"X-Wap-Application-Id is given as {' and '.join(sorted(map(_show_id, self.application_ids)))}"
+        return f"X-Wap-Application-Id is given as {' and '.join(sorted(map(show_id, self.application_ids)))}"
 
 
 class UnknownServer(Refusal):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from dmnotid.discards import FIRST_DISCARDS, FLOOD, DiscardLog, RecentDiscards, ServerCounts
-from dmnotid.errors import EXCERPT_OCTETS, Discard, JournalError, show_time
+from dmnotid.errors import EXCERPT_OCTETS, Discard, JournalError
 from dmnotid.host.log import logger
 from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
@@ -20,6 +20,7 @@ from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import MARGIN, Clock, judge_clock
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.sessions import SessionRequest
+from dmnotid.sentences import show_time
 
 Observe = Callable[[Datagram], None]
 

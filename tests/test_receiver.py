@@ -13,9 +13,6 @@ import pytest
 
 from dmnotid import RELEASED_AT
 from dmnotid.discards import FLOOD
-from dmnotid.errors import (
-    show_time,
-)
 from dmnotid.host import log
 from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
@@ -24,6 +21,7 @@ from dmnotid.policy.freshness import MARGIN
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.sessions import Closed, SessionRequest
 from dmnotid.receiver import Receiver
+from dmnotid.sentences import show_time
 from tests.journal.journals import no_room
 from tests.support import (
     IS_ROOT,

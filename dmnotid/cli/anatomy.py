@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple, TextIO
 
-from dmnotid.errors import DecodeError, Discard, show_time
+from dmnotid.errors import DecodeError, Discard
+from dmnotid.sentences import show_time
 from dmnotid.wire.notification import (
     CONNECTION_TYPES,
     HEADER_OCTETS,

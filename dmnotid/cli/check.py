@@ -18,11 +18,12 @@ from dmnotid.cli.hook_report import describe_problem, find_problem, print_proble
 from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK, EXIT_PROBLEM, WARNING, operator_environ, print_error
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import DEFAULT_STATE, Config
-from dmnotid.errors import ConfigError, DmnotidError, HookError, JournalError, UsageError, show_time
+from dmnotid.errors import ConfigError, DmnotidError, HookError, JournalError, UsageError
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.journal.file import FILE_NAME, check_state
 from dmnotid.links.availability import read_links
 from dmnotid.policy.servers import Server
+from dmnotid.sentences import show_time
 
 SERVICE_USER: Final = "dmnotid"
 

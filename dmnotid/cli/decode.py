@@ -16,13 +16,14 @@ from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, plac
 from dmnotid.cli.arguments import parse_hex, parse_sender, parse_time
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
 from dmnotid.config.loading import load_config
-from dmnotid.errors import ConfigProblem, Discard, DmnotidError, UsageError, show_time
+from dmnotid.errors import ConfigProblem, Discard, DmnotidError, UsageError
 from dmnotid.hook.facts import package_facts
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import Clock, judge_clock
 from dmnotid.policy.reception import Datagram, Progress, Rules, receive_package, receive_push
 from dmnotid.policy.servers import Servers
+from dmnotid.sentences import show_time
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification
 
 NO_SERVERS: Final = Rules(Servers(()))

@@ -12,8 +12,9 @@ from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.table import moment
 from dmnotid.control.client import stream
 from dmnotid.discards import MAX_KEPT_OCTETS
-from dmnotid.errors import UsageError, discard_reasons, suggest
+from dmnotid.errors import UsageError, discard_reasons
 from dmnotid.host.text import printable
+from dmnotid.sentences import suggest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,8 @@ from typing import Final
 
 from dmnotid import __version__
 from dmnotid.cli.process import EXIT_PROBLEM, print_error
-from dmnotid.errors import DmnotidError, UsageError, suggest
+from dmnotid.errors import DmnotidError, UsageError
+from dmnotid.sentences import suggest
 
 COMMANDS: Final = {
     "run": "receive notifications and start DM sessions",

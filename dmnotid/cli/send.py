@@ -32,8 +32,9 @@ from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.secrets import without_line_break
 from dmnotid.config.values import Config
-from dmnotid.errors import DmnotidError, UsageError, show_time
+from dmnotid.errors import DmnotidError, UsageError
 from dmnotid.policy.addresses import show_address
+from dmnotid.sentences import show_time
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, WAP_PUSH_PORT, encode_field, header_border
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from dmnotid.cli.table import moment
-from dmnotid.errors import shortened
 from dmnotid.host.text import span
+from dmnotid.sentences import shortened
 
 TITLES: Final = ("SESSION", "SERVER", "ID", "AGE", "STATE", "TRY", "NEXT", "WHY")
 """The titles of a list of pending sessions."""

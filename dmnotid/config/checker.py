@@ -13,7 +13,8 @@ from dmnotid.config.durations import DURATION_EXPECTED, MAX_DURATION, parse_dura
 from dmnotid.config.files import CheckPath
 from dmnotid.config.tree import KINDS, RESOLVED_KINDS, Node, Wrong, find_invisible
 from dmnotid.config.values import path_from
-from dmnotid.errors import ConfigError, ConfigProblem, shortened, suggest
+from dmnotid.errors import ConfigError, ConfigProblem
+from dmnotid.sentences import shortened, suggest
 
 T = TypeVar("T")
 D = TypeVar("D")

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from dmnotid.errors import shortened
+from dmnotid.sentences import shortened
 
 MAX_DURATION: Final = 3_650 * 86_400.0
 """Longest duration that a key accepts, in seconds."""

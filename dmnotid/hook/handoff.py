@@ -12,8 +12,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-from dmnotid.errors import HookError, shortened
+from dmnotid.errors import HookError
 from dmnotid.hook.output import CHUNK_OCTETS, LINE_ENDS
+from dmnotid.sentences import shortened
 
 MAX_ANSWER_OCTETS: Final = 1_024
 """Maximum length of a line with an exit status; a longer line is output."""

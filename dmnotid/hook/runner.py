@@ -10,7 +10,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from dmnotid.config.values import HookConfig
-from dmnotid.errors import HookError, shortened
+from dmnotid.errors import HookError
 from dmnotid.hook.command import Command, check_calls, start_command
 from dmnotid.hook.facts import build_arguments, build_environment, build_input, find_home, session_facts
 from dmnotid.hook.handoff import hand_over
@@ -19,6 +19,7 @@ from dmnotid.hook.output import OutputLog
 from dmnotid.hook.startable import check_hook
 from dmnotid.host.log import logger
 from dmnotid.policy.sessions import Outcome, Result, SessionStart
+from dmnotid.sentences import shortened
 
 MAX_LAST_LINE: Final = 80
 """Maximum number of characters of a hook's last line of output in the outcome of a run; a row keeps no more."""

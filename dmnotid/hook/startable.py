@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.config.values import HookConfig, path_from
-from dmnotid.errors import HookError, UntrustedPath, UnusablePath, shortened
+from dmnotid.errors import HookError, UntrustedPath, UnusablePath
 from dmnotid.host.trust import check_trusted, check_trusted_path, check_trusted_socket, explain_not_executable
+from dmnotid.sentences import shortened
 
 _FIRST_OCTETS: Final = 256
 """Number of octets in which the kernel looks for the #! line (BINPRM_BUF_SIZE)."""

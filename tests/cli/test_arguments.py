@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmnotid.cli.arguments import parse_destination, parse_hex, parse_number, parse_time
-from dmnotid.errors import show_time
+from dmnotid.sentences import show_time
 
 
 @pytest.mark.parametrize(

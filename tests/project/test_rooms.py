@@ -11,14 +11,15 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dmnotid"
 
 SIDE_ROOMS = ("intake", "journal", "links", "hook", "control")
-COMMON = frozenset({"errors", "wire", "policy", "host", "config.values"})
+COMMON = frozenset({"sentences", "errors", "wire", "policy", "host", "config.values"})
 MAY_IMPORT = {
-    "errors": frozenset[str](),
-    "wire": frozenset({"errors"}),
-    "host": frozenset({"errors"}),
+    "sentences": frozenset[str](),
+    "errors": frozenset({"sentences"}),
+    "wire": frozenset({"sentences", "errors"}),
+    "host": frozenset({"sentences", "errors"}),
     "events": frozenset({"host"}),
-    "policy": frozenset({"errors", "wire"}),
-    "config": frozenset({"errors", "wire", "policy"}),
+    "policy": frozenset({"sentences", "errors", "wire"}),
+    "config": frozenset({"sentences", "errors", "wire", "policy"}),
     **dict.fromkeys(SIDE_ROOMS, COMMON),
     "discards": COMMON,
     "receiver": COMMON | {"discards", "intake", "journal"},
@@ -37,7 +38,7 @@ MAY_IMPORT = {
 IMPURE = frozenset(
     "asyncio logging structlog os pathlib random socket sqlite3 subprocess time yaml".split()  # noqa: SIM905
 )
-PURE = frozenset({"errors", "wire", "policy"})
+PURE = frozenset({"sentences", "errors", "wire", "policy"})
 
 
 def room_of(file: Path) -> str:

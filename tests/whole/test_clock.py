@@ -14,8 +14,8 @@ import pytest
 from dmnotid import RELEASED_AT
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
-from dmnotid.errors import show_time
 from dmnotid.policy.reception import Datagram
+from dmnotid.sentences import show_time
 from tests.support import (
     NOWHERE,
     OPEN_ID,

@@ -1,0 +1,43 @@
+"""The parts of the sentences of errors, log lines and commands: times, shortened texts, suggestions."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Final
+
+MAX_SHOWN: Final = 64
+"""Maximum length, in characters, of a text from the network in a sentence."""
+
+MAX_SHOWN_BITS: Final = 64
+"""Maximum length of an integer from the network that is written out: a long-integer may have 240 bits."""
+
+
+def shortened(text: str, most: int) -> str:
+    """Return text for display, cut after `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def suggest(name: str, known: Collection[str]) -> str:
+    """Return `did you mean NAME?` with the known name that a mistyped one resembles most; empty if none does."""
+    import difflib  # noqa: PLC0415 - needed only for a mistyped name
+
+    # The name is cut, because the time of this search grows with the square of its length.
+    near = difflib.get_close_matches(name[:40].lower(), known, n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def show_time(seconds: float) -> str:
+    """Write POSIX seconds as `2025-01-01T00:00:00Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def show_value(value: int | str, form: str = "d") -> str:
+    """Write a value from a push header."""
+    if isinstance(value, int):
+        bits = value.bit_length()
+        return format(value, form) if bits <= MAX_SHOWN_BITS else f"an integer of {bits} bits"
+    return shortened(repr(value), MAX_SHOWN)
+
+
+def show_id(value: int | str) -> str:
+    """Write an X-Wap-Application-Id; the text '7' must not be mistaken for the integer."""
+    return f"the text {show_value(value)}" if isinstance(value, str) else show_value(value)
