@@ -32,9 +32,9 @@ written out.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Final, NamedTuple, Self, dataclass_transform
+from typing import ClassVar, Final, NamedTuple, Self
 
-from dmnotid.sentences import show_id, show_time, show_value
+from dmnotid.sentences import Facts, show_id, show_time, show_value
 
 EXCERPT_OCTETS: Final = 16
 """Maximum number of octets of a datagram that an error shows."""
@@ -55,6 +55,10 @@ class Discard(DmnotidError):
     # Facts of the walk, not of a refusal: only the annotations of a refusal's own class are its facts.
     server_id: str | None = None
     notification_id: int | None = None
+
+    def __init_subclass__(cls, *, reason: str = "") -> None:
+        # A class without a reason of its own groups others.
+        cls.reason = reason or cls.reason
 
 
 class DecodeError(Discard):
@@ -82,98 +86,60 @@ class DecodeError(Discard):
 
     def __str__(self) -> str:
         """`DM Notification: Option Value at octet 35: needs 36 octets, 35 are left [00 00 03 e8 …]`."""
-        sentence = f"{self.pdu}: {self.field} at octet {self.offset}: {self.problem}"
-        if not self.excerpt:
-            return sentence
-        return f"{sentence} [{self.excerpt.hex(' ')}{' …' if self._more else ''}]"
+        excerpt = f" [{self.excerpt.hex(' ')}{' …' if self._more else ''}]" if self.excerpt else ""
+        return f"{self.pdu}: {self.field} at octet {self.offset}: {self.problem}{excerpt}"
 
 
-class Truncated(DecodeError):
+class Truncated(DecodeError, reason="truncated"):
     """The octets, or a slice of them, end before the field does."""
 
-    reason = "truncated"
 
-
-class TrailingOctets(DecodeError):
+class TrailingOctets(DecodeError, reason="trailing-octets"):
     """Octets follow the last Option: every length-extension forgery leaves some."""
 
-    reason = "trailing-octets"
 
-
-class MalformedField(DecodeError):
+class MalformedField(DecodeError, reason="malformed-field"):
     """A field is complete, and its octets are not legal."""
 
-    reason = "malformed-field"
 
-
-class UnsupportedVersion(DecodeError):
+class UnsupportedVersion(DecodeError, reason="unsupported-version"):
     """VER is not 2: DM 1.3 has the same Content-Type and Application-ID, but another package."""
 
-    reason = "unsupported-version"
+
+class Refusal(Facts, Discard):
+    """Well-formed octets that this device does not act on."""
 
 
-@dataclass_transform(eq_default=False)
-class Refusal(Discard):
-    """Well-formed octets that this device does not act on; the annotations of each class are its facts.
-
-    `sentence` is a format string over the attributes, and `nameless` the one for a `server` of None: SERVER-ID is
-    absent.
-    """
-
-    sentence: ClassVar[str]
-    nameless: ClassVar[str]
-
-    # The decorator of dataclasses would generate and compile a method for each class, which is a twentieth of the
-    # daemon's start. The annotations of a class are its facts all the same, and type checkers see to the arguments.
-    def __init__(self, *args: object, **facts: object) -> None:
-        super().__init__(*args)
-        self.__dict__.update(zip(type(self).__annotations__, args, strict=False), **facts)
-
-    def __str__(self) -> str:
-        # A fact that was not given has its default in the class. A class without the fact `server` has no `nameless`
-        # either: only None means that SERVER-ID is absent.
-        facts = {name: getattr(self, name) for name in type(self).__annotations__}
-        return (self.nameless if facts.get("server", "") is None else self.sentence).format_map(facts)
-
-
-class NotAPush(Refusal):
+class NotAPush(Refusal, reason="not-a-push"):
     """A WSP PDU of another type than Push, or an SMS whose user data header ends at octet `sms_header` (0 for none)."""
 
-    reason = "not-a-push"
     pdu_type: int
     sms_header: int = 0
 
     def __str__(self) -> str:
         # Over SMS a user data header comes before the push, and a message copied from a modem still has it.
-        sentence = f"the PDU type is 0x{self.pdu_type:02x}, Push is expected"
-        if not self.sms_header:
-            return sentence
-        return (
-            f"{sentence}; the octets before octet {self.sms_header} look like an SMS user data header, leave them out"
-        )
+        header = f"; the octets before octet {self.sms_header} look like an SMS user data header, leave them out"
+        return f"the PDU type is 0x{self.pdu_type:02x}, Push is expected{header if self.sms_header else ''}"
 
 
-class PushTooLong(Refusal):
+class PushTooLong(Refusal, reason="push-too-long"):
     """A datagram of more than `push.max_octets`; its octets after the first one too many were not read."""
 
-    reason = "push-too-long"
     sentence = "the datagram has more than {most} octets, the limit of push.max_octets"
     most: int
 
 
-class PushHeaderTooLong(Refusal):
+class PushHeaderTooLong(Refusal, reason="push-header-too-long"):
     """HeadersLen is above `push.max_header_octets` (6.1)."""
 
-    reason = "push-header-too-long"
     sentence = "the push headers have {octets} octets, at most {most} are expected"
     octets: int
     most: int
 
 
-class ContentTypeMismatch(Refusal):
+class ContentTypeMismatch(Refusal, reason="content-type-mismatch"):
     """The content of a push is not a DM Notification."""
 
-    reason = "content-type-mismatch"
     content_type: int | str
 
     def __str__(self) -> str:
@@ -181,27 +147,24 @@ class ContentTypeMismatch(Refusal):
         return f"Content-Type is {show_value(self.content_type, '#04x')}, a DM Notification is expected"
 
 
-class ApplicationIdMissing(Refusal):
+class ApplicationIdMissing(Refusal, reason="application-id-missing"):
     """A push without X-Wap-Application-Id is for the browser (wml.ua)."""
 
-    reason = "application-id-missing"
     sentence = "X-Wap-Application-Id is missing, which means the browser (wml.ua)"
 
 
-class ApplicationIdMismatch(Refusal):
+class ApplicationIdMismatch(Refusal, reason="application-id-mismatch"):
     """A push for another application."""
 
-    reason = "application-id-mismatch"
     application_id: int | str
 
     def __str__(self) -> str:
         return f"X-Wap-Application-Id is {show_id(self.application_id)}, the integer 7 or its URI is expected"
 
 
-class ApplicationIdConflict(Refusal):
+class ApplicationIdConflict(Refusal, reason="application-id-conflict"):
     """X-Wap-Application-Id fields with different values."""
 
-    reason = "application-id-conflict"
     application_ids: Iterable[int | str]
 
     def __str__(self) -> str:
@@ -209,26 +172,21 @@ class ApplicationIdConflict(Refusal):
         return f"X-Wap-Application-Id is given as {' and '.join(sorted(map(show_id, self.application_ids)))}"
 
 
-class UnknownServer(Refusal):
+class UnknownServer(Refusal, reason="unknown-server"):
     """SERVER-ID names no configured server."""
 
-    reason = "unknown-server"
     # The id comes from the network: !r escapes its control characters.
     sentence = "no server {server!r} is configured"
     server: str
 
 
-class ServerUndiscovered(Refusal):
-    """SERVER-ID is absent, and the server can't be derived from the rest.
+class ServerUndiscovered(Refusal, reason="server-undiscovered"):
+    """SERVER-ID is absent, and the server can't be derived from the rest."""
 
-    `servers` is the number of servers whose secret fits, or that accept unsigned notifications from the sender; exactly
-    one is expected. If `untried_octets` is given, no secret was tried: `servers` have one, that is the size of the
-    package, and one of the two is above the `limits` for servers and octets.
-    """
-
-    reason = "server-undiscovered"
+    # Servers whose secret fits, or that accept unsigned notifications from the sender; exactly one is expected.
     servers: int
     signed: bool
+    # If no secret was tried: the size of the package. `servers` have a secret, and one of the two is above its limit.
     untried_octets: int | None = None
     limits: tuple[int, int] = (0, 0)
 
@@ -243,36 +201,31 @@ class ServerUndiscovered(Refusal):
         return f"SERVER-ID and SHA256-DIGEST are absent, and {self.servers} servers accept that from this sender"
 
 
-class SourceNotAllowed(Refusal):
+class SourceNotAllowed(Refusal, reason="source-not-allowed"):
     """The sender's address is outside the `sources` of `server`, or of every server with a secret if that is None."""
 
-    reason = "source-not-allowed"
     sentence = "{address} is not among the sources of {server!r}"
     nameless = "SERVER-ID is absent, and {address} is not among the sources of any server with a secret"
     address: str
     server: str | None = None
 
 
-class SecretNotProvisioned(Refusal):
+class SecretNotProvisioned(Refusal, reason="secret-not-provisioned"):
     """A signed notification of a `server` without a secret or, if that is None, without any server that has one."""
 
-    reason = "secret-not-provisioned"
     sentence = "the notification is signed, and no secret is provisioned for {server!r}"
     nameless = "the notification is signed, and no secret is provisioned for any server"
     server: str | None = None
 
 
-class DigestMismatch(Refusal):
-    """SHA256-DIGEST does not fit the secret of `server` or, if that is None, none of the `tried` secrets.
+class DigestMismatch(Refusal, reason="digest-mismatch"):
+    """SHA256-DIGEST does not fit the secret of `server` or, if that is None, any of the `tried` secrets."""
 
-    If `former_until` (POSIX seconds) is given, it fits the former secret, which was accepted until then.
-    """
-
-    reason = "digest-mismatch"
     sentence = "the digest was not made with the secret of {server!r} over these octets"
     nameless = "SERVER-ID is absent, and the digest fits none of {tried} secrets"
     server: str | None = None
     tried: int = 1
+    # If it fits the former secret: the time until which that was accepted, in POSIX seconds.
     former_until: float | None = None
 
     def __str__(self) -> str:
@@ -282,27 +235,23 @@ class DigestMismatch(Refusal):
         return f"the digest was made with the former secret of {self.server!r}, {ended}"
 
 
-class DigestMissing(Refusal):
+class DigestMissing(Refusal, reason="digest-missing"):
     """An unsigned notification of a server that must sign."""
 
-    reason = "digest-missing"
     sentence = "SHA256-DIGEST is absent, and {server!r} must sign"
     server: str
 
 
-class Stale(Refusal):
-    """Signed more than `freshness.max_age` ago, or no later than a notification of this server that is forgotten.
+class Stale(Refusal, reason="stale"):
+    """Signed more than `freshness.max_age` ago, or no later than a notification of this server that is forgotten."""
 
-    `sent_at`, the device's clock `now`, `forgotten` and `reference` are in POSIX seconds, `max_age` in seconds.
-    `reference` replaces a clock that is not believed.
-    """
-
-    reason = "stale"
+    # Times are in POSIX seconds, `max_age` is in seconds, `now` is the device's clock.
     sent_at: int
     now: float
     # Not used for a forgotten notification: no limit of age applies to it.
     max_age: float = 0
     forgotten: int | None = None
+    # The time that replaces a clock that is not believed.
     reference: float | None = None
 
     def __str__(self) -> str:
@@ -318,13 +267,9 @@ class Stale(Refusal):
         return f"{signed}, {self.reference - self.sent_at:.0f} s before {known}; {most}; {clock} is not believed"
 
 
-class FromTheFuture(Refusal):
-    """Signed more than `freshness.max_skew` ahead of the device's clock `now`.
+class FromTheFuture(Refusal, reason="from-the-future"):
+    """Signed more than `freshness.max_skew` (seconds) ahead of the device's clock `now`; times are in POSIX seconds."""
 
-    `sent_at` and `now` are in POSIX seconds, `max_skew` in seconds.
-    """
-
-    reason = "from-the-future"
     sent_at: int
     now: float
     max_skew: float
@@ -335,32 +280,25 @@ class FromTheFuture(Refusal):
         return f"{ahead} ({show_time(self.now)}), which may be wrong; {most}"
 
 
-class Duplicate(Refusal):
-    """A NOTIFICATION-ID of this server was accepted before (5.1.4).
+class Duplicate(Refusal, reason="duplicate"):
+    """A NOTIFICATION-ID of this server was accepted before, as the session of number `session` (5.1.4)."""
 
-    `session` is the number of the accepted one. `same_content` is False if its octets differ: the server has lost its
-    counter.
-    """
-
-    reason = "duplicate"
     session: int
+    # False if its octets differ: the server has lost its counter.
     same_content: bool
 
     def __str__(self) -> str:
         return f"accepted before as session {self.session}{'' if self.same_content else ', with other content'}"
 
 
-class QueueFull(Refusal):
-    """The queue of `server` is full (`sessions.max_pending`); nothing of this notification is remembered.
+class QueueFull(Refusal, reason="queue-full"):
+    """The queue of `server` is full (`sessions.max_pending`); nothing of this notification is remembered."""
 
-    `blocked_by` is the pending session of an unsigned notification that has the NOTIFICATION-ID of this signed one.
-    """
-
-    reason = "queue-full"
     # The server and not the whole queue, because the bound is for each server: one cannot fill the queue of another.
     server: str
     pending: int
     max_pending: int
+    # The pending session of an unsigned notification that has the NOTIFICATION-ID of this signed one.
     blocked_by: int | None = None
 
     def __str__(self) -> str:
@@ -371,11 +309,7 @@ class QueueFull(Refusal):
 
 def discard_reasons() -> list[str]:
     """Return the reason of every kind of discard, sorted."""
-    kinds: list[type[Discard]] = [Discard]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    # Those without a reason of their own only group others.
-    return sorted(kind.reason for kind in kinds if kind is not Discard and "reason" in vars(kind))
+    return sorted(kind.reason for group in Discard.__subclasses__() for kind in group.__subclasses__())
 
 
 class ConfigProblem(NamedTuple):
@@ -393,23 +327,17 @@ class ConfigProblem(NamedTuple):
         return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
 
 
-class ConfigError(DmnotidError):
+class ConfigError(Facts, DmnotidError):
     """A configuration that can't be used; `problems` holds every problem, at least one."""
 
-    def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
-        super().__init__(problems)
-        self.problems = problems
+    problems: tuple[ConfigProblem, ...]
 
     def __str__(self) -> str:
-        """One problem a line."""
         return "\n".join(map(str, self.problems))
 
 
 class UntrustedPath(DmnotidError):
-    """A path that another user can change.
-
-    `component` is the file, directory or link with the problem; `problem` is the problem and the way out.
-    """
+    """A path that another user can change, at the file, directory or link `component`; `problem` has the way out."""
 
     def __init__(self, component: str, problem: str) -> None:
         super().__init__(component, problem)
@@ -421,7 +349,7 @@ class UntrustedPath(DmnotidError):
         return f"{self.component}: {self.problem}"
 
 
-# A subclass, because a caller that refuses an untrusted path also refuses one that leads nowhere.
+# A caller that refuses an untrusted path also refuses one that leads nowhere.
 class UnusablePath(UntrustedPath):
     """A path that does not lead to a usable file: it is missing, of another kind, or can't be executed."""
 
@@ -442,39 +370,26 @@ class JournalDamaged(JournalError):
     """The journal's file exists and is not a readable journal."""
 
 
-class NoSuchSession(DmnotidError):
+class NoSuchSession(Facts, DmnotidError):
     """The journal has no session of this number: there never was one, or its row was pruned."""
 
-    def __init__(self, session: int) -> None:
-        super().__init__(session)
-        self.session = session
-
-    def __str__(self) -> str:
-        """Return `the journal has no session 611`."""
-        return f"the journal has no session {self.session}"
+    sentence = "the journal has no session {session}"
+    session: int
 
 
-class NotPending(DmnotidError):
+class NotPending(Facts, DmnotidError):
     """A session is in a `state` in which it can't be cancelled or retried."""
 
-    def __init__(self, session: int, state: str) -> None:
-        super().__init__(session, state)
-        self.session = session
-        self.state = state
-
-    def __str__(self) -> str:
-        """Return `session 611 is done, a pending session is expected`."""
-        return f"session {self.session} is {self.state}, a pending session is expected"
+    sentence = "session {session} is {state}, a pending session is expected"
+    session: int
+    state: str
 
 
 class HookError(DmnotidError):
-    """A hook can't be started. `component` is the part of its path with the problem, if a part has one.
-
-    `trusted` is False if the problem is that another user can change it.
-    """
+    """A hook can't be started. `component` is the part of its path with the problem, if a part has one."""
 
     def __init__(self, message: str, *, component: str | None = None, trusted: bool = True) -> None:
         super().__init__(message)
         self.component = component
-        # Another user who can change the path may be an attacker, so `check` and `test-hook` name that apart.
+        # False if another user can change it: maybe an attacker, so `check` and `test-hook` name that apart.
         self.trusted = trusted

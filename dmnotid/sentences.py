@@ -1,8 +1,8 @@
-"""The parts of the sentences of errors, log lines and commands: times, shortened texts, suggestions."""
+"""The parts of the sentences of errors, log lines and commands: facts, times, shortened texts, suggestions."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Final
+from typing import ClassVar, Final, dataclass_transform
 
 MAX_SHOWN: Final = 64
 """Maximum length, in characters, of a text from the network in a sentence."""
@@ -41,3 +41,26 @@ def show_value(value: int | str, form: str = "d") -> str:
 def show_id(value: int | str) -> str:
     """Write an X-Wap-Application-Id; the text '7' must not be mistaken for the integer."""
     return f"the text {show_value(value)}" if isinstance(value, str) else show_value(value)
+
+
+@dataclass_transform(eq_default=False)
+class Facts:
+    """A base of exceptions: the annotations of each class are its facts, the arguments that it is made with.
+
+    `sentence` is a format string over the facts, and `nameless` the one for a `server` of None: SERVER-ID is absent.
+    """
+
+    sentence: ClassVar[str]
+    nameless: ClassVar[str]
+
+    # The decorator of dataclasses would generate and compile a method for each class, which is a twentieth of the
+    # daemon's start. The annotations of a class are its facts all the same, and type checkers see to the arguments.
+    def __init__(self, *args: object, **facts: object) -> None:
+        # An exception has its `args` from `__new__`.
+        self.__dict__.update(zip(type(self).__annotations__, args, strict=False), **facts)
+
+    def __str__(self) -> str:
+        # A fact that was not given has its default in the class. A class without the fact `server` has no `nameless`
+        # either: only None means that SERVER-ID is absent.
+        facts = {name: getattr(self, name) for name in type(self).__annotations__}
+        return (self.nameless if facts.get("server", "") is None else self.sentence).format_map(facts)
