@@ -301,7 +301,7 @@ async def test_repeat_of_a_cancelled_notification_waits_for_the_end_of_its_hook(
     fence = f"if environment['DMNOTID_SERVER_ID'] == {OTHER_ID!r}: sys.exit()"
     begin = f"os.path.exists({str(busy)!r}) and open({str(overlap)!r}, 'w'); open({str(busy)!r}, 'w')"
     end = f"os.unlink({str(busy)!r})"
-    recorder = Recorder(tmp_path, f"{fence}\n{begin}\n{NO_TERM}{waiting_for(tmp_path / 'go', end)}")
+    recorder = Recorder(tmp_path, f"{fence}\n{NO_TERM}{begin}\n{waiting_for(tmp_path / 'go', end)}")
     config = make_config(tmp_path, recorder.command, sessions={"concurrency": 3})
     async with at_work(config) as bench:
         unsigned = bench.journal.admit(verified(7, server_id=OPEN_ID)._replace(server_id=SERVER_ID))
