@@ -1,1 +1,1 @@
-"""The figures of docs/performance.md (`.venv/bin/python -m benchmarks`), and two measurements of their own."""
+"""The figures of docs/developers/performance.md, and two other measurements: `.venv/bin/python -m benchmarks`."""

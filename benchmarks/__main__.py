@@ -1,6 +1,7 @@
-"""Measures, prints a table, and writes docs/performance.md: `.venv/bin/python -m benchmarks`, in the repository.
+"""Measures, prints a table, and writes docs/developers/performance.md.
 
-Needs root, a C compiler and snmptrapd. No other program should run meanwhile.
+`.venv/bin/python -m benchmarks`, in the repository. Needs root, a C compiler and snmptrapd. No other program should run
+meanwhile.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from benchmarks import asking, bursts, floods, growth, keeping, rest, waking, wa
 from benchmarks.figures import RUNS, Figure, Measure, Scale, table
 from benchmarks.machine import about
 
-DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "performance.md"
+DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "developers" / "performance.md"
 MARK: Final = "<!-- measured -->\n"
 """The text of the document after this line is replaced."""
 

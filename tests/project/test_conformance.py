@@ -1,4 +1,4 @@
-"""docs/conformance.md is complete: each function that it names exists, and every reason word has a row."""
+"""docs/developers/conformance.md is complete: each function that it names exists, and every reason word has a row."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 from dmnotid.errors import DecodeError, Refusal
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "conformance.md"
+PAGE = ROOT / "docs" / "developers" / "conformance.md"
 
 REFERENCE = re.compile(r"`([\w/]+\.py)::([\w.]+)`")
 """`file.py::function`, or `file.py::Class.method`."""

@@ -76,7 +76,7 @@ def test_a_page_refers_to_pages_and_to_documents_that_are_there(pages: Path, nam
     text, _ = read(pages / name)
     referred = set(re.findall(r"(dmnotid[a-z.-]*)\((\d)\)", text))
     assert referred == {(page.rpartition(".")[0], page[-1]) for page in PAGES}
-    documents = re.findall(r"([^\s(]*)(docs/[a-z]+\.md)", text)
+    documents = re.findall(r"([^\s(]*)(docs/[a-z/]+\.md)", text)
     assert [path for _, path in documents if not (PROJECT / path).is_file()] == []
     # As the package installs them: a reader of the page has no checkout.
     assert {before for before, _ in documents} <= {"/usr/share/doc/dmnotid/"}

@@ -1,4 +1,4 @@
-"""The table of rooms in docs/architecture.md holds: each module imports only what its room may import."""
+"""The table of rooms in docs/developers/architecture.md holds: each module imports only what its room may import."""
 
 import ast
 import re
@@ -71,7 +71,7 @@ def problems(room: str, source: str) -> list[str]:
 
 
 def test_picture_of_the_package_has_every_room_and_no_other() -> None:
-    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/developers/architecture.md").read_text(encoding="utf-8")
     drawn = re.findall(r"^      (\w+)(?:\.py|/)  +\S", page, re.MULTILINE)
     rooms = {room_of(file) for file in PACKAGE.rglob("*.py")}
     assert sorted(drawn) == sorted(rooms - {"__init__", "__main__"})
