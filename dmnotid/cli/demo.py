@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dmnotid import sender
 from dmnotid.cli.anatomy import palette_for
 from dmnotid.cli.decode import Judge, decide, describe
-from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
@@ -27,7 +27,6 @@ from dmnotid.host.loop import run_to_completion
 from dmnotid.policy.addresses import show_address
 from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Datagram
-from dmnotid.wire.notification import ConnectionType
 
 SERVER_ID: Final = "dm.example.com"
 FIRST_ID: Final = 50_001
@@ -204,23 +203,24 @@ def _send(datagram: bytes, address: tuple[str, int]) -> None:
 
 def _story(config: Config) -> Iterator[Step]:
     secret = config.servers[0].secret or b""
-    signed = _order(secret).build(FIRST_ID)
+    signed = _datagram(FIRST_ID, secret)
     two_days_ago = time.time() - 2 * 86_400
     yield Step("a signed notification: the hook runs", signed, "accepted")
     yield Step("the same once more: a duplicate", signed, "duplicate")
-    yield Step("a forged one, signed with another secret", _order(secret[::-1]).build(FIRST_ID + 1), "digest-mismatch")
-    yield Step("a stale one, two days old", _order(secret, sent_at=two_days_ago).build(FIRST_ID + 2), "stale")
-    yield Step("one of a server that is not configured", _order(secret, "other.example").build(1), "unknown-server")
+    yield Step("a forged one, signed with another secret", _datagram(FIRST_ID + 1, secret[::-1]), "digest-mismatch")
+    yield Step("a stale one, two days old", _datagram(FIRST_ID + 2, secret, sent_at=two_days_ago), "stale")
+    yield Step("one of a server that is not configured", _datagram(1, secret, "other.example"), "unknown-server")
     # A HeadersLen of 127 octets, of which five are there.
     yield Step("junk", b"\x00\x06\x7f" + secrets.token_bytes(5), "truncated")
 
 
-def _order(secret: bytes, server_id: str = SERVER_ID, sent_at: float | None = None) -> Order:
-    return Order(
+def _datagram(notification_id: int, secret: bytes, server_id: str = SERVER_ID, sent_at: float | None = None) -> bytes:
+    package = sender.build(
+        notification_id,
         server_id=server_id,
-        secret=secret,
-        preferred=(ConnectionType.MOBILE, ConnectionType.WIRELESS),
+        preferred_connections=("mobile", "wireless"),
         requested_mos=(1, 2),
         cached_mos=((3, bytes.fromhex("deadbeef")),),
-        sent_at=sent_at,
+        sent_at=time.time() if sent_at is None else sent_at,
     )
+    return sender.push(sender.sign(package, secret), tid=notification_id & 0xFF)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from dmnotid.policy.digest import sign
-from dmnotid.wire.notification import CachedMo, ConnectionType, encode_notification
-from dmnotid.wire.wsp import encode_push, header_border
+from dmnotid import sender
+from dmnotid.wire.notification import CachedMo, ConnectionType
+from dmnotid.wire.wsp import header_border
 
 MAX_UDP_OCTETS: Final = 65_507
 """Maximum size of a datagram over IPv4."""
@@ -66,14 +66,14 @@ class Order:
     def build(self, notification_id: int) -> bytes:
         """Return one datagram: the package in a push. Raises ValueError as `build_package` does."""
         tid = notification_id & 0xFF if self.tid is None else self.tid
-        push = encode_push(self.build_package(notification_id), tid=tid, further=self.headers)
+        push = sender.push(self.build_package(notification_id), tid=tid, headers=self.headers)
         return push if self.broken is None else BREAKS[self.broken](push, *header_border(push))
 
     def build_package(self, notification_id: int) -> bytes:
         """Return the package alone. Raises ValueError for a value that does not fit its field."""
-        sent_at = int(time.time() if self.sent_at is None else self.sent_at)
+        sent_at = time.time() if self.sent_at is None else self.sent_at
         # The Option carries the time, so an unsigned package has none.
-        package = encode_notification(
+        package = sender.build(
             notification_id,
             server_id=self.server_id,
             preferred_connections=self.preferred,
@@ -81,4 +81,4 @@ class Order:
             cached_mos=self.cached_mos,
             sent_at=None if self.secret is None else sent_at,
         )
-        return package if self.secret is None else sign(package, self.secret)
+        return package if self.secret is None else sender.sign(package, self.secret)

@@ -282,7 +282,10 @@ def encode_notification(
         raise ValueError(message)
     if server_id is not None:
         # Sent in NFC: receivers that do not normalise still find it.
-        values[OPTION_SERVER_ID] = normal_server_id(server_id).encode()
+        try:
+            values[OPTION_SERVER_ID] = normal_server_id(server_id).encode()
+        except ValueError as error:
+            raise ValueError(f"SERVER-ID {error}") from None
     if preferred_connections is not None:
         values[OPTION_PREFERRED_CON_TYPE] = bytes(CONNECTION_TYPES.index(wanted) for wanted in preferred_connections)
     if requested_mos is not None:

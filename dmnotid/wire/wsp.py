@@ -342,6 +342,9 @@ def encode_push(
         block += encode_field(FIELD_X_WAP_APPLICATION_ID, application)
     for field in further:
         block += field if isinstance(field, bytes) else encode_field(*field)
+    if not 0 <= tid <= 0xFF:  # noqa: PLR2004 - one octet
+        message = f"TID is 0 to 255, not {tid}"
+        raise ValueError(message)
     return bytes([tid, TYPE_PUSH]) + encode_uintvar(len(block)) + block + package
 
 

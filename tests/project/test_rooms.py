@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "host": frozenset({"sentences", "errors"}),
     "events": frozenset({"host"}),
     "policy": frozenset({"sentences", "errors", "wire"}),
+    "sender": frozenset({"errors", "wire", "policy.digest"}),
     "config": frozenset({"sentences", "errors", "wire", "policy"}),
     **dict.fromkeys(SIDE_ROOMS, COMMON),
     "discards": COMMON,
@@ -38,7 +39,7 @@ MAY_IMPORT = {
 IMPURE = frozenset(
     "asyncio logging structlog os pathlib random socket sqlite3 subprocess time yaml".split()  # noqa: SIM905
 )
-PURE = frozenset({"sentences", "errors", "wire", "policy"})
+PURE = frozenset({"sentences", "errors", "wire", "policy", "sender"})
 
 
 def room_of(file: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dmnotid import sender
 from dmnotid.errors import Discard, Duplicate, QueueFull
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.freshness import Clock, Freshness, ServerTimes
@@ -31,6 +32,8 @@ FACTS = (
     "sent_at",
     "signed",
 )
+PAIRS = ("cached_mos", "unknown_options")
+BUILT = frozenset(FACTS) - {"body_offset", "signed"}
 
 
 def read(name: str) -> tuple[Row, list[Row]]:
@@ -41,7 +44,9 @@ def read(name: str) -> tuple[Row, list[Row]]:
 HEAD, RECEIVE = read("receive.jsonl")
 RULES_HEAD, RULED = read("rules.jsonl")
 DECODE = read("decode.jsonl")[1]
-FILES = {"decode.jsonl": DECODE, "receive.jsonl": RECEIVE, "rules.jsonl": RULED}
+SEND = read("send.jsonl")[1]
+FILES = {"decode.jsonl": DECODE, "receive.jsonl": RECEIVE, "rules.jsonl": RULED, "send.jsonl": SEND}
+EVERY = DECODE + RECEIVE + RULED + SEND
 
 
 def names(rows: Iterable[Row]) -> list[str]:
@@ -105,7 +110,7 @@ def expected(rows: list[Row], kind: str) -> Row:
 
 def test_decode() -> None:
     """4 to 6.2, WAP-230 8: the meaning of the octets."""
-    rows = DECODE + RECEIVE
+    rows = DECODE + RECEIVE + SEND
     assert {row["name"]: decoded(bytes.fromhex(row["hex"])) for row in rows} == expected(rows, "decode")
 
 
@@ -128,6 +133,33 @@ def test_receive_by_rules() -> None:
     assert found == expected(RULED, "receive")
 
 
+def sent(row: Row) -> bytes:
+    """Make the octets of a row of send.jsonl."""
+    package = built(row["build"])
+    signed = sender.sign(package, row["secret_text"].encode()) if "secret_text" in row else package
+    return sender.push(signed, **row["push"])
+
+
+def built(facts: Row) -> bytes:
+    """Make a package of facts, in which octets are in hex."""
+    pairs = {key: [(it, bytes.fromhex(octets)) for it, octets in facts[key]] for key in PAIRS if key in facts}
+    return sender.build(**facts | pairs)
+
+
+def test_sender_makes_the_octets() -> None:
+    """5, 6: the arguments of a DM server give the octets that were put together by hand."""
+    assert {row["name"]: sent(row).hex() for row in SEND} == {row["name"]: row["hex"] for row in SEND}
+
+
+def test_sender_keeps_every_fact_of_an_accepted_datagram() -> None:
+    """5: a package that is built from decoded facts has the same facts."""
+    accepted = [row for row in EVERY if row["decode"]["verdict"] == "accept"]
+    assert len(accepted) > len(EVERY) // 3
+    for row in accepted:
+        facts = {key: value for key, value in row["decode"].items() if key in BUILT}
+        assert decoded(sender.push(built(facts))) == row["decode"] | {"body_offset": 6}, row["name"]
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_files_are_what_make_writes(name: str) -> None:
     assert (HERE / name).read_text(encoding="utf-8").splitlines() == make.lines(name)
@@ -140,7 +172,7 @@ def test_names_stand_once(name: str) -> None:
 
 def test_rows_are_complete() -> None:
     """An accept tells every fact; a discard its reason."""
-    for row in DECODE + RECEIVE + RULED:
+    for row in EVERY:
         if row["decode"]["verdict"] == "accept":
             assert set(row["decode"]) == {"verdict", "reason", *FACTS}, row["name"]
         else:
@@ -149,7 +181,7 @@ def test_rows_are_complete() -> None:
 
 def test_every_reason_has_a_vector() -> None:
     """Every reason word but the journal's own two stands in a row."""
-    said = {row[kind]["reason"] for row in DECODE + RECEIVE + RULED for kind in ("decode", "receive") if kind in row}
+    said = {row[kind]["reason"] for row in EVERY for kind in ("decode", "receive") if kind in row}
     assert said - {None} == reasons(Discard) - {Duplicate.reason, QueueFull.reason}
 
 

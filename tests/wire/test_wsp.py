@@ -542,7 +542,7 @@ def test_content_type_that_needs_a_quote_is_not_encoded(content_type: str) -> No
 
 @pytest.mark.parametrize("tid", [-1, 256])
 def test_push_that_does_not_fit_is_not_encoded(tid: int) -> None:
-    with pytest.raises(ValueError, match=r"bytes must be in range\(0, 256\)"):
+    with pytest.raises(ValueError, match=f"^TID is 0 to 255, not {tid}$"):
         encode_push(PACKAGE, tid=tid)
 
 

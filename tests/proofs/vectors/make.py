@@ -600,6 +600,48 @@ def ruled() -> Iterator[Row]:
         yield row(name, note, push(body), accept(6, 0x800) | facts, receive, **rules)
 
 
+def sent() -> Iterator[Row]:
+    """What a DM server asks for, and the octets of it."""
+    everything: Row = {
+        "server_id": HARBOUR,
+        "preferred_connections": ["mobile", "any"],
+        "requested_mos": [1, 0xFFFF],
+        "cached_mos": [[3, "deadbeef"], [4, "00000000"]],
+    }
+    options = (OWN, option(1, "01 00"), option(1, "00 01 FF FF"), option(1, "00 03 DE AD BE EF 00 04 00 00 00 00"))
+    others = (option(1, "00"), option(15, "AB CD"))
+    unknown = {"unknown_options": [[21, "abcd"], [6, "00"]]}
+    named: Row = {"server_id": HARBOUR}
+    nfd: Row = {"server_id": GULL_NFD}
+    wireless: Row = {"preferred_connections": ["wireless", "wireline"]}
+    empty: Row = {"preferred_connections": [], "requested_mos": [], "cached_mos": []}
+    gateway = [[0x0D, 16], [0x43, 0x13], ["X-Gateway", "north"]]
+    table: list[tuple[str, str, Row, bytes, str | bytes, Row]] = [
+        ("smallest", "no Option", {}, package(1), HEADERS, {}),
+        ("server-id", "", named, package(1, OWN), HEADERS, {}),
+        ("server-id-nfd", "encoded in NFC", nfd, package(1, option(1, GULL.encode())), HEADERS, {}),
+        ("no-server-id", "", wireless, package(1, option(2, "02 03")), HEADERS, {}),
+        ("empty-options", "", empty, package(1, option(2, ""), option(1, ""), option(1, "")), HEADERS, {}),
+        ("everything", "", everything, package(1, *options), HEADERS, {}),
+        ("signed", "", named | {"sent_at": SENT}, signed(1, OWN, delta=4), HEADERS, {}),
+        ("signed-no-server-id", "", {"sent_at": SENT}, signed(1, delta=5), HEADERS, {}),
+        ("signed-everything", "", everything | {"sent_at": SENT}, signed(1, *options, delta=1), HEADERS, {}),
+        ("signed-in-2106", "", {"sent_at": 2**32 - 1}, signed(1, delta=5, sent_at=2**32 - 1), HEADERS, {}),
+        ("unknown-options", "in any order", {"sent_at": SENT} | unknown, signed(1, delta=5, after=others), HEADERS, {}),
+        ("reserved", "", {"sent_at": 0, "reserved": 127}, signed(1, delta=5, sent_at=0, reserved=127), HEADERS, {}),
+        ("tid", "", {}, package(1), HEADERS, {"tid": 255}),
+        ("gateway", "", {}, package(1), octets(KANNEL) + b"X-Gateway\0north\0", {"headers": gateway}),
+    ]
+    for name, note, build, body, headers, pushed in table:
+        block = octets(headers) if isinstance(headers, str) else headers
+        facts = {key: build[key] for key in (*everything, "sent_at") if key in build} | {"signed": "sent_at" in build}
+        facts |= {"server_id": GULL} if build == nfd else {}
+        secret: Row = {"secret_text": HARBOUR_SECRET} if "sent_at" in build else {}
+        rules = {"build": {"notification_id": 1} | build} | secret | {"push": pushed}
+        datagram = push(body, block, tid=pushed.get("tid", 0))
+        yield row(name, note, datagram, accept(3 + len(block), 1, **facts), None, **rules)
+
+
 FILES: dict[str, tuple[Row, tuple[Any, ...]]] = {
     "decode.jsonl": (
         {"about": "what the codecs and the routing of a push say, with no server in sight"},
@@ -617,6 +659,10 @@ FILES: dict[str, tuple[Row, tuple[Any, ...]]] = {
             "released_at": RELEASED,
         },
         (ruled,),
+    ),
+    "send.jsonl": (
+        {"about": "hex = push of the package that build makes, signed with the secret if there is one"},
+        (sent,),
     ),
 }
 """Each file: its first row, and where its other rows come from."""
