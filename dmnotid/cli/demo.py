@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +18,7 @@ from dmnotid import sender
 from dmnotid.cli.anatomy import palette_for
 from dmnotid.cli.decode import Judge, decide, describe
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.table import columns
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
@@ -54,7 +55,7 @@ log: {{format: text, junk: true}}
 
 
 class Step(NamedTuple):
-    """One datagram of the demo: its title, its octets, and the counter of the daemon that it must raise."""
+    """One datagram of the demo: what it is, its octets, and the counter of the daemon that it must raise."""
 
     title: str
     datagram: bytes
@@ -64,6 +65,7 @@ class Step(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid demo`."""
     parser.add_argument("--once", action="store_true", help="end after the last datagram instead of staying up")
+    parser.add_argument("--full", action="store_true", help="show the octets of all datagrams, not of the first alone")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -71,7 +73,7 @@ def main(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="dmnotid-demo-") as directory:
         config = _prepare(Path(directory))
         log.configure(config.log.level, config.log.format)
-        demo = _Demo(config, Path(directory) / "secret", once=arguments.once)
+        demo = _Demo(config, Path(directory) / "secret", once=arguments.once, full=arguments.full)
         run_to_completion(demo.run())
         return EXIT_OK if demo.succeeded else EXIT_PROBLEM
 
@@ -97,7 +99,7 @@ def _quoted(text: str) -> str:
 class _Demo:
     """The daemon, and the story that is played to it."""
 
-    def __init__(self, config: Config, secret_file: Path, *, once: bool) -> None:
+    def __init__(self, config: Config, secret_file: Path, *, once: bool, full: bool) -> None:
         # Whether every datagram of the story had the expected effect.
         self.succeeded = False
         # Whether standard output was closed by its reader while the daemon printed a datagram.
@@ -108,6 +110,10 @@ class _Demo:
         self._secret_file = secret_file
         # Whether the daemon stops after the last datagram.
         self._once = once
+        # Whether the octets of every datagram are shown; otherwise only those of the first.
+        self._full = full
+        # Whether the octets of a datagram have been shown.
+        self._shown = False
         # The colours of standard output.
         self._palette = palette_for(sys.stdout)
         # The real daemon, which calls _show with every datagram that it receives.
@@ -136,8 +142,14 @@ class _Demo:
             self._daemon.stop()
 
     def _print(self, datagram: Datagram) -> None:
+        received = f"    {len(datagram.payload)} octets from {datagram.source}"
+        # One datagram is enough to explain the format, and the log has the verdict of each.
+        if self._shown and not self._full:
+            print(received, flush=True)
+            return
+        self._shown = True
+        print(f"{received}:")
         judge = Judge(bare=False, rules=self._config.rules, source=datagram.source, clock=Clock(datagram.received_at))
-        print(f"    {len(datagram.payload)} octets from {datagram.source}:")
         verdict = decide(datagram.payload, judge)
         *anatomy, conclusion = describe(datagram.payload, verdict, judge, self._palette)
         # Only the daemon can detect a duplicate, so the conclusion about a good datagram is left to its log.
@@ -152,12 +164,13 @@ class _Demo:
             await self._daemon.ready.wait()
             # The configuration asks for port 0, and the kernel has chosen one.
             host, port = next(iter(self._daemon.endpoints)).socket.getsockname()
-            succeeded = True
+            rows = []
             for number, step in enumerate(_story(self._config), 1):
                 print(f"\n--- {number}. {step.title}")
-                succeeded &= await self._play(step, host, port)
-            self.succeeded = succeeded
-            print("\n--- " + ("Everything as expected." if succeeded else "Not everything as expected: see above."))
+                rows.append((f"{number}. {step.title}", await self._play(step, host, port), step.counter))
+            self.succeeded = all(counted == expected for _, counted, expected in rows)
+            print(f"\n--- {'Everything' if self.succeeded else 'Not everything'} as expected:\n")
+            _print_table(rows)
             if not self._once:
                 self._invite(show_address(host, port))
         except BaseException:
@@ -167,12 +180,18 @@ class _Demo:
         if self._once:
             self._daemon.stop()
 
-    async def _play(self, step: Step, host: str, port: int) -> bool:
-        counters, before = self._daemon.counters, self._daemon.counters[step.counter]
+    async def _play(self, step: Step, host: str, port: int) -> str:
+        """Send one datagram; return what the daemon has counted it as, `not counted` after PATIENCE seconds."""
+        before = self._daemon.counters.copy()
+
+        def counted() -> str:
+            return " ".join((self._daemon.counters - before).keys() - {"received"})
+
         _send(step.datagram, (host, port))
-        counted = await _until(lambda: counters[step.counter] > before)
         # The session ends before the next step, so that the output of the hook is below its own title.
-        return counted and await _until(lambda: not self._daemon.pending)
+        if not (await _until(lambda: bool(counted())) and await _until(lambda: not self._daemon.pending)):
+            return "not counted" if not counted() else "not done"
+        return counted()
 
     def _invite(self, address: str) -> None:
         script = Path(sys.argv[0]).absolute()
@@ -181,6 +200,17 @@ class _Demo:
         print("The daemon stays up until Ctrl-C. Send it more from another terminal:\n")
         secret_file = shlex.quote(str(self._secret_file))
         print(f"    {program} send --to {address} --server {SERVER_ID} --secret-file {secret_file}\n", flush=True)
+
+
+def _print_table(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Print what each datagram was and what the daemon counted it as; also the expected count if that differs."""
+    cells: list[tuple[str, str, str]] = [("SENT", "VERDICT", "REASON")]
+    for title, counted, expected in rows:
+        ends = ("accepted", "the hook ran") if counted == "accepted" else ("discarded", counted)
+        cells.append((title, *ends) if counted == expected else (title, counted, f"expected: {expected}"))
+    for line in columns(cells):
+        print("   ", line)
+    print(flush=True)
 
 
 async def _until(condition: Callable[[], bool]) -> bool:
@@ -205,13 +235,13 @@ def _story(config: Config) -> Iterator[Step]:
     secret = config.servers[0].secret or b""
     signed = _datagram(FIRST_ID, secret)
     two_days_ago = time.time() - 2 * 86_400
-    yield Step("a signed notification: the hook runs", signed, "accepted")
-    yield Step("the same once more: a duplicate", signed, "duplicate")
-    yield Step("a forged one, signed with another secret", _datagram(FIRST_ID + 1, secret[::-1]), "digest-mismatch")
-    yield Step("a stale one, two days old", _datagram(FIRST_ID + 2, secret, sent_at=two_days_ago), "stale")
+    yield Step("a signed notification", signed, "accepted")
+    yield Step("the same notification again", signed, "duplicate")
+    yield Step("a forged one: signed with another secret", _datagram(FIRST_ID + 1, secret[::-1]), "digest-mismatch")
+    yield Step("an old one: signed two days ago", _datagram(FIRST_ID + 2, secret, sent_at=two_days_ago), "stale")
     yield Step("one of a server that is not configured", _datagram(1, secret, "other.example"), "unknown-server")
     # A HeadersLen of 127 octets, of which five are there.
-    yield Step("junk", b"\x00\x06\x7f" + secrets.token_bytes(5), "truncated")
+    yield Step("junk: eight octets", b"\x00\x06\x7f" + secrets.token_bytes(5), "truncated")
 
 
 def _datagram(notification_id: int, secret: bytes, server_id: str = SERVER_ID, sent_at: float | None = None) -> bytes:

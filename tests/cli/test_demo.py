@@ -30,7 +30,7 @@ def test_every_datagram_of_the_story_has_its_effect(temporary: Path) -> None:
     done = dmnotid("demo", "--once")
     assert (done.status, done.err) == (0, "")
     _, *steps, end = done.out.split("\n--- ")
-    assert end.startswith("Everything as expected.")
+    assert end.startswith("Everything as expected:\n")
     assert [step[:3] for step in steps] == [f"{number}. " for number in range(1, 7)]
     for step, wanted in zip(steps, ENDS, strict=True):
         became = re.findall(
@@ -50,6 +50,25 @@ def test_every_datagram_of_the_story_has_its_effect(temporary: Path) -> None:
     assert "outcome='exit 0'" in steps[0]
     assert "hook output" not in "".join(steps[1:])
     assert list(temporary.iterdir()) == []
+
+
+def test_demo_ends_with_a_table_of_every_datagram_and_its_verdict() -> None:
+    _, *steps, end = dmnotid("demo", "--once").out.split("\n--- ")
+    heading, *rows = re.findall(r"^    (\S.*)$", end, re.MULTILINE)
+    assert heading.split() == ["SENT", "VERDICT", "REASON"]
+    cells = [re.split(r"  +", row) for row in rows]
+    assert [title for title, _, _ in cells] == [step.partition("\n")[0] for step in steps]
+    assert cells[0][1:] == ["accepted", "the hook ran"]
+    assert [ends for _, *ends in cells[1:]] == [["discarded", reason] for reason in ENDS[1:]]
+    assert max(map(len, rows)) <= 76
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), 1), (("--full",), 5)])
+def test_octets_are_shown_of_the_first_datagram_or_of_all(options: tuple[str, ...], shown: int) -> None:
+    out = dmnotid("demo", "--once", *options).out
+    # The sixth datagram is junk and has no such field.
+    assert out.count("NOTIFICATION-ID ") == shown
+    assert len(re.findall(r"(?m)^    \d+ octets from 127\.0\.0\.1:\d+:?$", out)) == 6
 
 
 def test_secret_is_not_shown(temporary: Path) -> None:
@@ -76,7 +95,7 @@ def test_demo_runs_without_a_network(temporary: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "DM session with dm.example.com over lo (mobile), facts:" in done.stdout
-    assert "Everything as expected." in done.stdout
+    assert "Everything as expected:" in done.stdout
     assert list(temporary.iterdir()) == []
 
 
@@ -127,7 +146,7 @@ def test_no_color_leaves_colour_out() -> None:
 
 
 def test_terminal_gets_colour() -> None:
-    with Terminal(SCRIPT, "demo", "--once") as terminal:
+    with Terminal(SCRIPT, "demo", "--once", "--full") as terminal:
         text = terminal.read_all()
         assert terminal.process.wait() == 0
     assert "\x1b[31mdiscarded: stale\x1b[0m: " in text
