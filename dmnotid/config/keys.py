@@ -10,19 +10,24 @@ from dmnotid.config.checker import Choice, Duration, Number, Value, read_boolean
 from dmnotid.config.kinds import (
     read_command,
     read_control,
+    read_door_name,
     read_environment,
+    read_group,
     read_interfaces,
     read_last_day,
     read_listen,
-    read_networks,
+    read_mode,
     read_reach,
     read_server_id,
     read_socket,
+    read_sources,
 )
 from dmnotid.config.secrets import FORMS, read_former_secret, read_secret
 from dmnotid.config.values import (
+    DEFAULT_MODE,
     DEFAULT_RECEIVE_BUFFER,
     DEFAULT_REMEMBER,
+    DEFAULT_SOURCES,
     DEFAULT_STATE,
     ConnectionsConfig,
     HookConfig,
@@ -80,6 +85,13 @@ def _read_servers(value: Value) -> tuple[dict[str, Any], ...]:
     return tuple(read_section(item, "servers[]") for item in value.items("a list of servers"))
 
 
+def _read_doors(value: Value) -> tuple[dict[str, Any], ...]:
+    found = tuple(read_section(item, "doors[]") for item in value.items("a list of doors"))
+    for door in found:
+        door["source"] = door["source"] or DEFAULT_SOURCES.get(door["holds"])
+    return found
+
+
 # The defaults are those of the values, so that a value made without a file has the same ones.
 _HOOK: Final = HookConfig(())
 _AGE: Final = Freshness()
@@ -107,6 +119,9 @@ def _forms(path: str) -> tuple[Key, ...]:
 _FORMER: Final = "A second secret that is accepted too, while the server changes it: one of the same five keys."
 _UNTIL: Final = "The last day, in UTC, on which the former secret is accepted; without it, there is no end."
 
+_DOOR_NAME: Final = "The name of the door as a source; `sms` for pushes and `local` for packages, unless given."
+_HOLDS: Final = Choice(*DEFAULT_SOURCES)
+
 KEYS: Final = (
     Key("servers", _read_servers, (), "The DM servers whose notifications are accepted.", required=True),
     Key("servers[].id", read_server_id, None, "The SERVER-ID, as in the server's notifications.", required=True),
@@ -116,7 +131,7 @@ KEYS: Final = (
     *_forms("servers[].former_secret"),
     Key("servers[].former_secret.until", read_last_day, None, _UNTIL),
     Key("servers[].require_digest", read_boolean, True, "Whether every notification must be signed."),  # noqa: FBT003
-    Key("servers[].sources", read_networks, (), "The networks that notifications come from; all, unless given."),
+    Key("servers[].sources", read_sources, (), "The networks and doors that notifications come from; all, if absent."),
     Key("hook", None, None, "The session starter: `command` or `socket`, and the keys that belong to it."),
     Key("hook.command", read_command, (), "The argument list that starts a session, run without a shell."),
     Key("hook.socket", read_socket, None, "The `AF_UNIX` stream socket of another process that starts sessions."),
@@ -125,6 +140,12 @@ KEYS: Final = (
     Key("hook.kill_after", FROM_ZERO, _HOOK.kill_after, "The time from TERM to KILL for a command."),
     Key("hook.stop_grace", FROM_ZERO, _HOOK.stop_grace, "The time that hooks have to end when dmnotid stops."),
     Key("listen", read_listen, _LISTEN, "The address to receive on, or a list of addresses."),
+    Key("doors", _read_doors, (), "The doors: Unix sockets through which other processes hand in notifications."),
+    Key("doors[].path", read_socket, None, "The path of the `AF_UNIX` datagram socket.", required=True),
+    Key("doors[].holds", _HOLDS, None, "What one datagram is: a whole push, or a package alone.", required=True),
+    Key("doors[].mode", read_mode, DEFAULT_MODE, "The mode of the socket, in octal and in quotes."),
+    Key("doors[].group", read_group, None, "The group of the socket; that of the daemon, unless given."),
+    Key("doors[].source", read_door_name, None, _DOOR_NAME),
     Key("receive_buffer", _BUFFER, DEFAULT_RECEIVE_BUFFER, "The size of the kernel's buffer in front of each socket."),
     Key("state", read_path, DEFAULT_STATE, "The directory of the journal; `$STATE_DIRECTORY` if that is set."),
     Key("push", None, None, "Limits of the Push PDU."),

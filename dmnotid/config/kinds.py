@@ -1,7 +1,7 @@
 """Kinds of values that only some keys have: identities, networks, addresses, commands, names of interfaces."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -17,11 +17,18 @@ from dmnotid.wire.octets import normal_server_id
 MAX_SOCKET_PATH: Final = 107
 """Longest path of an AF_UNIX address, in octets, without the NUL at its end."""
 
+MAX_DOOR_NAME: Final = 32
+"""Longest name of a door, in characters."""
+
 MAX_PATTERN: Final = 64
 """Longest pattern for names of interfaces, in characters."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _ZONE: Final = rf"[^\s/:%]{{1,{MAX_INTERFACE_NAME}}}"
+_NETWORK: Final = "a network such as 192.0.2.0/24 or 2001:db8::/32, or one address"
+# No such name is an IP address: those have a colon, or begin with a digit.
+_DOOR_NAME: Final = rf"[a-z][a-z0-9-]{{0,{MAX_DOOR_NAME - 1}}}"
+_OTHERS_WRITE: Final = 0o002
 _ADDRESS: Final = 'an IP address such as "[::]:2948" or "127.0.0.1:2948"'
 
 # ${this} is for the hook itself.
@@ -64,8 +71,55 @@ def read_networks(value: Value) -> tuple[Network, ...]:
     return value.each(_read_network, "a list of networks")
 
 
+def read_sources(value: Value) -> tuple[Network | str, ...]:
+    """Read a list of networks and names of doors; whether there are such doors is not checked here."""
+    return value.each(_read_source, "a list of networks and names of doors")
+
+
+def _read_source(value: Value) -> Network | str:
+    text = value.of("str", "a network, or the name of a door").text
+    return text if re.fullmatch(_DOOR_NAME, text) else _read_network(value)
+
+
+def explain_unknown_door(name: str, doors: Iterable[str]) -> str:
+    """Return the problem of a source that is neither a network nor the name of one of these doors."""
+    known = ", ".join(sorted(set(doors)))
+    expected = f"{_NETWORK}, or a door ({known})" if known else f"{_NETWORK}; there are no doors"
+    return f"{shown(name)} is neither a network nor the name of a door; expected {expected}"
+
+
+def read_door_name(value: Value) -> str:
+    """Read the name of a door."""
+    expected = f"lower-case letters, digits and -, a letter first, at most {MAX_DOOR_NAME} characters"
+    text = read_some_text(value, expected)
+    if not re.fullmatch(_DOOR_NAME, text):
+        raise Wrong(f"is {shown(text)}; expected {expected}")
+    return text
+
+
+def read_mode(value: Value) -> int:
+    """Read the mode of a socket to which others must not write."""
+    expected = 'an octal mode such as "0660"'
+    text = read_some_text(value, expected)
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise Wrong(f"is {shown(text)}; expected {expected}")
+    mode = int(text, 8)
+    if mode & _OTHERS_WRITE:
+        raise Wrong(f"{shown(text)} lets every user send through this door; use `group` for those that may")
+    return mode
+
+
+def read_group(value: Value) -> str:
+    """Read the name of a group, which this system may lack: the configuration can be that of another one."""
+    expected = "the name of a group"
+    text = read_some_text(value, expected)
+    if re.search(r"[\s:,/]", text):
+        raise Wrong(f"is {shown(text)}; expected {expected}")
+    return text
+
+
 def _read_network(value: Value) -> Network:
-    expected = "a network such as 192.0.2.0/24 or 2001:db8::/32, or one address"
+    expected = _NETWORK
     text = value.of("str", "a network").text
     try:
         # A strict parser would refuse host bits without the network that is probably meant.

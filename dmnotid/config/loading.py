@@ -14,9 +14,10 @@ from dmnotid.config.checker import Reader, Value, shown
 from dmnotid.config.durations import spell
 from dmnotid.config.files import CheckPath, read_regular
 from dmnotid.config.keys import SECTIONS, read_section
+from dmnotid.config.kinds import explain_unknown_door
 from dmnotid.config.secrets import SECRET_KEYS, Unread, Wanted, check_distinct, check_mode, read_octets
 from dmnotid.config.tree import KINDS, Node, Wrong, compose, decode, find_invisible, stray_spaces
-from dmnotid.config.values import NAMED_TYPES, Config, ConnectionsConfig, HookConfig, LogConfig
+from dmnotid.config.values import NAMED_TYPES, Config, ConnectionsConfig, DoorConfig, HookConfig, LogConfig
 from dmnotid.errors import ConfigError, ConfigProblem
 from dmnotid.policy.freshness import Freshness
 from dmnotid.policy.retry import Retry
@@ -52,6 +53,7 @@ def load_config(
         for kind in SECRET_KEYS:
             server[kind] = read_octets(server, kind, wanted, unread)
     _check_servers(reader, found["servers"])
+    _check_doors(reader, found)
     _check_hook(reader, root)
     _check_durations(reader, found)
     _check_patterns(reader, found["connections"])
@@ -90,6 +92,7 @@ def _build(reader: Reader, found: Mapping[str, Any], warnings: tuple[ConfigProbl
         warnings=warnings,
         # False is `off`.
         control=control or None,
+        doors=tuple(DoorConfig(**door) for door in found["doors"]),
     )
 
 
@@ -182,6 +185,22 @@ def _check_servers(reader: Reader, servers: Sequence[Mapping[str, Any]]) -> None
     if secrets > MAX_TRIED_SECRETS:
         message = f"{secrets} servers have a secret, more than {MAX_TRIED_SECRETS}: notifications without SERVER-ID"
         reader.add_warning(reader.given["servers"], f"{message} are not tried with any")
+
+
+def _check_doors(reader: Reader, found: Mapping[str, Any]) -> None:
+    first: dict[Path, int] = {}
+    for at, door in enumerate(found["doors"]):
+        if door["path"] is not None and first.setdefault(door["path"], at) != at:
+            message = f"is also the path of doors[{first[door['path']]}]; expected a different path for each door"
+            reader.given[f"doors[{at}].path"].wrong(message)
+    names = [door["source"] for door in found["doors"]]
+    # A door with a problem may be the one that is meant.
+    if not reader.sound("doors", *(f"doors[{at}].{key}" for at in range(len(names)) for key in ("holds", "source"))):
+        return
+    for at, server in enumerate(found["servers"]):
+        for index, source in enumerate(server["sources"]):
+            if isinstance(source, str) and source not in names:
+                reader.given[f"servers[{at}].sources[{index}]"].wrong(explain_unknown_door(source, names))
 
 
 def _check_hook(reader: Reader, root: Value) -> None:

@@ -25,6 +25,12 @@ The kernel doubles it, and counts 832 octets for a notification of 150 over loop
 each datagram a page of its own.
 """
 
+DEFAULT_MODE: Final = 0o660
+"""The mode of a door: its owner and its group may send."""
+
+DEFAULT_SOURCES: Final = {"push": "sms", "package": "local"}
+"""The name of a door as a source, by what it holds."""
+
 NAMED_TYPES: Final = (ConnectionType.MOBILE, ConnectionType.WIRELESS, ConnectionType.WIRELINE)
 """The connection types whose interfaces the configuration can name, in the order in which their patterns are tried."""
 
@@ -71,6 +77,20 @@ class ListenAddress(NamedTuple):
     def __str__(self) -> str:
         """`127.0.0.1:2948` or `[::]:2948`."""
         return show_address(self.host, self.port)
+
+
+class DoorConfig(NamedTuple):
+    """A Unix datagram socket through which processes of this device hand in pushes, or packages without a push.
+
+    `mode` and `group` (None for that of the daemon) decide which users may send; `source` is the sender's address of
+    all of its datagrams.
+    """
+
+    path: Path
+    holds: Literal["push", "package"]
+    mode: int
+    group: str | None
+    source: str
 
 
 class ConnectionsConfig(NamedTuple):
@@ -123,6 +143,7 @@ class Config(NamedTuple):
     warnings: tuple[ConfigProblem, ...]
     listen_given: bool = False
     control: Path | None = None
+    doors: tuple[DoorConfig, ...] = ()
 
     @property
     def rules(self) -> Rules:

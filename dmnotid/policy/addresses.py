@@ -14,15 +14,16 @@ class Source(NamedTuple):
     """The sender of a datagram.
 
     `address` is an IP literal, of IPv6 with its zone (`fe80::1%eth0`). The address of an IPv4 packet is written as
-    IPv4, also if an IPv6 socket received the packet.
+    IPv4, also if an IPv6 socket received the packet. For a datagram that was handed in through a door, `address` is the
+    name of that door, which is never an IP literal, and `port` is None.
     """
 
     address: str
-    port: int
+    port: int | None
 
     def __str__(self) -> str:
-        """`192.0.2.1:40000` or `[2001:db8::1]:40000`."""
-        return show_address(self.address, self.port)
+        """`192.0.2.1:40000`, `[2001:db8::1]:40000`, or the name of a door."""
+        return self.address if self.port is None else show_address(self.address, self.port)
 
 
 def show_address(host: str, port: int) -> str:

@@ -21,13 +21,14 @@ class Server(NamedTuple):
     """A configured DM server.
 
     `secret` is None if none is provisioned. While the server changes it, `former_secret` is accepted too: until
-    `former_until` (POSIX seconds), or without an end. `sources` are the networks that it may send from; empty for any.
+    `former_until` (POSIX seconds), or without an end. `sources` are the networks and doors that it may send from; empty
+    for any.
     """
 
     id: str
     secret: bytes | None = None
     require_digest: bool = True
-    sources: tuple[Network, ...] = ()
+    sources: tuple[Network | str, ...] = ()
     former_secret: bytes | None = None
     former_until: float | None = None
 
@@ -42,15 +43,18 @@ class Server(NamedTuple):
         return tuple(secret for secret in (self.secret, self.former_secret) if secret is not None)
 
     def allows(self, source: Source) -> bool:
-        """Return whether the server may send from that address."""
+        """Return whether the server may send from that address, or through that door."""
         if not self.sources:
             return True
         address = parse_ip(source.address)
-        return address is not None and any(address in network for network in self.sources)
+        # A door, whose name is no IP literal.
+        if address is None:
+            return source.address in self.sources
+        return any(address in network for network in self.sources if not isinstance(network, str))
 
 
 class _BySource:
-    """Servers by the networks that they may send from.
+    """Servers by the networks and doors that they may send from.
 
     Anyone can send notifications without SERVER-ID. So finding their servers takes one step for each length of prefix
     in the configuration, not one for each server.
@@ -61,17 +65,22 @@ class _BySource:
         self._anywhere: list[Server] = []
         # The others, by IP version and number of host bits of a network, and by its bits before those.
         self._near: dict[tuple[int, int], dict[int, list[Server]]] = {}
+        # The others, by the name of a door.
+        self._by_door: dict[str, list[Server]] = {}
         for server in servers:
             if not server.sources:
                 self._anywhere.append(server)
             for network in server.sources:
+                if isinstance(network, str):
+                    self._by_door.setdefault(network, []).append(server)
+                    continue
                 host_bits = network.max_prefixlen - network.prefixlen
                 prefixes = self._near.setdefault((network.version, host_bits), {})
                 prefixes.setdefault(int(network.network_address) >> host_bits, []).append(server)
 
     def find(self, source: Source) -> list[Server]:
-        """Return the servers that may send from that address."""
-        found = list(self._anywhere)
+        """Return the servers that may send from that address, or through that door."""
+        found = [*self._anywhere, *self._by_door.get(source.address, ())]
         address = parse_ip(source.address)
         if address is not None:
             number = int(address)

@@ -39,6 +39,7 @@ FULL: dict[str, Any] = {
     **{key: {} for key in ("push", "freshness", "duplicates", "sessions", "retry", "log")},
     "connections": {"mobile": {}, "wireless": {}, "wireline": {}},
     "control": {"socket": "/x"},
+    "doors": [{"path": "/x", "holds": "push", "mode": "0600", "group": "x", "source": "sms"}],
 }
 
 
@@ -83,6 +84,10 @@ NETWORKS: tuple[list[Any], list[Any]] = (
     [["10.0.0.0/8"], ["2001:db8::/32", "192.0.2.1", "::1"]],
     [[], "10.0.0.0/8", None, {}, [1], ["x"], ["fe80::1%eth0"], [None]],
 )
+SOURCES: tuple[list[Any], list[Any]] = (
+    [*NETWORKS[0], ["sms"], ["10.0.0.0/8", "sms"]],
+    [*(it for it in NETWORKS[1] if it != ["x"]), ["Sms"], ["sms_1"], ["s" * 33], [""]],
+)
 INTERFACES: tuple[list[Any], list[Any]] = (
     [["eth0"], ["wl*", "x[0-9]?"]],
     [[], "eth0", None, {}, [1], [""], ["a b"], ["a/b"], ["a:b"], ["*" * 65]],
@@ -119,7 +124,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         ["", "2026-1-5", "20261231", "2026-W01-1", "2026-12-31T00:00:00", "tomorrow", 2026, None, [], True],
     ),
     "servers[].require_digest": ([True, False], ["true", 0, 1, None, []]),
-    "servers[].sources": NETWORKS,
+    "servers[].sources": SOURCES,
     "hook": (
         [{"command": ["/x"]}, {"socket": "/x"}, {"socket": "/x", "timeout": "1s", "stop_grace": "1s"}],
         [
@@ -159,6 +164,15 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
             [[]],
         ],
     ),
+    "doors": (
+        [[{"path": "/x", "holds": "push"}], [{"path": "/x", "holds": "package"}, {"path": "/y", "holds": "package"}]],
+        [[], {}, None, "/x", ["/x"], [{}], [{"path": "/x"}], [{"holds": "push"}]],
+    ),
+    "doors[].path": (["/run/door", "door"], ["", "~/x", "x" * 108, 1, None, [], {}]),
+    "doors[].holds": (["push", "package"], ["", "Push", "sms", 1, None, []]),
+    "doors[].mode": (["0660", "660", "0600", "0775"], ["", "0666", "0662", "66", "00660", "0o660", "0668", 660, None]),
+    "doors[].group": (["dmnotid-doors", "Users_1"], ["", "a b", "a:b", "a/b", 1, None, []]),
+    "doors[].source": (["sms", "a", "a-1", "s" * 32], ["", "Sms", "1a", "-a", "a_b", "s" * 33, "::1", 1, None, []]),
     "state": PATH,
     "control": (
         [False, {"socket": "/x"}],
@@ -269,7 +283,8 @@ def test_example_shows_every_default_in_comments(place: Place) -> None:
     minimal = place.load(MINIMAL)
     assert config.control == Path("/run/dmnotid/control")
     same = config._replace(servers=minimal.servers, hook=minimal.hook, connections=minimal.connections, control=None)
-    assert same._replace(listen_given=False) == minimal
+    assert [door.source for door in config.doors] == ["sms"]
+    assert same._replace(listen_given=False, doors=()) == minimal
     assert config.hook._replace(command=("/bin/true",), environment={}) == minimal.hook
     assert config.connections._replace(interfaces=minimal.connections.interfaces) == minimal.connections
     for key in KEYS:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from dmnotid.config.loading import MAX_FILE_OCTETS, load_config, load_connections
-from dmnotid.config.values import NAMED_TYPES, Config, ConnectionsConfig, HookConfig, ListenAddress, LogConfig
+from dmnotid.config.values import (
+    NAMED_TYPES,
+    Config,
+    ConnectionsConfig,
+    DoorConfig,
+    HookConfig,
+    ListenAddress,
+    LogConfig,
+)
 from dmnotid.errors import ConfigError
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.policy.freshness import Freshness
@@ -170,6 +178,51 @@ def test_missing_secret_is_refused_unless_notifications_may_be_unsigned(place: P
         "5:19: servers[3].secret: is empty; expected a mapping such as {file: PATH}",
     ]
     assert place.load(f"servers: [{{id: a, require_digest: false}}]\n{HOOK}").servers[0].secret is None
+
+
+def test_doors_have_their_defaults_and_names(place: Place) -> None:
+    config = place.load(
+        f"""{MINIMAL}
+doors:
+  - {{path: /run/push, holds: push}}
+  - {{path: package, holds: package}}
+  - {{path: /run/mqtt, holds: package, mode: "0600", group: mail, source: mqtt}}
+"""
+    )
+    assert config.doors == (
+        DoorConfig(Path("/run/push"), "push", 0o660, None, "sms"),
+        DoorConfig(place.directory / "package", "package", 0o660, None, "local"),
+        DoorConfig(Path("/run/mqtt"), "package", 0o600, "mail", "mqtt"),
+    )
+
+
+SOURCE_OF_A = "servers: [{{id: a, secret: {{text: aaaaaaaaaaaaaaaa}}, sources: [192.0.2.0/24, {}]}}]\n"
+
+
+def test_sources_take_names_of_doors(place: Place) -> None:
+    doors = "doors: [{path: /x, holds: push, source: gsm}, {path: /y, holds: push, source: gsm}]"
+    config = place.load(SOURCE_OF_A.format("gsm") + HOOK + doors)
+    assert config.servers[0].sources == (ip_network("192.0.2.0/24"), "gsm")
+
+
+@pytest.mark.parametrize(
+    ("doors", "known"),
+    [
+        ("[{path: /x, holds: push}, {path: /y, holds: package}]", "one address, or a door (local, sms)"),
+        # The name that a door would have without a source of its own.
+        ("[{path: /x, holds: push, source: gsm}]", "one address, or a door (gsm)"),
+    ],
+)
+def test_source_that_is_no_door_is_refused_with_the_doors_there_are(place: Place, doors: str, known: str) -> None:
+    (problem,) = place.problems(SOURCE_OF_A.format("mqtt") + HOOK + f"doors: {doors}")
+    assert problem.startswith("1:77: servers[0].sources[1]: 'mqtt' is neither a network nor the name of a door; ")
+    assert problem.endswith(known)
+
+
+@pytest.mark.parametrize("wrong", ["{path: /x, holds: pus}", "{path: /x, holds: push, source: Mqtt}", "{path: /x}"])
+def test_source_is_not_compared_with_a_door_that_has_a_problem(place: Place, wrong: str) -> None:
+    (problem,) = place.problems(SOURCE_OF_A.format("mqtt") + HOOK + f"doors: [{wrong}]")
+    assert problem.startswith("3:")
 
 
 def test_repeated_server_id_is_refused(place: Place) -> None:

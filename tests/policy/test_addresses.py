@@ -20,6 +20,11 @@ def test_ipv6_address_is_written_in_brackets(host: str, port: int, text: str) ->
     assert str(Source(host, port)) == text
 
 
+def test_door_is_written_as_its_name_and_is_no_address() -> None:
+    assert str(Source("sms", None)) == "sms"
+    assert parse_ip("sms") is None
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [

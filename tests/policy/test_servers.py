@@ -284,6 +284,36 @@ def test_text_that_is_not_an_address_is_in_no_network(address: str, answer: str)
     assert find(Servers([near, anywhere]), Source(address, 1), anonymous(secret)) == answer
 
 
+SMS, MQTT = Source("sms", None), Source("mqtt", None)
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        ((), [NEAR, FAR, SMS, MQTT]),
+        (NEARBY, [NEAR]),
+        (("sms",), [SMS]),
+        ((*NEARBY, "sms", "sms"), [NEAR, SMS]),
+    ],
+)
+def test_server_is_reached_through_the_doors_that_its_sources_name(
+    sources: tuple[Network | str, ...], found: list[Source]
+) -> None:
+    """4: also if the server is discovered, by its secret or as the only one that may be unsigned."""
+    server = Server("a", b"1", require_digest=False, sources=sources)
+    everywhere = [NEAR, FAR, SMS, MQTT]
+    assert [source for source in everywhere if server.allows(source)] == found
+    for notification in (named("a"), anonymous(b"1"), UNSIGNED):
+        assert [source for source in everywhere if find(Servers([server]), source, notification) == "a"] == found
+
+
+def test_address_is_never_a_door_nor_a_door_an_address() -> None:
+    """4: not even a sender whose address in ::ffff:0:0/96 has no network to be compared with."""
+    anywhere = Server("a", b"1", sources=(ip_network("0.0.0.0/0"), ip_network("::/0")))
+    assert find(Servers([anywhere]), SMS, named("a")) == "source-not-allowed"
+    assert not Server("a", sources=("sms",)).allows(Source("::ffff:192.0.2.7", 40000))
+
+
 def test_server_with_overlapping_sources_is_one() -> None:
     """5.3.5."""
     sources = tuple(map(ip_network, ("192.0.2.0/24", "192.0.0.0/16", "0.0.0.0/0", "::/0", "192.0.2.0/24")))

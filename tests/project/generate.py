@@ -37,6 +37,12 @@ NETWORKS: Final = {
     "minItems": 1,
     "items": {"type": "string", "pattern": r"^[0-9A-Fa-f:.]+(/[0-9.]+)?$"},
 }
+DOOR: Final = f"[a-z][a-z0-9-]{{0,{kinds.MAX_DOOR_NAME - 1}}}"
+SOURCES: Final = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "string", "pattern": rf"^([0-9A-Fa-f:.]+(/[0-9.]+)?|{DOOR})$"},
+}
 NAME: Final = {"type": "string", "minLength": 1, "maxLength": kinds.MAX_PATTERN, "pattern": r"^[^\s/:]+$"}
 BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
 
@@ -53,7 +59,10 @@ READERS: Final[dict[Callable[[Value], Any], tuple[str, dict[str, Any]]]] = {
     read_boolean: ("true or false", {"type": "boolean"}),
     read_path: ("path", PATH),
     kinds.read_server_id: ("text", {"type": "string", "minLength": 1}),
-    kinds.read_networks: ("list of networks", NETWORKS),
+    kinds.read_sources: ("list of networks and doors", SOURCES),
+    kinds.read_door_name: ("name of a door", {"type": "string", "pattern": f"^{DOOR}$"}),
+    kinds.read_mode: ("octal text", {"type": "string", "pattern": "^0?[0-7]{2}[0145]$"}),
+    kinds.read_group: ("text", {"type": "string", "pattern": r"^[^\s:,/]+$"}),
     kinds.read_reach: ("`internet`, `any` or a list of networks", {"anyOf": [{"enum": ["internet", "any"]}, NETWORKS]}),
     kinds.read_listen: (
         "address, or a list of them",
@@ -133,6 +142,8 @@ def default_of(key: Key) -> object:
         return spell(key.default)
     if key.read is kinds.read_listen:
         return str(key.default[0])
+    if key.read is kinds.read_mode:
+        return f"{key.default:04o}"
     if key.default in (None, (), {}):
         return None
     return str(key.default) if key.read is read_path else key.default
