@@ -22,18 +22,13 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.enviro
 DMNOTID = [sys.executable, "-m", "dmnotid"]
 
 
-class Service:
-    """A running `dmnotid run`; its log is a file, as lines for the journal.
-
-    `prefix` is a command that becomes the program it is given, so that the process keeps its number.
-    """
+class Program:
+    """A running command of dmnotid; its log is a file, as lines for the journal."""
 
     def __init__(
         self,
-        config: Path,
+        command: Sequence[str | Path],
         log: Path,
-        prefix: Sequence[str] = (),
-        program: Sequence[str] = DMNOTID,
         environment: dict[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
@@ -43,8 +38,8 @@ class Service:
         self._octets_read = 0
         with log.open("wb") as stdout, log.with_suffix(".err").open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*prefix, *program, "run", "--config", config], env=environment or ENVIRONMENT, stdout=stdout,
-                stderr=stderr, stdin=subprocess.DEVNULL, cwd="/", pass_fds=pass_fds,
+                command, env=environment or ENVIRONMENT, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL,
+                cwd="/", pass_fds=pass_fds,
             )  # fmt: skip
 
     def lines(self) -> list[dict[str, Any]]:
@@ -60,9 +55,6 @@ class Service:
     def of(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines() if line["event"] == event]
 
-    def reasons(self) -> list[str]:
-        return [line["reason"] for line in self.of("datagram discarded")]
-
     @property
     def errors(self) -> str:
         return self._log.with_suffix(".err").read_text()
@@ -77,6 +69,32 @@ class Service:
         wait_until(there)
         return self.of(event)[count - 1]
 
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal; the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+class Service(Program):
+    """A running `dmnotid run`.
+
+    `prefix` is a command that becomes the program it is given, so that the process keeps its number.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        log: Path,
+        prefix: Sequence[str] = (),
+        program: Sequence[str] = DMNOTID,
+        environment: dict[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        super().__init__([*prefix, *program, "run", "--config", config], log, environment, pass_fds)
+
+    def reasons(self) -> list[str]:
+        return [line["reason"] for line in self.of("datagram discarded")]
+
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self.wait("socket listening")["listen"].rpartition(":")
@@ -88,11 +106,6 @@ class Service:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for datagram in datagrams:
                 sock.sendto(datagram, address)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal; the exit status."""
-        self.process.send_signal(number)
-        return self.process.wait(60)
 
     def problem(self) -> str:
         """Wait for a start that fails, and return why: on standard error with status 78, or in the log with 1."""
