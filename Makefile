@@ -1,6 +1,7 @@
 # make deb    builds the Debian package into dist/ (docs/install.md)
-# make docs   writes the schema and the tables of docs/configuration.md from dmnotid/config/keys.py, and the completion
-#             for bash from dmnotid/cli/parser.py (needs dmnotid's own dependencies: PYTHON=.venv/bin/python)
+# make docs   writes the schema and the tables of docs/configuration.md from dmnotid/config/keys.py, the completion for
+#             bash from dmnotid/cli/parser.py, the catalog of the systemd journal from docs/events.md, and the picture
+#             of the README from docs/pictures/ways.txt (needs dmnotid's own dependencies: PYTHON=.venv/bin/python)
 # make man    makes the man pages from docs/ into build/man/ (needs pandoc)
 # make clean  takes both away
 

@@ -1,7 +1,7 @@
 """Writes config/dmnotid.schema.json and the tables of docs/configuration.md from the table of configuration keys.
 
-`make docs` runs it, and it also writes the completion of the command line and the catalog of the systemd journal. In
-the page, a table is between `<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of the sections that the
+`make docs` runs it, and it also writes the completion of the command line, the catalog of the systemd journal and the
+picture of the README. In the page, a table is between `<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of the sections that the
 comment names; everything else of the page is written by hand.
 """
 
@@ -18,6 +18,7 @@ from dmnotid.config.keys import KEYS, SECTIONS, Key
 from dmnotid.config.secrets import FORMS, MAX_SECRET_OCTETS
 from tests.project.catalog import CATALOG, catalog
 from tests.project.completion import COMPLETION_FILE, completion
+from tests.project.picture import PICTURE, SOURCE, draw
 
 ROOT: Final = Path(__file__).parents[2]
 SCHEMA_FILE: Final = ROOT / "config/dmnotid.schema.json"
@@ -209,3 +210,4 @@ if __name__ == "__main__":
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     COMPLETION_FILE.write_text(completion(), encoding="utf-8")
     CATALOG.write_text(catalog(), encoding="utf-8")
+    PICTURE.write_text(draw(SOURCE.read_text(encoding="utf-8")), encoding="utf-8")

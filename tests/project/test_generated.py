@@ -1,4 +1,4 @@
-"""The schema, the tables of docs/configuration.md and the completion are those that `make docs` writes."""
+"""The schema, the tables of docs/configuration.md, the completion and the picture are those that `make docs` writes."""
 
 import re
 
@@ -7,6 +7,7 @@ import jsonschema
 from dmnotid.config.keys import KEYS
 from tests.project.completion import COMPLETION_FILE, completion
 from tests.project.generate import PAGE, SCHEMA_FILE, page, schema, section_schema
+from tests.project.picture import PICTURE, SOURCE, draw
 
 
 def test_schema_is_fresh() -> None:
@@ -20,6 +21,10 @@ def test_tables_are_fresh() -> None:
 
 def test_completion_is_fresh() -> None:
     assert COMPLETION_FILE.read_text() == completion(), "run make docs"
+
+
+def test_picture_is_fresh() -> None:
+    assert PICTURE.read_text() == draw(SOURCE.read_text()), "run make docs"
 
 
 def test_tables_have_every_key_once() -> None:
