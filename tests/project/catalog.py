@@ -28,7 +28,8 @@ class Row(NamedTuple):
 def rows() -> dict[str, Row]:
     """Return every event of the page."""
     found = {}
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
+    events, _, _ = PAGE.read_text(encoding="utf-8").partition("\n## Reasons\n")
+    for line in events.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and cells[0] != "event":
             event, levels, keys, meaning = cells
