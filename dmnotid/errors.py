@@ -25,7 +25,10 @@ DmnotidError
 │  └─ JournalDamaged          … because its file is damaged; it is set aside for a new one
 ├─ NoSuchSession              the journal has no session of this number
 ├─ NotPending                 a session is in a state in which it can't be cancelled or retried
-└─ HookError                  a hook can't be started
+├─ HookError                  a hook can't be started
+├─ DoorShut                   a push door gives no answer
+├─ BusLost                    the system bus is not there
+└─ BusError                   the reply to a call over the bus is an error
 
 An exception carries its facts as attributes and builds its sentence in `__str__`: most discards are counted, and never
 written out.
@@ -393,3 +396,19 @@ class HookError(DmnotidError):
         self.component = component
         # False if another user can change it: maybe an attacker, so `check` and `test-hook` name that apart.
         self.trusted = trusted
+
+
+class DoorShut(DmnotidError):
+    """A push door is not there, or gives no answer; the push may be offered again."""
+
+
+class BusLost(DmnotidError):
+    """The system bus can't be reached, or has closed the connection."""
+
+
+class BusError(Facts, DmnotidError):
+    """A process on the bus replies with an error; `name` is that of D-Bus, `text` is for people and may be empty."""
+
+    sentence = "{name}: {text}"
+    name: str
+    text: str

@@ -27,9 +27,11 @@ def reset_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def run_to_completion(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on a new event loop. Raises what `main` raises."""
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+def run_to_completion(
+    main: Coroutine[Any, Any, None], make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> None:
+    """Run a coroutine on a new event loop, that of `loop_factory` by default. Raises what `main` raises."""
+    with asyncio.Runner(loop_factory=make_loop or loop_factory()) as runner:
         runner.run(_with_signals_blocked_at_the_end(main))
 
 

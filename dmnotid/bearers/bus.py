@@ -1,0 +1,142 @@
+"""The system bus (D-Bus): calls to a telephony daemon, its signals, and its calls to an agent.
+
+closed --open_bus()--> open --the bus daemon ends--> lost (every method raises BusLost)
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple, NoReturn
+
+from jeepney import (
+    DBusAddress,
+    HeaderFields,
+    Message,
+    MessageFlag,
+    MessageType,
+    new_error,
+    new_method_call,
+    new_method_return,
+)
+from jeepney.auth import AuthenticationError
+from jeepney.io.asyncio import DBusConnection, open_dbus_connection
+
+from dmnotid.errors import BusError, BusLost
+from dmnotid.host.log import logger
+
+PAUSE: Final = 5.0
+"""Time until a lost bus is looked for again, in seconds."""
+
+_BUS: Final = "org.freedesktop.DBus"
+_UNKNOWN_METHOD: Final = "org.freedesktop.DBus.Error.UnknownMethod"
+
+
+class Event(NamedTuple):
+    """A signal of another process, or its call of a method here."""
+
+    path: str
+    interface: str
+    member: str
+    body: tuple[Any, ...]
+
+
+def _event(message: Message) -> Event:
+    fields = message.header.fields
+    interface = fields.get(HeaderFields.interface, "")
+    return Event(fields[HeaderFields.path], interface, fields[HeaderFields.member], message.body)
+
+
+class Bus:
+    """A connection to the system bus."""
+
+    def __init__(self, connection: DBusConnection) -> None:
+        # Reads and writes whole messages.
+        self._connection = connection
+        # Calls without a reply yet, by serial number.
+        self._calls: dict[int, asyncio.Future[Message]] = {}
+
+    async def call(
+        self, name: str, path: str, interface: str, method: str, signature: str | None = None, *body: object
+    ) -> tuple[Any, ...]:
+        """Call a method and return the values of its reply. Raises BusError if the reply is an error, and BusLost."""
+        message = new_method_call(DBusAddress(path, name, interface), method, signature, body)
+        # Whether a telephony daemon runs is for the administrator to decide.
+        message.header.flags = MessageFlag.no_auto_start
+        serial = next(self._connection.outgoing_serial)
+        self._calls[serial] = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(message, serial)
+            reply = await self._calls[serial]
+        finally:
+            del self._calls[serial]
+        if reply.header.message_type is MessageType.error:
+            text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
+            raise BusError(reply.header.fields[HeaderFields.error_name], text)
+        values: tuple[Any, ...] = reply.body
+        return values
+
+    async def subscribe(self, **rule: str) -> None:
+        """Receive the signals that match a rule, such as `sender="org.ofono"`."""
+        text = ",".join(f"{key}='{value}'" for key, value in {"type": "signal", **rule}.items())
+        await self.call(_BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", "s", text)
+
+    async def run(self, on_signal: Callable[[Event], None], on_call: Callable[[Event], bool]) -> NoReturn:
+        """Dispatch messages; `on_call` returns whether it has that method. Raises BusLost."""
+        while True:
+            try:
+                message = await self._connection.receive()
+            except (EOFError, OSError) as error:
+                raise BusLost(str(error) or "the bus has closed the connection") from error
+            match message.header.message_type:
+                case MessageType.signal:
+                    on_signal(_event(message))
+                case MessageType.method_call:
+                    known = on_call(_event(message))
+                    # The bus logs a reply that is not expected as a breach of its policy.
+                    if not message.header.flags & MessageFlag.no_reply_expected:
+                        await self._send(new_method_return(message) if known else new_error(message, _UNKNOWN_METHOD))
+                case _:
+                    reply = self._calls.get(message.header.fields[HeaderFields.reply_serial])
+                    if reply is not None and not reply.done():
+                        reply.set_result(message)
+                        # The caller uses a reply before later signals change what the reply describes.
+                        await asyncio.sleep(0)
+
+    async def _send(self, message: Message, serial: int | None = None) -> None:
+        try:
+            await self._connection.send(message, serial=serial)
+        except OSError as error:
+            raise BusLost(str(error)) from error
+
+
+@asynccontextmanager
+async def open_bus() -> AsyncIterator[Bus]:
+    """Connect to $DBUS_SYSTEM_BUS_ADDRESS or the usual path. Raises BusLost."""
+    try:
+        connection = await open_dbus_connection("SYSTEM")
+    except (OSError, EOFError, AuthenticationError, TimeoutError) as error:
+        raise BusLost(str(error)) from error
+    try:
+        yield Bus(connection)
+    finally:
+        connection.writer.close()
+
+
+async def stay_connected(serve: Callable[[Bus, asyncio.TaskGroup], Awaitable[None]]) -> NoReturn:
+    """Call `serve` with the bus and a task group of that connection, again after each loss of the bus.
+
+    `serve` starts `Bus.run` and what else it needs as tasks, and returns.
+    """
+    # Whether the loss is logged: only changes are.
+    lost = False
+    while True:
+        try:
+            async with open_bus() as bus, asyncio.TaskGroup() as tasks:
+                await serve(bus, tasks)
+                logger.info("bus connected")
+                lost = False
+        except* BusLost as group:
+            if not lost:
+                logger.warning("bus lost", problem=str(group.exceptions[0]), again_in=PAUSE)
+            lost = True
+        await asyncio.sleep(PAUSE)

@@ -1,0 +1,128 @@
+"""The client side of the push door: each push is offered until the daemon gives a verdict.
+
+due --taken by the door--> offered --verdict--> finished
+ ^                            |
+ +-- a pause after no answer, |
+     or the verdict queue-full+
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dmnotid.errors import DoorShut, QueueFull
+from dmnotid.host.log import logger
+
+ANSWER_WITHIN: Final = 10.0
+"""Maximum time from the offer of a push to its verdict, in seconds; the daemon answers after its commit."""
+
+PAUSE: Final = 5.0
+"""Time until a push without a verdict is offered again, in seconds: that of `RestartSec=` in dmnotid.service."""
+
+
+class Verdict(NamedTuple):
+    """The daemon's answer: the number of the session of an accepted push, or the reason of a discard."""
+
+    session: int | None = None
+    reason: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether the push is not to be offered again: a daemon with a full queue remembers nothing of it."""
+        return self.reason != QueueFull.reason
+
+
+async def offer(door: Path, octets: bytes) -> Verdict:
+    """Send one push to the door and wait for its verdict. Raises DoorShut."""
+    # A socket and an address for each offer: a late answer can't be mistaken for that to another push.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            # The empty name makes the kernel choose a free abstract one; without an address there is no answer.
+            sock.bind("")
+            sock.connect(str(door))
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(ANSWER_WITHIN):
+                # Waits while the queue of the door is full.
+                await loop.sock_sendall(sock, octets)
+                answer = json.loads(await loop.sock_recv(sock, 4096))
+        except TimeoutError:
+            raise DoorShut(f"no answer within {ANSWER_WITHIN:g} s") from None
+        except OSError as error:
+            raise DoorShut(error.strerror) from error
+    return Verdict(answer.get("session"), answer.get("reason"))
+
+
+class Outbox:
+    """The pushes that have no verdict yet, in the order of their arrival.
+
+    A push that is not accepted yet never holds up another one, because each waits for its own pause.
+    """
+
+    def __init__(self, door: Path, on_verdict: Callable[[str, Verdict], None], *, most: int | None = None) -> None:
+        """Keep at most `most` pushes, and call `on_verdict` with key and verdict of each that is finished."""
+        # The path of the push door.
+        self._door = door
+        # Called once for each push, after the daemon's commit.
+        self._on_verdict = on_verdict
+        # Maximum number of pushes; None if the telephony daemon keeps them.
+        self._most = most
+        # The octets of each push by its key, the oldest first.
+        self._pushes: dict[str, bytes] = {}
+        # The keys of pushes to be offered now; some may have been dropped since.
+        self._due = asyncio.Queue[str]()
+        # Whether the last offer had no answer: only changes are logged.
+        self._shut = False
+
+    def __len__(self) -> int:
+        return len(self._pushes)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._pushes
+
+    def add(self, key: str, octets: bytes) -> None:
+        """Add a push; one whose key is there already is left as it is."""
+        if key in self._pushes:
+            return
+        if len(self._pushes) == self._most:
+            self.drop(next(iter(self._pushes)), f"{self._most} later ones wait for the door")
+        self._pushes[key] = octets
+        self._due.put_nowait(key)
+
+    def drop(self, key: str, problem: str) -> None:
+        """Discard a push that has no verdict yet."""
+        octets = self._pushes.pop(key, None)
+        if octets is not None:
+            logger.warning("push dropped", octets=len(octets), push=octets.hex(), problem=problem)
+
+    async def run(self) -> None:
+        """Offer pushes until this task is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            key = await self._due.get()
+            octets = self._pushes.get(key)
+            if octets is None:
+                continue
+            try:
+                verdict = await offer(self._door, octets)
+            except DoorShut as error:
+                self._note_door(str(error))
+                verdict = None
+            else:
+                self._note_door(None)
+            if verdict is None or not verdict.final:
+                loop.call_later(PAUSE, self._due.put_nowait, key)
+                continue
+            self._pushes.pop(key, None)
+            outcome = verdict.reason or "accepted"
+            logger.info("push handed in", octets=len(octets), verdict=outcome, session=verdict.session)
+            self._on_verdict(key, verdict)
+
+    def _note_door(self, problem: str | None) -> None:
+        if problem is not None and not self._shut:
+            logger.warning("door shut", door=str(self._door), problem=problem, pushes=len(self._pushes))
+        elif problem is None and self._shut:
+            logger.info("door open", door=str(self._door), pushes=len(self._pushes))
+        self._shut = problem is not None

@@ -1,0 +1,146 @@
+"""A modem that speaks AT commands (3GPP TS 27.005, 27.007), as far as the telephony daemons ask before they take an SMS."""
+
+import re
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Self
+
+IMSI: Final = "001010123456789"
+
+ANSWERS: Final[dict[str, str]] = {
+    # Who and where
+    r"AT\+CGMI": "Simulated",
+    r"AT\+CGMM": "Modem",
+    r"AT\+CGMR": "1",
+    r"AT\+CGSN": "490154203237518",
+    r"AT\+GCAP": "+GCAP: +CGSM",
+    r"AT\+CIMI": IMSI,
+    r"AT\+CPIN\?": "+CPIN: READY",
+    r"AT\+CFUN\?": "+CFUN: 1",
+    r"AT\+CSCS=\?": '+CSCS: ("IRA","GSM","UCS2")',
+    r"AT\+CSQ": "+CSQ: 20,99",
+    r"AT\+CREG\?": "+CREG: 2,1",
+    r"AT\+COPS\?": '+COPS: 0,0,"Test"',
+    # Messages: acknowledged, in a memory of the modem or of the SIM, as PDUs
+    r"AT\+CSMS=\?": "+CSMS: (0,1)",
+    r"AT\+CSMS=.": "+CSMS: 1,1,1",
+    r"AT\+CSMS\?": "+CSMS: 1,1,1,1",
+    r"AT\+CMGF=\?": "+CMGF: (0,1)",
+    r"AT\+CMGF\?": "+CMGF: 0",
+    r"AT\+CPMS=\?": '+CPMS: ("ME","SM"),("ME","SM"),("ME","SM")',
+    r"AT\+CPMS\?": '+CPMS: "ME",0,50,"ME",0,50,"ME",0,50',
+    r"AT\+CPMS=.*": "+CPMS: 0,50,0,50,0,50",
+    r"AT\+CNMI=\?": "+CNMI: (0-2),(0-3),(0-3),(0-2),(0-1)",
+}
+"""What follows a command, as a regular expression, before OK. Other commands are answered with OK or ERROR alone."""
+
+ERRORS: Final = r"AT\+(CRSM|CPINR|CIND|CMER|CLCC|SIMSTATE|CUAD|CSIM).*|AT\+[A-Z]*=\?|AT[\^%$*#].*"
+"""Commands of parts that this modem has not."""
+
+
+class Modem:
+    """A modem at a listening socket, for one daemon at a time; ended with the block."""
+
+    def __init__(self, listener: socket.socket, answers: dict[str, str] | None = None) -> None:
+        self._listener = listener
+        self._answers = (answers or {}) | ANSWERS
+        self._peer: socket.socket | None = None
+        self._sending = threading.Lock()
+        self.port: int = listener.getsockname()[1] if listener.family is socket.AF_INET else 0
+        # The TPDUs in its memory by index, and all commands that it has received.
+        self.stored: dict[int, bytes] = {}
+        self.commands: list[str] = []
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Wakes the thread from accept(), or from recv().
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
+        self._thread.join()
+        self._listener.close()
+
+    def hang_up(self) -> None:
+        """Close the connection, as a modem that is unplugged."""
+        with suppress(OSError, AttributeError):
+            self._peer.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+
+    def send(self, *tpdus: bytes) -> None:
+        """Hand TPDUs over without storing them (+CMT)."""
+        for tpdu in tpdus:
+            self._write(f"+CMT: ,{len(tpdu)}\r\n00{tpdu.hex()}")
+
+    def store(self, *tpdus: bytes, announce: bool = True) -> None:
+        """Store TPDUs and announce each (+CMTI)."""
+        for tpdu in tpdus:
+            index = max(self.stored, default=0) + 1
+            self.stored[index] = tpdu
+            if announce:
+                self._write(f'+CMTI: "ME",{index}')
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._peer, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._peer, suppress(OSError):
+                self._talk(self._peer.recv)
+
+    def _talk(self, receive: Callable[[int], bytes]) -> None:
+        text = ""
+        while octets := receive(4096):
+            text += octets.decode("ascii", "replace")
+            # A command ends with CR, a PDU after a prompt with Ctrl-Z.
+            *lines, text = re.split("[\r\x1a]", text)
+            for line in lines:
+                if command := line.strip().removeprefix("\x1b"):
+                    self.commands.append(command)
+                    self._answer(command)
+
+    def _answer(self, command: str) -> None:
+        for pattern, answer in self._answers.items():
+            if re.fullmatch(pattern, command):
+                return self._write(answer, "OK")
+        match re.split("[=?,]", command):
+            case ["AT+CMGL", *_]:
+                listed = (f"+CMGL: {index},0,,{len(tpdu)}\r\n00{tpdu.hex()}" for index, tpdu in self.stored.items())
+                return self._write(*listed, "OK")
+            case ["AT+CMGR", index] if int(index) in self.stored:
+                tpdu = self.stored[int(index)]
+                return self._write(f"+CMGR: 0,,{len(tpdu)}\r\n00{tpdu.hex()}", "OK")
+            case ["AT+CMGD", index, *_] if int(index) in self.stored:
+                del self.stored[int(index)]
+                return self._write("OK")
+            case ["AT+CMGR" | "AT+CMGD", *_]:
+                return self._write("+CMS ERROR: 321")
+            # A PDU follows the prompt, and the OK follows that.
+            case ["AT+CNMA", "1", _]:
+                return self._octets(b"\r\n> ")
+        return self._write("ERROR" if re.fullmatch(ERRORS, command) else "OK")
+
+    def _write(self, *lines: str) -> None:
+        self._octets("".join(f"\r\n{line}\r\n" for line in lines).encode())
+
+    def _octets(self, octets: bytes) -> None:
+        assert self._peer is not None, "no daemon is connected"
+        with self._sending:
+            self._peer.sendall(octets)
+
+
+def tcp_listener() -> socket.socket:
+    """Listen on a free port of loopback, for oFono's phonesim plugin."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def abstract_listener(name: str) -> socket.socket:
+    """Listen on an abstract Unix socket, for ModemManager's test profiles."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"\0{name}")
+    listener.listen()
+    return listener
