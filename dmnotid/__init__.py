@@ -2,7 +2,7 @@
 
 A datagram goes through `intake`, `wire` and `policy` into the `journal`; `receiver` calls them in that order. A session
 goes from the `journal` over `links` to its `hook`; `dispatcher` calls them. `daemon` builds both, and `cli` has the
-commands.
+commands. `bearers` are other processes, which hand in pushes that came by SMS.
 """
 
 __version__ = "0.1.0"

@@ -158,4 +158,23 @@ EVENTS: Final[Mapping[str, Event]] = {
     "lock missing": Event("Sessions of {server_id} run without a lock, {file}: {problem}"),
     "session locked": Event("Session {session} of {server_id} was not run: {problem}"),
     "session ended": Event("Session {session} of {server_id} ended: {outcome}"),
+    # Bearers
+    "bearer started": Event("The bearer for {telephony} hands pushes to {door}"),
+    "bearer stopped": Event("The bearer for {telephony} has stopped"),
+    "bus connected": Event("The system bus is connected"),
+    "bus lost": Event("The system bus cannot be used: {problem}", "b864bbf02e26b3059aa6e4499f14dc4c"),
+    "telephony missing": Event(
+        "{name} does not answer on the system bus: {problem}", "5f6998467c21633bfb2b2de6f6f9a0f8"
+    ),
+    "agent registered": Event("Pushes of the modem {modem} are received", "b840f40aeb0bdd25f1c680ca74428927"),
+    "agent refused": Event(
+        "Pushes of the modem {modem} are not received: {problem}", "d65c92fc141cf67b352eaae35adbf1a0"
+    ),
+    "agent withdrawn": Event("Pushes of the modem {modem} are received no longer", "9a58259d0fe39a8e159eb6fb719652d6"),
+    "push received": Event("A push of {octets} octets came by SMS from {sender}"),
+    "push handed in": Event("A push of {octets} octets was handed in, verdict: {verdict}"),
+    "door shut": Event("The door {door} cannot be used: {problem}", "28dbeddd13ea7e5038f3e56c258780f5"),
+    "door open": Event("The door {door} can be used again"),
+    "push dropped": Event("A push of {octets} octets was dropped: {problem}", "40d86d750d0ae986df93adb6476fcb85"),
+    "pushes lost": Event("Pushes were lost: {count}, {problem}", "76d8cdb0590bf7e576f2b8c125b45ce9"),
 }

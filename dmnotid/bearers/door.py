@@ -61,7 +61,14 @@ class Outbox:
     A push that is not accepted yet never holds up another one, because each waits for its own pause.
     """
 
-    def __init__(self, door: Path, on_verdict: Callable[[str, Verdict], None], *, most: int | None = None) -> None:
+    def __init__(
+        self,
+        door: Path,
+        on_verdict: Callable[[str, Verdict], None],
+        *,
+        most: int | None = None,
+        pause: float = PAUSE,
+    ) -> None:
         """Keep at most `most` pushes, and call `on_verdict` with key and verdict of each that is finished."""
         # The path of the push door.
         self._door = door
@@ -69,6 +76,8 @@ class Outbox:
         self._on_verdict = on_verdict
         # Maximum number of pushes; None if the telephony daemon keeps them.
         self._most = most
+        # Time until a push without a verdict is offered again, in seconds.
+        self._pause = pause
         # The octets of each push by its key, the oldest first.
         self._pushes: dict[str, bytes] = {}
         # The keys of pushes to be offered now; some may have been dropped since.
@@ -113,7 +122,7 @@ class Outbox:
             else:
                 self._note_door(None)
             if verdict is None or not verdict.final:
-                loop.call_later(PAUSE, self._due.put_nowait, key)
+                loop.call_later(self._pause, self._due.put_nowait, key)
                 continue
             self._pushes.pop(key, None)
             outcome = verdict.reason or "accepted"

@@ -84,6 +84,7 @@ OPTIONS = {
         *["--unsigned", "--connection TYPE", "--interface NAME", "--attempt N"],
     ],
     "session": ["COMMAND"],
+    "bearer": ["TELEPHONY", "--door PATH"],
     "demo": ["--once"],
     "help": ["COMMAND"],
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.cli.arguments import parse_connection_types
+from dmnotid.cli.bearer import BEARERS
 from dmnotid.cli.parser import COMMANDS, build_parser
 from dmnotid.errors import discard_reasons
 from dmnotid.wire.notification import ConnectionType
@@ -14,6 +15,7 @@ ROOT: Final = Path(__file__).parents[2]
 COMPLETION_FILE: Final = ROOT / "completions/dmnotid"
 
 WORDS: Final[Mapping[str, Sequence[str]]] = {
+    "bearer": BEARERS,
     "discards": discard_reasons(),
     "help": tuple(COMMANDS),
     "sessions": ("retry", "cancel"),

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "sender": frozenset({"errors", "wire", "policy.digest"}),
     "config": frozenset({"sentences", "errors", "wire", "policy"}),
     **dict.fromkeys(SIDE_ROOMS, COMMON),
+    "bearers": frozenset({"sentences", "errors", "wire", "host", "policy.routing"}),
     "discards": COMMON,
     "receiver": COMMON | {"discards", "intake", "journal"},
     "tracking": COMMON | {"hook"},
@@ -61,6 +62,8 @@ def problems(room: str, source: str) -> list[str]:
         top, _, inside = name.partition(".")
         if room in PURE and top in IMPURE:
             found.append(f"line {line}: {room} is pure and imports {top}")
+        if top == "jeepney" and room != "bearers":
+            found.append(f"line {line}: {room} imports jeepney, which only bearers may")
         allowed = MAY_IMPORT[room]
         target = inside.partition(".")[0]
         constants = target.startswith("__") or target.isupper()  # __version__ and RELEASED_AT of dmnotid itself
@@ -90,6 +93,8 @@ def test_module_imports_what_its_room_may() -> None:
         ("wire", "import time", "line 1: wire is pure and imports time"),
         ("policy", "from dmnotid.host import log", "line 1: policy imports dmnotid.host.log"),
         ("intake", "from dmnotid.journal.queue import Journal", "line 1: intake imports dmnotid.journal.queue.Journal"),
+        ("daemon", "import jeepney", "line 1: daemon imports jeepney, which only bearers may"),
+        ("bearers", "import dmnotid.config.values", "line 1: bearers imports dmnotid.config.values"),
         ("hook", "from dmnotid.config.loading import load", "line 1: hook imports dmnotid.config.loading.load"),
         (
             "dispatcher",

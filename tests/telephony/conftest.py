@@ -1,19 +1,17 @@
 """A private bus, a modem, oFono, a door, and bearers."""
 
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
+from tests.bearers.door import Door
 from tests.processes import DMNOTID, ENVIRONMENT
 from tests.support import IS_ROOT, parse_lines, wait_until
 from tests.telephony.bus import PrivateBus
@@ -24,7 +22,7 @@ TOOLS = ("dbus-daemon", OFONOD, "unshare")
 
 
 @pytest.fixture
-def short(tmp_path: Path) -> Iterator[Path]:
+def short() -> Iterator[Path]:
     """A directory whose path is short enough for sockets."""
     with TemporaryDirectory() as directory:
         yield Path(directory)
@@ -46,41 +44,6 @@ def modem() -> Iterator[Modem]:
 def ofono(bus: PrivateBus, modem: Modem, short: Path) -> Iterator[Ofonod]:
     with Ofonod(bus, short, modem.port) as ofono:
         yield ofono
-
-
-class Door:
-    """A push door in the place of the daemon's: takes datagrams in a thread, and answers what `answer` returns."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        # What it has taken.
-        self.pushes: list[bytes] = []
-        # The answer to a push; None for no answer.
-        self.answer: Callable[[bytes], dict[str, Any] | None] = lambda _: {"verdict": "accepted", "session": 1}
-
-    def __enter__(self) -> Self:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(self.path))
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink()
-        # Unlike a datagram, this wakes the thread for certain.
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._socket.close()
-
-    def _serve(self) -> None:
-        while True:
-            push, sender = self._socket.recvfrom(65_536)
-            if not sender:
-                return
-            answer = self.answer(push)
-            self.pushes.append(push)
-            if answer is not None:
-                self._socket.sendto(json.dumps(answer).encode(), sender)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A modem that speaks AT commands (3GPP TS 27.005, 27.007), as far as the telephony daemons ask before they take an SMS."""
+"""A modem that speaks AT commands (3GPP TS 27.005, 27.007), as far as telephony daemons ask before they take an SMS."""
 
 import re
 import socket
@@ -45,8 +45,11 @@ class Modem:
 
     def __init__(self, listener: socket.socket, answers: dict[str, str] | None = None) -> None:
         self._listener = listener
-        self._answers = (answers or {}) | ANSWERS
+        # Regular expressions of commands with their answers; those given come first.
+        self._answers = {**(answers or {}), **ANSWERS}
+        # The connection of the daemon.
         self._peer: socket.socket | None = None
+        # Announcements come from other threads than answers.
         self._sending = threading.Lock()
         self.port: int = listener.getsockname()[1] if listener.family is socket.AF_INET else 0
         # The TPDUs in its memory by index, and all commands that it has received.
@@ -101,28 +104,26 @@ class Modem:
             for line in lines:
                 if command := line.strip().removeprefix("\x1b"):
                     self.commands.append(command)
-                    self._answer(command)
+                    # A PDU follows the prompt, and is answered then.
+                    prompts = command.startswith("AT+CNMA=1,")
+                    self._octets(b"\r\n> ") if prompts else self._write(*self._answer(command))
 
-    def _answer(self, command: str) -> None:
+    def _answer(self, command: str) -> list[str]:
         for pattern, answer in self._answers.items():
             if re.fullmatch(pattern, command):
-                return self._write(answer, "OK")
+                return [answer, "OK"]
         match re.split("[=?,]", command):
             case ["AT+CMGL", *_]:
                 listed = (f"+CMGL: {index},0,,{len(tpdu)}\r\n00{tpdu.hex()}" for index, tpdu in self.stored.items())
-                return self._write(*listed, "OK")
+                return [*listed, "OK"]
             case ["AT+CMGR", index] if int(index) in self.stored:
                 tpdu = self.stored[int(index)]
-                return self._write(f"+CMGR: 0,,{len(tpdu)}\r\n00{tpdu.hex()}", "OK")
-            case ["AT+CMGD", index, *_] if int(index) in self.stored:
-                del self.stored[int(index)]
-                return self._write("OK")
+                return [f"+CMGR: 0,,{len(tpdu)}\r\n00{tpdu.hex()}", "OK"]
+            case ["AT+CMGD", index, *_] if self.stored.pop(int(index), None) is not None:
+                return ["OK"]
             case ["AT+CMGR" | "AT+CMGD", *_]:
-                return self._write("+CMS ERROR: 321")
-            # A PDU follows the prompt, and the OK follows that.
-            case ["AT+CNMA", "1", _]:
-                return self._octets(b"\r\n> ")
-        return self._write("ERROR" if re.fullmatch(ERRORS, command) else "OK")
+                return ["+CMS ERROR: 321"]
+        return ["ERROR" if re.fullmatch(ERRORS, command) else "OK"]
 
     def _write(self, *lines: str) -> None:
         self._octets("".join(f"\r\n{line}\r\n" for line in lines).encode())

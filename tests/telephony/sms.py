@@ -10,8 +10,8 @@ MAX_USER_DATA: Final = 140
 
 # 2026-11-30 01:02:03 +00, each octet with its digits swapped.
 _SENT_AT: Final = bytes.fromhex("62110310203000")
-# +1555017, an international number of 7 digits.
-_SENDER: Final = bytes.fromhex("079151550 1F7".replace(" ", ""))
+# Number of digits, an international number, and the digits swapped in the same way.
+_SENDER: Final = bytes.fromhex("0791515501f7")
 SENDER: Final = "+1555107"
 
 

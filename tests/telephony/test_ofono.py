@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.support import push, wait_until
-from tests.telephony.conftest import Door, StartBearer, why_no_ofono
+from tests.bearers.door import Door
+from tests.support import push
+from tests.telephony.conftest import StartBearer, why_no_ofono
 from tests.telephony.modem import Modem
-from tests.telephony.ofonod import Ofonod
 from tests.telephony.sms import deliver
 
 pytestmark = [
@@ -17,7 +17,8 @@ LONG = push(8, unknown=[(9, bytes(300))])
 """A push that takes three parts."""
 
 
-def test_push_is_handed_in_once_when_it_comes_by_sms(ofono: Ofonod, modem: Modem, door: Door, bearer: StartBearer) -> None:
+@pytest.mark.usefixtures("ofono")
+def test_push_is_handed_in_once_when_it_comes_by_sms(modem: Modem, door: Door, bearer: StartBearer) -> None:
     """Of one part and of several, stored (+CMTI) and direct (+CMT)."""
     one = bearer("ofono", door.path)
     one.wait("agent registered")
