@@ -25,7 +25,7 @@ DEFAULT_DOOR: Final = Path("/run/dmnotid-doors/push.sock")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid bearer`."""
-    parser.add_argument("telephony", choices=BEARERS, metavar="TELEPHONY", help="%(choices)s")
+    parser.add_argument("telephony", choices=BEARERS, metavar="TELEPHONY", help="the telephony daemon: %(choices)s")
     parser.add_argument(
         "--door", type=Path, default=DEFAULT_DOOR, metavar="PATH", help="the push door (default: %(default)s)"
     )
