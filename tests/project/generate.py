@@ -1,8 +1,8 @@
 """Writes config/dmnotid.schema.json and the tables of docs/configuration.md from the table of configuration keys.
 
 `make docs` runs it, and it also writes the completion of the command line, the catalog of the systemd journal and the
-picture of the README. In the page, a table is between `<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of the sections that the
-comment names; everything else of the page is written by hand.
+picture of the README. In the page, a table is between `<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of
+the sections that the comment names; everything else of the page is written by hand.
 """
 
 import json
