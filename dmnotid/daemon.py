@@ -194,7 +194,7 @@ class Daemon:
     async def _receive(self) -> None:
         self.endpoints.open()
         if self._control is not None:
-            await self._control.open()
+            self._control.open()
         servers = len(self.config.servers)
         logger.info("daemon ready", version=__version__, loop=loop_name(), servers=servers, pending=self.pending)
         self._status.ready()

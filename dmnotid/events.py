@@ -34,7 +34,10 @@ EVENTS: Final[Mapping[str, Event]] = {
     "service manager not notified": Event("The service manager could not be notified: {problem}"),
     "watchdog ignored": Event("The watchdog is ignored: {problem}"),
     "passed sockets ignored": Event("The sockets passed by the service manager are ignored: {problem}"),
-    "control client refused": Event("A client of the control socket, pid {pid}, was refused: {problem}"),
+    "control client refused": Event(
+        "A client of the control socket, pid {pid}, was refused: {problem}",
+        others=("A client of the control socket was refused: {problem}",),
+    ),
     "control request refused": Event("The request for {method} by process {pid} was refused: {problem}"),
     # Reception
     "socket listening": Event(

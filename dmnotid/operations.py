@@ -87,8 +87,8 @@ class Operations:
 
     # Status
 
-    async def status(self) -> Facts:
-        """Return the reply of Status."""
+    async def status(self) -> tuple[Facts, tuple[str, Iterator[Facts]]]:
+        """Return the reply of Status, and its list of servers, of which each takes its time."""
         parts, now = self._parts, time.time()
         journal, problem = self._describe_journal()
         last = {} if problem else parts.journal.last_sessions()
@@ -103,7 +103,7 @@ class Operations:
             if view.session in tried:
                 views[view.session] = view
         clock = judge_clock(now, parts.journal.times.floor, parts.journal.times.servers)
-        return {
+        status = {
             "version": VERSION,
             "now": now,
             "started": self._started,
@@ -118,9 +118,9 @@ class Operations:
             "journal": journal,
             "clock": {"believed": clock.believed, "floor": parts.journal.times.floor},
             "counts": {**self._count(), "states": {it: states[it] for it in PendingState}, "oldest_pending": oldest},
-            "servers": self._servers(pending, last, views),
             "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
         }
+        return status, ("servers", self._servers(pending, last, views))
 
     def _describe_config(self) -> Facts:
         refused = None if self._refused is None else {"at": self._refused[0], "problems": len(self._refused[1])}

@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-BOTH_LOOPS = {"intake", "links", "hook"}
+BOTH_LOOPS = {"control", "intake", "links", "hook"}
 """The rooms of tests whose async tests run on both loops: they register file descriptors with the loop itself."""
 
 
@@ -72,7 +72,7 @@ def loop_factories() -> dict[str, LoopFactory]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory]:
-    """Choose the loops of an async test: both in three rooms, elsewhere the one that the daemon would choose.
+    """Choose the loops of an async test: both in four rooms, elsewhere the one that the daemon would choose.
 
     pytest-asyncio before 1.4 does not call this and uses asyncio's loop.
     """

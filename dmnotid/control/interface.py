@@ -7,14 +7,13 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from dmnotid import __version__
 from dmnotid.control.client import INTERFACE
-from dmnotid.control.varlink import Call, Reply, VarlinkError, sliced
+from dmnotid.control.varlink import Client, Peer, Request, VarlinkError, sliced
 from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, NoSuchSession, NotPending
 from dmnotid.host.log import logger
 from dmnotid.policy.sessions import SessionView
@@ -47,8 +46,8 @@ _PRIVILEGED: Final = frozenset(f"{INTERFACE}.{name}" for name in ("Retry", "Canc
 class Operations(Protocol):
     """The operations of the daemon that clients can call. Every method may raise DmnotidError."""
 
-    async def status(self) -> Mapping[str, object]:
-        """Return the reply of Status; an iterator in it is a list that is made in slices."""
+    async def status(self) -> tuple[Mapping[str, object], tuple[str, Iterator[object]]]:
+        """Return the reply of Status, and the name and the items of its long list."""
 
     def sessions(
         self, session: int | None, server: str | None, states: frozenset[str] | None, since: float | None
@@ -78,49 +77,42 @@ class Interface:
         # The side of the daemon.
         self._operations = operations
 
-    async def answer(self, call: Call) -> AsyncGenerator[Reply, None]:
-        """Yield the replies to a call. Raises VarlinkError."""
-        given = _check(call)
-        if call.method in _PRIVILEGED:
-            _check_permission(call)
+    async def answer(self, request: Request, client: Client) -> None:
+        """Make the replies to a request. Raises VarlinkError."""
+        given = _check(request)
+        if request.method in _PRIVILEGED:
+            _check_permission(request, client.peer)
         try:
-            # Closed here and now if the client is gone: a follower then no longer gets records.
-            async with aclosing(self._replies(call, given)) as replies:
-                async for reply in replies:
-                    yield reply
+            await self._answer(request.method, given, client)
         except DmnotidError as error:
             raise _as_varlink(error) from error
 
-    def _replies(self, call: Call, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
-        operations, states = self._operations, given.get("states")
-        if call.method == f"{INTERFACE}.Follow":
-            return self._follow(call, given)
-        if call.method == f"{INTERFACE}.Discards":
-            return _each("discard", operations.discards(given.get("reason")))
-        if call.method == f"{INTERFACE}.Sessions":
-            wanted = given.get("session"), given.get("server"), states and frozenset(states), given.get("since")
-            return _each("session", operations.sessions(*wanted))
-        return self._once(call, given)
+    async def _answer(self, method: str, given: Mapping[str, Any], client: Client) -> None:
+        operations, by = self._operations, f"pid {client.peer.pid}, uid {client.peer.uid}"
+        session, server, states = given.get("session"), given.get("server"), given.get("states")
+        match method.rpartition(".")[2]:
+            case "Status":
+                await client.reply(*await operations.status())
+            case "Sessions":
+                found = operations.sessions(session, server, states and frozenset(states), given.get("since"))
+                await _reply_each(client, "session", found)
+            case "Discards":
+                await _reply_each(client, "discard", operations.discards(given.get("reason")))
+            case "Follow":
+                await self._follow(client, given)
+            case "Retry":
+                await client.reply({"sessions": await operations.retry(session, server, by)})
+            case "Cancel":
+                await client.reply({"was": operations.cancel(given["session"], by)})
+            case "Reload":
+                await client.reply({"warnings": list(map(problem_facts, await operations.reload(by)))})
+            case "GetInfo":
+                await client.reply(_INFO)
+            case "GetInterfaceDescription":
+                await client.reply(_describe_interface(given["interface"]))
 
-    async def _once(self, call: Call, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
-        """Yield the reply of a method that has one."""
-        operations, name = self._operations, call.method.rpartition(".")[2]
-        by = f"pid {call.peer.pid}, uid {call.peer.uid}"
-        if name == "GetInfo":
-            yield Reply(_INFO)
-        elif name == "GetInterfaceDescription":
-            yield Reply(_describe_interface(given["interface"]))
-        elif name == "Status":
-            yield Reply(await operations.status())
-        elif name == "Retry":
-            yield Reply({"sessions": await operations.retry(given.get("session"), given.get("server"), by)})
-        elif name == "Cancel":
-            yield Reply({"was": operations.cancel(given["session"], by)})
-        elif name == "Reload":
-            yield Reply({"warnings": list(map(problem_facts, await operations.reload(by)))})
-
-    async def _follow(self, call: Call, given: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
-        """Yield each log record that matches, until the client is gone; a client that reads slowly misses some."""
+    async def _follow(self, client: Client, given: Mapping[str, Any]) -> None:
+        """Reply with each log record that matches, until the client is gone; one that reads slowly misses some."""
         levels, records, woken = given.get("levels"), deque[Mapping[str, Any]](), asyncio.Event()
         missed = 0
 
@@ -136,7 +128,7 @@ class Interface:
                 missed += 1
             woken.set()
 
-        ended = asyncio.ensure_future(call.ended())
+        ended = asyncio.ensure_future(client.ended.wait())
         ended.add_done_callback(lambda _: woken.set())
         unsubscribe = self._operations.subscribe(take)
         try:
@@ -145,7 +137,7 @@ class Interface:
                 woken.clear()
                 # Only those of now: the loop must come back to the check above.
                 async for record in sliced([records.popleft() for _ in range(len(records))]):
-                    yield Reply({"event": record}, continues=True, waits=True)
+                    await client.reply({"event": record}, continues=True, waits=True)
                 if missed:
                     facts = {
                         "sentence": f"Records were left out because they were not read: {missed}",
@@ -153,7 +145,7 @@ class Interface:
                     }
                     event = {"at": time.time(), "level": "warning", "event": "records missed", **facts}
                     missed = 0
-                    yield Reply({"event": event}, continues=True, waits=True)
+                    await client.reply({"event": event}, continues=True, waits=True)
         finally:
             unsubscribe()
             ended.cancel()
@@ -170,26 +162,26 @@ _INFO: Final = {
 }
 
 
-def _check(call: Call) -> dict[str, Any]:
-    """Return the parameters that are given. Raises VarlinkError if the call does not fit the IDL."""
-    interface = call.method.rpartition(".")[0]
+def _check(request: Request) -> dict[str, Any]:
+    """Return the parameters that are given. Raises VarlinkError if the request does not fit the IDL."""
+    interface = request.method.rpartition(".")[0]
     if interface not in _INFO["interfaces"]:
         raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
-    kinds = PARAMETERS.get(call.method)
+    kinds = PARAMETERS.get(request.method)
     if kinds is None:
-        raise VarlinkError(f"{SERVICE}.MethodNotFound", method=call.method)
+        raise VarlinkError(f"{SERVICE}.MethodNotFound", method=request.method)
     # null means absent.
-    given = {name: value for name, value in call.parameters.items() if value is not None}
+    given = {name: value for name, value in request.parameters.items() if value is not None}
     for name, value in given.items():
         if not _fits(value, kinds.get(name)):
             raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=name)
-    required = _REQUIRED.get(call.method)
+    required = _REQUIRED.get(request.method)
     if required is not None and required not in given:
         raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=required)
     # Without any of its parameters, a request for all sessions could be a mistake.
-    if call.method == f"{INTERFACE}.Retry" and sum(value is not False for value in given.values()) != 1:
+    if request.method == f"{INTERFACE}.Retry" and sum(value is not False for value in given.values()) != 1:
         raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="session")
-    if call.method in _STREAMS and not call.more:
+    if request.method in _STREAMS and not request.more:
         raise VarlinkError(f"{SERVICE}.ExpectedMore")
     return given
 
@@ -202,26 +194,26 @@ def _fits(value: object, kind: type | None) -> bool:
     return fits and (not isinstance(value, int) or abs(value) <= _MAX_INTEGER)
 
 
-def _check_permission(call: Call) -> None:
+def _check_permission(request: Request, peer: Peer) -> None:
     """Raise VarlinkError unless the peer is root or the daemon's own user."""
-    if call.peer.uid not in {0, os.geteuid()}:
+    if peer.uid not in {0, os.geteuid()}:
         # In the unit's user namespace, every other user is 65534, so only the process can be named.
         problem = "the process is neither root's nor the daemon's own"
-        name = call.method.rpartition(".")[2]
-        logger.warning("control request refused", method=name, pid=call.peer.pid, problem=problem)
+        name = request.method.rpartition(".")[2]
+        logger.warning("control request refused", method=name, pid=peer.pid, problem=problem)
         raise VarlinkError(f"{INTERFACE}.NotPermitted")
 
 
-async def _each(name: str, values: Iterable[Mapping[str, object] | None]) -> AsyncGenerator[Reply, None]:
-    """Yield a reply for each value but None; if there is none, one that is empty."""
+async def _reply_each(client: Client, name: str, values: Iterable[Mapping[str, object] | None]) -> None:
+    """Reply with each value but None; if there is none, with an empty reply."""
     last: Mapping[str, object] = {}
     async for value in sliced(values):
         if value is not None:
             # Held back until the next one: only the last reply does not continue.
             if last:
-                yield Reply(last, continues=True)
+                await client.reply(last, continues=True)
             last = {name: value}
-    yield Reply(last)
+    await client.reply(last)
 
 
 def _describe_interface(interface: str) -> dict[str, object]:

@@ -4,9 +4,9 @@ A connection is in one of these states:
 
     reading --request--> answering --last reply--> reading
     reading --nothing for 5 s, a request that is too long or not one, end of the connection--> closed
-    answering --replies not read for 5 s, end of the connection--> closed
+    answering --replies not read for 5 s, too many requests, end of the connection--> closed
 
-Nothing runs while no client is connected.
+The kernel's buffers are the only queues of replies. Nothing runs while no client is connected.
 """
 
 import asyncio
@@ -14,18 +14,19 @@ import json
 import os
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from dmnotid.control.client import INTERFACE
 from dmnotid.errors import EndpointError
 from dmnotid.host.log import logger
 
 MAX_CONNECTIONS: Final = 8
-"""Maximum number of connections at a time of root and the daemon's own user, and of all others; a further one is closed
-at once."""
+"""Maximum number of connections at a time of root and the daemon's own user, and of all others; a further one gets an
+error, and is closed at once."""
 
 MAX_REQUEST_OCTETS: Final = 64 * 1024
 """Longest request, without its NUL."""
@@ -33,14 +34,14 @@ MAX_REQUEST_OCTETS: Final = 64 * 1024
 PATIENCE: Final = 5.0
 """Maximum time for a request to arrive, and for a client to read, in seconds."""
 
-MAX_UNSENT_OCTETS: Final = 64 * 1024
-"""Maximum number of octets of replies that wait for a client before the next reply is made."""
-
 SLICE: Final = 32
 """Number of items of a list that are made before reception gets its turn."""
 
 LOG_EVERY: Final = 60.0
 """Minimum time between two log lines about connections that were closed for the same reason, in seconds."""
+
+PAUSE: Final = 1.0
+"""Time without accepting connections after an error of the kernel, in seconds."""
 
 SOCKET_MODE: Final = 0o660
 
@@ -48,6 +49,8 @@ SOCKET_MODE: Final = 0o660
 _UCRED: Final = struct.Struct("3i")
 
 T = TypeVar("T")
+
+_KINDS: Final = {"method": str, "parameters": dict, "more": bool, "oneway": bool, "upgrade": bool}
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -59,25 +62,13 @@ class Peer(NamedTuple):
     uid: int
 
 
-class Call(NamedTuple):
-    """One request. `more` is whether several replies may be sent; `ended` returns when the client is gone."""
+class Request(NamedTuple):
+    """A call as its client has sent it; with `more`, several replies may be sent, and with `oneway` none."""
 
     method: str
     parameters: Mapping[str, Any]
     more: bool
-    peer: Peer
-    ended: Callable[[], Awaitable[object]]
-
-
-class Reply(NamedTuple):
-    """One reply. An iterator among `parameters` becomes a list, made in slices.
-
-    With `waits`, the client may read it whenever it likes.
-    """
-
-    parameters: Mapping[str, object]
-    continues: bool = False
-    waits: bool = False
+    oneway: bool
 
 
 class VarlinkError(Exception):
@@ -88,16 +79,16 @@ class VarlinkError(Exception):
         self.name = name
         self.parameters = parameters
 
+    def encode(self) -> bytes:
+        """Return the message."""
+        return _encode({"error": self.name, "parameters": self.parameters}).encode() + b"\0"
+
 
 class Service(Protocol):
-    """Answers calls."""
+    """Answers requests."""
 
-    def answer(self, call: Call) -> AsyncGenerator[Reply, None]:
-        """Yield the replies, of which only the last does not continue. The iterator may raise VarlinkError."""
-
-
-class _Broken(Exception):
-    """The connection is closed; the message is the reason."""
+    async def answer(self, request: Request, client: "Client") -> None:
+        """Make the replies to a request, up to the last one unless the client is gone. May raise VarlinkError."""
 
 
 class Server:
@@ -110,22 +101,21 @@ class Server:
         """
         # The path of the socket.
         self.path = path
-        # Answers the calls.
-        self._service = service
+        # Answers the requests.
+        self.service = service
         # The time for a request to arrive, and for a client to read.
-        self._patience = patience
-        # One task for each connection, and whether its client is root or the daemon's own user.
-        self._tasks: dict[asyncio.Task[None], bool] = {}
-        # Accepts connections; None before `open`.
-        self._server: asyncio.Server | None = None
+        self.patience = patience
+        # Those that are not closed.
+        self.clients: set[Client] = set()
         # When a connection that was closed for a reason was last logged, on the clock of the loop.
         self._logged: dict[str, float] = {}
         # The listening socket; None once it is closed.
         self._socket: socket.socket | None = _listen(path)
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Accept connections on the running loop."""
-        self._server = await asyncio.start_unix_server(self._accept, sock=self._socket, limit=MAX_REQUEST_OCTETS)
+        if self._socket is not None:
+            asyncio.get_running_loop().add_reader(self._socket, self._accept, self._socket)
 
     def close(self) -> None:
         """Remove the socket, and end every connection. Closing twice is harmless."""
@@ -133,106 +123,208 @@ class Server:
             # Before it is closed, so that the next daemon never finds a socket that no process listens at.
             with suppress(OSError):
                 self.path.unlink()
-            if self._server is not None:
-                self._server.close()
+            # Without a loop, it was never opened.
+            with suppress(RuntimeError):
+                asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-        for task in self._tasks:
-            task.cancel()
+        for client in list(self.clients):
+            client.close()
 
     async def stop(self) -> None:
         """Close, and wait until every connection has ended."""
         self.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self.clients:
+            await asyncio.wait([client.task for client in self.clients if client.task is not None])
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, uid, _ = _UCRED.unpack(credentials)
-        peer = Peer(pid, uid)
-        writer.transport.set_write_buffer_limits(high=MAX_UNSENT_OCTETS)
-        # No other user can keep root from asking.
-        is_own = uid in {0, os.geteuid()}
-        if list(self._tasks.values()).count(is_own) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            self._log(peer, f"{MAX_CONNECTIONS} clients are connected, the maximum")
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            sock, _ = listening.accept()
+        except (BlockingIOError, ConnectionError):
+            # The client is gone already.
             return
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer, peer), name=f"control {pid}")
-        self._tasks[task] = is_own
-        task.add_done_callback(self._tasks.pop)
+        except OSError as error:
+            # No descriptor is left: an error that persists must not keep the program busy.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listening)
+            loop.call_later(PAUSE, self.open)
+            self.log_refusal(f"a connection cannot be accepted: {error.strerror}")
+            return
+        sock.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
+        pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        client = Client(sock, Peer(pid, uid), self)
+        # No other user can keep root from asking.
+        if sum(it.is_own == client.is_own for it in self.clients) < MAX_CONNECTIONS:
+            self.clients.add(client)
+            client.open()
+            return
+        with sock, suppress(OSError):
+            sock.send(VarlinkError(f"{INTERFACE}.TooManyClients", most=MAX_CONNECTIONS).encode())
+        self.log_refusal(f"{MAX_CONNECTIONS} clients are connected, the maximum", client.peer)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
-        """Answer the calls of one connection until its end."""
-        try:
-            while (request := await self._read(reader)) is not None:
-                if not await self._answer(request, reader, writer, peer):
-                    break
-                # The next request may be in the buffer already, and reading it from there would not wait.
-                await asyncio.sleep(0)
-            # Replies may still be in the buffer.
-            writer.close()
-            async with asyncio.timeout(self._patience):
-                await writer.wait_closed()
-        except _Broken as broken:
-            self._log(peer, str(broken))
-        except TimeoutError:
-            self._log(peer, f"replies were not read within {self._patience:g} s")
-        except ConnectionError:
-            # The client closed the connection in the middle.
-            pass
-        except Exception:  # noqa: BLE001 - a bug in answering one call must not stop the daemon
-            logger.exception("internal error", pid=peer.pid)
-        finally:
-            # Also if the task is cancelled; a transport that is closed ignores it.
-            writer.transport.abort()
-
-    async def _answer(
-        self, request: Mapping[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
-    ) -> bool:
-        """Write the replies to one request; return whether they ended, so that another request may follow."""
-        # During a call, a client has nothing to send but the end of the connection.
-        call = Call(request["method"], request["parameters"], request["more"], peer, lambda: reader.read(1))
-        ended = False
-        try:
-            async with aclosing(self._service.answer(call)) as replies:
-                async for reply in replies:
-                    ended = not reply.continues
-                    if not request["oneway"]:
-                        await self._write(writer, await _encode_reply(reply), waits=reply.waits)
-        except VarlinkError as error:
-            ended = True
-            if not request["oneway"]:
-                await self._write(writer, _encode({"error": error.name, "parameters": error.parameters}))
-        return ended
-
-    async def _read(self, reader: asyncio.StreamReader) -> dict[str, Any] | None:
-        """Return the next request; None at the end of the connection. Raises _Broken."""
-        try:
-            async with asyncio.timeout(self._patience):
-                return _parse((await reader.readuntil(b"\0"))[:-1])
-        except asyncio.IncompleteReadError as error:
-            if error.partial:
-                raise _Broken("the connection ended within a request") from None
-            return None
-        except asyncio.LimitOverrunError:
-            raise _Broken(f"a request has more than {MAX_REQUEST_OCTETS} octets") from None
-        except TimeoutError:
-            raise _Broken(f"no request arrived within {self._patience:g} s") from None
-
-    async def _write(self, writer: asyncio.StreamWriter, message: str, *, waits: bool = False) -> None:
-        """Write one message. Raises TimeoutError if the client does not read."""
-        writer.write(message.encode() + b"\0")
-        # A client that reads as fast as it is written to costs no timer.
-        if writer.transport.get_write_buffer_size() > MAX_UNSENT_OCTETS or writer.transport.is_closing():
-            async with asyncio.timeout(None if waits else self._patience):
-                await writer.drain()
-
-    def _log(self, peer: Peer, problem: str) -> None:
+    def log_refusal(self, problem: str, peer: Peer | None = None) -> None:
+        """Log why a connection was closed, or could not be accepted."""
         now = asyncio.get_running_loop().time()
         # A client that connects again and again must not flood the log.
         if now - self._logged.get(problem, float("-inf")) >= LOG_EVERY:
             self._logged[problem] = now
-            logger.warning("control client refused", problem=problem, pid=peer.pid, uid=peer.uid)
+            facts = {} if peer is None else {"pid": peer.pid, "uid": peer.uid}
+            logger.warning("control client refused", problem=problem, **facts)
+
+
+class Client:
+    """A client and its connection: requests are read, and each is answered in a task of its own."""
+
+    def __init__(self, sock: socket.socket, peer: Peer, server: Server) -> None:
+        # The connected socket, which `close` closes.
+        self._socket = sock
+        # The process at the other end, and whether it is root's or the daemon's own.
+        self.peer = peer
+        self.is_own = peer.uid in {0, os.geteuid()}
+        # Answers the requests, and counts the clients.
+        self._server = server
+        # The loop of the reader and the timer.
+        self._loop = asyncio.get_running_loop()
+        # Received octets that were not answered yet.
+        self._received = b""
+        # Set when the client sends nothing more.
+        self.ended = asyncio.Event()
+        # Whether the request that is being answered expects a reply, and whether its last one was made.
+        self._expects_reply = self._is_answered = False
+        # Answers a request; None while one is read.
+        self.task: asyncio.Task[str | None] | None = None
+        # The end of the patience with the client; None while a request is answered.
+        self._timer: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Read requests."""
+        self._loop.add_reader(self._socket, self._receive)
+        self._next()
+        # Most clients have sent theirs already.
+        self._receive()
+
+    def close(self, problem: str = "") -> None:
+        """End the connection, and log the problem if there is one."""
+        if problem:
+            self._server.log_refusal(problem, self.peer)
+        if self.task is not None:
+            # It may use the socket, so its end closes that.
+            self.task.cancel()
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        self._server.clients.discard(self)
+
+    def _receive(self) -> None:
+        try:
+            octets = self._socket.recv(MAX_REQUEST_OCTETS)
+        except BlockingIOError:
+            return
+        except OSError:
+            # The client has closed the connection before it had read all replies.
+            octets = b""
+        if not octets:
+            self.ended.set()
+            # The end would be reported again and again.
+            self._loop.remove_reader(self._socket)
+        self._received += octets
+        if self.task is None:
+            self._next()
+        elif len(self._received) > MAX_REQUEST_OCTETS:
+            self.close(f"requests of more than {MAX_REQUEST_OCTETS} octets wait for an answer")
+
+    def _next(self) -> None:
+        """Answer the next request if it has arrived, else wait for it."""
+        message, nul, rest = self._received.partition(b"\0")
+        if len(message) > MAX_REQUEST_OCTETS:
+            self.close(f"a request has more than {MAX_REQUEST_OCTETS} octets")
+        elif nul:
+            self._received = rest
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self.task = self._loop.create_task(self._answer(message), name=f"control {self.peer.pid}")
+            self.task.add_done_callback(self._answered)
+        elif self.ended.is_set():
+            self.close("the connection ended within a request" if message else "")
+        elif self._timer is None:
+            patience = self._server.patience
+            self._timer = self._loop.call_later(patience, self.close, f"no request arrived within {patience:g} s")
+
+    async def _answer(self, message: bytes) -> str | None:
+        """Answer a request; return None if another one may follow, else why the connection ends."""
+        try:
+            request = _parse(message)
+        except ValueError as error:
+            return str(error)
+        self._expects_reply, self._is_answered = not request.oneway, False
+        try:
+            try:
+                await self._server.service.answer(request, self)
+            except VarlinkError as error:
+                self._is_answered = True
+                if self._expects_reply:
+                    await self._send(error.encode())
+        except TimeoutError:
+            return f"replies were not read within {self._server.patience:g} s"
+        except ConnectionError:
+            # The client closed the connection in the middle.
+            return ""
+        except Exception:  # noqa: BLE001 - a bug in answering one call must not stop the daemon
+            logger.exception("internal error", pid=self.peer.pid)
+            return ""
+        return None if self._is_answered else ""
+
+    def _answered(self, task: asyncio.Task[str | None]) -> None:
+        self.task = None
+        problem = "" if task.cancelled() else task.result()
+        if problem is None:
+            self._next()
+        else:
+            self.close(problem)
+
+    async def reply(
+        self,
+        parameters: Mapping[str, object],
+        items: tuple[str, Iterator[object]] | None = None,
+        *,
+        continues: bool = False,
+        waits: bool = False,
+    ) -> None:
+        """Send a reply, the last one unless it `continues`.
+
+        `items` is one more parameter, a list whose items are made in slices, beside others. With `waits`, the client
+        may read the reply whenever it likes. Raises ConnectionError, and TimeoutError if it does not read it in time.
+        """
+        self._is_answered = not continues
+        if self._expects_reply:
+            text = _encode({"continues": True, "parameters": parameters} if continues else {"parameters": parameters})
+            if items is not None:
+                text = await _insert(text, *items)
+            await self._send(text.encode() + b"\0", waits=waits)
+
+    async def _send(self, octets: bytes, *, waits: bool = False) -> None:
+        try:
+            sent = self._socket.send(octets)
+        except BlockingIOError:
+            sent = 0
+        # A client that reads as fast as it is written to costs no timer.
+        if sent < len(octets):
+            async with asyncio.timeout(None if waits else self._server.patience):
+                await self._loop.sock_sendall(self._socket, memoryview(octets)[sent:])
+
+
+async def _insert(text: str, name: str, items: Iterator[object]) -> str:
+    """Insert a list into an encoded reply, after its last parameter."""
+    parts, comma = [f'{text.removesuffix("}}")},"{name}":['], ""
+    while some := list(islice(items, SLICE)):
+        parts += comma, _encode(some)[1:-1]
+        comma = ","
+        if len(some) == SLICE:
+            await asyncio.sleep(0)
+    return "".join((*parts, "]}}"))
 
 
 async def sliced(values: Iterable[T]) -> AsyncIterator[T]:
@@ -280,37 +372,17 @@ def _remove_stale(path: Path) -> None:
     raise EndpointError(f"control.socket: {path}: another process listens there")
 
 
-def _parse(message: bytes) -> dict[str, Any]:
-    """Return a request with the defaults of what it leaves out. Raises _Broken."""
+def _parse(message: bytes) -> Request:
+    """Return a request with the defaults of what it leaves out. Raises ValueError with the reason."""
     try:
         found = json.loads(message)
     # RecursionError: brackets that are nested deeper than Python allows.
     except (ValueError, RecursionError):
-        raise _Broken("a request is not JSON") from None
-    request: dict[str, Any] = {"parameters": {}, "more": False, "oneway": False, "upgrade": False}
-    expected = {"method": str, "parameters": dict, **dict.fromkeys(("more", "oneway", "upgrade"), bool)}
+        raise ValueError("a request is not JSON") from None
+    facts: dict[str, Any] = {"parameters": {}, "more": False, "oneway": False, "upgrade": False}
     if isinstance(found, dict):
         # null means absent.
-        request |= {name: value for name, value in found.items() if value is not None}
-    if not all(isinstance(request.get(name), kind) for name, kind in expected.items()) or request["upgrade"]:
-        raise _Broken("a request is not a Varlink call")
-    return request
-
-
-async def _encode_reply(reply: Reply) -> str:
-    """Encode a reply whose parameters may be iterators."""
-    lists = {name: value for name, value in reply.parameters.items() if isinstance(value, Iterator)}
-    facts: dict[str, object] = {"continues": True} if reply.continues else {}
-    # One call for all of them: a call costs more than a small value.
-    text = _encode({**facts, "parameters": {name: it for name, it in reply.parameters.items() if name not in lists}})
-    parts = [text.removesuffix("}}")]
-    for name, values in lists.items():
-        parts.append(f'{"" if parts[-1].endswith("{") else ","}"{name}":[')
-        comma = ""
-        while items := list(islice(values, SLICE)):
-            parts += comma, _encode(items)[1:-1]
-            comma = ","
-            if len(items) == SLICE:
-                await asyncio.sleep(0)
-        parts.append("]")
-    return "".join((*parts, "}}")) if lists else text
+        facts |= {name: value for name, value in found.items() if value is not None}
+    if not all(isinstance(facts.get(name), kind) for name, kind in _KINDS.items()) or facts["upgrade"]:
+        raise ValueError("a request is not a Varlink call")
+    return Request(*(facts[name] for name in Request._fields))

@@ -24,8 +24,8 @@ class Plain:
         self.listed: Iterable[Mapping[str, object] | None] = [{"session": 1}, None, {"session": 2}]
         self.followers: list[Callable[[Mapping[str, Any]], None]] = []
 
-    async def status(self) -> dict[str, object]:
-        return {"version": 1, "servers": iter([{"id": f"server {number}"} for number in range(200)])}
+    async def status(self) -> tuple[dict[str, object], tuple[str, Iterator[object]]]:
+        return {"version": 1}, ("servers", iter([{"id": f"server {number}"} for number in range(200)]))
 
     def sessions(self, *wanted: object) -> Iterator[Mapping[str, object] | None]:
         self.calls.append(wanted)
@@ -66,7 +66,7 @@ async def serving(path: Path, *, patience: float = DEADLINE) -> AsyncIterator[Pl
     """Serve plain operations at a path."""
     operations = Plain()
     server = Server(path, Interface(operations), patience=patience)
-    await server.open()
+    server.open()
     try:
         yield operations
     finally:

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import resource
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,35 @@ async def test_client_without_a_complete_request_is_cut_off(tmp_path: Path, logg
     assert refused(logged) == ["no request arrived within 0.05 s"]
 
 
+async def test_client_that_sends_more_during_an_answer_is_cut_off(tmp_path: Path, logged: LogLines) -> None:
+    async with serving(tmp_path / "control"), connected(tmp_path / "control") as client:
+        client.call("io.dmnotid.Follow", more=True)
+        client.send(request() * 2_000)
+        assert await client.ended() == b""
+        assert await works(tmp_path / "control")
+    assert refused(logged) == [f"requests of more than {MAX_REQUEST_OCTETS} octets wait for an answer"]
+
+
+async def test_connection_without_a_free_descriptor_waits_and_is_logged_once(tmp_path: Path, logged: LogLines) -> None:
+    async with serving(tmp_path / "control"):
+        with socket.socket(socket.AF_UNIX) as client:
+            lowest = os.dup(client.fileno())
+            os.close(lowest)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                client.connect(str(tmp_path / "control"))
+                client.send(request())
+                await eventually(logged.all)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            client.settimeout(0)
+            async with asyncio.timeout(DEADLINE):
+                assert b"product" in await asyncio.get_running_loop().sock_recv(client, 65_536)
+    assert refused(logged) == ["a connection cannot be accepted: Too many open files"]
+    assert len(logged.all()) == 1
+
+
 async def test_client_that_closes_within_its_request_is_logged(tmp_path: Path, logged: LogLines) -> None:
     async with serving(tmp_path / "control"), connected(tmp_path / "control") as client:
         client.send(b'{"method":')
@@ -202,11 +232,16 @@ async def test_client_that_never_reads_is_cut_off(tmp_path: Path, logged: LogLin
 async def test_ninth_client_is_refused_until_another_one_leaves(tmp_path: Path, logged: LogLines) -> None:
     path = tmp_path / "control"
 
-    async def is_served() -> bool:
-        async with connected(path) as client:
-            client.send(request())
-            client.writer.write_eof()
-            return bool(await client.ended())
+    async def error() -> object:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.settimeout(0)
+            # The server may have closed the connection already.
+            with suppress(BrokenPipeError):
+                client.send(request())
+            async with asyncio.timeout(DEADLINE):
+                reply = await asyncio.get_running_loop().sock_recv(client, 65_536)
+            return json.loads(reply[:-1]).get("error")
 
     async with serving(path), AsyncExitStack() as stack:
         async with connected(path) as first:
@@ -214,14 +249,14 @@ async def test_ninth_client_is_refused_until_another_one_leaves(tmp_path: Path, 
             for client in clients:
                 client.call(INFO)
                 await client.reply()
-            assert not await is_served()
-            assert not await is_served()
+            assert await error() == "io.dmnotid.TooManyClients"
+            assert await error() == "io.dmnotid.TooManyClients"
             assert refused(logged) == ["8 clients are connected, the maximum"]
             # The others are served as before.
             first.call(INFO)
             assert "parameters" in await first.reply()
         async with asyncio.timeout(DEADLINE):
-            while not await is_served():
+            while await error():
                 pass
 
 
@@ -296,7 +331,10 @@ def test_path_that_is_too_long_for_an_address_is_named(tmp_path: Path) -> None:
 
 async def test_stop_ends_connections_and_leaves_nothing_open(tmp_path: Path) -> None:
     async with serving(tmp_path / "warm up"):
-        pass
+        # libuv opens a descriptor for itself with the first stream.
+        _, first = await asyncio.open_unix_connection(tmp_path / "warm up")
+        first.close()
+        await first.wait_closed()
     before = descriptors()
     reader, writer = None, None
     async with serving(tmp_path / "control"):
