@@ -31,6 +31,7 @@ AGAIN_IN: Final = 60.0
 NAME: Final = "org.ofono"
 
 _PUSH: Final = "org.ofono.PushNotification"
+_AGENT: Final = "org.ofono.PushNotificationAgent"
 _MANAGER: Final = "org.ofono.Manager"
 _MODEM: Final = "org.ofono.Modem"
 _BUS: Final = "org.freedesktop.DBus"
@@ -67,13 +68,17 @@ async def run(door: Path, on_ready: Callable[[], None]) -> None:
 class Agents:
     """The agents at oFono's modems, over one connection to the bus."""
 
-    def __init__(self, bus: Bus, tasks: asyncio.TaskGroup, take: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, bus: Bus, tasks: asyncio.TaskGroup, take: Callable[[bytes], None], *, again_in: float = AGAIN_IN
+    ) -> None:
         # The connection; oFono drops the agents of one that is closed.
         self._bus = bus
         # Ends with the connection.
         self._tasks = tasks
         # Called with each push.
         self._take = take
+        # Time until an agent that oFono has refused is registered again, in seconds.
+        self._again_in = again_in
         # The registration of each modem that has the interface; done once oFono has accepted the agent.
         self._registrations: dict[str, asyncio.Task[None]] = {}
 
@@ -118,8 +123,8 @@ class Agents:
 
     def _forget(self, path: str) -> None:
         registration = self._registrations.pop(path, None)
-        if registration is not None:
-            registration.cancel()
+        # One that is still refused has nothing to withdraw.
+        if registration is not None and not registration.cancel():
             logger.info("agent withdrawn", modem=path)
 
     async def _register(self, path: str) -> None:
@@ -131,22 +136,22 @@ class Agents:
                 # Another agent, as a rule: once is enough, until it is another problem.
                 if str(error) != problem:
                     problem = str(error)
-                    logger.warning("agent refused", modem=path, problem=problem, again_in=AGAIN_IN)
-                await asyncio.sleep(AGAIN_IN)
+                    logger.warning("agent refused", modem=path, problem=problem, again_in=self._again_in)
+                await asyncio.sleep(self._again_in)
             else:
                 logger.info("agent registered", modem=path)
                 return
 
     def _on_call(self, call: Event) -> bool:
         modem = call.path.removeprefix(_AGENTS)
-        match call.interface, call.member, call.body:
-            # An error as the reply would make oFono drop the agent, and the push is lost there in any case.
-            case "org.ofono.PushNotificationAgent", "ReceiveNotification", (bytes(octets), dict(about)):
+        match call.interface == _AGENT, call.member, call.body:
+            # Never answered with an error, which would make oFono drop the agent.
+            case True, "ReceiveNotification", (bytes(octets), dict(about)):
                 logger.info("push received", modem=modem, octets=len(octets), sender=about.get("Sender", ("s", ""))[1])
                 self._take(octets)
-            case "org.ofono.PushNotificationAgent", "Release", ():
+            case True, "Release", ():
                 self._forget(modem)
-                # The interface may still be there: oFono also releases an agent that did not reply in time.
+                # As a rule the interface goes too; if it stays, the agent is registered again.
                 self._tasks.create_task(self._read_modems())
             case _:
                 return False

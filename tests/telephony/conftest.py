@@ -70,7 +70,7 @@ class Bearer:
         """Wait for a record of the log; the last of so many."""
 
         def there() -> bool:
-            assert self.process.poll() is None, self._log.read_text()
+            assert self.process.poll() in {None, 0}, self._log.read_text()
             return len(self.of(event)) >= count
 
         wait_until(there)

@@ -1,31 +1,177 @@
 """The bearer for oFono, with the real ofonod, a simulated modem and a private bus."""
 
-import pytest
+import asyncio
+from itertools import count
+from pathlib import Path
 
+import pytest
+from jeepney.io.blocking import open_dbus_connection
+
+from dmnotid.bearers.bus import open_bus
+from dmnotid.bearers.ofono import Agents
 from tests.bearers.door import Door
-from tests.support import push
+from tests.support import LogLines, eventually, push, wait_until
+from tests.telephony.bus import PrivateBus, call
 from tests.telephony.conftest import StartBearer, why_no_ofono
 from tests.telephony.modem import Modem
-from tests.telephony.sms import deliver
+from tests.telephony.ofonod import MODEM, PUSH, Ofonod
+from tests.telephony.sms import SENDER, deliver
 
 pytestmark = [
     pytest.mark.telephony,
     pytest.mark.skipif(bool(why_no_ofono()), reason=why_no_ofono()),
 ]
 
-LONG = push(8, unknown=[(9, bytes(300))])
-"""A push that takes three parts."""
+PADDING = [(9, bytes(300))]
+"""An Option that makes a push take three parts."""
+
+# Signed once: later ones would have another time.
+PUSHES = [push(number) for number in range(10)]
+LONG = [push(number, unknown=PADDING) for number in (10, 11)]
 
 
 @pytest.mark.usefixtures("ofono")
 def test_push_is_handed_in_once_when_it_comes_by_sms(modem: Modem, door: Door, bearer: StartBearer) -> None:
     """Of one part and of several, stored (+CMTI) and direct (+CMT)."""
-    one = bearer("ofono", door.path)
-    one.wait("agent registered")
-    sent = [push(7), LONG, push(9), push(10, unknown=[(9, bytes(300))])]
+    running = bearer("ofono", door.path)
+    running.wait("agent registered")
+    sent = [PUSHES[7], LONG[0], PUSHES[8], LONG[1]]
     modem.send(*deliver(sent[0]))
     modem.send(*deliver(sent[1], reference=1))
     modem.store(*deliver(sent[2]))
     modem.store(*deliver(sent[3], reference=2))
-    one.wait("push handed in", 4)
+    running.wait("push handed in", 4)
     assert door.pushes == sent
+    assert running.of("push received")[0]["sender"] == SENDER
+    assert running.stop() == 0
+    assert running.of("pushes lost") == []
+
+
+@pytest.mark.usefixtures("ofono")
+@pytest.mark.parametrize("source_port", [0, 2948, 9200, 40000])
+def test_push_is_handed_in_once_whatever_its_source_port(
+    modem: Modem, door: Door, bearer: StartBearer, source_port: int
+) -> None:
+    running = bearer("ofono", door.path)
+    running.wait("agent registered")
+    modem.send(*deliver(PUSHES[7], source_port=source_port))
+    modem.send(*deliver(PUSHES[8]))
+    running.wait("push handed in", 2)
+    assert door.pushes == PUSHES[7:9]
+
+
+@pytest.mark.usefixtures("ofono")
+def test_message_to_another_port_stays_in_ofono(modem: Modem, door: Door, bearer: StartBearer) -> None:
+    running = bearer("ofono", door.path)
+    running.wait("agent registered")
+    modem.send(*deliver(PUSHES[7], port=2949), *deliver(b"a text", port=None), *deliver(PUSHES[8]))
+    running.wait("push handed in")
+    assert door.pushes == [PUSHES[8]]
+
+
+@pytest.mark.usefixtures("ofono")
+def test_bearer_waits_when_another_agent_is_registered(
+    bus: PrivateBus, modem: Modem, monkeypatch: pytest.MonkeyPatch, logged: LogLines
+) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+    pushes: list[bytes] = []
+
+    async def work() -> None:
+        async with open_bus() as connection, asyncio.TaskGroup() as tasks:
+            with open_dbus_connection(bus.address) as other:
+                call(other, "org.ofono", MODEM, PUSH, "RegisterAgent", "o", "/other")
+                await Agents(connection, tasks, pushes.append, again_in=0.05).start()
+                await eventually(lambda: logged.of("agent refused"))
+            await eventually(lambda: logged.of("agent registered"))
+            modem.send(*deliver(PUSHES[7]))
+            await eventually(lambda: pushes)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+    asyncio.run(work())
+    assert pushes == [PUSHES[7]]
+    [refused] = logged.of("agent refused")
+    assert refused["problem"] == "org.ofono.Error.InProgress: Operation already in progress"
+
+
+def test_agent_is_registered_again_when_the_modem_is(
+    ofono: Ofonod, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    running = bearer("ofono", door.path)
+    running.wait("agent registered")
+    ofono.power(on=False)
+    running.wait("agent withdrawn")
+    # Powered on again, oFono reads and deletes what lies in the memory before an agent can be there.
+    modem.store(*deliver(PUSHES[7]), announce=False)
+    ofono.power(on=True)
+    wait_until(lambda: not modem.stored)
+    running.wait("agent registered", 2)
+    modem.send(*deliver(PUSHES[8]))
+    running.wait("push handed in")
+    assert door.pushes[-1] == PUSHES[8]
+
+
+def test_agent_is_registered_again_when_ofono_restarts(
+    ofono: Ofonod, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    running = bearer("ofono", door.path)
+    for restart in count(1):
+        running.wait("agent registered", restart)
+        modem.send(*deliver(PUSHES[restart]))
+        running.wait("push handed in", restart)
+        if restart == 3:
+            break
+        ofono.stop()
+        running.wait("agent withdrawn", restart)
+        ofono.start()
+    assert door.pushes == PUSHES[1:4]
+
+
+def test_bearer_waits_for_ofono_when_it_starts_first(
+    bus: PrivateBus, modem: Modem, short: Path, door: Door, bearer: StartBearer
+) -> None:
+    running = bearer("ofono", door.path)
+    assert running.wait("telephony missing")["name"] == "org.ofono"
+    with Ofonod(bus, short, modem.port):
+        running.wait("agent registered")
+
+
+def test_pushes_survive_when_the_bus_restarts(
+    bus: PrivateBus, ofono: Ofonod, modem: Modem, short: Path, bearer: StartBearer
+) -> None:
+    running = bearer("ofono", short / "push.sock")
+    running.wait("agent registered")
+    modem.send(*deliver(PUSHES[7]))
+    running.wait("door shut")
+    bus.stop()
+    running.wait("bus lost")
+    ofono.stop()
+    bus.start()
+    ofono.start()
+    running.wait("bus connected", 2)
+    running.wait("agent registered", 2)
+    modem.send(*deliver(PUSHES[8]))
+    running.wait("push received", 2)
+    with Door(short / "push.sock") as door:
+        running.wait("push handed in", 2)
+        assert sorted(door.pushes) == sorted([PUSHES[7], PUSHES[8]])
+
+
+@pytest.mark.usefixtures("ofono")
+def test_losses_are_counted(modem: Modem, short: Path, bearer: StartBearer) -> None:
+    """What comes while no agent is registered is lost in oFono; a bearer that ends logs what it has not handed in."""
+    path = short / "push.sock"
+    modem.send(*deliver(PUSHES[6]))
+    wait_until(lambda: any(command.startswith("AT+CNMA") for command in modem.commands))
+    running = bearer("ofono", path)
+    running.wait("agent registered")
+    modem.send(*deliver(PUSHES[7]), *deliver(PUSHES[8]))
+    running.wait("push received", 2)
+    assert running.stop() == 0
+    assert running.wait("pushes lost")["count"] == 2
+    with Door(path) as door:
+        running = bearer("ofono", path)
+        running.wait("agent registered")
+        modem.send(*deliver(PUSHES[9]))
+        running.wait("push handed in")
+        assert door.pushes == [PUSHES[9]]
