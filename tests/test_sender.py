@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,13 +73,11 @@ def test_value_that_does_not_fit_is_a_value_error(call: Callable[[], bytes], mes
 def test_code_of_the_page_sends_a_signed_notification() -> None:
     """docs/sender.md, with the port of a socket of this test in place of 2948."""
     page = (PROJECT / "docs/sender.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^    import socket\n(?:(?:    .*)?\n)+", page, re.MULTILINE)
+    (block,) = re.findall(r"```python\n(import socket\n.*?)```", page, re.DOTALL)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
         device.bind(("127.0.0.1", 0))
         device.settimeout(60)
-        code, changed = re.subn(
-            "^device = .*", f"device = {device.getsockname()}", textwrap.dedent(block), flags=re.MULTILINE
-        )
+        code, changed = re.subn("^device = .*", f"device = {device.getsockname()}", block, flags=re.MULTILINE)
         assert changed == 1
         subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, timeout=60)
         notification = decode_notification(decode_push(device.recv(4096)).body)

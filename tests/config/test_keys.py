@@ -295,6 +295,6 @@ def test_example_shows_every_default_in_comments(place: Place) -> None:
 
 
 def test_page_shows_a_configuration_that_loads(place: Place) -> None:
-    found = re.search(r"\n\n((?: {4}.*\n)+)", PAGE.read_text())
+    found = re.search(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found is not None
     assert load_example(place, found[1]).servers[0].id == "dm.example.com"

@@ -62,7 +62,7 @@ def test_parameters_are_those_of_the_idl(interface: str) -> None:
 
 def test_page_has_the_idl() -> None:
     page = Path(dmnotid.control.__file__).parents[2] / "docs/control.md"
-    assert f"```\n{idl('io.dmnotid')}```\n" in page.read_text()
+    assert f"```text\n{idl('io.dmnotid')}```\n" in page.read_text()
 
 
 async def test_info_and_description_are_served(tmp_path: Path) -> None:

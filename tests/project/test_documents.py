@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.cli.program import dmnotid
 
 PROJECT = Path(__file__).parents[2]
 LINK = re.compile(r"\[[^\[\]]*\]\(([^()\s]+)\)")
@@ -26,7 +29,7 @@ def test_stop_of_the_service_takes_its_socket_along() -> None:
     """The next datagram would start it again; only without its socket unit it has none to stop."""
     stops = [line for page in PAGES for line in re.findall(r"systemctl stop dmnotid.*", page.read_text())]
     assert [line for line in stops if "dmnotid.socket" not in line] == ["systemctl stop dmnotid.service"]
-    assert "systemctl stop dmnotid.service\n    systemctl unmask dmnotid.socket" in (
+    assert "systemctl stop dmnotid.service\nsystemctl unmask dmnotid.socket" in (
         (PROJECT / "docs/install.md").read_text()
     )
 
@@ -66,3 +69,36 @@ def test_readme_lists_every_page() -> None:
     listed = LINK.findall((PROJECT / "README.md").read_text())
     pages = [str(page.relative_to(PROJECT)) for page in PROJECT.glob("docs/**/*.md")]
     assert [page for page in pages if page not in listed] == []
+
+
+def examples(page: Path) -> list[str]:
+    """Return the configurations of a page that are complete."""
+    blocks = re.findall(r"(?ms)^```yaml\n(.*?)^```$", page.read_text())
+    return [block for block in blocks if re.search("(?m)^servers:", block) and re.search("(?m)^hook:", block)]
+
+
+EXAMPLES = [pytest.param(text, id=f"{page.name}-{at}") for page in PAGES for at, text in enumerate(examples(page), 1)]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_example_of_a_configuration_passes_the_check(tmp_path: Path, text: str) -> None:
+    """With a directory of this test in place of the real ones, a hook and the secrets that the example names."""
+    text = re.sub(r"/etc/dmnotid|/tmp/dmnotid-try", str(tmp_path), text)
+    if "state:" not in text:
+        text += f"state: {tmp_path}/state\n"
+    for name in re.findall(r"file: ([\w.-]+)", text):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text(f"a secret of its own: {name}")
+    hook = tmp_path / "start-dm-session"
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    file = tmp_path / "dmnotid.yaml"
+    file.touch(mode=0o600)
+    file.write_text(text)
+    done = dmnotid("check", "--config", str(file))
+    assert (done.status, done.err) == (0, "")
+
+
+def test_configuration_page_has_an_example_of_two_servers() -> None:
+    most = max(examples(PROJECT / "docs/configuration.md"), key=len)
+    assert len(yaml.safe_load(most)["servers"]) == 2

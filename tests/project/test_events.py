@@ -130,7 +130,7 @@ def test_catalog_explains_every_event_that_has_an_id(tmp_path: Path) -> None:
 
 # Reasons
 
-REASON = re.compile(r"(?m)^### ([a-z-]+)\n\n((?:[^#\n].*\n)+)\n    (.*dmnotid send .*)\n")
+REASON = re.compile(r"(?m)^### ([a-z-]+)\n\n((?:[^#\n].*\n)+)\n```sh\n(.*dmnotid send .*)\n```\n")
 PROVOKED = {reason: line for reason, _, line in REASON.findall(TEXT)}
 
 

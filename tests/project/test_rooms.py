@@ -76,7 +76,7 @@ def problems(room: str, source: str) -> list[str]:
 
 def test_picture_of_the_package_has_every_room_and_no_other() -> None:
     page = (ROOT / "docs/developers/architecture.md").read_text(encoding="utf-8")
-    drawn = re.findall(r"^      (\w+)(?:\.py|/)  +\S", page, re.MULTILINE)
+    drawn = re.findall(r"^  (\w+)(?:\.py|/)  +\S", page, re.MULTILINE)
     rooms = {room_of(file) for file in PACKAGE.rglob("*.py")}
     assert sorted(drawn) == sorted(rooms - {"__init__", "__main__"})
 
