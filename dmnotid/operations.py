@@ -7,31 +7,28 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from heapq import merge
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from dmnotid import __version__
 from dmnotid.config.values import Config
 from dmnotid.control.interface import problems_of, session_facts
 from dmnotid.control.varlink import SLICE, sliced
 from dmnotid.discards import Discarded, ServerCounts
-from dmnotid.dispatcher import Dispatcher
-from dmnotid.errors import ConfigProblem, DmnotidError, JournalError, NoSuchSession, NotPending, discard_reasons
+from dmnotid.errors import ConfigProblem, JournalError, NoSuchSession, NotPending, discard_reasons
 from dmnotid.host import log
 from dmnotid.host.loop import loop_name
-from dmnotid.intake.sockets import Endpoints
 from dmnotid.journal.listing import view_of
-from dmnotid.journal.queue import Journal
 from dmnotid.journal.rows import PENDING, Row, is_whole
 from dmnotid.links.availability import UNCONFIGURED, Link
 from dmnotid.links.monitor import Links
 from dmnotid.policy.freshness import judge_clock
 from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Closed, PendingState, SessionView
-from dmnotid.receiver import Receiver
+from dmnotid.reload import Parts, Reloader
 
 VERSION: Final = 1
 """Version of the reply of Status: keys may be added under the same number, not changed."""
@@ -46,44 +43,24 @@ _REASONS: Final = tuple(discard_reasons())
 Facts = dict[str, object]
 
 
-class Parts(NamedTuple):
-    """The parts of the daemon that have the answers, and its one way to reload."""
-
-    receiver: Receiver
-    dispatcher: Dispatcher
-    journal: Journal
-    links: Links
-    endpoints: Endpoints
-    # Names of the units that passed sockets, by descriptor.
-    units: Mapping[int, str]
-    # Reads the configuration for the process that is named, and returns the warnings once it is in force.
-    reload: Callable[[str], Awaitable[tuple[ConfigProblem, ...]]]
-
-
 class Operations:
     """The operations of the control socket on a running daemon."""
 
-    def __init__(self, parts: Parts, config: Config) -> None:
+    def __init__(self, parts: Parts, reloader: Reloader, units: Mapping[int, str]) -> None:
         # The parts that have the answers.
         self._parts = parts
+        # The configuration in force, and the one way to change it.
+        self._reloader = reloader
+        # Names of the units that passed sockets, by descriptor.
+        self._units = units
         # When the daemon started (POSIX seconds).
-        self._started = time.time()
-        # Whether the daemon stops.
-        self.stopping = False
-        self.configure(config)
+        self._started = reloader.loaded_at
         # The first call reads the whole table, which would hold up reception later.
         parts.journal.last_sessions()
 
-    def configure(self, config: Config) -> None:
-        """Answer by another configuration, which is in force."""
-        self._config = config
-        self._loaded = time.time()
-        # When the last reload was refused, and all of its problems; None if it was not.
-        self._refused: tuple[float, list[Facts]] | None = None
-
-    def refuse(self, error: DmnotidError) -> None:
-        """Report that the last reload was refused."""
-        self._refused = time.time(), problems_of(error)
+    @property
+    def _config(self) -> Config:
+        return self._reloader.config
 
     # Status
 
@@ -110,7 +87,7 @@ class Operations:
             "pid": os.getpid(),
             "program": __version__,
             "loop": loop_name(),
-            "stopping": self.stopping,
+            "stopping": self._reloader.stopping,
             "config": self._describe_config(),
             "problems": [*self._find_problems(), *([{"place": "journal", "message": problem}] if problem else ())],
             "sockets": self._describe_sockets(),
@@ -123,13 +100,14 @@ class Operations:
         return status, ("servers", self._servers(pending, last, views))
 
     def _describe_config(self) -> Facts:
-        refused = None if self._refused is None else {"at": self._refused[0], "problems": len(self._refused[1])}
-        return {"file": str(self._config.file), "loaded": self._loaded, "reload_refused": refused}
+        refusal = self._reloader.refusal
+        refused = None if refusal is None else {"at": refusal.at, "problems": len(problems_of(refusal.error))}
+        return {"file": str(self._config.file), "loaded": self._reloader.loaded_at, "reload_refused": refused}
 
     def _find_problems(self) -> Iterator[Facts]:
-        if self._refused is not None:
+        if self._reloader.refusal is not None:
             # The others are counted, and `dmnotid check` shows them.
-            yield self._refused[1][0]
+            yield problems_of(self._reloader.refusal.error)[0]
         if self._parts.dispatcher.hook_problem:
             key = "hook.command" if self._config.hook.socket is None else "hook.socket"
             yield {"place": key, "message": self._parts.dispatcher.hook_problem}
@@ -140,7 +118,7 @@ class Operations:
         return [
             {
                 "listen": str(it),
-                "unit": self._parts.units.get(it.socket.fileno()),
+                "unit": self._units.get(it.socket.fileno()),
                 "received": it.received,
                 "lost": it.dropped.lost,
                 "junk": it.dropped.junk,
@@ -300,7 +278,7 @@ class Operations:
 
     async def reload(self, by: str) -> tuple[ConfigProblem, ...]:
         """Read the configuration again, and return its warnings once it is in force. Raises DmnotidError."""
-        return await self._parts.reload(by)
+        return await self._reloader.reload(by)
 
 
 def _describe_server(server_id: str, server: Server | None) -> Facts:
