@@ -157,7 +157,8 @@ class Daemon:
             on_change=self._status.change,
             observe=self._observe,
         )
-        self.endpoints = Endpoints(self.receiver.deliver, self.receiver.count_dropped, self._manager.sockets)
+        passed = self._manager.sockets, self._manager.doors
+        self.endpoints = Endpoints(self.receiver.deliver, self.receiver.count_dropped, *passed)
         # Also if an address can't be bound: passed sockets have an endpoint already.
         stack.callback(self.endpoints.close)
         bind(self.endpoints, config)

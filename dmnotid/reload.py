@@ -145,8 +145,9 @@ class Reloader:
 
 
 def bind(endpoints: Endpoints, config: Config) -> None:
-    """Bind the addresses of a configuration, and close the others. Raises EndpointError, and changes nothing then."""
-    endpoints.bind(config.listen, given=config.listen_given, ipv4_sources=config.rules.servers.ipv4_sources)
+    """Bind the addresses and doors of a configuration, and close others. Raises EndpointError, and changes nothing then."""
+    ipv4_sources = config.rules.servers.ipv4_sources
+    endpoints.bind(config.listen, config.doors, given=config.listen_given, ipv4_sources=ipv4_sources)
     endpoints.configure(Intake(config.receive_buffer, config.log.junk, config.log.discards, config.max_octets))
 
 
