@@ -22,11 +22,10 @@ from dmnotid.errors import ConfigProblem, JournalError, NoSuchSession, NotPendin
 from dmnotid.host import log
 from dmnotid.host.loop import loop_name
 from dmnotid.journal.listing import view_of
-from dmnotid.journal.rows import PENDING, Row, is_whole
+from dmnotid.journal.rows import PENDING, Row, is_whole, shown_time
 from dmnotid.links.availability import UNCONFIGURED, Link
 from dmnotid.links.monitor import Links
 from dmnotid.policy.freshness import judge_clock
-from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Closed, PendingState, SessionView
 from dmnotid.reload import Parts, Reloader
 
@@ -70,15 +69,15 @@ class Operations:
         journal, problem = self._describe_journal()
         last = {} if problem else parts.journal.last_sessions()
         tried = {row.session for row in last.values()}
-        # Views of the sessions that were tried last and are still open, and the numbers of pending ones.
-        views: dict[int, SessionView] = {}
+        # The states of those of them that are open, and the numbers of pending ones.
+        tried_states: dict[int, str] = {}
         pending, states, oldest = Counter[str](), Counter[str](), None
         async for view in sliced(parts.dispatcher.views()):
             pending[view.server_id] += 1
             states[view.state] += 1
             oldest = view.accepted_at if oldest is None else min(oldest, view.accepted_at)
             if view.session in tried:
-                views[view.session] = view
+                tried_states[view.session] = view.state
         clock = judge_clock(now, parts.journal.times.floor, parts.journal.times.servers)
         status = {
             "version": VERSION,
@@ -97,7 +96,7 @@ class Operations:
             "counts": {**self._count(), "states": {it: states[it] for it in PendingState}, "oldest_pending": oldest},
             "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
         }
-        return status, ("servers", self._servers(pending, last, views))
+        return status, ("servers", self._servers(pending, last, tried_states))
 
     def _describe_config(self) -> Facts:
         refusal = self._reloader.refusal
@@ -160,25 +159,31 @@ class Operations:
         }
 
     def _servers(
-        self, pending: Mapping[str, int], last: Mapping[str, Row], views: Mapping[int, SessionView]
+        self, pending: Mapping[str, int], last: Mapping[str, Row], states: Mapping[int, str]
     ) -> Iterator[Facts]:
         """Yield the configured servers, and then those that are not and have pending sessions."""
+        receiver, last_accepted, never_heard = (
+            self._parts.receiver,
+            self._parts.journal.times.last_accepted,
+            ServerCounts(),
+        )
         configured = {server.id: server for server in self._config.servers}
         for server_id in dict.fromkeys([*configured, *pending]):
             server, row = configured.get(server_id), last.get(server_id)
-            session = None if row is None else views.get(row.session) or view_of(row)
-            counts = self._parts.receiver.servers.get(server_id, ServerCounts())
+            counts = receiver.servers.get(server_id) or never_heard
             discard = counts.last_discard
             yield {
-                **_describe_server(server_id, server),
+                "id": server_id,
+                "must_sign": server is not None and server.require_digest,
+                "secrets": 0 if server is None else len(server.secrets),
                 "last_secret": counts.last_secret,
-                "last_accepted": self._parts.journal.times.last_accepted.get(server_id),
+                "last_accepted": last_accepted.get(server_id),
                 "accepted": counts.accepted,
                 # Its octets are in the reply of Discards.
                 "last_discard": None if discard is None else {**self._describe_discard(discard), "octets": None},
                 "discarded": counts.discarded,
                 "pending": pending.get(server_id, 0),
-                "last_session": None if session is None else self._describe_session(session),
+                "last_session": None if row is None else _describe_last(row, states.get(row.session, row.state)),
                 "held_back": server is None,
             }
 
@@ -281,10 +286,17 @@ class Operations:
         return await self._reloader.reload(by)
 
 
-def _describe_server(server_id: str, server: Server | None) -> Facts:
-    if server is None:
-        return {"id": server_id, "must_sign": False, "secrets": 0}
-    return {"id": server_id, "must_sign": server.require_digest, "secrets": len(server.secrets)}
+def _describe_last(row: Row, state: str) -> Facts:
+    return {
+        "session": row.session,
+        "state": state,
+        "attempts": row.attempts,
+        "connection": row.connection,
+        "interface": row.interface,
+        "started": row.started_at,
+        "outcome": row.outcome,
+        "closed": None if row.closed_at is None else shown_time(row.closed_at),
+    }
 
 
 def _is_shown(link: Link) -> bool:

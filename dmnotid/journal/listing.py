@@ -3,6 +3,7 @@
 Their values come from a file that may be damaged: a row that is not as it was written is left out.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final
 from dmnotid.journal.rows import MAX_SESSION, PENDING, SELECT_PAGE, SELECT_ROW, Row, is_whole, make_row, shown_time
 from dmnotid.policy.sessions import SessionView
 
-ROWS_AT_ONCE: Final = 64
+ROWS_AT_ONCE: Final = 32
 """Number of rows that a page is made of: no reader holds up the loop, or keeps the log from being written back."""
 
 _COUNT: Final = "SELECT count(*) FROM session"
@@ -87,7 +88,8 @@ class Listing:
         total = 0
         for side in ("", "-wal"):
             with suppress(OSError):
-                total += Path(f"{self.file}{side}").stat().st_size
+                # Path.stat() takes four times as long.
+                total += os.stat(f"{self.file}{side}").st_size  # noqa: PTH116
         return total
 
     @property
