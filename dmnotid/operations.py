@@ -37,7 +37,10 @@ _RETRIED: Final = frozenset({PendingState.RESTING, PendingState.PAUSED, PendingS
 
 _CLOSED: Final = frozenset(Closed)
 
+# As plain strings, which are quicker than members of an enumeration.
 _REASONS: Final = tuple(discard_reasons())
+_STATES: Final = tuple(str(state) for state in PendingState)
+_OUTCOMES: Final = tuple(str(closed) for closed in Closed)
 
 Facts = dict[str, object]
 
@@ -52,8 +55,8 @@ class Operations:
         self._reloader = reloader
         # Names of the units that passed sockets, by descriptor.
         self._units = units
-        # When the daemon started (POSIX seconds).
-        self._started = reloader.loaded_at
+        # When the daemon started (POSIX seconds), and its process.
+        self._started, self._pid = reloader.loaded_at, os.getpid()
         # The first call reads the whole table, which would hold up reception later.
         parts.journal.last_sessions()
 
@@ -83,7 +86,7 @@ class Operations:
             "version": VERSION,
             "now": now,
             "started": self._started,
-            "pid": os.getpid(),
+            "pid": self._pid,
             "program": __version__,
             "loop": loop_name(),
             "stopping": self._reloader.stopping,
@@ -93,7 +96,7 @@ class Operations:
             "hook": self._describe_hook(),
             "journal": journal,
             "clock": {"believed": clock.believed, "floor": parts.journal.times.floor},
-            "counts": {**self._count(), "states": {it: states[it] for it in PendingState}, "oldest_pending": oldest},
+            "counts": {**self._count(), "states": {it: states[it] for it in _STATES}, "oldest_pending": oldest},
             "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
         }
         return status, ("servers", self._servers(pending, last, tried_states))
@@ -136,7 +139,8 @@ class Operations:
         found: Facts = {"file": str(journal.file), "octets": None, "remembered": None, "oldest": None}
         problem = ""
         try:
-            found |= {"octets": journal.octets, "remembered": journal.count, "oldest": journal.oldest}
+            count, oldest = journal.extent()
+            found |= {"octets": journal.octets, "remembered": count, "oldest": oldest}
         except JournalError as error:
             problem = str(error)
         return {**found, "errors": journal.errors}, problem
@@ -153,7 +157,7 @@ class Operations:
             "discarded": {reason: received[reason] for reason in _REASONS},
             "tries": tried["tries"],
             "interrupted": tried["interrupted"],
-            "closed": {str(closed): tried[str(closed)] for closed in Closed},
+            "closed": {outcome: tried[outcome] for outcome in _OUTCOMES},
             "duration_sum": self._parts.dispatcher.duration_sum,
             "duration_count": self._parts.dispatcher.duration_count,
         }

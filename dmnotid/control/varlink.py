@@ -199,7 +199,6 @@ class Client:
     def open(self) -> None:
         """Read requests."""
         self._loop.add_reader(self._socket, self._receive)
-        self._next()
         # Most clients have sent theirs already.
         self._receive()
 
@@ -213,7 +212,8 @@ class Client:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._loop.remove_reader(self._socket)
+        if not self.ended.is_set():
+            self._loop.remove_reader(self._socket)
         self._socket.close()
         self._server.clients.discard(self)
 
@@ -221,6 +221,9 @@ class Client:
         try:
             octets = self._socket.recv(MAX_REQUEST_OCTETS)
         except BlockingIOError:
+            # The time for the first one begins.
+            if self.task is None:
+                self._next()
             return
         except OSError:
             # The client has closed the connection before it had read all replies.

@@ -15,8 +15,7 @@ from dmnotid.policy.sessions import SessionView
 ROWS_AT_ONCE: Final = 32
 """Number of rows that a page is made of: no reader holds up the loop, or keeps the log from being written back."""
 
-_COUNT: Final = "SELECT count(*) FROM session"
-_OLDEST: Final = "SELECT received_at FROM session ORDER BY session LIMIT 1"
+_EXTENT: Final = "SELECT count(*), (SELECT received_at FROM session ORDER BY session LIMIT 1) FROM session"
 # Of each server, the session that was tried or closed last; the order of the table is the quickest way to all rows.
 _LAST_SESSIONS: Final = """
 SELECT session, max(ifnull(closed_at, started_at)) FROM session NOT INDEXED
@@ -92,16 +91,10 @@ class Listing:
                 total += os.stat(f"{self.file}{side}").st_size  # noqa: PTH116
         return total
 
-    @property
-    def count(self) -> int:
-        """Number of notifications that are remembered."""
-        ((count,),) = self._query(_COUNT, ())
-        return int(count)
-
-    @property
-    def oldest(self) -> float | None:
-        """Arrival of the first of them (POSIX seconds); None if there is none."""
-        return next((shown_time(at) or None for (at,) in self._query(_OLDEST, ()) if isinstance(at, float)), None)
+    def extent(self) -> tuple[int, float | None]:
+        """Return how many notifications are remembered, and the arrival of the first of them (POSIX seconds)."""
+        ((count, oldest),) = self._query(_EXTENT, ())
+        return count, shown_time(oldest) or None if isinstance(oldest, float) else None
 
 
 def view_of(row: Row) -> SessionView:
