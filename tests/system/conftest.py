@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.project.packaging import sms_package
+from tests.project.packaging import PROJECT
 from tests.shared import made_once
 from tests.system.device import Device
 from tests.system.machine import Machine, make_root, why_not
@@ -43,7 +43,7 @@ def base_root() -> Path:
 
 @pytest.fixture(scope="session")
 def device_root(base_root: Path, package: Path) -> Path:
-    """A Debian with dmnotid's packages installed."""
+    """A Debian with dmnotid's package installed."""
 
     def make(root: Path) -> None:
         subprocess.run(["cp", "--archive", "--reflink=auto", f"{base_root}/.", root], check=True)
@@ -54,7 +54,7 @@ def device_root(base_root: Path, package: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def later_root(package: Path) -> Path:
-    """A Debian 13, which has systemd 257, with dmnotid's packages."""
+    """A Debian 13, which has systemd 257, with dmnotid's package."""
 
     def make(root: Path) -> None:
         _make_root(root, LATER)
@@ -65,9 +65,8 @@ def later_root(package: Path) -> Path:
 
 def _install(package: Path, root: Path) -> None:
     shutil.copy(package, root / "tmp/dmnotid.deb")
-    shutil.copy(sms_package(package), root / "tmp/dmnotid-sms.deb")
     done = subprocess.run(
-        ["chroot", root, "dpkg", "--install", "/tmp/dmnotid.deb", "/tmp/dmnotid-sms.deb"],  # noqa: S108 - in there
+        ["chroot", root, "dpkg", "--install", "/tmp/dmnotid.deb"],  # noqa: S108 - in there
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,12 +74,14 @@ def _install(package: Path, root: Path) -> None:
 
 @pytest.fixture(scope="session")
 def wheels() -> Path:
-    """Wheels of everything that dmnotid needs to be built and run, as the machine has no network."""
+    """Wheels of everything in the lock files, as the machine has no network."""
 
     def make(directory: Path) -> None:
-        needed = ["PyYAML>=6.0", "structlog>=22.3", "uvloop>=0.17", "setuptools>=61", "wheel"]
+        locked = [f"--requirement={file}" for file in sorted((PROJECT / "systemd").glob("*requirements.txt"))]
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
-        done = subprocess.run([*command, f"--dest={directory}", *needed], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "--require-hashes", f"--dest={directory}", *locked], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             pytest.skip(f"needs packages of Python: {done.stderr.strip()[-300:]}")
 

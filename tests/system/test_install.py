@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import dmnotid
-from tests.project.packaging import copy_sources, repacked, sms_package
+from tests.project.packaging import copy_sources, repacked
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -134,28 +134,14 @@ def test_the_package_from_installation_to_purge(debian: CleanDebian, package: Pa
     debian.run("getent", "passwd", *USERS)
 
 
-def test_package_of_the_bearers_from_installation_to_purge(debian: CleanDebian, package: Path) -> None:
-    debian.run("dpkg", "--install", debian.bring(package), debian.bring(sms_package(package)))
-    assert "dmnotid-bearer" in debian.run("getent", "group", "dmnotid-doors")
-    assert enabled(debian) == []
-    # With the jeepney of Debian 12.
-    debian.run("python3", "-c", "import dmnotid.bearers.ofono")
-    debian.run("systemctl", "enable", "dmnotid-ofono.service")
-    debian.run("dpkg", "--remove", "dmnotid-sms")
-    assert enabled(debian) == []
-    debian.run("dpkg", "--purge", "dmnotid-sms", "dmnotid")
-    assert debian.find() == set()
-    debian.run("getent", "passwd", "dmnotid-bearer")
-
-
 def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian, wheels: Path, tmp_path: Path) -> None:
     sources = copy_sources(tmp_path / "sources")
     newer = debian.bring(copy_sources(tmp_path / "newer", NEWER))
     before = {path: path.lstat().st_mtime_ns for path in sources.rglob("*")}
     install = f"{debian.bring(sources)}/systemd/install"
-    offline = ("--find-links", debian.bring(wheels))
     home = debian.path / "opt/dmnotid"
 
+    offline = ("--find-links", debian.bring(wheels))
     debian.run(install, *offline)
     assert {debian.path / "srv/sources" / path.relative_to(sources) for path in before} == set(
         (debian.path / "srv/sources").rglob("*")
@@ -163,6 +149,9 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
     assert debian.run("/usr/local/bin/dmnotid", "--version") == f"dmnotid {dmnotid.__version__}\n"
     debian.run("getent", "passwd", *USERS)
     assert enabled(debian) == []
+    assert {path.name for path in home.glob("*/lib/python*/site-packages/*") if "-" not in path.name} == {
+        *("_yaml", "yaml", "structlog", "uvloop", "dmnotid")
+    }
     assert lacks_only_servers(debian, "/opt/dmnotid/bin/dmnotid")
     service = (debian.path / "usr/local/lib/systemd/system/dmnotid.service").read_text()
     assert "ExecStart=/opt/dmnotid/bin/dmnotid run\n" in service
@@ -172,8 +161,13 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
     debian.run("systemctl", "enable", "dmnotid.service")
     first = (home / "bin").readlink()
 
-    (debian.path / "srv/none").mkdir()
-    failed = debian.run(f"{newer}/systemd/install", "--find-links", "/srv/none", status=1)
+    forged = debian.path / "srv/forged"
+    shutil.copytree(wheels, forged)
+    for wheel in forged.glob("structlog-*.whl"):
+        with wheel.open("ab") as file:
+            file.write(b"\0")
+    failed = debian.run(f"{newer}/systemd/install", "--find-links", "/srv/forged", status=1)
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in failed
     assert "failed at: installing dmnotid into it" in failed
     assert (home / "bin").readlink() == first
     assert [path.name for path in home.iterdir() if path.is_dir() and not path.is_symlink()] == [first.parts[0]]
