@@ -1,29 +1,78 @@
-# make deb    builds the Debian package into dist/ (docs/install.md)
-# make docs   writes the schema and the tables of docs/configuration.md from dmnotid/config/keys.py, the completion for
-#             bash from dmnotid/cli/parser.py, the catalog of the systemd journal from docs/events.md, and the picture
-#             of the README from docs/pictures/ways.txt (needs dmnotid's own dependencies: PYTHON=.venv/bin/python)
-# make man    makes the man pages from docs/ into build/man/ (needs pandoc)
-# make site   builds a site of the documents in build/site/ (needs the extra "site": PYTHON=.venv/bin/python)
-# make clean  takes away what deb, man and site have made
+# make dist     builds the source distribution and the wheel into dist/
+# make deb      builds the Debian package into dist/ (docs/install.md)
+# make sbom     writes dist/dmnotid-VERSION.cdx.json: what an installation consists of, in CycloneDX
+# make lock     writes the versions and hashes of systemd/*requirements.txt, which systemd/install installs
+# make release  prepares a release, VERSION=1.2.3 (CONTRIBUTING.md)
+# make docs     writes the schema and the tables of docs/configuration.md from dmnotid/config/keys.py, the completion for
+#               bash from dmnotid/cli/parser.py, the catalog of the systemd journal from docs/events.md, and the picture
+#               of the README from docs/pictures/ways.txt
+# make man      makes the man pages from docs/ into build/man/ (needs pandoc)
+# make clean    removes man pages, distributions and packages
+#
+# docs needs the dependencies of dmnotid; dist, sbom, lock and release need those of dmnotid[release]: PYTHON=.venv/bin/python
 
-sources := CHANGELOG.md LICENSE Makefile README.md completions config debian dmnotid docs pyproject.toml systemd
+# Everything in the repository: a source distribution builds, tests and releases like a checkout.
+sources := .ci .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md SECURITY.md \
+	benchmarks completions config debian dmnotid docs pyproject.toml setup.cfg systemd tests tools
 DIST := dist
 PYTHON := python3
 MAN := build/man
-site_sources := CHANGELOG.md LICENSE README.md docs $(wildcard config contrib examples)
 pages := $(MAN)/dmnotid.8 $(MAN)/dmnotid.yaml.5 $(MAN)/dmnotid-hook.7
 
-.PHONY: deb docs man site clean
+# The time of every file in what is built, which dpkg-buildpackage reads from debian/changelog: the same release is the
+# same octets, wherever and whenever it is built.
+export SOURCE_DATE_EPOCH := $(shell sed -n 's/^RELEASED_AT = //p' dmnotid/__init__.py)
 
-# In a copy, so that nothing is written beside the sources, and so that what else lies here is not packaged.
+# Builds run in a copy, so that nothing is written beside the sources, and so that other files here are not packaged. The
+# modes are those of a checkout with the usual umask.
+in_copy := set -eu; umask 022; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; mkdir -p $(DIST) "$$copy/dmnotid"; \
+	tar -c --mode=u=rwX,go=rX --exclude=__pycache__ --exclude='*.egg-info' $(sources) | tar -xp -C "$$copy/dmnotid"
+
+.PHONY: dist deb sbom lock release docs man clean
+
+# The source distribution is the copy and the wheel's metadata: setuptools itself would follow the symbolic links in tests/,
+# and put owners and the time of the build into it.
+dist:
+	@$(in_copy); \
+	$(PYTHON) -P -m build --wheel --no-isolation --outdir "$$copy/dist" "$$copy/dmnotid"; \
+	name=$$(cd "$$copy/dist" && ls); name=$${name%-py3-none-any.whl}; \
+	$(PYTHON) -m zipfile --extract "$$copy"/dist/*.whl "$$copy/wheel"; \
+	cp "$$copy"/wheel/*.dist-info/METADATA "$$copy/dmnotid/PKG-INFO"; \
+	tar -c -C "$$copy" --transform="s,^dmnotid,$$name,S" --exclude='*.egg-info' --exclude=dmnotid/build --format=ustar \
+		--sort=name --mtime=@$(SOURCE_DATE_EPOCH) --owner=0 --group=0 --numeric-owner dmnotid | \
+		gzip --no-name --best >"$(DIST)/$$name.tar.gz"; \
+	cp "$$copy"/dist/*.whl $(DIST); \
+	ls -l $(DIST)/*.tar.gz $(DIST)/*.whl
+
 deb:
-	@set -eu; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
-	mkdir "$$copy/dmnotid"; \
-	tar -c --exclude=__pycache__ --exclude='*.egg-info' $(sources) | tar -x -C "$$copy/dmnotid"; \
+	@$(in_copy); \
 	(cd "$$copy/dmnotid" && dpkg-buildpackage --build=binary --no-sign); \
-	mkdir -p $(DIST); \
 	cp "$$copy"/*.deb $(DIST); \
 	ls -l $(DIST)/*.deb
+
+# Of an environment as systemd/install makes it: the dependencies of the lock file, and dmnotid. The tool does not resolve
+# what setuptools fills in, so it reads a pyproject.toml that has it.
+sbom:
+	@$(in_copy); \
+	$(PYTHON) -m venv --without-pip "$$copy/venv"; \
+	install="$(PYTHON) -m uv pip install --quiet --python $$copy/venv/bin/python"; \
+	$$install --require-hashes --requirement systemd/requirements.txt; \
+	$$install --no-deps "$$copy/dmnotid"; \
+	version=$$("$$copy/venv/bin/python" -c 'import dmnotid; print(dmnotid.__version__)'); \
+	sbom=$(DIST)/dmnotid-$$version.cdx.json; \
+	sed -i "s/^dynamic = .*/version = \"$$version\"\nlicense = \"MIT\"/" "$$copy/dmnotid/pyproject.toml"; \
+	$(PYTHON) -P -m cyclonedx_py environment --pyproject "$$copy/dmnotid/pyproject.toml" --mc-type application \
+		--spec-version 1.6 --output-format JSON --output-reproducible --output-file "$$sbom" "$$copy/venv/bin/python"; \
+	ls -l "$$sbom"
+
+lock: compile := $(PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock'
+lock:
+	$(compile) pyproject.toml --output-file systemd/requirements.txt
+	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | $(compile) - --output-file systemd/build-requirements.txt
+
+release:
+	$(PYTHON) -m tools.release "$(VERSION)"
 
 docs:
 	$(PYTHON) -m tests.project.generate
@@ -38,13 +87,5 @@ $(pages): docs/man/page.lua dmnotid/__init__.py Makefile
 	@mkdir -p $(MAN)
 	pandoc --standalone --from=gfm --to=man --wrap=preserve --lua-filter=docs/man/page.lua $(filter %.md,$^) --output=$@
 
-# mkdocs.yml has the order of the pages. A link that leads nowhere, or a page without a place there, is an error.
-SITE := build/site
-site:
-	rm -rf build/pages
-	mkdir -p build/pages
-	ln -s $(addprefix ../../,$(site_sources)) build/pages
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
-
 clean:
-	rm -rf $(MAN) build/pages $(SITE) $(DIST)/*.deb
+	rm -rf $(MAN) $(DIST)/*.deb $(DIST)/*.tar.gz $(DIST)/*.whl $(DIST)/*.cdx.json

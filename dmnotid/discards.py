@@ -50,10 +50,7 @@ SUSPICIOUS: Final = (
 
 
 class Discarded(NamedTuple):
-    """A discarded datagram, as it is shown; `at` is its arrival (POSIX seconds), `server_id` a claim.
-
-    `bare` octets are a package without a push.
-    """
+    """A discarded datagram, as it is shown; `at` is its arrival (POSIX seconds), `server_id` a claim."""
 
     at: float
     source: Source
@@ -61,7 +58,6 @@ class Discarded(NamedTuple):
     reason: str
     problem: str
     octets: bytes
-    bare: bool
 
 
 _Kept = tuple[Discard, Datagram]
@@ -71,7 +67,7 @@ _Kept = tuple[Discard, Datagram]
 def _show(kept: _Kept) -> Discarded:
     discard, datagram = kept
     ends = discard.server_id, discard.reason, str(discard)
-    return Discarded(datagram.received_at, datagram.source, *ends, datagram.payload, datagram.bare)
+    return Discarded(datagram.received_at, datagram.source, *ends, datagram.payload)
 
 
 class RecentDiscards:
@@ -91,9 +87,6 @@ class RecentDiscards:
         discard.__traceback__ = discard.__context__ = None
         if len(datagram.payload) > MAX_KEPT_OCTETS:
             datagram = datagram._replace(payload=datagram.payload[:MAX_KEPT_OCTETS])
-        # The way to answer would keep the door, which a reload may close.
-        if datagram.handover is not None:
-            datagram = datagram._replace(handover=datagram.handover._replace(answer=None))
         kept = discard, datagram
         self._by_reason[discard.reason].append(kept)
         return kept
@@ -133,9 +126,9 @@ class DiscardLog:
         # The end of the interval, None before its first event.
         self._timer: asyncio.TimerHandle | None = None
 
-    def note(self, discard: Discard, datagram: Datagram) -> int:
+    def note(self, discard: Discard, source: Source) -> int:
         """Log or count a discard, and return its number, as `count` does; a running event loop is needed."""
-        number = self.count(discard.reason, datagram.source)
+        number = self.count(discard.reason, source)
         if number <= FIRST_DISCARDS:
             # Other content under the same id shows a server that has lost its counter (5.1.4).
             odd = isinstance(discard, Duplicate) and not discard.same_content
@@ -145,7 +138,7 @@ class DiscardLog:
                 reason=discard.reason,
                 server_id=discard.server_id,
                 notification_id=discard.notification_id,
-                **datagram.log_facts(),
+                source=str(source),
                 problem=str(discard),
             )
         return number

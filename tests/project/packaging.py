@@ -23,14 +23,14 @@ def why_no_deb() -> str:
 
 
 def source_names() -> list[str]:
-    """Return the names of all that a package is made of."""
-    found = re.search(r"(?m)^sources := (.*)$", (PROJECT / "Makefile").read_text())
+    """Return the names at the top of the repository, which a source distribution has."""
+    found = re.search(r"(?m)^sources := ((?:.*\\\n)*.*)$", (PROJECT / "Makefile").read_text())
     assert found is not None
-    return found[1].split()
+    return found[1].replace("\\\n", " ").split()
 
 
 def copy_sources(target: Path, version: str | None = None) -> Path:
-    """Copy what a source distribution has, perhaps as of another version; `target`."""
+    """Copy the repository, perhaps as another version; `target`."""
     for name in source_names():
         source = PROJECT / name
         if source.is_dir():
@@ -65,18 +65,12 @@ def repacked(package: Path, version: str, directory: Path, appended: Mapping[str
     return built
 
 
-def build_deb(sources: Path, dist: Path) -> Path:
-    """Run `make deb`; the package dmnotid, beside which that of the bearers lies."""
+def build_deb(sources: Path, dist: Path, before: tuple[str, ...] = ()) -> Path:
+    """Run `make deb`, perhaps as the arguments of another command; the package."""
     done = subprocess.run(
-        ["make", "deb", f"DIST={dist}"], cwd=sources, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        check=False,
+        [*before, "make", "deb", f"DIST={dist}"],
+        cwd=sources, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    [package] = dist.glob("dmnotid_*.deb")
+    [package] = dist.glob("*.deb")
     return package
-
-
-def sms_package(package: Path) -> Path:
-    """Return the package dmnotid-sms that was built with the package dmnotid."""
-    [found] = package.parent.glob("dmnotid-sms_*.deb")
-    return found

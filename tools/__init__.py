@@ -1,0 +1,1 @@
+"""What maintainers run to release dmnotid: CONTRIBUTING.md. Nothing of it is installed."""
