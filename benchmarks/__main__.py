@@ -1,7 +1,7 @@
 """Measures, prints a table, and writes docs/developers/performance.md.
 
-`.venv/bin/python -m benchmarks`, in the repository. Needs root, a C compiler and snmptrapd. No other program should run
-meanwhile.
+`.venv/bin/python -m benchmarks`, in the repository. Needs root, a C compiler, dbus-daemon and snmptrapd. No other
+program should run meanwhile.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import asking, bursts, floods, growth, keeping, rest, waking, walk
+from benchmarks import asking, bearers, bursts, floods, growth, keeping, rest, waking, walk
 from benchmarks.figures import RUNS, Figure, Measure, Scale, table
 from benchmarks.machine import about
 
@@ -33,6 +33,7 @@ ROWS: Final[dict[str, Measure]] = {
     "start": rest.start,
     "status": rest.status,
     "idle": rest.idle_minute,
+    "bearer": bearers.idle_bearer,
     "servers": growth.many_servers,
     "remembered": growth.many_remembered,
     "answer": asking.status,
@@ -55,6 +56,7 @@ def main() -> int:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     chosen = [name for name in ROWS if name in (arguments.rows or ROWS)]
     tools = ["taskset", *(("cc", "snmptrapd") if {"waking", "waking-busy"}.intersection(chosen) else ())]
+    tools += ["dbus-daemon"] if "bearer" in chosen else []
     if missing := [name for name in tools if shutil.which(name) is None]:
         parser.error(f"these rows need {', '.join(missing)}")
     figures: list[Figure] = []
