@@ -7,16 +7,19 @@
 #               bash from dmnotid/cli/parser.py, the catalog of the systemd journal from docs/events.md, and the picture
 #               of the README from docs/pictures/ways.txt
 # make man      makes the man pages from docs/ into build/man/ (needs pandoc)
-# make clean    removes man pages, distributions and packages
+# make site     builds a site of the documents in build/site/
+# make clean    removes man pages, the site, distributions and packages
 #
-# docs needs the dependencies of dmnotid; dist, sbom, lock and release need those of dmnotid[release]: PYTHON=.venv/bin/python
+# docs needs the dependencies of dmnotid; dist, sbom, lock and release need the extra "release", and site the extra "site":
+# PYTHON=.venv/bin/python
 
 # Everything in the repository: a source distribution builds, tests and releases like a checkout.
 sources := .ci .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md SECURITY.md \
-	benchmarks completions config debian dmnotid docs pyproject.toml setup.cfg systemd tests tools
+	benchmarks completions config debian dmnotid docs examples mkdocs.yml pyproject.toml setup.cfg systemd tests tools
 DIST := dist
 PYTHON := python3
 MAN := build/man
+site_sources := CHANGELOG.md LICENSE README.md docs $(wildcard config contrib examples)
 pages := $(MAN)/dmnotid.8 $(MAN)/dmnotid.yaml.5 $(MAN)/dmnotid-hook.7
 
 # The time of every file in what is built, which dpkg-buildpackage reads from debian/changelog: the same release is the
@@ -28,7 +31,7 @@ export SOURCE_DATE_EPOCH := $(shell sed -n 's/^RELEASED_AT = //p' dmnotid/__init
 in_copy := set -eu; umask 022; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; mkdir -p $(DIST) "$$copy/dmnotid"; \
 	tar -c --mode=u=rwX,go=rX --exclude=__pycache__ --exclude='*.egg-info' $(sources) | tar -xp -C "$$copy/dmnotid"
 
-.PHONY: dist deb sbom lock release docs man clean
+.PHONY: dist deb sbom lock release docs man site clean
 
 # The source distribution is the copy and the wheel's metadata: setuptools itself would follow the symbolic links in tests/,
 # and put owners and the time of the build into it.
@@ -87,5 +90,13 @@ $(pages): docs/man/page.lua dmnotid/__init__.py Makefile
 	@mkdir -p $(MAN)
 	pandoc --standalone --from=gfm --to=man --wrap=preserve --lua-filter=docs/man/page.lua $(filter %.md,$^) --output=$@
 
+# mkdocs.yml has the order of the pages. A link that leads nowhere, or a page without a place there, is an error.
+SITE := build/site
+site:
+	rm -rf build/pages
+	mkdir -p build/pages
+	ln -s $(addprefix ../../,$(site_sources)) build/pages
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
+
 clean:
-	rm -rf $(MAN) $(DIST)/*.deb $(DIST)/*.tar.gz $(DIST)/*.whl $(DIST)/*.cdx.json
+	rm -rf $(MAN) build/pages $(SITE) $(DIST)/*.deb $(DIST)/*.tar.gz $(DIST)/*.whl $(DIST)/*.cdx.json

@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks.figures import Figure, Scale
 from benchmarks.machine import scratch
-from dmnotid.intake.endpoint import BATCH
+from dmnotid.intake.batches import BATCH
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification, verify

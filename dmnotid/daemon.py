@@ -1,4 +1,4 @@
-"""The daemon: builds the receiver and the dispatcher, reloads their configuration, and stops them in order.
+"""The daemon: builds the receiver and the dispatcher, and stops them in order; `reload` changes their configuration.
 
 starting --everything is open--> receiving --reload--> receiving, by the new or the former configuration
 receiving --stop--> stopping: endpoints, then dispatcher, then journal --> stopped
@@ -8,33 +8,28 @@ The control socket is served from the first state to the last.
 """
 
 import asyncio
-import concurrent.futures
-import os
 import signal
-import threading
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Final
 
 from dmnotid import __version__
-from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.control.interface import Interface
 from dmnotid.control.varlink import Server
 from dmnotid.dispatcher import Dispatcher
-from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, EndpointError, JournalError
+from dmnotid.errors import EndpointError, JournalError
 from dmnotid.hook.runner import check_kernel
 from dmnotid.host.log import logger
 from dmnotid.host.loop import loop_name
 from dmnotid.host.systemd import Manager, StatusLine
-from dmnotid.host.trust import check_trusted_path
-from dmnotid.intake.endpoint import Intake
 from dmnotid.intake.sockets import Endpoints
 from dmnotid.journal.queue import Journal
 from dmnotid.links.monitor import Links
-from dmnotid.operations import Operations, Parts
+from dmnotid.operations import Operations
 from dmnotid.receiver import Observe, Receiver
+from dmnotid.reload import Parts, Reloader, bind
 from dmnotid.sentences import shortened
 
 PINGS: Final = 2
@@ -45,8 +40,6 @@ MAX_PROBLEMS: Final = 120
 
 _NO_REASONS: Final = frozenset({"received", "accepted"})
 """The counters that are not reasons of discards."""
-
-_IN_FORCE: Final = "the configuration in force remains"
 
 
 class Daemon:
@@ -61,25 +54,23 @@ class Daemon:
         on_reload: Callable[[Config], None] | None = None,
     ) -> None:
         """Open nothing yet. `observe` gets each datagram before it is judged, `on_reload` each later configuration."""
-        # The configuration in force.
-        self.config = config
         # Set once the sockets are read.
         self.ready = asyncio.Event()
         # Called with each datagram before it is judged.
         self._observe = observe
-        # Called with each configuration that a reload puts in force.
-        self._on_reload = on_reload
         # Notified of start, reload, stop and watchdog; silent if no service manager started the daemon.
         self._manager = Manager({}) if manager is None else manager
         # The line that `systemctl status` shows.
         self._status = StatusLine(self._manager, self._describe)
-        # Why the last reload was refused, in one line; empty if it was not.
-        self._refused = ""
-        # Set by SIGHUP, and by a request for a stop.
-        self._hangup = asyncio.Event()
+        # Has the configuration in force.
+        self._reloader = Reloader(config, self._manager, self._status, on_reload)
+        # Set by a request for a stop.
         self._stop = asyncio.Event()
-        # Held by the reload that runs: another one waits for it.
-        self._reloading = asyncio.Lock()
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._reloader.config
 
     @property
     def counters(self) -> Counter[str]:
@@ -102,14 +93,13 @@ class Daemon:
             self._open(stack)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
-                reloads = group.create_task(self._reload_when_asked(), name="reloads")
+                reloads = group.create_task(self._reloader.run(), name="reloads")
                 pings = group.create_task(self._ping_watchdog(), name="watchdog")
                 await self._receive()
                 await self._stop.wait()
                 logger.info("daemon stopping", pending=self.pending)
                 self._manager.stopping()
-                self._operations.stopping = True
-                # A reload would open sockets again.
+                self._reloader.stopping = True
                 reloads.cancel()
                 # First, so that a notification that is drained from a socket waits for the next start of the daemon.
                 self._dispatcher.start_no_more()
@@ -131,7 +121,7 @@ class Daemon:
 
     def reload(self) -> None:
         """Request a reload of the configuration file, as SIGHUP does."""
-        self._hangup.set()
+        self._reloader.requested.set()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -167,28 +157,18 @@ class Daemon:
             on_change=self._status.change,
             observe=self._observe,
         )
-        self.endpoints = Endpoints(self.receiver.deliver, self.receiver.count_dropped, self._manager.sockets)
+        passed = self._manager.sockets, self._manager.doors
+        self.endpoints = Endpoints(self.receiver.deliver, self.receiver.count_dropped, *passed)
         # Also if an address can't be bound: passed sockets have an endpoint already.
         stack.callback(self.endpoints.close)
-        self.endpoints.bind(config.listen, given=config.listen_given, ipv4_sources=config.rules.servers.ipv4_sources)
-        self.endpoints.configure(_intake(config))
-        self._open_control(stack)
-
-    def _open_control(self, stack: ExitStack) -> None:
-        parts = Parts(
-            self.receiver,
-            self._dispatcher,
-            self._journal,
-            self._links,
-            self.endpoints,
-            self._manager.units,
-            self._reload,
-        )
-        self._operations = Operations(parts, self.config)
+        bind(self.endpoints, config)
+        parts = Parts(self.receiver, self._dispatcher, self._journal, self._links, self.endpoints)
+        self._reloader.use(parts)
         # None if no path is configured.
         self._control: Server | None = None
-        if self.config.control is not None:
-            self._control = Server(self.config.control, Interface(self._operations))
+        if config.control is not None:
+            operations = Operations(parts, self._reloader, self._manager.units)
+            self._control = Server(config.control, Interface(operations))
             stack.callback(self._control.close)
 
     async def _receive(self) -> None:
@@ -199,84 +179,6 @@ class Daemon:
         logger.info("daemon ready", version=__version__, loop=loop_name(), servers=servers, pending=self.pending)
         self._status.ready()
         self.ready.set()
-
-    async def _reload_when_asked(self) -> None:
-        while True:
-            await self._hangup.wait()
-            # Cleared before the file is read: a request during this reload leads to another one.
-            self._hangup.clear()
-            # Logged, and in the status line.
-            with suppress(DmnotidError):
-                await self._reload("SIGHUP")
-
-    async def _reload(self, by: str) -> tuple[ConfigProblem, ...]:
-        """Apply the configuration file for a process, and return the warnings.
-
-        Raises DmnotidError, and changes nothing then.
-        """
-        async with self._reloading:
-            self._manager.reloading()
-            try:
-                config = await _in_thread(lambda: load_config(self.config.file, os.environ, check_trusted_path))
-                self._apply(config, by)
-            except DmnotidError as error:
-                self._log_refusal(error, by)
-                raise
-            except Exception as error:
-                # A bug in reading a file must not stop the service.
-                logger.exception("internal error")
-                refusal = ConfigError((ConfigProblem(str(self.config.file), 0, 0, "", repr(error)),))
-                self._log_refusal(refusal, by)
-                raise refusal from error
-            finally:
-                self._status.ready()
-            return self.config.warnings
-
-    def _log_refusal(self, error: DmnotidError, by: str) -> None:
-        facts: dict[str, object] = {"problem": str(error)}
-        if isinstance(error, ConfigError):
-            for problem in error.problems:
-                logger.error("configuration problem", problem=str(problem))
-            facts = {"problems": len(error.problems)}
-        logger.error("reload refused", **facts, by=by, instead=_IN_FORCE)
-        self._operations.refuse(error)
-        self._refused = str(error).partition("\n")[0]
-
-    def _apply(self, config: Config, by: str) -> None:
-        """Put another configuration in force. Raises EndpointError or HookError, and changes nothing then."""
-        if self._stop.is_set():
-            # Sockets would be opened again.
-            raise EndpointError("the daemon is stopping")
-        rules = config.rules
-        check_kernel(config.hook)
-        # Only these two may fail. Datagrams drained from a socket that is closed are judged by the former rules.
-        self.endpoints.bind(config.listen, given=config.listen_given, ipv4_sources=rules.servers.ipv4_sources)
-        self.endpoints.configure(_intake(config))
-        self._links.configure(config.connections)
-        config = self._keep_fixed(config)
-        for warning in config.warnings:
-            logger.warning("configuration warning", problem=str(warning))
-        self.config = config
-        self.receiver.configure(rules, config.log.discards)
-        self._journal.configure(limits=config.sessions, remember=config.remember, longest_pause=config.retry.longest)
-        self._dispatcher.configure(config)
-        self._operations.configure(config)
-        self._refused = ""
-        # Level and format of the log belong to the command.
-        if self._on_reload is not None:
-            self._on_reload(config)
-        listen = [str(endpoint) for endpoint in self.endpoints]
-        logger.info("configuration reloaded", servers=len(config.servers), listen=listen, pending=self.pending, by=by)
-
-    def _keep_fixed(self, config: Config) -> Config:
-        """Return a configuration with the values in use of the keys that need a restart, and a warning for each."""
-        for key in ("state", "control"):
-            new, used = getattr(config, key), getattr(self.config, key)
-            if new != used:
-                message = f"{new or 'off'} needs a restart; {used or 'off'} stays in use"
-                warning = ConfigProblem(str(config.file), 0, 0, key, message)
-                config = config._replace(**{key: used}, warnings=(*config.warnings, warning))
-        return config
 
     async def _ping_watchdog(self) -> None:
         """Ping as long as the loop runs and the journal responds, even with an error: no restart cures a full disk."""
@@ -291,40 +193,24 @@ class Daemon:
             await asyncio.sleep(self._manager.watchdog / PINGS)
 
     def _describe(self) -> str:
-        """Return the status line."""
-        servers, running, counts = len(self.config.servers), self._dispatcher.running, self.counters
-        waiting, accepted = self.pending - running, counts["accepted"]
-        discards = {reason: count for reason, count in counts.most_common() if reason not in _NO_REASONS and count}
-        reasons = ", ".join(f"{reason} {count}" for reason, count in discards.items())
-        discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")
-        sessions = f"sessions: {running} running, {waiting} pending"
-        found = {"hook not startable": self._dispatcher.hook_problem, "reload refused": self._refused}
-        problems = [(name, problem) for name, problem in found.items() if problem]
-        # The line is cut at its end, so the problems share what the counters leave.
-        first = "".join(f"{name}: {shortened(problem, MAX_PROBLEMS // len(problems))}; " for name, problem in problems)
-        return f"{first}{servers} server{'s'[: servers != 1]}; {sessions}; {accepted} accepted, {discarded}"
+        refusal, hook_problem = self._reloader.refusal, self._dispatcher.hook_problem
+        refused = "" if refusal is None else str(refusal.error).partition("\n")[0]
+        problems = {"hook not startable": hook_problem, "reload refused": refused}
+        running, servers = self._dispatcher.running, len(self.config.servers)
+        return status_line(problems, servers, running, self.pending - running, self.counters)
+
+
+def status_line(problems: Mapping[str, str], servers: int, running: int, waiting: int, counts: Counter[str]) -> str:
+    """Return the line that `systemctl status` shows; a problem that is empty is left out."""
+    found = [(name, problem) for name, problem in problems.items() if problem]
+    # The line is cut at its end, so the problems share what the counters leave.
+    first = "".join(f"{name}: {shortened(problem, MAX_PROBLEMS // len(found))}; " for name, problem in found)
+    discards = {reason: count for reason, count in counts.most_common() if reason not in _NO_REASONS and count}
+    reasons = ", ".join(f"{reason} {count}" for reason, count in discards.items())
+    discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")
+    sessions = f"sessions: {running} running, {waiting} pending"
+    return f"{first}{servers} server{'s'[: servers != 1]}; {sessions}; {counts['accepted']} accepted, {discarded}"
 
 
 def _log_ignored(number: signal.Signals) -> None:
     logger.info("signal ignored", signal=number.name)
-
-
-def _in_thread(load: Callable[[], Config]) -> asyncio.Future[Config]:
-    """Call `load` in a thread: a large file takes a slow device minutes, and the watchdog would end the daemon."""
-    result: concurrent.futures.Future[Config] = concurrent.futures.Future()
-
-    def run() -> None:
-        # From here on the waiting task can no longer cancel the result, so setting it never fails.
-        if result.set_running_or_notify_cancel():
-            try:
-                result.set_result(load())
-            except Exception as error:  # noqa: BLE001 - raised again in the task that waits
-                result.set_exception(error)
-
-    # Not asyncio.to_thread: at the stop, the loop would wait for its threads.
-    threading.Thread(target=run, name="reload", daemon=True).start()
-    return asyncio.wrap_future(result)
-
-
-def _intake(config: Config) -> Intake:
-    return Intake(config.receive_buffer, config.log.junk, config.log.discards, config.max_octets)

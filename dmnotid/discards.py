@@ -50,7 +50,10 @@ SUSPICIOUS: Final = (
 
 
 class Discarded(NamedTuple):
-    """A discarded datagram, as it is shown; `at` is its arrival (POSIX seconds), `server_id` a claim."""
+    """A discarded datagram, as it is shown; `at` is its arrival (POSIX seconds), `server_id` a claim.
+
+    `bare` octets are a package without a push.
+    """
 
     at: float
     source: Source
@@ -58,6 +61,7 @@ class Discarded(NamedTuple):
     reason: str
     problem: str
     octets: bytes
+    bare: bool
 
 
 _Kept = tuple[Discard, Datagram]
@@ -67,7 +71,7 @@ _Kept = tuple[Discard, Datagram]
 def _show(kept: _Kept) -> Discarded:
     discard, datagram = kept
     ends = discard.server_id, discard.reason, str(discard)
-    return Discarded(datagram.received_at, datagram.source, *ends, datagram.payload)
+    return Discarded(datagram.received_at, datagram.source, *ends, datagram.payload, datagram.bare)
 
 
 class RecentDiscards:
@@ -87,6 +91,9 @@ class RecentDiscards:
         discard.__traceback__ = discard.__context__ = None
         if len(datagram.payload) > MAX_KEPT_OCTETS:
             datagram = datagram._replace(payload=datagram.payload[:MAX_KEPT_OCTETS])
+        # The way to answer would keep the door, which a reload may close.
+        if datagram.handover is not None:
+            datagram = datagram._replace(handover=datagram.handover._replace(answer=None))
         kept = discard, datagram
         self._by_reason[discard.reason].append(kept)
         return kept
@@ -126,9 +133,9 @@ class DiscardLog:
         # The end of the interval, None before its first event.
         self._timer: asyncio.TimerHandle | None = None
 
-    def note(self, discard: Discard, source: Source) -> int:
+    def note(self, discard: Discard, datagram: Datagram) -> int:
         """Log or count a discard, and return its number, as `count` does; a running event loop is needed."""
-        number = self.count(discard.reason, source)
+        number = self.count(discard.reason, datagram.source)
         if number <= FIRST_DISCARDS:
             # Other content under the same id shows a server that has lost its counter (5.1.4).
             odd = isinstance(discard, Duplicate) and not discard.same_content
@@ -138,7 +145,7 @@ class DiscardLog:
                 reason=discard.reason,
                 server_id=discard.server_id,
                 notification_id=discard.notification_id,
-                source=str(source),
+                **datagram.log_facts(),
                 problem=str(discard),
             )
         return number

@@ -41,9 +41,11 @@ EVENTS: Final[Mapping[str, Event]] = {
     "control request refused": Event("The request for {method} by process {pid} was refused: {problem}"),
     # Reception
     "socket listening": Event(
-        "Datagrams are received on {listen}, bound to {device}", others=("Datagrams are received on {listen}",)
+        "Datagrams are received on {listen}, bound to {device}",
+        others=("Datagrams are received on {listen} as {source}", "Datagrams are received on {listen}"),
     ),
     "listen ignored": Event("`listen` is ignored: {problem}"),
+    "door ignored": Event("The door {door} is ignored: {problem}"),
     "IPv6 missing": Event("The kernel has no IPv6: {instead} replaces {listen}"),
     "socket filter missing": Event("No socket filter could be attached to {listen}: {problem}"),
     "receive buffer reduced": Event(

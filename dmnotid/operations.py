@@ -7,31 +7,27 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from heapq import merge
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from dmnotid import __version__
 from dmnotid.config.values import Config
 from dmnotid.control.interface import problems_of, session_facts
 from dmnotid.control.varlink import SLICE, sliced
 from dmnotid.discards import Discarded, ServerCounts
-from dmnotid.dispatcher import Dispatcher
-from dmnotid.errors import ConfigProblem, DmnotidError, JournalError, NoSuchSession, NotPending, discard_reasons
+from dmnotid.errors import ConfigProblem, JournalError, NoSuchSession, NotPending, discard_reasons
 from dmnotid.host import log
 from dmnotid.host.loop import loop_name
-from dmnotid.intake.sockets import Endpoints
 from dmnotid.journal.listing import view_of
-from dmnotid.journal.queue import Journal
-from dmnotid.journal.rows import PENDING, Row, is_whole
+from dmnotid.journal.rows import PENDING, Row, is_whole, shown_time
 from dmnotid.links.availability import UNCONFIGURED, Link
 from dmnotid.links.monitor import Links
 from dmnotid.policy.freshness import judge_clock
-from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Closed, PendingState, SessionView
-from dmnotid.receiver import Receiver
+from dmnotid.reload import Parts, Reloader
 
 VERSION: Final = 1
 """Version of the reply of Status: keys may be added under the same number, not changed."""
@@ -41,49 +37,32 @@ _RETRIED: Final = frozenset({PendingState.RESTING, PendingState.PAUSED, PendingS
 
 _CLOSED: Final = frozenset(Closed)
 
+# As plain strings, which are quicker than members of an enumeration.
 _REASONS: Final = tuple(discard_reasons())
+_STATES: Final = tuple(str(state) for state in PendingState)
+_OUTCOMES: Final = tuple(str(closed) for closed in Closed)
 
 Facts = dict[str, object]
-
-
-class Parts(NamedTuple):
-    """The parts of the daemon that have the answers, and its one way to reload."""
-
-    receiver: Receiver
-    dispatcher: Dispatcher
-    journal: Journal
-    links: Links
-    endpoints: Endpoints
-    # Names of the units that passed sockets, by descriptor.
-    units: Mapping[int, str]
-    # Reads the configuration for the process that is named, and returns the warnings once it is in force.
-    reload: Callable[[str], Awaitable[tuple[ConfigProblem, ...]]]
 
 
 class Operations:
     """The operations of the control socket on a running daemon."""
 
-    def __init__(self, parts: Parts, config: Config) -> None:
+    def __init__(self, parts: Parts, reloader: Reloader, units: Mapping[int, str]) -> None:
         # The parts that have the answers.
         self._parts = parts
-        # When the daemon started (POSIX seconds).
-        self._started = time.time()
-        # Whether the daemon stops.
-        self.stopping = False
-        self.configure(config)
+        # The configuration in force, and the one way to change it.
+        self._reloader = reloader
+        # Names of the units that passed sockets, by descriptor.
+        self._units = units
+        # When the daemon started (POSIX seconds), and its process.
+        self._started, self._pid = reloader.loaded_at, os.getpid()
         # The first call reads the whole table, which would hold up reception later.
         parts.journal.last_sessions()
 
-    def configure(self, config: Config) -> None:
-        """Answer by another configuration, which is in force."""
-        self._config = config
-        self._loaded = time.time()
-        # When the last reload was refused, and all of its problems; None if it was not.
-        self._refused: tuple[float, list[Facts]] | None = None
-
-    def refuse(self, error: DmnotidError) -> None:
-        """Report that the last reload was refused."""
-        self._refused = time.time(), problems_of(error)
+    @property
+    def _config(self) -> Config:
+        return self._reloader.config
 
     # Status
 
@@ -93,43 +72,44 @@ class Operations:
         journal, problem = self._describe_journal()
         last = {} if problem else parts.journal.last_sessions()
         tried = {row.session for row in last.values()}
-        # Views of the sessions that were tried last and are still open, and the numbers of pending ones.
-        views: dict[int, SessionView] = {}
+        # The states of those of them that are open, and the numbers of pending ones.
+        tried_states: dict[int, str] = {}
         pending, states, oldest = Counter[str](), Counter[str](), None
         async for view in sliced(parts.dispatcher.views()):
             pending[view.server_id] += 1
             states[view.state] += 1
             oldest = view.accepted_at if oldest is None else min(oldest, view.accepted_at)
             if view.session in tried:
-                views[view.session] = view
+                tried_states[view.session] = view.state
         clock = judge_clock(now, parts.journal.times.floor, parts.journal.times.servers)
         status = {
             "version": VERSION,
             "now": now,
             "started": self._started,
-            "pid": os.getpid(),
+            "pid": self._pid,
             "program": __version__,
             "loop": loop_name(),
-            "stopping": self.stopping,
+            "stopping": self._reloader.stopping,
             "config": self._describe_config(),
             "problems": [*self._find_problems(), *([{"place": "journal", "message": problem}] if problem else ())],
             "sockets": self._describe_sockets(),
             "hook": self._describe_hook(),
             "journal": journal,
             "clock": {"believed": clock.believed, "floor": parts.journal.times.floor},
-            "counts": {**self._count(), "states": {it: states[it] for it in PendingState}, "oldest_pending": oldest},
+            "counts": {**self._count(), "states": {it: states[it] for it in _STATES}, "oldest_pending": oldest},
             "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
         }
-        return status, ("servers", self._servers(pending, last, views))
+        return status, ("servers", self._servers(pending, last, tried_states))
 
     def _describe_config(self) -> Facts:
-        refused = None if self._refused is None else {"at": self._refused[0], "problems": len(self._refused[1])}
-        return {"file": str(self._config.file), "loaded": self._loaded, "reload_refused": refused}
+        refusal = self._reloader.refusal
+        refused = None if refusal is None else {"at": refusal.at, "problems": len(problems_of(refusal.error))}
+        return {"file": str(self._config.file), "loaded": self._reloader.loaded_at, "reload_refused": refused}
 
     def _find_problems(self) -> Iterator[Facts]:
-        if self._refused is not None:
+        if self._reloader.refusal is not None:
             # The others are counted, and `dmnotid check` shows them.
-            yield self._refused[1][0]
+            yield problems_of(self._reloader.refusal.error)[0]
         if self._parts.dispatcher.hook_problem:
             key = "hook.command" if self._config.hook.socket is None else "hook.socket"
             yield {"place": key, "message": self._parts.dispatcher.hook_problem}
@@ -140,7 +120,7 @@ class Operations:
         return [
             {
                 "listen": str(it),
-                "unit": self._parts.units.get(it.socket.fileno()),
+                "unit": self._units.get(it.socket.fileno()),
                 "received": it.received,
                 "lost": it.dropped.lost,
                 "junk": it.dropped.junk,
@@ -159,7 +139,8 @@ class Operations:
         found: Facts = {"file": str(journal.file), "octets": None, "remembered": None, "oldest": None}
         problem = ""
         try:
-            found |= {"octets": journal.octets, "remembered": journal.count, "oldest": journal.oldest}
+            count, oldest = journal.extent()
+            found |= {"octets": journal.octets, "remembered": count, "oldest": oldest}
         except JournalError as error:
             problem = str(error)
         return {**found, "errors": journal.errors}, problem
@@ -176,31 +157,37 @@ class Operations:
             "discarded": {reason: received[reason] for reason in _REASONS},
             "tries": tried["tries"],
             "interrupted": tried["interrupted"],
-            "closed": {str(closed): tried[str(closed)] for closed in Closed},
+            "closed": {outcome: tried[outcome] for outcome in _OUTCOMES},
             "duration_sum": self._parts.dispatcher.duration_sum,
             "duration_count": self._parts.dispatcher.duration_count,
         }
 
     def _servers(
-        self, pending: Mapping[str, int], last: Mapping[str, Row], views: Mapping[int, SessionView]
+        self, pending: Mapping[str, int], last: Mapping[str, Row], states: Mapping[int, str]
     ) -> Iterator[Facts]:
         """Yield the configured servers, and then those that are not and have pending sessions."""
+        receiver, last_accepted, never_heard = (
+            self._parts.receiver,
+            self._parts.journal.times.last_accepted,
+            ServerCounts(),
+        )
         configured = {server.id: server for server in self._config.servers}
         for server_id in dict.fromkeys([*configured, *pending]):
             server, row = configured.get(server_id), last.get(server_id)
-            session = None if row is None else views.get(row.session) or view_of(row)
-            counts = self._parts.receiver.servers.get(server_id, ServerCounts())
+            counts = receiver.servers.get(server_id) or never_heard
             discard = counts.last_discard
             yield {
-                **_describe_server(server_id, server),
+                "id": server_id,
+                "must_sign": server is not None and server.require_digest,
+                "secrets": 0 if server is None else len(server.secrets),
                 "last_secret": counts.last_secret,
-                "last_accepted": self._parts.journal.times.last_accepted.get(server_id),
+                "last_accepted": last_accepted.get(server_id),
                 "accepted": counts.accepted,
                 # Its octets are in the reply of Discards.
                 "last_discard": None if discard is None else {**self._describe_discard(discard), "octets": None},
                 "discarded": counts.discarded,
                 "pending": pending.get(server_id, 0),
-                "last_session": None if session is None else self._describe_session(session),
+                "last_session": None if row is None else _describe_last(row, states.get(row.session, row.state)),
                 "held_back": server is None,
             }
 
@@ -300,13 +287,20 @@ class Operations:
 
     async def reload(self, by: str) -> tuple[ConfigProblem, ...]:
         """Read the configuration again, and return its warnings once it is in force. Raises DmnotidError."""
-        return await self._parts.reload(by)
+        return await self._reloader.reload(by)
 
 
-def _describe_server(server_id: str, server: Server | None) -> Facts:
-    if server is None:
-        return {"id": server_id, "must_sign": False, "secrets": 0}
-    return {"id": server_id, "must_sign": server.require_digest, "secrets": len(server.secrets)}
+def _describe_last(row: Row, state: str) -> Facts:
+    return {
+        "session": row.session,
+        "state": state,
+        "attempts": row.attempts,
+        "connection": row.connection,
+        "interface": row.interface,
+        "started": row.started_at,
+        "outcome": row.outcome,
+        "closed": None if row.closed_at is None else shown_time(row.closed_at),
+    }
 
 
 def _is_shown(link: Link) -> bool:

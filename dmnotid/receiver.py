@@ -18,7 +18,7 @@ from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import MARGIN, Clock, judge_clock
-from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.reception import Datagram, Rules, receive
 from dmnotid.policy.sessions import SessionRequest
 from dmnotid.sentences import show_time
 
@@ -88,6 +88,9 @@ class Receiver:
         No content of a datagram makes it raise: each ends in a log line and a counter.
         """
         admitted: list[Admitted] = []
+        # Those whose senders get an answer after the commit: another commit may fail, and what is a duplicate of a
+        # notification in it is not.
+        discarded: list[tuple[Datagram, str]] = []
         for datagram in datagrams:
             self.counters["received"] += 1
             try:
@@ -96,18 +99,25 @@ class Receiver:
                 admitted.append(self._admit(datagram))
             except Discard as discard:
                 self._discard(discard, datagram)
+                if datagram.handover is not None:
+                    discarded.append((datagram, discard.reason))
             except JournalError as error:
                 # Those admitted before share the transaction that failed.
                 self._roll_back([*(earlier.datagram for earlier in admitted), datagram], error)
                 admitted.clear()
+                discarded.clear()
             except Exception:  # noqa: BLE001 - a bug in handling one datagram must not stop the service of the next one
                 self.counters["bugs"] += 1
                 # In hex and cut, because a stranger may have chosen these octets.
                 excerpt = datagram.payload[:EXCERPT_OCTETS].hex(" ")
-                facts = {"source": str(datagram.source), "octets": len(datagram.payload), "excerpt": excerpt}
+                facts = {**datagram.log_facts(), "octets": len(datagram.payload), "excerpt": excerpt}
                 logger.exception("internal error", **facts)
         # Also without an admitted one: a duplicate may have corrected arrivals in this transaction.
-        self._commit(admitted)
+        if self._commit(admitted):
+            for it in admitted:
+                _answer(it.datagram, {"verdict": "accepted", "session": it.request.session})
+            for datagram, reason in discarded:
+                _answer(datagram, {"verdict": "discarded", "reason": reason})
         self._on_change()
 
     def count_dropped(self, listen: str, dropped: Dropped) -> None:
@@ -122,7 +132,7 @@ class Receiver:
 
     def _discard(self, discard: Discard, datagram: Datagram) -> None:
         self.counters[discard.reason] += 1
-        number = self._discard_log.note(discard, datagram.source)
+        number = self._discard_log.note(discard, datagram)
         kept = self.discards.add(discard, datagram) if number <= FLOOD or not number % FLOOD else None
         # No server has an empty id.
         counts = self.servers.get(discard.server_id or "")
@@ -136,15 +146,16 @@ class Receiver:
         if clock.believed != self._clock_believed:
             self._clock_believed = clock.believed
             _log_clock(clock, self._journal.times.floor)
-        verified = receive_push(datagram, self._rules, clock)
+        verified = receive(datagram, self._rules, clock)
         return Admitted(datagram, verified, self._journal.admit(verified))
 
-    def _commit(self, admitted: Sequence[Admitted]) -> None:
+    def _commit(self, admitted: Sequence[Admitted]) -> bool:
+        """Commit the transaction, and return whether it is durable."""
         try:
             self._journal.commit()
         except JournalError as error:
             self._roll_back([it.datagram for it in admitted], error)
-            return
+            return False
         # Logged before the dispatcher may log the start of the session.
         for it in admitted:
             self.counters["accepted"] += 1
@@ -154,6 +165,7 @@ class Receiver:
             _log_accepted(it)
         if admitted:
             self._on_accepted([it.request for it in admitted])
+        return True
 
     def _roll_back(self, datagrams: Sequence[Datagram], error: JournalError) -> None:
         """Roll back a transaction that failed: its notifications are not remembered, so repeats are accepted later."""
@@ -161,8 +173,13 @@ class Receiver:
             self.counters["not accepted"] += 1
             # A full disk fails each notification, so these lines are bounded like those of discards.
             if self._discard_log.count("not accepted", datagram.source) <= FIRST_DISCARDS:
-                logger.error("notification not accepted", source=str(datagram.source), problem=str(error))
+                logger.error("notification not accepted", **datagram.log_facts(), problem=str(error))
         self._journal.rollback()
+
+
+def _answer(datagram: Datagram, verdict: dict[str, object]) -> None:
+    if datagram.handover is not None and datagram.handover.answer is not None:
+        datagram.handover.answer(verdict)
 
 
 def _log_clock(clock: Clock, floor: int | None) -> None:
@@ -188,7 +205,7 @@ def _log_accepted(admitted: Admitted) -> None:
         "notification accepted",
         **request.log_facts(),
         server_id_from=request.server_id_from,
-        source=str(datagram.source),
+        **datagram.log_facts(),
         signed=notification.signed,
         preferred=" ".join(notification.preferred_connections),
         **facts,

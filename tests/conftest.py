@@ -97,5 +97,5 @@ def package() -> Path:
     """The Debian package of this checkout, built once."""
     if reason := why_no_deb():
         pytest.skip(reason)
-    [package] = shared.made_once("package", lambda dist: build_deb(PROJECT, dist)).glob("*.deb")
+    [package] = shared.made_once("package", lambda dist: build_deb(PROJECT, dist)).glob("dmnotid_*.deb")
     return package

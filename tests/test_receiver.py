@@ -18,7 +18,7 @@ from dmnotid.intake.drops import Dropped
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.freshness import MARGIN
-from dmnotid.policy.reception import Datagram
+from dmnotid.policy.reception import Datagram, Handover
 from dmnotid.policy.sessions import Closed, SessionRequest
 from dmnotid.receiver import Receiver
 from dmnotid.sentences import show_time
@@ -275,6 +275,87 @@ async def test_drops_of_the_kernel_are_counted_and_logged(tmp_path: Path, logged
         ("junk refused", "info", "[::]:2948", 3),
         ("datagrams lost", "warning", "[::]:2948", 4),
     ]
+
+
+# Doors
+
+
+class Sender:
+    """A process that hands in datagrams, and keeps the answers."""
+
+    def __init__(self) -> None:
+        self.answers: list[dict[str, object]] = []
+
+    def datagram(self, payload: bytes, *, bare: bool = False) -> Datagram:
+        handover = Handover(bare, pid=77, uid=1_000, answer=self.answers.append)
+        return Datagram(payload, Source("sms", None), time.time(), handover)
+
+
+async def test_door_names_its_source_and_its_process_everywhere(tmp_path: Path, logged: LogLines) -> None:
+    """4: in the log, in the journal, and among the kept discards."""
+    sender = Sender()
+    with desk(tmp_path) as there:
+        there.receiver.deliver([sender.datagram(push(1)), sender.datagram(package(2), bare=True), sender.datagram(b"")])
+        assert there.counters == {"received": 3, "accepted": 2, "truncated": 1}
+        assert [request.source for request in there.journal.pending()] == ["sms", "sms"]
+        assert [(str(kept.source), kept.bare) for kept in there.receiver.discards] == [("sms", False)]
+    lines = [*logged.of("notification accepted"), *logged.of("datagram discarded")]
+    assert [(line["source"], line["pid"], line["uid"]) for line in lines] == [("sms", 77, 1_000)] * 3
+
+
+async def test_sender_gets_the_verdict_of_each_datagram(tmp_path: Path) -> None:
+    sender = Sender()
+    with desk(tmp_path) as there:
+        there.receiver.deliver(map(sender.datagram, (push(1), push(1), b"x", push(2))))
+    assert sorted(sender.answers, key=str) == [
+        {"verdict": "accepted", "session": 1},
+        {"verdict": "accepted", "session": 2},
+        {"verdict": "discarded", "reason": "duplicate"},
+        {"verdict": "discarded", "reason": "truncated"},
+    ]
+
+
+async def test_answer_is_sent_after_the_commit(tmp_path: Path) -> None:
+    sender = Sender()
+    with desk(tmp_path) as there:
+
+        def batch() -> Iterator[Datagram]:
+            yield sender.datagram(push(1))
+            yield sender.datagram(push(1))
+            # Both have been judged, and the transaction is open.
+            assert not sender.answers
+
+        there.receiver.deliver(batch())
+        assert len(sender.answers) == 2
+        assert there.ids == [1]
+
+
+async def test_sender_gets_no_answer_if_the_journal_fails(tmp_path: Path, logged: LogLines) -> None:
+    """A bearer would delete a message on `duplicate`, although the notification that it repeats is lost."""
+    sender = Sender()
+    with desk(tmp_path) as there:
+        with no_room():
+            there.receiver.deliver(map(sender.datagram, (push(1), push(1))))
+        assert there.counters == {"received": 2, "not accepted": 1, "duplicate": 1}
+        with page_limit(there.journal):
+            there.receiver.deliver(map(sender.datagram, (push(1), push(1), push(2, unknown=BIG))))
+        assert there.counters == {"received": 5, "not accepted": 3, "duplicate": 2}
+        assert sender.answers == []
+        there.receiver.deliver([sender.datagram(push(1))])
+        assert sender.answers == [{"verdict": "accepted", "session": 1}]
+    line = logged.of("notification not accepted")[0]
+    assert (line["source"], line["pid"], line["uid"]) == ("sms", 77, 1_000)
+
+
+async def test_bug_is_not_answered(tmp_path: Path) -> None:
+    def observe(_: Datagram) -> None:
+        raise ZeroDivisionError
+
+    sender = Sender()
+    with desk(tmp_path, observe) as there:
+        there.receiver.deliver([sender.datagram(push(1))])
+        assert there.counters == {"received": 1, "bugs": 1}
+    assert sender.answers == []
 
 
 # The clock

@@ -11,7 +11,9 @@ import pytest
 from dmnotid.config.values import HookConfig
 from dmnotid.errors import JournalError, NoSuchSession, NotPending
 from dmnotid.host import log
-from dmnotid.operations import Operations, Parts
+from dmnotid.host.systemd import Manager, StatusLine
+from dmnotid.operations import Operations
+from dmnotid.reload import Parts, Reloader
 from tests.dispatching import (
     FOREVER,
     WIRELINE,
@@ -211,7 +213,9 @@ async def test_session_that_is_cancelled_during_a_retry_of_all_is_left_out(tmp_p
     async with at_work(config) as bench:
         first, second, third = (bench.accept(1, server_id) for server_id in (SERVER_ID, OTHER_ID, OPEN_ID))
         await eventually(lambda: set(bench.states().values()) == {"paused"})
-        operations = Operations(Parts._make([None, bench.dispatcher, bench.journal, None, None, {}, None]), config)
+        manager = Manager({})
+        reloader = Reloader(config, manager, StatusLine(manager, str), None)
+        operations = Operations(Parts._make([None, bench.dispatcher, bench.journal, None, None]), reloader, {})
 
         def cancel_second(record: Mapping[str, Any]) -> None:
             if record["event"] == "session retried" and record["session"] == first:

@@ -36,7 +36,8 @@ def print_journal(journal: JournalCopy, now: float) -> None:
     """Print when each server was heard, what is pending, and the last session."""
     rows = [row for row in journal.rows() if row.state == PENDING]
     pending = Counter(row.server_id for row in rows)
-    facts = {"octets": journal.octets, "remembered": journal.count, "oldest": journal.oldest, "errors": 0}
+    count, oldest = journal.extent()
+    facts = {"octets": journal.octets, "remembered": count, "oldest": oldest, "errors": 0}
     written = moment(journal.written_at, now)
     print(printable(f"journal   {journal.file} as of {written}{describe_journal(facts, now)}"))
     last, heard = journal.last_sessions(), journal.last_accepted

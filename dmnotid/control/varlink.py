@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from dmnotid.control.client import INTERFACE
-from dmnotid.errors import EndpointError
 from dmnotid.host.log import logger
+from dmnotid.host.unixsocket import bind_unix
 
 MAX_CONNECTIONS: Final = 8
 """Maximum number of connections at a time of root and the daemon's own user, and of all others; a further one gets an
@@ -199,7 +199,6 @@ class Client:
     def open(self) -> None:
         """Read requests."""
         self._loop.add_reader(self._socket, self._receive)
-        self._next()
         # Most clients have sent theirs already.
         self._receive()
 
@@ -213,7 +212,8 @@ class Client:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._loop.remove_reader(self._socket)
+        if not self.ended.is_set():
+            self._loop.remove_reader(self._socket)
         self._socket.close()
         self._server.clients.discard(self)
 
@@ -221,6 +221,9 @@ class Client:
         try:
             octets = self._socket.recv(MAX_REQUEST_OCTETS)
         except BlockingIOError:
+            # The time for the first one begins.
+            if self.task is None:
+                self._next()
             return
         except OSError:
             # The client has closed the connection before it had read all replies.
@@ -337,39 +340,9 @@ async def sliced(values: Iterable[T]) -> AsyncIterator[T]:
 
 def _listen(path: Path) -> socket.socket:
     """Return a socket that listens at a path, in place of one that a killed daemon left there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        if path.is_socket():
-            _remove_stale(path)
-        sock.bind(os.fspath(path))
-        # Before it listens: until then, no process can connect.
-        path.chmod(SOCKET_MODE)
-        sock.listen()
-    except OSError as error:
-        sock.close()
-        exists = path.exists() and not path.is_socket()
-        # A path that is too long for an address is an error without a strerror.
-        found = error.strerror or str(error)
-        problem = "exists and is not a socket; remove it, or configure another path" if exists else found
-        raise EndpointError(f"control.socket: {path}: {problem}") from error
-    except EndpointError:
-        sock.close()
-        raise
+    sock = bind_unix("control.socket", path, socket.SOCK_STREAM, SOCKET_MODE)
+    sock.listen()
     return sock
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket that no process listens at. Raises OSError, and EndpointError if one does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:
-            # Its queue of connections is full, so a process listens.
-            pass
-    raise EndpointError(f"control.socket: {path}: another process listens there")
 
 
 def _parse(message: bytes) -> Request:

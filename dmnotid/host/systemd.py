@@ -30,7 +30,7 @@ MAX_STATUS_OCTETS: Final = 256
 
 _MICROSECONDS: Final = 1_000_000
 _MAX_DIGITS: Final = 20
-_EXPECTED: Final = "a bound UDP socket (ListenDatagram=) is expected"
+_EXPECTED: Final = "a bound UDP socket, or a Unix datagram socket at a path, is expected (ListenDatagram=)"
 
 
 class Manager:
@@ -38,8 +38,11 @@ class Manager:
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         """Read the variables and remove them, so that no child process uses them. Raises EndpointError."""
-        # The UDP sockets that it passed, and the names of their units by descriptor.
-        self.sockets, self.units = _passed_sockets(environ)
+        # The sockets that it passed, and the names of their units by descriptor.
+        passed, self.units = _passed_sockets(environ)
+        # The UDP sockets among them, and the Unix datagram sockets.
+        self.sockets = [sock for sock in passed if sock.family != socket.AF_UNIX]
+        self.doors = [sock for sock in passed if sock.family == socket.AF_UNIX]
         # Within so many seconds it expects a ping; None without a watchdog.
         self.watchdog = _watchdog(environ)
         # The Unix socket that takes messages; None if it wants none.
@@ -166,9 +169,11 @@ def _passed_socket(number: int, name: str) -> socket.socket:
     except OSError as error:
         message = f"{where}: {error.strerror}: {_EXPECTED}"
         raise EndpointError(message) from error
-    udp = sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type == socket.SOCK_DGRAM
-    # A socket that is not bound has port 0.
-    if not udp or not sock.getsockname()[1]:
+    name = sock.getsockname()
+    known = sock.family in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX} and sock.type == socket.SOCK_DGRAM
+    # A UDP socket that is not bound has port 0. A Unix socket without a path has an empty or an abstract name (octets).
+    bound = known and (isinstance(name, str) and name if sock.family == socket.AF_UNIX else name[1])
+    if not bound:
         message = f"{where}: is another kind of socket: {_EXPECTED}"
         raise EndpointError(message)
     return sock

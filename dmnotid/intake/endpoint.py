@@ -1,37 +1,24 @@
-"""One bound UDP socket: octets in, batches of Datagrams out, each with its source and its time of arrival.
-
-The kernel's socket buffer is the only queue. The loop's reader callback reads the socket: one call takes every queued
-datagram, so that one commit can cover them all, and shutdown can drain the queue.
+"""One bound UDP socket: the filter in front of it, the buffer behind that, and the senders of its datagrams.
 
 A dual-stack socket shows an IPv4 sender as ::ffff:a.b.c.d, and a real IPv6 packet can carry the same source address.
 The socket filter refuses such packets, but a socket that the service manager passes may have queued one before the
 filter was attached. So the prefix is removed only if the kernel proves that the packet is IPv4: with IP_RECVTOS it adds
 a record of level IPPROTO_IP to each IPv4 packet as it is read, and to no IPv6 packet. Without that record, and always
 on an IPv6-only socket, the source stays ::ffff:a.b.c.d, which no `sources` admit.
-
-    closed --open--> receiving --error of the kernel--> resting --PAUSE over--> receiving
-    any of them --close: the queue is drained--> closed
 """
 
 import asyncio
 import socket
-import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from dmnotid.host.log import logger
 from dmnotid.intake import socketfilter
+from dmnotid.intake.batches import BatchReader, Deliver
 from dmnotid.intake.drops import NOTHING, Dropped, Drops
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
 from dmnotid.wire.wsp import DEFAULT_MAX_OCTETS
-
-BATCH: Final = 64
-"""Maximum number of datagrams taken in one turn of the loop, so that hooks and timers get theirs."""
-
-PAUSE: Final = 1.0
-"""Time without reading after an error of the kernel, in seconds."""
 
 SOON: Final = 0.05
 """Time from a datagram to the look at the drop counter, in seconds: the session that it starts goes first."""
@@ -43,9 +30,6 @@ ANCILLARY_OCTETS: Final = 512
 
 SO_RCVBUFFORCE: Final = 33
 """asm-generic/socket.h."""
-
-Deliver = Callable[[Iterable[Datagram]], None]
-"""Takes datagrams, which are read from the socket as they are consumed, to the last. Must not raise."""
 
 Report = Callable[[str, Dropped], None]
 """Takes the address of a socket, and what the kernel dropped there."""
@@ -65,38 +49,27 @@ class Intake(NamedTuple):
     max_octets: int = DEFAULT_MAX_OCTETS
 
 
-class Endpoint:
+class Endpoint(BatchReader):
     """One bound UDP socket, which the endpoint owns and closes."""
 
     def __init__(self, sock: socket.socket, deliver: Deliver, report: Report | None = None) -> None:
-        # The bound socket, which `close` closes.
-        self.socket = sock
-        # Called with each batch.
-        self._deliver = deliver
+        super().__init__(sock, deliver)
         # Called if the kernel dropped datagrams.
         self._report = report
         # What was last applied to the socket.
         self._intake = Intake()
         # The socket's drop counter, as far as it was reported.
         self._drops = Drops(sock)
-        # Numbers of datagrams that were delivered, and that the kernel dropped as far as it was reported.
-        self.received = 0
-        self.dropped = NOTHING
-        # Number of datagrams taken in the current batch.
-        self._taken = 0
         # Timer of the next look at the drop counter; none runs while no datagrams arrive.
         self._look: asyncio.TimerHandle | None = None
         # Time of the last look, on the loop's clock.
         self._looked_at = float("-inf")
-        # The loop that reads the socket, None while the endpoint is closed.
-        self._loop: asyncio.AbstractEventLoop | None = None
         # Whether IPv4 packets arrive here as well, with senders in ::ffff:0:0/96. The kernel sets IPV6_V6ONLY itself on
         # a socket that is bound to one IPv6 address.
         v6 = sock.family == socket.AF_INET6
         self._dual = v6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         # Whether the kernel refuses IPv6 packets with such a sender. Every later filter does so too.
         self._guarded = v6 and self._guard()
-        sock.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
 
     def __str__(self) -> str:
         """`[::]:2948`, with the port that the kernel chose if 0 was configured."""
@@ -122,6 +95,7 @@ class Endpoint:
         # The counter is read under the filter that raised it.
         self.report_drops()
         self._intake = intake
+        self.max_octets = intake.max_octets
         try:
             socketfilter.attach(self.socket, junk=intake.junk, max_octets=intake.max_octets)
         except OSError as error:
@@ -145,48 +119,26 @@ class Endpoint:
                 "receive buffer reduced", listen=str(self), octets=granted, configured=octets, problem=problem
             )
 
-    def open(self) -> None:
-        """Receive on the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self.socket.fileno(), self.receive)
-
     def receive(self) -> int:
-        """Deliver at most one batch of queued datagrams, and return their number."""
-        self._taken = 0
-        queued = self._queued()
-        # Read before `_deliver` is called, so that no empty batch is delivered.
-        first = next(queued, None)
-        if first is not None:
-            self._deliver(chain((first,), queued))
-            self.received += self._taken
-            if self._look is None and self._loop is not None:
-                due = max(self._loop.time() + SOON, self._looked_at + self._intake.look_every)
-                self._look = self._loop.call_at(due, self._look_for_drops)
-        return self._taken
+        """Deliver as every reader does, and schedule a look at the drop counter."""
+        taken = super().receive()
+        if taken and self._look is None and self._loop is not None:
+            due = max(self._loop.time() + SOON, self._looked_at + self._intake.look_every)
+            self._look = self._loop.call_at(due, self._look_for_drops)
+        return taken
 
-    def _queued(self) -> Iterator[Datagram]:
-        """Read datagrams from the socket as they are consumed, a batch at most."""
+    def read(self, now: float) -> Iterator[Datagram]:
+        """Yield queued datagrams; see BatchReader."""
         receive = self._receive_proven if self._dual else self.socket.recvfrom
-        # One time of arrival for the batch: no check of a datagram reads the clock.
-        now, sender, source = time.time(), None, Source("", 0)
+        sender, source = None, Source("", 0)
         # One octet too many shows the decoder that the datagram is too long.
-        room = self._intake.max_octets + 1
-        try:
-            while self._taken < BATCH:
-                payload, address = receive(room)
-                self._taken += 1
-                # Most datagrams of a burst have one sender.
-                if address != sender:
-                    sender, source = address, source_of(address)
-                yield Datagram(payload, source, now)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            logger.error("receive failed", listen=str(self), problem=str(error), again_in=PAUSE)
-            # An error that persists must not keep the program busy.
-            if self._loop is not None:
-                self._loop.remove_reader(self.socket.fileno())
-                self._loop.call_later(PAUSE, self._resume)
+        room = self.max_octets + 1
+        while True:
+            payload, address = receive(room)
+            # Most datagrams of a burst have one sender.
+            if address != sender:
+                sender, source = address, source_of(address)
+            yield Datagram(payload, source, now)
 
     def _receive_proven(self, octets: int) -> tuple[bytes, tuple[Any, ...]]:
         """Receive as recvfrom does, with the sender of a proven IPv4 packet as an IPv4 socket shows it."""
@@ -194,10 +146,6 @@ class Endpoint:
         if any(level == socket.IPPROTO_IP for level, _, _ in records):
             return payload, (sender[0].removeprefix(MAPPED), sender[1])
         return payload, sender
-
-    def _resume(self) -> None:
-        if self._loop is not None:
-            self._loop.add_reader(self.socket.fileno(), self.receive)
 
     def _look_for_drops(self) -> None:
         # The next datagram schedules the next look: a daemon that receives nothing, or junk alone, is not woken up.
@@ -215,18 +163,12 @@ class Endpoint:
         if self._report is not None:
             self._report(str(self), dropped)
 
-    def close(self, deadline: float) -> None:
-        """Deliver the queued datagrams, then close. At `deadline` (seconds on the monotonic clock) the rest is lost."""
-        if self._loop is not None:
-            self._loop.remove_reader(self.socket.fileno())
-            self._loop = None
+    def drain(self, deadline: float) -> None:
+        """Deliver the queued datagrams, and receive no more."""
         if self._look is not None:
             self._look.cancel()
-        # A flood must not keep the daemon from stopping.
-        while time.monotonic() < deadline and self.receive():
-            pass
+        super().drain(deadline)
         self.report_drops()
-        self.socket.close()
 
 
 def source_of(address: tuple[Any, ...]) -> Source:

@@ -5,13 +5,17 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from dmnotid.config.values import ListenAddress
+from dmnotid.config.values import DoorConfig, ListenAddress
 from dmnotid.errors import EndpointError
 from dmnotid.host.log import logger
 from dmnotid.intake import socketfilter
-from dmnotid.intake.endpoint import Deliver, Endpoint, Intake, Report, source_of
+from dmnotid.intake.batches import BatchReader, Deliver
+from dmnotid.intake.endpoint import Endpoint, Intake, Report, source_of
+
+if TYPE_CHECKING:
+    from dmnotid.intake.doors import Doors
 
 DRAIN: Final = 1.0
 """Maximum time to drain sockets that are closed, in seconds."""
@@ -40,12 +44,18 @@ def bindings(addresses: Sequence[ListenAddress]) -> list[Binding]:
 
 
 class Endpoints:
-    """The endpoints of a configuration. A reload opens and closes some of them while the others go on.
+    """The endpoints and doors of a configuration. A reload opens and closes some of them while the others go on.
 
     Sockets that the service manager passes are used instead of configured addresses, as long as the process runs.
     """
 
-    def __init__(self, deliver: Deliver, report: Report | None = None, passed: Iterable[socket.socket] = ()) -> None:
+    def __init__(
+        self,
+        deliver: Deliver,
+        report: Report | None = None,
+        passed: Iterable[socket.socket] = (),
+        passed_doors: Sequence[socket.socket] = (),
+    ) -> None:
         # What each endpoint gets.
         self._deliver = deliver
         self._report = report
@@ -55,35 +65,50 @@ class Endpoints:
         self._passed = [Endpoint(sock, deliver, report) for sock in passed]
         # Endpoints on sockets that were bound here, in the order of the configuration.
         self._bound: dict[Binding, Endpoint] = {}
+        # The Unix sockets that were passed, and all doors; None until there is one.
+        self._passed_doors = passed_doors
+        self._doors: Doors | None = None
         # Whether `open` was called.
         self._receiving = False
 
-    def __iter__(self) -> Iterator[Endpoint]:
-        """Iterate in the order of the configuration."""
-        return iter([*self._passed, *self._bound.values()])
+    def __iter__(self) -> Iterator[BatchReader]:
+        """Iterate over endpoints and then doors, in the order of the configuration."""
+        return iter([*self._udp, *(self._doors or ())])
+
+    @property
+    def _udp(self) -> list[Endpoint]:
+        return [*self._passed, *self._bound.values()]
 
     def configure(self, intake: Intake) -> None:
         """Apply `intake` to all endpoints, also to later ones. Passed sockets keep their receive buffer."""
         if intake == self._intake:
             return
         self._intake = intake
+        if self._doors is not None:
+            self._doors.configure(intake.max_octets)
         for endpoint in self._passed:
             # The socket unit sets it (ReceiveBuffer=).
             endpoint.configure(intake._replace(receive_buffer=None))
         for endpoint in self._bound.values():
             endpoint.configure(intake)
 
-    def bind(self, addresses: Sequence[ListenAddress], *, given: bool = True, ipv4_sources: bool = False) -> None:
-        """Bind sockets for new addresses, and close those of addresses that are gone once their queue is drained.
+    def bind(
+        self,
+        addresses: Sequence[ListenAddress],
+        doors: Sequence[DoorConfig] = (),
+        *,
+        given: bool = True,
+        ipv4_sources: bool = False,
+    ) -> None:
+        """Bind sockets for new addresses and doors, and close those that are gone once their queue is drained.
 
         Addresses that are `given`, and are no default, are ignored with a warning if there are passed sockets. Raises
-        EndpointError and changes nothing if an address can't be bound or, with `ipv4_sources` (IPv4 networks in
+        EndpointError and changes nothing if an address or door can't be bound or, with `ipv4_sources` (IPv4 networks in
         `sources`), if a dual-stack socket has no socket filter.
         """
         if self._passed:
             self._check_passed(addresses if given else (), ipv4_sources=ipv4_sources)
-            return
-        wanted = bindings(addresses)
+        wanted = [] if self._passed else bindings(addresses)
         # All new addresses are bound before anything else changes, so that a refused reload changes nothing.
         new: dict[Binding, Endpoint] = {}
         try:
@@ -92,6 +117,8 @@ class Endpoints:
                     new[binding] = self._new_endpoint(binding)
                 if ipv4_sources:
                     _refuse_deceivable(new.get(binding) or self._bound[binding])
+            # The last that may fail, because it changes the doors.
+            gone: list[BatchReader] = [*self._bind_doors(doors)]
         except EndpointError:
             for endpoint in new.values():
                 endpoint.socket.close()
@@ -99,9 +126,22 @@ class Endpoints:
         if self._receiving:
             for endpoint in new.values():
                 _open(endpoint)
-        gone = [endpoint for binding, endpoint in self._bound.items() if binding not in wanted]
+        gone += (endpoint for binding, endpoint in self._bound.items() if binding not in wanted)
         self._bound = {binding: new.get(binding) or self._bound[binding] for binding in wanted}
         _close(gone)
+
+    def _bind_doors(self, configs: Sequence[DoorConfig]) -> Sequence[BatchReader]:
+        if self._doors is None:
+            if not configs and not self._passed_doors:
+                return ()
+            # Without a door the daemon does not load the module.
+            from dmnotid.intake.doors import Doors  # noqa: PLC0415
+
+            self._doors = Doors(self._deliver, self._passed_doors)
+            self._doors.configure(self._intake.max_octets)
+            if self._receiving:
+                self._doors.open()
+        return self._doors.bind(configs)
 
     def _check_passed(self, addresses: Sequence[ListenAddress], *, ipv4_sources: bool) -> None:
         passed = {tuple(source_of(endpoint.socket.getsockname())) for endpoint in self._passed}
@@ -130,19 +170,21 @@ class Endpoints:
     def open(self) -> None:
         """Receive on the running loop, also on endpoints that a reload opens later."""
         self._receiving = True
-        for endpoint in self:
+        for endpoint in self._udp:
             _open(endpoint)
+        if self._doors is not None:
+            self._doors.open()
 
     def report_drops(self) -> None:
         """Report what the kernel dropped, also on sockets at which junk alone arrived: it wakes no endpoint."""
-        for endpoint in self:
+        for endpoint in self._udp:
             endpoint.report_drops()
 
     def close(self) -> None:
         """Drain all sockets for a limited time, and close them."""
-        endpoints = list(self)
-        self._passed, self._bound = [], {}
-        _close(endpoints)
+        endpoints, doors = self._udp, self._doors
+        self._passed, self._bound, self._doors = [], {}, None
+        _close(endpoints if doors is None else [*endpoints, doors])
 
 
 def _open(endpoint: Endpoint) -> None:
@@ -153,7 +195,7 @@ def _open(endpoint: Endpoint) -> None:
     logger.info("socket listening", listen=str(endpoint), **facts)
 
 
-def _close(endpoints: Iterable[Endpoint]) -> None:
+def _close(endpoints: Iterable["BatchReader | Doors"]) -> None:
     # One deadline for all, so that floods on several sockets do not add up.
     deadline = time.monotonic() + DRAIN
     for endpoint in endpoints:

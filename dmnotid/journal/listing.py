@@ -3,6 +3,7 @@
 Their values come from a file that may be damaged: a row that is not as it was written is left out.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +12,10 @@ from typing import Any, Final
 from dmnotid.journal.rows import MAX_SESSION, PENDING, SELECT_PAGE, SELECT_ROW, Row, is_whole, make_row, shown_time
 from dmnotid.policy.sessions import SessionView
 
-ROWS_AT_ONCE: Final = 64
+ROWS_AT_ONCE: Final = 32
 """Number of rows that a page is made of: no reader holds up the loop, or keeps the log from being written back."""
 
-_COUNT: Final = "SELECT count(*) FROM session"
-_OLDEST: Final = "SELECT received_at FROM session ORDER BY session LIMIT 1"
+_EXTENT: Final = "SELECT count(*), (SELECT received_at FROM session ORDER BY session LIMIT 1) FROM session"
 # Of each server, the session that was tried or closed last; the order of the table is the quickest way to all rows.
 _LAST_SESSIONS: Final = """
 SELECT session, max(ifnull(closed_at, started_at)) FROM session NOT INDEXED
@@ -87,19 +87,14 @@ class Listing:
         total = 0
         for side in ("", "-wal"):
             with suppress(OSError):
-                total += Path(f"{self.file}{side}").stat().st_size
+                # Path.stat() takes four times as long.
+                total += os.stat(f"{self.file}{side}").st_size  # noqa: PTH116
         return total
 
-    @property
-    def count(self) -> int:
-        """Number of notifications that are remembered."""
-        ((count,),) = self._query(_COUNT, ())
-        return int(count)
-
-    @property
-    def oldest(self) -> float | None:
-        """Arrival of the first of them (POSIX seconds); None if there is none."""
-        return next((shown_time(at) or None for (at,) in self._query(_OLDEST, ()) if isinstance(at, float)), None)
+    def extent(self) -> tuple[int, float | None]:
+        """Return how many notifications are remembered, and the arrival of the first of them (POSIX seconds)."""
+        ((count, oldest),) = self._query(_EXTENT, ())
+        return count, shown_time(oldest) or None if isinstance(oldest, float) else None
 
 
 def view_of(row: Row) -> SessionView:

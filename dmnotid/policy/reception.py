@@ -6,13 +6,16 @@
     server     Servers.find                       Notification, sender -> Server
     verify     verify                             Notification, Server, clock -> VerifiedNotification
 
+A bearer that needs no push hands in the package alone, which begins at the stage DM (4).
+
 The order of these checks is a security property. This module is the only place that has it, and no configuration
 changes it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from dmnotid.errors import Discard
+from dmnotid.errors import Discard, PushTooLong
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification, verify
 from dmnotid.policy.freshness import Clock, Freshness
@@ -22,12 +25,36 @@ from dmnotid.wire.notification import Notification, decode_notification
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, DEFAULT_MAX_OCTETS, decode_push
 
 
+class Handover(NamedTuple):
+    """How a process of this device handed in a datagram through a door.
+
+    `bare` octets are a package without a push. `pid` and `uid` are those of the process. `answer` sends it the verdict,
+    and is None if it has no address.
+    """
+
+    bare: bool
+    pid: int
+    uid: int
+    answer: Callable[[dict[str, object]], None] | None = None
+
+
 class Datagram(NamedTuple):
     """A received datagram: its octets, its sender, and the wall clock at its arrival (POSIX seconds)."""
 
     payload: bytes
     source: Source
     received_at: float
+    handover: Handover | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether the octets are a package without a push."""
+        return self.handover is not None and self.handover.bare
+
+    def log_facts(self) -> dict[str, object]:
+        """Return the sender as log records have it."""
+        facts: dict[str, object] = {"source": str(self.source)}
+        return facts if self.handover is None else facts | {"pid": self.handover.pid, "uid": self.handover.uid}
 
 
 class Rules(NamedTuple):
@@ -52,6 +79,16 @@ class Progress:
         self.body_offset = body_offset
         # The package.
         self.notification: Notification | None = None
+
+
+def receive(datagram: Datagram, rules: Rules, clock: Clock) -> VerifiedNotification:
+    """Take a datagram through every pure check. Raises the Discard of the first that fails."""
+    if not datagram.bare:
+        return receive_push(datagram, rules, clock)
+    # The endpoint cuts off the octets of a datagram after the first one too many.
+    if len(datagram.payload) > rules.max_octets:
+        raise PushTooLong(rules.max_octets)
+    return receive_package(datagram.payload, datagram.source, rules, clock)
 
 
 def receive_push(

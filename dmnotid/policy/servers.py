@@ -40,7 +40,7 @@ class Server(NamedTuple):
     @property
     def secrets(self) -> tuple[bytes, ...]:
         """Every secret of the server, the current one first."""
-        return tuple(secret for secret in (self.secret, self.former_secret) if secret is not None)
+        return tuple([secret for secret in (self.secret, self.former_secret) if secret is not None])
 
     def allows(self, source: Source) -> bool:
         """Return whether the server may send from that address, or through that door."""

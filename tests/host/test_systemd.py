@@ -234,6 +234,8 @@ except EndpointError as error:
 else:
     for sock in manager.sockets:
         print(*sock.getsockname()[:2], os.get_inheritable(sock.fileno()))
+    for sock in manager.doors:
+        print("door", sock.getsockname(), os.get_inheritable(sock.fileno()))
     print(sorted(name for name in os.environ if name.startswith(("LISTEN_", "NOTIFY_", "WATCHDOG_"))))
 """
 
@@ -260,7 +262,7 @@ def test_passed_sockets_are_used_and_not_inherited() -> None:
 
 
 def test_passed_socket_of_another_kind_is_refused() -> None:
-    expected = "a bound UDP socket (ListenDatagram=) is expected"
+    expected = "a bound UDP socket, or a Unix datagram socket at a path, is expected (ListenDatagram=)"
     with bound(socket.SOCK_STREAM) as stream, bound() as good:
         where = "LISTEN_FDS: descriptor 4 (my.socket)"
         assert show([good, stream], ["dmnotid.socket", "my.socket"]) == [
@@ -270,8 +272,19 @@ def test_passed_socket_of_another_kind_is_refused() -> None:
         where = "LISTEN_FDS: descriptor 3 (unnamed)"
         assert show([unbound], [""]) == [f"{where}: is another kind of socket: {expected}"]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with ours, theirs:
-        assert show([ours], ["a"]) == [f"LISTEN_FDS: descriptor 3 (a): is another kind of socket: {expected}"]
+    # Every user may send to an abstract name.
+    abstract = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    abstract.bind("")
+    with ours, theirs, abstract:
+        for sock in (ours, abstract):
+            assert show([sock], ["a"]) == [f"LISTEN_FDS: descriptor 3 (a): is another kind of socket: {expected}"]
+
+
+def test_passed_unix_socket_is_a_door(tmp_path: Path) -> None:
+    with bound() as udp, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+        door.bind(str(tmp_path / "door"))
+        lines = show([door, udp], ["dmnotid-doors.socket", "dmnotid.socket"])
+        assert lines == [f"127.0.0.1 {udp.getsockname()[1]} False", f"door {tmp_path / 'door'} False", "[]"]
 
 
 def test_passed_descriptor_that_is_not_a_socket_is_refused() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from dmnotid.config.values import DEFAULT_RECEIVE_BUFFER, ListenAddress
+from dmnotid.intake.batches import BATCH
 from dmnotid.intake.drops import Dropped
-from dmnotid.intake.endpoint import BATCH, Endpoint, Intake, source_of
+from dmnotid.intake.endpoint import Endpoint, Intake, source_of
 from dmnotid.intake.sockets import bind
 from dmnotid.policy.addresses import Source
 from dmnotid.wire.wsp import DEFAULT_MAX_OCTETS

@@ -40,14 +40,19 @@ def test_copy_has_what_was_committed_and_the_file_stays_as_it_was(tmp_path: Path
         journal.close([(failed, Closed.FAILED, "exit 3")])
         admit(journal, 2, received_at=NOW + 5)
         admit_done(journal, 1, server_id=OTHER_ID, received_at=NOW + 9)
-        expected = list(journal.rows()), dict(journal.last_sessions()), dict(journal.times.last_accepted), journal.count
+        expected = (
+            list(journal.rows()),
+            dict(journal.last_sessions()),
+            dict(journal.times.last_accepted),
+            journal.extent(),
+        )
         killed = copy_of(state)
     directory = state if stopped else killed
     before = content(directory)
     assert (f"{FILE_NAME}-wal" in before) is not stopped
     with read_copy(directory) as copy:
-        assert (list(copy.rows()), dict(copy.last_sessions()), copy.last_accepted, copy.count) == expected
-        assert copy.oldest == NOW
+        assert (list(copy.rows()), dict(copy.last_sessions()), copy.last_accepted, copy.extent()) == expected
+        assert copy.extent()[1] == NOW
         assert copy.octets == sum(len(octets) for octets, _ in before.values())
         assert copy.written_at == pytest.approx(max(changed for _, changed in before.values()) / 1e9, abs=1e-3)
     assert content(directory) == before
@@ -57,7 +62,7 @@ def test_reader_of_a_copy_keeps_no_daemon_from_starting(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         admit(journal)
     with read_copy(tmp_path) as copy, another_process(tmp_path, "journal.probe()"):
-        assert copy.count == 1
+        assert copy.extent()[0] == 1
 
 
 def test_copy_is_private_and_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from dmnotid.policy.addresses import Network, Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.digest import sign
 from dmnotid.policy.freshness import Clock, Freshness
-from dmnotid.policy.reception import Datagram, Progress, Rules, receive_package, receive_push
+from dmnotid.policy.reception import Datagram, Handover, Progress, Rules, receive, receive_package, receive_push
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import decode_notification, encode_notification
 from dmnotid.wire.octets import FieldValue
@@ -55,6 +55,37 @@ def test_bare_package_is_received_and_verified() -> None:
     assert verified == VerifiedNotification(
         decode_notification(body), "dm", NEAR, NOW, clock_believed=True, secret="current"
     )
+
+
+PUSH_DOOR, PACKAGE_DOOR = (Handover(bare, pid=5, uid=0) for bare in (False, True))
+
+
+def outcome(payload: bytes, handover: Handover | None, rules: Rules = RULES) -> str:
+    """Return the server of a datagram, or the reason of the Discard."""
+    try:
+        return receive(Datagram(payload, NEAR, NOW, handover), rules, CLOCK).server_id
+    except Discard as discard:
+        return discard.reason
+
+
+@pytest.mark.parametrize("handover", [None, PUSH_DOOR])
+def test_push_of_a_door_takes_the_way_of_one_over_udp(handover: Handover | None) -> None:
+    """4, 6: from its start, with the same reasons."""
+    assert outcome(encode_push(package()), handover) == "dm"
+    assert outcome(package(), handover) == "not-a-push"
+    assert outcome(encode_push(package(sent_at=0)), handover) == "stale"
+    assert outcome(b"", handover) == "truncated"
+
+
+def test_bare_package_of_a_door_takes_the_way_of_a_package_from_ver_on() -> None:
+    """4, 6.2: with the same reasons, and the limit of a datagram."""
+    assert outcome(package(), PACKAGE_DOOR) == "dm"
+    assert outcome(encode_push(package()), PACKAGE_DOOR) == "unsupported-version"
+    assert outcome(package(sent_at=0), PACKAGE_DOOR) == "stale"
+    assert outcome(b"", PACKAGE_DOOR) == "truncated"
+    most = len(package())
+    assert outcome(package(), PACKAGE_DOOR, RULES._replace(max_octets=most)) == "dm"
+    assert outcome(package(), PACKAGE_DOOR, RULES._replace(max_octets=most - 1)) == "push-too-long"
 
 
 def test_rules_have_defaults() -> None:

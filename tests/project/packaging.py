@@ -66,11 +66,17 @@ def repacked(package: Path, version: str, directory: Path, appended: Mapping[str
 
 
 def build_deb(sources: Path, dist: Path, before: tuple[str, ...] = ()) -> Path:
-    """Run `make deb`, perhaps as the arguments of another command; the package."""
+    """Run `make deb`, perhaps as the arguments of another command; the package dmnotid, beside that of the bearers."""
     done = subprocess.run(
         [*before, "make", "deb", f"DIST={dist}"],
         cwd=sources, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    [package] = dist.glob("*.deb")
+    [package] = dist.glob("dmnotid_*.deb")
     return package
+
+
+def sms_package(package: Path) -> Path:
+    """Return the package dmnotid-sms that was built with the package dmnotid."""
+    [found] = package.parent.glob("dmnotid-sms_*.deb")
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dmnotid
-from tests.project.packaging import PROJECT, build_deb, copy_sources
+from tests.project.packaging import PROJECT, build_deb, copy_sources, sms_package
 
 
 def test_the_package_has_the_version_of_the_program() -> None:
@@ -18,7 +18,9 @@ def test_the_package_has_the_version_of_the_program() -> None:
 
 
 def test_the_package_depends_on_what_the_program_requires() -> None:
-    required = re.findall(r'(?m)^    "([A-Za-z]+)>=([\d.]+)', (PROJECT / "pyproject.toml").read_text())
+    project = (PROJECT / "pyproject.toml").read_text()
+    # The dependencies, and what the extra for the bearers adds.
+    required = re.findall(r'(?m)^(?:    |sms = \[)"([A-Za-z]+)>=([\d.]+)', project)
     depends = dict(re.findall(r"(?m)^ python3-(\w+) \(>= ([\d.]+)\),$", (PROJECT / "debian/control").read_text()))
     names = {"PyYAML": "yaml"}
     assert depends == {names.get(name, name): version for name, version in required}
@@ -100,6 +102,25 @@ def test_what_lies_where(contents: Path) -> None:
 
 
 @pytest.mark.system
+def test_bearers_are_a_package_of_their_own(package: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--raw-extract", sms_package(package), tmp_path], check=True)
+    units, policy, users = "lib/systemd/system", "usr/share/dbus-1/system.d", "usr/lib/sysusers.d"
+    found = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
+    shipped = {
+        f"{units}/dmnotid-ofono.service": "dmnotid-ofono.service",
+        f"{policy}/dmnotid-ofono.conf": "dmnotid-ofono.conf",
+        f"{users}/dmnotid-sms.conf": "dmnotid-sms.sysusers",
+    }
+    assert {name for name in found if not name.startswith(("DEBIAN", "usr/share/doc"))} == set(shipped)
+    for name, source in shipped.items():
+        assert found[name].read_bytes() == (PROJECT / "systemd" / source).read_bytes()
+    assert commands_to_systemd(tmp_path / "DEBIAN/postinst") == [
+        "systemctl --system daemon-reload",
+        "deb-systemd-invoke try-restart 'dmnotid-ofono.service'",
+    ]
+
+
+@pytest.mark.system
 def test_the_configuration_is_the_administrators(contents: Path, package: Path) -> None:
     assert (contents / "DEBIAN/conffiles").read_text() == "/etc/dmnotid/dmnotid.yaml\n"
     listed = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, check=True).stdout
@@ -152,7 +173,7 @@ def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents:
 @pytest.mark.system
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="needs lintian")
 def test_lintian_has_nothing_to_say(package: Path) -> None:
-    command = ["lintian", "--fail-on=error,warning", str(package)]
+    command = ["lintian", "--fail-on=error,warning", str(package), str(sms_package(package))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -178,6 +199,7 @@ def test_build_elsewhere_years_later_leaves_the_sources_alone_and_makes_the_same
         "debian/dmnotid.postinst",
         "debian/dmnotid.prerm",
         "debian/dmnotid.postrm",
+        "debian/dmnotid-sms.prerm",
         "completions/dmnotid",
     ],
 )

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.project.packaging import PROJECT
+from tests.project.packaging import PROJECT, sms_package
 from tests.shared import made_once
 from tests.system.device import Device
 from tests.system.machine import Machine, make_root, why_not
@@ -43,7 +43,7 @@ def base_root() -> Path:
 
 @pytest.fixture(scope="session")
 def device_root(base_root: Path, package: Path) -> Path:
-    """A Debian with dmnotid's package installed."""
+    """A Debian with dmnotid's packages installed."""
 
     def make(root: Path) -> None:
         subprocess.run(["cp", "--archive", "--reflink=auto", f"{base_root}/.", root], check=True)
@@ -54,7 +54,7 @@ def device_root(base_root: Path, package: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def later_root(package: Path) -> Path:
-    """A Debian 13, which has systemd 257, with dmnotid's package."""
+    """A Debian 13, which has systemd 257, with dmnotid's packages."""
 
     def make(root: Path) -> None:
         _make_root(root, LATER)
@@ -65,8 +65,9 @@ def later_root(package: Path) -> Path:
 
 def _install(package: Path, root: Path) -> None:
     shutil.copy(package, root / "tmp/dmnotid.deb")
+    shutil.copy(sms_package(package), root / "tmp/dmnotid-sms.deb")
     done = subprocess.run(
-        ["chroot", root, "dpkg", "--install", "/tmp/dmnotid.deb"],  # noqa: S108 - in there
+        ["chroot", root, "dpkg", "--install", "/tmp/dmnotid.deb", "/tmp/dmnotid-sms.deb"],  # noqa: S108 - in there
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,7 +26,10 @@ from tests.support import wait_until
 
 PACKAGES: Final = (
     "systemd",
+    "dbus",
     "iproute2",
+    "ofono",
+    "python3-jeepney",
     "python3-structlog",
     "python3-uvloop",
     "python3-venv",
@@ -46,7 +49,8 @@ _TOOLS: Final = ("mmdebstrap", "unshare", "nsenter", "setpriv", "pivot_root", "m
 # What takes time at the boot, or wants hardware, and what nobody here asks for.
 _MASKED: Final = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "console-getty.service", "dpkg-db-backup.timer",
-    "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty.target", "systemd-logind.service",
+    "dundee.service", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty.target", "ofono.service",
+    "systemd-logind.service",
     "systemd-modules-load.service", "systemd-sysctl.service", "systemd-timesyncd.service",
     "systemd-udev-trigger.service", "systemd-udevd.service",
 )  # fmt: skip

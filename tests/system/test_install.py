@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import dmnotid
-from tests.project.packaging import copy_sources, repacked
+from tests.project.packaging import copy_sources, repacked, sms_package
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -132,6 +132,20 @@ def test_the_package_from_installation_to_purge(debian: CleanDebian, package: Pa
     assert debian.find() == {"/etc/dmnotid"}
     assert set(secret.parent.iterdir()) == {secret, debian.path / HOOK.removeprefix("/")}
     debian.run("getent", "passwd", *USERS)
+
+
+def test_package_of_the_bearers_from_installation_to_purge(debian: CleanDebian, package: Path) -> None:
+    debian.run("dpkg", "--install", debian.bring(package), debian.bring(sms_package(package)))
+    assert "dmnotid-bearer" in debian.run("getent", "group", "dmnotid-doors")
+    assert enabled(debian) == []
+    # With the jeepney of Debian 12.
+    debian.run("python3", "-c", "import dmnotid.bearers.ofono")
+    debian.run("systemctl", "enable", "dmnotid-ofono.service")
+    debian.run("dpkg", "--remove", "dmnotid-sms")
+    assert enabled(debian) == []
+    debian.run("dpkg", "--purge", "dmnotid-sms", "dmnotid")
+    assert debian.find() == set()
+    debian.run("getent", "passwd", "dmnotid-bearer")
 
 
 def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian, wheels: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ METRICS: Final = (
     "dmnotid-metrics.socket",
     "dmnotid-metrics@1.service",
 )
+BEARERS: Final = ("dmnotid-ofono.service",)
 
 MEASURED_BY: Final = "systemd 252"
 """Other versions weigh otherwise, and know settings that these units can't have."""
@@ -25,7 +26,9 @@ MEASURED_BY: Final = "systemd 252"
 def test_units_are_clean(device: Device, handed_over: bool) -> None:  # noqa: FBT001 - a parameter of the test's
     if handed_over:
         hand_over(device)
-    done = device.machine.attempt("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", *UNITS, *METRICS)
+    done = device.machine.attempt(
+        "systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", *UNITS, *METRICS, *BEARERS
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -39,8 +42,11 @@ def test_exposure(device: Device, handed_over: bool, threshold: int) -> None:  #
     device.run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "dmnotid.service")
 
 
-@pytest.mark.parametrize(("unit", "threshold"), [("dmnotid-metrics.service", 9), ("dmnotid-metrics@1.service", 3)])
-def test_exposure_of_the_metrics(device: Device, unit: str, threshold: int) -> None:
+OTHERS: Final = [("dmnotid-metrics.service", 9), ("dmnotid-metrics@1.service", 3), ("dmnotid-ofono.service", 9)]
+
+
+@pytest.mark.parametrize(("unit", "threshold"), OTHERS)
+def test_exposure_of_the_others(device: Device, unit: str, threshold: int) -> None:
     version = device.run("systemd-analyze", "--version")
     if not version.startswith(MEASURED_BY):
         pytest.skip(f"the figure is one of {MEASURED_BY}")

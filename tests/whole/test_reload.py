@@ -16,7 +16,7 @@ import pytest
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
-from dmnotid.intake.endpoint import Endpoint
+from dmnotid.intake.batches import BatchReader
 from tests.support import (
     NOWHERE,
     OPEN_ID,
@@ -61,13 +61,13 @@ async def reloaded(daemon: Daemon, logged: LogLines) -> dict[str, Any]:
     return ends(logged)[-1]
 
 
-def send(endpoint: Endpoint, *datagrams: bytes) -> None:
+def send(endpoint: BatchReader, *datagrams: bytes) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for datagram in datagrams:
             sock.sendto(datagram, endpoint.socket.getsockname())
 
 
-def only(daemon: Daemon) -> Endpoint:
+def only(daemon: Daemon) -> BatchReader:
     (endpoint,) = daemon.endpoints
     return endpoint
 

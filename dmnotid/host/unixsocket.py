@@ -1,0 +1,64 @@
+"""Unix sockets that are bound at a path, in place of one that a killed process left there."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+from dmnotid.errors import EndpointError
+
+
+def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int, gid: int = -1) -> socket.socket:
+    """Return a non-blocking socket that is bound at a path, with that mode, and the group `gid` unless that is -1.
+
+    Raises EndpointError, which names the configuration's `key`: also if the path has another kind of file, or a socket
+    that another process has open.
+    """
+    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
+    try:
+        if path.is_socket():
+            _remove_stale(key, path, kind)
+        # The file of the socket gets this mode: no other user can reach it before it has its group.
+        os.fchmod(sock.fileno(), 0)
+        sock.bind(os.fspath(path))
+        try:
+            permit(path, mode, gid)
+        except OSError:
+            path.unlink()
+            raise
+    except OSError as error:
+        sock.close()
+        raise EndpointError(f"{key}: {path}: {_explain(path, error)}") from error
+    except EndpointError:
+        sock.close()
+        raise
+    return sock
+
+
+def permit(path: Path, mode: int, gid: int) -> None:
+    """Set the group of a socket, unless that is -1, and its mode. Raises OSError."""
+    # The group first: its former one must not get what the mode grants.
+    os.chown(path, -1, gid)
+    path.chmod(mode)
+
+
+def _explain(path: Path, error: OSError) -> str:
+    if path.exists() and not path.is_socket():
+        return "exists and is not a socket; remove it, or configure another path"
+    # A path that is too long for an address is an error without a strerror.
+    return error.strerror or str(error)
+
+
+def _remove_stale(key: str, path: Path, kind: socket.SocketKind) -> None:
+    """Remove a socket that no process has open. Raises OSError, and EndpointError if one does."""
+    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except OSError as error:
+            # Its queue of connections is full, or it is a socket of another kind: a process has it in both cases.
+            if error.errno not in {errno.EAGAIN, errno.EPROTOTYPE}:
+                raise
+    raise EndpointError(f"{key}: {path}: another process listens there")

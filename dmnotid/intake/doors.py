@@ -1,0 +1,203 @@
+"""Doors: Unix datagram sockets through which other processes of this device hand in pushes, or bare packages (4).
+
+A sender whose datagram does not fit into the queue has to wait, so nothing is lost while the daemon is busy. A sender
+with an address gets one datagram as an answer, once the verdict is durable:
+
+    {"verdict": "accepted", "session": 7}
+    {"verdict": "discarded", "reason": "duplicate"}
+
+A door is bound here, or passed by the service manager, which then also decides about its mode and group. Only root and
+the daemon's user may be able to replace it, and not every user may send: its name as a source would mean nothing.
+"""
+
+import grp
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from struct import Struct
+from typing import Any, Final
+
+from dmnotid.config.values import DoorConfig
+from dmnotid.errors import EndpointError, UntrustedPath
+from dmnotid.host.log import logger
+from dmnotid.host.trust import check_trusted_directory, check_trusted_socket
+from dmnotid.host.unixsocket import bind_unix, permit
+from dmnotid.intake.batches import BatchReader, Deliver
+from dmnotid.policy.addresses import Source
+from dmnotid.policy.reception import Datagram, Handover
+from dmnotid.wire.wsp import DEFAULT_MAX_OCTETS
+
+_CREDENTIALS: Final = Struct("=iII")
+"""struct ucred: pid, uid, gid."""
+
+ANCILLARY_OCTETS: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
+"""Room for the credentials, which come first, and for nothing else: a sender can attach open files."""
+
+_ANSWER: Final = b'{"verdict": '
+"""The beginning of every answer."""
+
+
+class Door(BatchReader):
+    """One door. `passed` sockets belong to the service manager, and stay at their path when the door is closed."""
+
+    def __init__(self, sock: socket.socket, config: DoorConfig, deliver: Deliver, *, passed: bool) -> None:
+        super().__init__(sock, deliver)
+        # What it holds, and its name; a reload may change both.
+        self.config = config
+        # Whether the service manager bound it.
+        self.passed = passed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def __str__(self) -> str:
+        """Return the path."""
+        return str(self.config.path)
+
+    def read(self, now: float) -> Iterator[Datagram]:
+        """Yield queued datagrams; see BatchReader."""
+        source, bare = Source(self.config.source, None), self.config.holds == "package"
+        # One octet too many shows that the datagram is too long.
+        room = self.max_octets + 1
+        while True:
+            payload, records, _, address = self.socket.recvmsg(room, ANCILLARY_OCTETS)
+            # SO_PASSCRED adds them to each datagram.
+            pid, uid, _ = _CREDENTIALS.unpack(records[0][2])
+            # An answer is never answered: a sender may bind its socket, and put a link to a door in its place. Two
+            # doors would answer each other for ever.
+            answer = partial(self._answer, address) if address and not payload.startswith(_ANSWER) else None
+            yield Datagram(payload, source, now, Handover(bare, pid, uid, answer))
+
+    def _answer(self, address: Any, verdict: dict[str, object]) -> None:  # noqa: ANN401 - text, or octets if abstract
+        # A sender that is gone, or does not read, loses its answer: the daemon must not wait for it.
+        with suppress(OSError):
+            self.socket.sendto(json.dumps(verdict).encode(), socket.MSG_DONTWAIT, address)
+
+    def close(self, deadline: float) -> None:
+        """Deliver the queued datagrams, then close; a passed socket stays open."""
+        # Before the queue is drained: a later sender finds no door, instead of one that is not read.
+        self.remove()
+        self.drain(deadline)
+        if not self.passed:
+            self.socket.close()
+
+    def remove(self) -> None:
+        """Remove the socket from its path, unless it was passed."""
+        if not self.passed:
+            with suppress(OSError):
+                self.config.path.unlink()
+
+
+class Doors:
+    """The doors of a configuration. A reload opens and closes some of them, and changes others."""
+
+    def __init__(self, deliver: Deliver, passed: Iterable[socket.socket] = ()) -> None:
+        # What each door gets.
+        self._deliver = deliver
+        # The sockets that the service manager passed, by path; those of doors that are not configured are not read.
+        self._passed = {Path(sock.getsockname()): sock for sock in passed}
+        # The doors, in the order of the configuration.
+        self._doors: dict[Path, Door] = {}
+        # Maximum length of a datagram, also for doors that a reload opens.
+        self._max_octets = DEFAULT_MAX_OCTETS
+        # Whether `open` was called.
+        self._receiving = False
+
+    def __iter__(self) -> Iterator[Door]:
+        """Iterate in the order of the configuration."""
+        return iter(self._doors.values())
+
+    def configure(self, max_octets: int) -> None:
+        """Cut off longer datagrams, also at later doors."""
+        self._max_octets = max_octets
+        for door in self:
+            door.max_octets = max_octets
+
+    def bind(self, configs: Sequence[DoorConfig]) -> list[Door]:
+        """Open new doors, change those with other settings, and return those that are gone, which the caller closes.
+
+        Raises EndpointError, and changes nothing then.
+        """
+        doors: dict[Path, Door] = {}
+        with ExitStack() as undo:
+            for config in configs:
+                door = self._doors.get(config.path)
+                if door is None:
+                    door = self._new_door(config)
+                    undo.callback(door.close, 0)
+                elif not door.passed:
+                    undo.callback(_permit, door.config)
+                    _permit(config)
+                doors[config.path] = door
+            undo.pop_all()
+        for config in configs:
+            doors[config.path].config = config
+        gone = [door for path, door in self._doors.items() if path not in doors]
+        new = [door for path, door in doors.items() if path not in self._doors]
+        self._doors = doors
+        if self._receiving:
+            _open(new)
+        for path in self._passed.keys() - doors.keys():
+            problem = "the service manager passes it, and no entry of `doors` has its path"
+            logger.warning("door ignored", door=str(path), problem=problem)
+        return gone
+
+    def _new_door(self, config: DoorConfig) -> Door:
+        passed = self._passed.get(config.path)
+        try:
+            if passed is None:
+                check_trusted_directory(config.path.parent)
+            else:
+                check_trusted_socket(config.path)
+                _check_mode(config.path)
+        except UntrustedPath as error:
+            raise EndpointError(f"doors: {error}") from error
+        sock = passed or bind_unix("doors", config.path, socket.SOCK_DGRAM, config.mode, _gid(config))
+        door = Door(sock, config, self._deliver, passed=passed is not None)
+        door.max_octets = self._max_octets
+        return door
+
+    def open(self) -> None:
+        """Receive on the running loop, also at doors that a reload opens later."""
+        self._receiving = True
+        _open(self)
+
+    def close(self, deadline: float) -> None:
+        """Close all doors as `Door.close` does, and every passed socket."""
+        for door in self:
+            door.close(deadline)
+        for sock in self._passed.values():
+            sock.close()
+        self._doors, self._passed = {}, {}
+
+
+def _open(doors: Iterable[Door]) -> None:
+    for door in doors:
+        door.open()
+        logger.info("socket listening", listen=str(door), holds=door.config.holds, source=door.config.source)
+
+
+def _check_mode(path: Path) -> None:
+    """Ensure that not every user may send through a passed door. Raises UntrustedPath."""
+    if path.stat().st_mode & stat.S_IWOTH:
+        raise UntrustedPath(str(path), "every user may send through this door: set SocketMode=0660 and SocketGroup=")
+
+
+def _permit(config: DoorConfig) -> None:
+    """Apply group and mode to a bound socket. Raises EndpointError."""
+    try:
+        permit(config.path, config.mode, _gid(config))
+    except OSError as error:
+        raise EndpointError(f"doors: {config.path}: {error.strerror}") from error
+
+
+def _gid(config: DoorConfig) -> int:
+    if config.group is None:
+        return os.getegid()
+    try:
+        return grp.getgrnam(config.group).gr_gid
+    except KeyError:
+        raise EndpointError(f"doors: {config.path}: this system has no group {config.group!r}") from None
