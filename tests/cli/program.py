@@ -1,6 +1,7 @@
 """Run dmnotid as people do: as a process, on a terminal, with a configuration."""
 
 import base64
+import io
 import os
 import pty
 import re
@@ -8,9 +9,15 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Final, NamedTuple, Self
+
+import pytest
+
+from dmnotid.cli import main
 
 PATIENCE: Final = 30
 """Maximum time for anything, in seconds; only a program that hangs takes as long."""
@@ -41,6 +48,23 @@ def dmnotid(*words: str, given: bytes | None = b"", **environ: str) -> Done:
         [*argv, *words], input=given, capture_output=True, env=os.environ | environ, timeout=PATIENCE, check=False
     )
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def call(*words: str, given: bytes = b"", **environ: str) -> Done:
+    """Run a command to its end in this process, which takes a tenth of the time of a process of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    with tempfile.TemporaryFile("w+") as stdin, pytest.MonkeyPatch.context() as patch:
+        stdin.buffer.write(given)
+        stdin.seek(0)
+        patch.setattr(sys, "stdin", stdin)
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                status = main(words)
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+    return Done(status, out.getvalue(), err.getvalue())
 
 
 class Terminal:

@@ -11,7 +11,7 @@ import pytest
 
 from dmnotid.cli.asking import refusal
 from dmnotid.control.client import Failed
-from tests.cli.program import PATIENCE, PROGRAM, Done, dmnotid, write_config
+from tests.cli.program import PATIENCE, PROGRAM, Done, call, write_config
 from tests.processes import WITHOUT_PRIVILEGES, needs_setpriv
 from tests.support import further
 
@@ -36,13 +36,13 @@ def printed(done: Done) -> str:
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_no_daemon_is_exit_status_3(words: list[str], tmp_path: Path) -> None:
-    done = dmnotid(*words, "--socket", str(tmp_path / "control"))
+    done = call(*words, "--socket", str(tmp_path / "control"))
     assert done.status == 3
     assert printed(done) == f"dmnotid does not run ({tmp_path}/control: no daemon listens there)"
 
 
 def test_plain_status_without_a_daemon_is_exit_status_3(tmp_path: Path) -> None:
-    done = dmnotid("status", RUNTIME_DIRECTORY=f"{tmp_path}:/run/other")
+    done = call("status", RUNTIME_DIRECTORY=f"{tmp_path}:/run/other")
     assert (done.status, done.out.splitlines()[0]) == (
         3,
         f"dmnotid does not run ({tmp_path}/control: no daemon listens there)",
@@ -51,7 +51,7 @@ def test_plain_status_without_a_daemon_is_exit_status_3(tmp_path: Path) -> None:
 
 def test_daemon_that_does_not_accept_may_be_starting(tmp_path: Path) -> None:
     with listening(tmp_path / "control"):
-        done = dmnotid("status", RUNTIME_DIRECTORY=str(tmp_path))
+        done = call("status", RUNTIME_DIRECTORY=str(tmp_path))
     assert done.status == 3
     problem = "the daemon does not answer; it may be starting or stopping"
     assert printed(done) == f"dmnotid does not answer ({tmp_path}/control: {problem})"
@@ -153,13 +153,13 @@ def test_refusal_is_explained(error: str, facts: dict[str, object], lines: list[
 
 def test_configuration_names_the_socket(tmp_path: Path) -> None:
     config = write_config(tmp_path, more=f"control: {{socket: {tmp_path}/other}}\n")
-    done = dmnotid("sessions", "--config", str(config))
+    done = call("sessions", "--config", str(config))
     assert printed(done) == f"dmnotid does not run ({tmp_path}/other: no daemon listens there)"
 
 
 def test_configuration_with_a_problem_is_reported(tmp_path: Path) -> None:
     config = write_config(tmp_path, more="control: {socket: 5}\n")
-    done = dmnotid("sessions", "--config", str(config))
+    done = call("sessions", "--config", str(config))
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"{config}:")
     assert "control.socket" in done.err

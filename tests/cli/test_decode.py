@@ -17,7 +17,7 @@ from dmnotid.policy.digest import sign
 from dmnotid.policy.freshness import Clock
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
-from tests.cli.program import PROGRAM, SECRET, SERVER_ID, Done, Terminal, dmnotid, shows_secret, write_config
+from tests.cli.program import PROGRAM, SECRET, SERVER_ID, Done, Terminal, call, dmnotid, shows_secret, write_config
 
 NOW = 1_735_689_600
 
@@ -116,7 +116,7 @@ LINES = f"""\
 
 def test_standard_input_has_one_datagram_a_line() -> None:
     """A line that is not hex is reported with its place, and the rest is decoded; the last line needs no line break."""
-    done = dmnotid("decode", given=LINES.encode())
+    done = call("decode", given=LINES.encode())
     verdicts = [line.partition(":")[0] for line in done.out.splitlines() if line[:1] in {"a", "d"}]
     assert verdicts == ["accepted", "accepted", "discarded", "accepted"]
     assert done.err.splitlines() == [
@@ -142,7 +142,7 @@ DUMPS = {
 def test_hex_dump_with_offsets_is_refused_whole(dump: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its rows would be read as one datagram each, with the offsets as octets."""
     problem = "looks like a row of a hex dump: the octets alone are expected, on one line (raw octets: --file FILE)"
-    done = dmnotid("decode", given=f"{GOOD}\n{dump}".encode())
+    done = call("decode", given=f"{GOOD}\n{dump}".encode())
     assert (done.status, done.err) == (1, f"line 2: {problem}\n")
     assert done.out.count("accepted") == 1
     assert "discarded" not in done.out
@@ -151,7 +151,7 @@ def test_hex_dump_with_offsets_is_refused_whole(dump: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize("datagram", ["0000", "00000000", "0106 03d8 af87 2000 0001", "0006 03d8 af87 2000 0001"])
 def test_datagram_in_words_is_not_a_hex_dump(datagram: str) -> None:
-    done = dmnotid("decode", given=f"{datagram}\n{GOOD}\n".encode())
+    done = call("decode", given=f"{datagram}\n{GOOD}\n".encode())
     assert (done.err, done.out.count("accepted: ") + done.out.count("discarded: ")) == ("", 2)
 
 
@@ -177,7 +177,7 @@ def test_application_id_as_text_is_named_as_text(capsys: pytest.CaptureFixture[s
 
 
 def test_json_of_standard_input_is_in_order() -> None:
-    done = dmnotid("decode", "--json", given=LINES.encode())
+    done = call("decode", "--json", given=LINES.encode())
     found = [json.loads(line) for line in done.out.splitlines()]
     assert [(row["verdict"], row["reason"]) for row in found] == [
         ("accept", None),
@@ -192,11 +192,11 @@ def test_json_of_standard_input_is_in_order() -> None:
 
 @pytest.mark.parametrize("given_", [b"", b"\n\n", b"# nothing\n", b"   "])
 def test_input_without_a_datagram_prints_nothing(given_: bytes) -> None:
-    assert dmnotid("decode", given=given_) == Done(0, "", "")
+    assert call("decode", given=given_) == Done(0, "", "")
 
 
 def test_input_that_is_not_utf8_is_reported_with_its_column() -> None:
-    done = dmnotid("decode", given=b"00\xff\n" + GOOD.encode() + b" # caf\xe9\n")
+    done = call("decode", given=b"00\xff\n" + GOOD.encode() + b" # caf\xe9\n")
     assert done.status == 1
     assert done.err.startswith("line 1: column 3: ")
     assert "Traceback" not in done.err
@@ -211,7 +211,7 @@ def test_file_is_one_datagram(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     done = shown(["--file", str(file)], capsys)
     assert done == shown([datagram.hex()], capsys)
     assert done.status == 0
-    assert dmnotid("decode", "--file", "-", given=datagram) == done
+    assert call("decode", "--file", "-", given=datagram) == done
 
 
 def test_empty_file_is_an_empty_datagram(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +222,7 @@ def test_empty_file_is_an_empty_datagram(tmp_path: Path, capsys: pytest.CaptureF
     assert done.out == (
         "discarded: truncated at octet 0 of 0: Push PDU: HeadersLen at octet 0: the datagram ends before it\n\n"
     )
-    assert dmnotid("decode", "--file", "-") == done
+    assert call("decode", "--file", "-") == done
 
 
 def test_unreadable_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,7 +339,7 @@ def test_json_has_every_key_for_input_that_is_not_hex(capsys: pytest.CaptureFixt
 
 
 def test_json_agrees_with_the_vectors() -> None:
-    """Through the process, a line each."""
+    """Through a process, a line each."""
     rows = [row for row in map(json.loads, VECTORS.read_text(encoding="utf-8").splitlines()) if row.get("hex")]
     done = dmnotid("decode", "--json", given="".join(row["hex"] + "\n" for row in rows).encode())
     found = [json.loads(line) for line in done.out.splitlines()]
@@ -511,7 +511,7 @@ def test_colour_is_left_out_on_request_and_in_pipes(words: list[str], no_color: 
         text = terminal.read_all()
     assert "accept" in text
     assert "\x1b" not in text
-    assert "\x1b" not in dmnotid("decode", GOOD).out
+    assert "\x1b" not in call("decode", GOOD).out
 
 
 HOSTILE = "A\x1b]0;owned\x07\x1b[2J\x9b31m"

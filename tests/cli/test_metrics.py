@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from dmnotid.cli.metrics import MAX_REQUEST, OPENMETRICS, PLAIN, answer, read_head, replace_file
 from dmnotid.errors import DmnotidError
-from tests.cli.program import PATIENCE, PROGRAM, dmnotid
+from tests.cli.program import PATIENCE, PROGRAM, call
 from tests.cli.test_exposition import read
 from tests.journal.journals import admit, open_journal, sql
 from tests.processes import Run, running
@@ -246,10 +246,10 @@ def test_scrape_of_all_servers_has_one_sample_when_the_daemon_is_down(tmp_path: 
     service.send(push(1, preferred=NOWHERE), push(2, preferred=NOWHERE, server_id=OTHER_ID, secret=OTHER_SECRET))
     service.wait("notification accepted", 2)
     service.stop()
-    each = read(dmnotid("metrics", f"--config={config}").out)
+    each = read(call("metrics", f"--config={config}").out)
     times = [at for (name, _), at in each.items() if "last_accepted" in name]
     assert len(times) == 2
-    every = read(dmnotid("metrics", f"--config={config}", "--no-servers").out)
+    every = read(call("metrics", f"--config={config}", "--no-servers").out)
     assert every["dmnotid_notification_last_accepted_timestamp_seconds", ()] == max(times)
 
 
@@ -259,8 +259,8 @@ def test_stopped_daemon_is_described_when_an_arrival_in_its_journal_is_damaged(t
     with open_journal(tmp_path / "state") as journal:
         admit(journal, 1)
     sql(tmp_path / "state", "UPDATE session SET received_at = 9e999")
-    assert read(dmnotid("metrics", config).out)["dmnotid_session_oldest_pending_timestamp_seconds", ()] == 0
-    done = dmnotid("status", config)
+    assert read(call("metrics", config).out)["dmnotid_session_oldest_pending_timestamp_seconds", ()] == 0
+    done = call("status", config)
     assert (done.status, done.err) == (3, "")
     assert "\n1 session pending" in done.out
 
@@ -281,21 +281,21 @@ def test_scrape_shows_that_the_daemon_is_down_when_it_never_ran(tmp_path: Path) 
 
 
 def test_command_shows_that_the_daemon_is_down_when_it_never_ran(tmp_path: Path) -> None:
-    done = dmnotid("metrics", f"--config={configure(tmp_path)}")
+    done = call("metrics", f"--config={configure(tmp_path)}")
     assert (done.status, done.err) == (0, "")
     assert read(done.out) == {("dmnotid_up", ()): 0}
 
 
 def test_command_writes_the_file_when_the_daemon_is_down(tmp_path: Path) -> None:
     file = tmp_path / "dmnotid.prom"
-    done = dmnotid("metrics", f"--config={configure(tmp_path)}", "--write", str(file))
+    done = call("metrics", f"--config={configure(tmp_path)}", "--write", str(file))
     assert done == (0, "", "")
     assert read(file.read_text()) == {("dmnotid_up", ()): 0}
 
 
 def test_command_fails_when_the_file_cannot_be_written(tmp_path: Path) -> None:
     file = tmp_path / "missing/dmnotid.prom"
-    done = dmnotid("metrics", f"--config={configure(tmp_path)}", "--write", str(file))
+    done = call("metrics", f"--config={configure(tmp_path)}", "--write", str(file))
     assert done.status == 1
     assert done.err == f"{file} cannot be written: No such file or directory\n"
 
@@ -304,4 +304,4 @@ def test_command_fails_when_the_file_cannot_be_written(tmp_path: Path) -> None:
     "words", [("--http", "--write", "x"), ("--openmetrics", "--http"), ("--openmetrics", "--write", "x")]
 )
 def test_options_that_exclude_each_other_are_a_wrong_command_line(words: tuple[str, ...]) -> None:
-    assert dmnotid("metrics", *words).status == 2
+    assert call("metrics", *words).status == 2

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.cli.program import PATIENCE, PROGRAM, Done, Terminal, dmnotid
+from tests.cli.program import PATIENCE, PROGRAM, Done, Terminal, call
 from tests.processes import ENVIRONMENT, WITHOUT_PRIVILEGES, Service, needs_setpriv, running
 from tests.support import NOWHERE, SERVER_ID, configuration, further, push, wait_until, write_config, write_script
 
@@ -27,7 +27,7 @@ class Operator(NamedTuple):
 
     def type(self, *words: str) -> Done:
         """Run a command; the plain environment leads it to the daemon."""
-        return dmnotid(*words, RUNTIME_DIRECTORY=str(self.config.parent))
+        return call(*words, RUNTIME_DIRECTORY=str(self.config.parent))
 
     def sessions(self, *words: str) -> dict[int, Any]:
         """List sessions as JSON, by number."""
@@ -237,7 +237,8 @@ def test_cancel_closes_a_session_and_a_repeat_starts_nothing(operator: Operator)
 def test_cancel_ends_a_running_hook(tmp_path: Path) -> None:
     with operated(tmp_path, "exec sleep 1000") as operator:
         operator.service.send(push(1))
-        assert operator.wait_for(1, "running")["pid"] is not None
+        operator.wait_for(1, "running")
+        wait_until(lambda: operator.sessions("1")[1]["pid"])
         done = operator.type("sessions", "cancel", "1")
         assert "1 of dm.example: cancelled (was running); " in done.out
         operator.wait_for(1, "cancelled")
@@ -249,7 +250,7 @@ def test_cancel_ends_a_running_hook(tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_wrong_session_is_exit_status_2(words: list[str], tmp_path: Path) -> None:
-    done = dmnotid("sessions", *words, "--socket", str(tmp_path / "control"))
+    done = call("sessions", *words, "--socket", str(tmp_path / "control"))
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("usage: dmnotid sessions [OPTION...] [N]\n")
 
@@ -294,7 +295,7 @@ def test_discards_are_explained_by_decode(reader: Operator) -> None:
     done = reader.type("discards")
     assert (done.status, done.err) == (0, "")
     assert re.findall(r"(?m)^# .* ([a-z-]+) from 127.0.0.1:", done.out) == ["truncated", "digest-mismatch"]
-    explained = dmnotid("decode", "--json", "--config", str(reader.config), given=done.out.encode())
+    explained = call("decode", "--json", "--config", str(reader.config), given=done.out.encode())
     assert [json.loads(line)["reason"] for line in explained.out.splitlines()] == ["truncated", "digest-mismatch"]
     only = reader.type("discards", "truncated")
     assert only.out.splitlines()[1:] == ["010600"]
@@ -302,7 +303,7 @@ def test_discards_are_explained_by_decode(reader: Operator) -> None:
 
 
 def test_reason_that_does_not_exist_is_exit_status_2(tmp_path: Path) -> None:
-    done = dmnotid("discards", "truncatde", "--socket", str(tmp_path / "control"))
+    done = call("discards", "truncatde", "--socket", str(tmp_path / "control"))
     assert (done.status, done.out) == (2, "")
     assert done.err.splitlines()[-1] == (
         "dmnotid discards: error: 'truncatde' is not a reason; did you mean truncated?"
