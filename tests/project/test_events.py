@@ -21,6 +21,7 @@ from dmnotid.events import EVENTS
 from dmnotid.policy.sessions import Closed
 from tests.processes import Service
 from tests.project.catalog import CATALOG, PAGE, catalog, rows
+from tests.project.sources import modules
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -40,22 +41,22 @@ class Call(NamedTuple):
 
 
 def calls() -> Iterator[Call]:
-    for file in sorted((ROOT / "dmnotid").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+    for file, module in modules().items():
+        for node in ast.walk(module):
             if isinstance(node, ast.Call) and node.args:
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
                 owner = ast.unparse(node.func).rpartition(".")[0]
                 if name == "log" or (name in LEVELS and re.search("log", owner)):
                     keys = {"exception" if key.arg == "exc_info" else key.arg for key in node.keywords if key.arg}
                     keys |= {"exception"} if name == "exception" else set()
-                    place = f"{file.relative_to(ROOT)}:{node.lineno}"
+                    place = f"{file}:{node.lineno}"
                     yield from (Call(place, event, LEVELS.get(name, ""), keys) for event in events(node.args[0]))
             elif isinstance(node, ast.Dict):
                 # The log writes one line by itself.
                 facts = {ast.unparse(key): value for key, value in zip(node.keys, node.values, strict=True) if key}
                 if isinstance(facts.get("'event'"), ast.Constant):
                     event, level = (ast.literal_eval(facts[key]) for key in ("'event'", "'level'"))
-                    yield Call(str(file), event, level, {key.strip("'") for key in facts} - LINE_KEYS)
+                    yield Call(file, event, level, {key.strip("'") for key in facts} - LINE_KEYS)
 
 
 def events(text: ast.expr) -> list[str]:
@@ -77,15 +78,15 @@ def test_every_event_has_a_sentence() -> None:
 
 
 def test_records_have_the_levels_and_the_keys_of_the_page() -> None:
-    page = rows()
-    assert [call for call in calls() if call.level and call.level not in page[call.event].levels] == []
-    assert [(call, missing) for call in calls() if (missing := call.keys.difference(page[call.event].keys))] == []
+    page, found = rows(), list(calls())
+    assert [call for call in found if call.level and call.level not in page[call.event].levels] == []
+    assert [(call, missing) for call in found if (missing := call.keys.difference(page[call.event].keys))] == []
 
 
 def test_every_key_of_the_page_is_in_the_program() -> None:
     words: set[str] = set()
-    for file in (ROOT / "dmnotid").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+    for module in modules().values():
+        for node in ast.walk(module):
             if isinstance(node, ast.keyword) and node.arg:
                 words.add(node.arg)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
