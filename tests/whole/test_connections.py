@@ -15,7 +15,7 @@ import yaml
 from dmnotid.wire.notification import ConnectionType
 from tests.netns import Namespace, needs_namespace
 from tests.processes import WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
-from tests.support import OTHER_ID, SERVER_ID, Recorder, configuration, push, wait_until
+from tests.support import DUMPER, OTHER_ID, SERVER_ID, Recorder, configuration, push, wait_until
 
 pytestmark = [pytest.mark.root, needs_namespace]
 
@@ -89,7 +89,7 @@ class Device:
         whole["connections"] = {key: value for key, value in told.items() if value is not None}
         file = self._directory / "dmnotid.yaml"
         file.touch(mode=0o600)
-        file.write_text(yaml.safe_dump(whole))
+        file.write_text(yaml.dump(whole, Dumper=DUMPER))
         return file
 
     def run(self, prefix: Sequence[str] = (), **options: Any) -> None:  # noqa: ANN401 - what `configure` takes
