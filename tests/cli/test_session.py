@@ -116,7 +116,7 @@ async def test_command_gets_the_same_as_a_hook_of_the_daemon(tmp_path: Path, log
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("exit 0", 0), ("exit 1", 1), ("exit 78", 78), ("exit 255", 255), ("kill -KILL $$", 137)]
+    ("text", "code"), [("exit 78", 78), ("kill -KILL $$", 137), *further(("exit 0", 0), ("exit 255", 255))]
 )
 def test_answer_is_the_exit_status_of_a_shell(tmp_path: Path, text: str, code: int) -> None:
     assert answer(REQUEST, str(write_script(tmp_path / "hook", text))) == ([], {"exit": code}, code)
@@ -145,7 +145,6 @@ def test_command_that_cannot_be_started_is_named(tmp_path: Path) -> None:
         assert found == {"exit": status} == {"exit": 1}
         return line
 
-    assert problem("true") == "true: an absolute path is expected"
     assert problem(tmp_path / "none") == f"{tmp_path}/none: No such file or directory"
     assert "writable by" in problem(write_script(tmp_path / "hook", "", 0o777))
     bad = write_script(tmp_path / "bad", "#!/no/such/interpreter\n")
@@ -174,7 +173,7 @@ def test_closed_connection_ends_the_whole_group(pids: Path, waiting: str) -> Non
     assert not any(map(is_alive, pids_of(pids)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *further(signal.SIGINT, signal.SIGHUP)])
 def test_signal_ends_the_whole_group(pids: Path, waiting: str, number: signal.Signals) -> None:
     with session(waiting) as handed:
         handed.send(REQUEST)
@@ -185,7 +184,7 @@ def test_signal_ends_the_whole_group(pids: Path, waiting: str, number: signal.Si
     assert not any(map(is_alive, pids_of(pids)))
 
 
-@pytest.mark.parametrize("code", [0, 78])
+@pytest.mark.parametrize("code", [0, *further(78)])
 def test_command_that_was_cut_short_is_neither_done_nor_refused(tmp_path: Path, pids: Path, code: int) -> None:
     """RuntimeMaxSec= or a shutdown cuts it short; its exit status does not count then."""
     text = f"trap 'exit {code}' TERM; {WRITE_PIDS.format(pids=pids)}; while :; do sleep 0.05; done"

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import DMNOTID, ENVIRONMENT, JOURNAL, WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
+from tests.cli.program import call
+from tests.processes import JOURNAL, WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
 from tests.support import (
     IS_ROOT,
     SECRET,
@@ -69,7 +69,7 @@ def test_start_fails_if_the_configuration_file_is_unreadable(tmp_path: Path, run
     works(run(config), 1)
 
 
-@pytest.mark.parametrize("which", ["secret", "directory"])
+@pytest.mark.parametrize("which", ["secret", *further("directory")])
 def test_start_fails_if_a_secret_file_is_unreadable(tmp_path: Path, run: Run, which: str) -> None:
     """The file itself, and the directory that it is in."""
     directory = tmp_path / "secrets"
@@ -82,9 +82,6 @@ def test_start_fails_if_a_secret_file_is_unreadable(tmp_path: Path, run: Run, wh
         problem = run(config).problem()
     assert problem.startswith(f"{config}:")
     assert problem.endswith(f": servers[0].secret.file: {secret} cannot be read: Permission denied\n")
-    with mode(secret, 0o644):
-        assert f"{secret} has mode 0644, owner 0 and group 0, so other users can read" in run(config).problem()
-    works(run(config), 1)
 
 
 # The state directory
@@ -122,9 +119,9 @@ def at_first(config: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("before", "file", "permissions"),
     [
-        (at_first, "", 0o500),
         (after_a_stop, JOURNAL, 0o400),
         *further(
+            (at_first, "", 0o500),
             (at_first, "", 0),
             (after_a_stop, "", 0),
             (after_a_stop, JOURNAL, 0),
@@ -178,7 +175,6 @@ def test_start_is_refused_if_others_can_write_the_configuration(
     with mode(tmp_path / name, permissions):
         problem = f"{config}: {tmp_path / name}: writable by others: chmod go-w {tmp_path / name}\n"
         assert run(config).problem() == problem
-    works(run(config), 1)
 
 
 def test_start_is_refused_if_others_can_write_the_directory_of_a_relative_configuration(
@@ -188,10 +184,9 @@ def test_start_is_refused_if_others_can_write_the_directory_of_a_relative_config
     config = write_config(tmp_path).relative_to("/")
     with mode(tmp_path, 0o777):
         assert run(config).problem() == f"{config}: {tmp_path}: writable by others: chmod go-w {tmp_path}\n"
-    works(run(config), 1)
 
 
-@pytest.mark.parametrize("which", ["configuration", "secret"])
+@pytest.mark.parametrize("which", ["secret", *further("configuration")])
 def test_reload_is_refused_if_others_can_write_the_files(tmp_path: Path, run: Run, which: str) -> None:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
@@ -244,12 +239,9 @@ def test_start_is_refused_if_others_can_write_the_state_directory(
     )
     with mode(at_fault, permissions):
         assert run(config).problem() == expected
-        checked = subprocess.run(
-            [*DMNOTID, "check", "--config", config], env=ENVIRONMENT, capture_output=True, text=True, check=False
-        )
-    assert (checked.returncode, checked.stderr) == (1, f"{expected}\n")
+        checked = call("check", "--config", str(config))
+    assert (checked.status, checked.err) == (1, f"{expected}\n")
     assert list((parent / "state").iterdir()) == []
-    works(run(config), 1)
 
 
 @pytest.mark.root
