@@ -178,6 +178,10 @@ EVENTS: Final[Mapping[str, Event]] = {
     "agent withdrawn": Event("Pushes of the modem {modem} are received no longer", "9a58259d0fe39a8e159eb6fb719652d6"),
     "push received": Event("A push of {octets} octets came by SMS from {sender}"),
     "push handed in": Event("A push of {octets} octets was handed in, verdict: {verdict}"),
+    "message left": Event("The SMS {message} of {octets} octets is left in ModemManager: {problem}"),
+    "message not deleted": Event(
+        "The SMS {message} was not deleted in ModemManager: {problem}", "450d7945e1b0447ba66edbd0a7b796c5"
+    ),
     "door shut": Event("The door {door} cannot be used: {problem}", "28dbeddd13ea7e5038f3e56c258780f5"),
     "door open": Event("The door {door} can be used again"),
     "push dropped": Event("A push of {octets} octets was dropped: {problem}", "40d86d750d0ae986df93adb6476fcb85"),

@@ -16,7 +16,7 @@ from dmnotid.host import log
 from dmnotid.host.loop import reset_signals, run_to_completion
 from dmnotid.host.systemd import Manager
 
-BEARERS: Final = ("ofono",)
+BEARERS: Final = ("ofono", "modemmanager")
 """The telephony daemons. Each has a module in dmnotid.bearers with `run(door, on_ready)`."""
 
 DEFAULT_DOOR: Final = Path("/run/dmnotid-doors/push.sock")

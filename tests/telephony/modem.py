@@ -21,6 +21,8 @@ ANSWERS: Final[dict[str, str]] = {
     r"AT\+CFUN\?": "+CFUN: 1",
     r"AT\+CSCS=\?": '+CSCS: ("IRA","GSM","UCS2")',
     r"AT\+CSQ": "+CSQ: 20,99",
+    # Without the number of the SIM, ModemManager asks again for three seconds.
+    r"AT\+CRSM=176,12258,.*": '+CRSM: 144,0,"98100100000000000010"',
     r"AT\+CREG\?": "+CREG: 2,1",
     r"AT\+COPS\?": '+COPS: 0,0,"Test"',
     # Messages: acknowledged, in a memory of the modem or of the SIM, as PDUs
@@ -31,7 +33,6 @@ ANSWERS: Final[dict[str, str]] = {
     r"AT\+CMGF\?": "+CMGF: 0",
     r"AT\+CPMS=\?": '+CPMS: ("ME","SM"),("ME","SM"),("ME","SM")',
     r"AT\+CPMS\?": '+CPMS: "ME",0,50,"ME",0,50,"ME",0,50',
-    r"AT\+CPMS=.*": "+CPMS: 0,50,0,50,0,50",
     r"AT\+CNMI=\?": "+CNMI: (0-2),(0-3),(0-3),(0-2),(0-1)",
 }
 """What follows a command, as a regular expression, before OK. Other commands are answered with OK or ERROR alone."""
@@ -55,6 +56,9 @@ class Modem:
         # The TPDUs in its memory by index, and all commands that it has received.
         self.stored: dict[int, bytes] = {}
         self.commands: list[str] = []
+        # The memory that is read, and whether "SM" is another name for "ME": some modems have one memory for both.
+        self._memory = "ME"
+        self.one_memory = False
         self._thread = threading.Thread(target=self._serve)
 
     def __enter__(self) -> Self:
@@ -108,18 +112,22 @@ class Modem:
                     prompts = command.startswith("AT+CNMA=1,")
                     self._octets(b"\r\n> ") if prompts else self._write(*self._answer(command))
 
-    def _answer(self, command: str) -> list[str]:
+    def _answer(self, command: str) -> list[str]:  # noqa: PLR0911 - one for each kind of command
         for pattern, answer in self._answers.items():
             if re.fullmatch(pattern, command):
                 return [answer, "OK"]
+        here = self.stored if self.one_memory or self._memory == "ME" else {}
         match re.split("[=?,]", command):
+            case ["AT+CPMS", memory, *_]:
+                self._memory = memory.strip('"')
+                return ["+CPMS: 0,50,0,50,0,50", "OK"]
             case ["AT+CMGL", *_]:
-                listed = (f"+CMGL: {index},0,,{len(tpdu)}\r\n00{tpdu.hex()}" for index, tpdu in self.stored.items())
+                listed = (f"+CMGL: {index},0,,{len(tpdu)}\r\n00{tpdu.hex()}" for index, tpdu in here.items())
                 return [*listed, "OK"]
-            case ["AT+CMGR", index] if int(index) in self.stored:
+            case ["AT+CMGR", index] if int(index) in here:
                 tpdu = self.stored[int(index)]
                 return [f"+CMGR: 0,,{len(tpdu)}\r\n00{tpdu.hex()}", "OK"]
-            case ["AT+CMGD", index, *_] if self.stored.pop(int(index), None) is not None:
+            case ["AT+CMGD", index, *_] if here.pop(int(index), None) is not None:
                 return ["OK"]
             case ["AT+CMGR" | "AT+CMGD", *_]:
                 return ["+CMS ERROR: 321"]

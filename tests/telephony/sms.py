@@ -8,6 +8,10 @@ PUSH_PORT: Final = 2948
 MAX_USER_DATA: Final = 140
 """Octets of one SMS, its user data header included."""
 
+# The data coding schemes (3GPP TS 23.038).
+_OCTETS: Final = 0x04
+_UCS2: Final = 0x08
+
 # 2026-11-30 01:02:03 +00, each octet with its digits swapped.
 _SENT_AT: Final = bytes.fromhex("62110310203000")
 # Number of digits, an international number, and the digits swapped in the same way.
@@ -29,8 +33,13 @@ def deliver(data: bytes, *, port: int | None = PUSH_PORT, source_port: int = 920
     ]
 
 
-def _tpdu(header: bytes, data: bytes) -> bytes:
+def text(characters: str) -> bytes:
+    """Return the TPDU of a short text (UCS-2)."""
+    return _tpdu(b"", characters.encode("utf-16-be"), _UCS2)
+
+
+def _tpdu(header: bytes, data: bytes, coding: int = _OCTETS) -> bytes:
     user_data = bytes([len(header)]) + header + data if header else data
     # SMS-DELIVER without more messages to send; 0x40: a user data header is there.
     first = 0x44 if header else 0x04
-    return bytes([first]) + _SENDER + b"\x00\x04" + _SENT_AT + bytes([len(user_data)]) + user_data
+    return bytes([first]) + _SENDER + bytes([0, coding]) + _SENT_AT + bytes([len(user_data)]) + user_data

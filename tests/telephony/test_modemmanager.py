@@ -1,0 +1,318 @@
+"""The bearer for ModemManager, with the real ModemManager, a simulated modem and a private bus."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dmnotid.wire.wsp import encode_push
+from tests.bearers.door import Door
+from tests.support import push, wait_until
+from tests.telephony.bus import Polkit, PrivateBus
+from tests.telephony.conftest import StartBearer
+from tests.telephony.modem import Modem, abstract_listener
+from tests.telephony.modemmanager import MESSAGING, MODEMMANAGER, NAME, ModemManager
+from tests.telephony.sms import deliver, text
+
+MISSING = [tool for tool in ("dbus-daemon", MODEMMANAGER) if shutil.which(tool) is None]
+
+pytestmark = [
+    pytest.mark.telephony,
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}"),
+]
+
+LONG = push(8, unknown=[(9, bytes(300))])
+"""A push that takes three parts."""
+
+RECEIVING = 2
+"""MMSmsState of a message with missing parts."""
+
+
+@pytest.fixture
+def polkit(bus: PrivateBus) -> Iterator[Polkit]:
+    with Polkit(bus) as polkit:
+        yield polkit
+
+
+@pytest.fixture
+def modem(short: Path) -> Iterator[Modem]:
+    with Modem(abstract_listener(f"abstract:{short.name}")) as modem:
+        yield modem
+
+
+@pytest.fixture
+def manager(bus: PrivateBus, polkit: Polkit, modem: Modem, short: Path) -> Iterator[ModemManager]:  # noqa: ARG001 - both first
+    with ModemManager(bus, short, f"abstract:{short.name}") as manager:
+        yield manager
+
+
+def receive(manager: ModemManager, modem: Modem, *tpdus: bytes) -> None:
+    """Let messages arrive in the memory of the modem, each after ModemManager has read the one before.
+
+    ModemManager 1.20.4 ignores the announcement of a message while it reads or deletes another one, and reads that
+    message when the modem is enabled the next time.
+    """
+    for tpdu in tpdus:
+        manager.settle()
+        before = len(reads(modem))
+        modem.store(tpdu)
+        wait_until(lambda: len(reads(modem)) > before)  # noqa: B023 - it is called here alone
+    manager.settle()
+
+
+def reads(modem: Modem) -> list[str]:
+    return [command for command in modem.commands if command.startswith("AT+CMGR=")]
+
+
+def test_push_is_handed_in_and_then_deleted_when_it_comes_by_sms(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    """Of one part and of several, before the start and after it."""
+    stored_at_answer = []
+
+    def answer(_: bytes) -> dict[str, object]:
+        stored_at_answer.append(len(modem.stored))
+        return {"verdict": "accepted", "session": 1}
+
+    door.answer = answer
+    sent = push(6)
+    receive(manager, modem, *deliver(sent))
+    one = bearer("modemmanager", door.path)
+    wait_until(lambda: door.pushes == [sent] and not modem.stored)
+    first, *others = deliver(LONG)
+    receive(manager, modem, first)
+    wait_until(lambda: [message["State"] for message in manager.messages()] == [RECEIVING])
+    receive(manager, modem, *others)
+    wait_until(lambda: door.pushes == [sent, LONG] and not modem.stored)
+    assert stored_at_answer == [1, 3]
+    assert [line["verdict"] for line in one.of("push handed in")] == ["accepted", "accepted"]
+    wait_until(lambda: not manager.messages())
+
+
+def test_push_for_another_port_is_handed_in_when_it_is_a_dm_notification(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    """6.1.1 without the port, which ModemManager does not pass on: the decided exception."""
+    sent = [push(1), push(2)]
+    receive(manager, modem, *deliver(sent[0], port=2949), *deliver(sent[1], port=None))
+    bearer("modemmanager", door.path)
+    wait_until(lambda: door.pushes == sent and not modem.stored)
+
+
+def test_other_messages_are_left_alone_when_a_push_is_taken(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    others = [
+        text("hello"),
+        # A message of MMS, a push that must be confirmed, another application, octets without a push.
+        *deliver(encode_push(b"mms", content_type=0x3E, application=4)),
+        *deliver(b"\x00\x07" + push()[2:]),
+        *deliver(encode_push(b"xyz", application=8)),
+        *deliver(b"\xff"),
+    ]
+    receive(manager, modem, *others)
+    # A draft of a user, whose octets are those of a push.
+    manager.call(MESSAGING, "Create", "a{sv}", {"number": ("s", "+1"), "data": ("ay", push())})
+    one = bearer("modemmanager", door.path)
+    one.wait("message left", 4)
+    sent = push(9)
+    receive(manager, modem, *others, *deliver(sent))
+    wait_until(lambda: door.pushes == [sent] and len(modem.stored) == 2 * len(others))
+    assert len(manager.messages()) == 2 * len(others) + 1
+    reasons = [line["reason"] for line in one.of("message left")]
+    assert sorted(reasons) == sorted(
+        ["content-type-mismatch", "not-a-push", "application-id-mismatch", "truncated"] * 2
+    )
+
+
+def test_messages_passed_on_without_storing_do_not_reach_the_bearer(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    """ModemManager asks the modem to store all (AT+CNMI), and does not read what a modem passes on all the same."""
+    bearer("modemmanager", door.path)
+    assert "AT+CNMI=2,1,2,1,0" in modem.commands
+    modem.send(*deliver(push(1)))
+    sent = push(2)
+    receive(manager, modem, *deliver(sent))
+    wait_until(lambda: door.pushes == [sent])
+
+
+@pytest.mark.parametrize(
+    "verdict", [{"verdict": "accepted", "session": 3}, {"verdict": "discarded", "reason": "stale"}]
+)
+def test_push_is_deleted_when_the_daemon_has_a_verdict(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer, verdict: dict[str, object]
+) -> None:
+    door.answer = lambda _: verdict
+    one = bearer("modemmanager", door.path)
+    receive(manager, modem, *deliver(push()))
+    wait_until(lambda: not modem.stored)
+    record = one.wait("push handed in")
+    assert record["verdict"] == verdict.get("reason", "accepted")
+    assert len(door.pushes) == 1
+
+
+@pytest.mark.parametrize("answer", [None, {"verdict": "discarded", "reason": "queue-full"}])
+def test_push_is_left_and_offered_again_when_there_is_no_verdict_or_the_queue_is_full(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer, answer: dict[str, object] | None
+) -> None:
+    """A push that nobody has answered may have been taken; the second one is then a duplicate for the daemon."""
+    stored = []
+
+    def second(_: bytes) -> dict[str, object] | None:
+        stored.append(len(modem.stored))
+        return {"verdict": "accepted", "session": 1} if len(stored) > 1 else answer
+
+    door.answer = second
+    bearer("modemmanager", door.path)
+    receive(manager, modem, *deliver(push()))
+    wait_until(lambda: not modem.stored)
+    assert stored == [1, 1]
+
+
+def test_push_is_left_until_the_door_is_there(
+    manager: ModemManager, modem: Modem, short: Path, bearer: StartBearer
+) -> None:
+    one = bearer("modemmanager", short / "push.sock")
+    sent = push()
+    receive(manager, modem, *deliver(sent))
+    one.wait("door shut")
+    assert len(modem.stored) == 1
+    with Door(short / "push.sock") as door:
+        one.wait("door open")
+        wait_until(lambda: not modem.stored)
+        assert door.pushes == [sent]
+
+
+def test_push_is_handed_in_when_it_arrived_while_the_modem_was_disabled(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    """Also when the bearer was started meanwhile: the list of a disabled modem is an error."""
+    manager.enable(enabled=False)
+    bearer("modemmanager", door.path).wait("bus connected")
+    sent = [push(1), push(2)]
+    modem.store(*deliver(sent[0]), announce=False)
+    manager.enable(enabled=True)
+    wait_until(lambda: door.pushes == sent[:1] and not modem.stored)
+    manager.enable(enabled=False)
+    modem.store(*deliver(sent[1]), announce=False)
+    manager.enable(enabled=True)
+    wait_until(lambda: door.pushes == sent and not modem.stored)
+
+
+def test_push_is_handed_in_when_the_modem_was_unplugged(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    bearer("modemmanager", door.path).wait("bus connected")
+    sent = [push(1), push(2)]
+    receive(manager, modem, *deliver(sent[0]))
+    wait_until(lambda: door.pushes == sent[:1] and not modem.stored)
+    with manager.unplugged():
+        modem.store(*deliver(sent[1]), announce=False)
+    wait_until(lambda: door.pushes == sent and not modem.stored)
+
+
+def test_push_is_handed_in_once_when_modemmanager_is_restarted(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    """It gives the numbers of its objects again, and the bearer must not take a push for one that it had before."""
+    bearer("modemmanager", door.path).wait("bus connected")
+    sent = [push(1), push(2), push(3)]
+    receive(manager, modem, *deliver(sent[0]))
+    wait_until(lambda: door.pushes == sent[:1] and not modem.stored)
+    manager.stop()
+    modem.store(*deliver(sent[1]), announce=False)
+    manager.start()
+    wait_until(lambda: door.pushes == sent[:2] and not modem.stored)
+    receive(manager, modem, *deliver(sent[2]))
+    wait_until(lambda: door.pushes == sent and not modem.stored)
+
+
+def test_push_is_handed_in_once_when_the_bus_is_restarted(
+    bus: PrivateBus, modem: Modem, short: Path, door: Door, bearer: StartBearer
+) -> None:
+    """ModemManager ends with its bus."""
+    one = bearer("modemmanager", door.path)
+    sent = [push(1), push(2)]
+    with Polkit(bus), ModemManager(bus, short, f"abstract:{short.name}") as manager:
+        receive(manager, modem, *deliver(sent[0]))
+        wait_until(lambda: door.pushes == sent[:1] and not modem.stored)
+    bus.stop()
+    one.wait("bus lost")
+    modem.store(*deliver(sent[1]), announce=False)
+    bus.start()
+    with Polkit(bus), ModemManager(bus, short, f"abstract:{short.name}"):
+        wait_until(lambda: door.pushes == sent and not modem.stored)
+
+
+@pytest.mark.usefixtures("polkit")
+def test_bearer_waits_for_a_modemmanager_that_starts_later(
+    bus: PrivateBus, modem: Modem, short: Path, door: Door, bearer: StartBearer
+) -> None:
+    bearer("modemmanager", door.path).wait("telephony missing")
+    sent = push()
+    modem.store(*deliver(sent), announce=False)
+    with ModemManager(bus, short, f"abstract:{short.name}"):
+        wait_until(lambda: door.pushes == [sent] and not modem.stored)
+
+
+def test_push_is_handed_in_as_often_as_the_list_has_it_and_deleted(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    """A modem with one memory for SM and ME: ModemManager lists each message twice."""
+    modem.one_memory = True
+    modem.store(*deliver(push()), announce=False)
+    manager.enable(enabled=False)
+    manager.enable(enabled=True)
+    wait_until(lambda: len(manager.messages()) == 2)
+    door.answer = lambda _: {"verdict": "discarded", "reason": "duplicate"} if door.pushes else {"verdict": "accepted"}
+    one = bearer("modemmanager", door.path)
+    one.wait("push handed in", 2)
+    # The memory has only one of the two.
+    one.wait("message not deleted")
+    sent = push(9)
+    receive(manager, modem, *deliver(sent))
+    wait_until(lambda: door.pushes[2:] == [sent] and not modem.stored)
+
+
+def test_missing_permission_is_logged_once_and_pushes_stay(
+    polkit: Polkit, manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    polkit.allowed = lambda action: action != f"{NAME}.Messaging"
+    one = bearer("modemmanager", door.path)
+    receive(manager, modem, *deliver(push(1)), *deliver(push(2)))
+    one.wait("push handed in", 2)
+    wait_until(lambda: polkit.asked.count(f"{NAME}.Messaging") == 2)
+    polkit.allowed = lambda _: True
+    receive(manager, modem, *deliver(push(3)))
+    wait_until(lambda: len(modem.stored) == 2)
+    (line,) = one.of("message not deleted")
+    assert "polkit" in line["problem"]
+
+
+def test_idle_bearer_waits_without_a_timer_and_is_not_woken_by_the_state_of_a_modem(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+) -> None:
+    one = bearer("modemmanager", door.path)
+    receive(manager, modem, *deliver(push()))
+    wait_until(lambda: not manager.messages() and waits_without_a_timer(one.process.pid))
+    counts = []
+    # The first round gives the process time for the reply to its Delete.
+    for _ in range(2):
+        manager.enable(enabled=False)
+        manager.enable(enabled=True)
+        counts.append(wake_ups(one.process.pid))
+    assert counts[0] == counts[1]
+
+
+def waits_without_a_timer(pid: int) -> bool:
+    """Whether the process is in epoll_wait(2) with a timeout of -1."""
+    # The number of the call, and its arguments; "running" if there is none.
+    words = Path(f"/proc/{pid}/syscall").read_text().split()
+    return len(words) > 4 and int(words[4], 16) & 0xFFFF_FFFF == 0xFFFF_FFFF
+
+
+def wake_ups(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
