@@ -127,3 +127,9 @@ def test_fields_of_the_journal_are_described(pages: Path) -> None:
     fields = [term for term in terms(section(text, "LOG")) if term.startswith("DMNOTID_")]
     assert "DMNOTID_SERVER_ID" in fields
     assert "MESSAGE_ID" in terms(section(text, "LOG"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_examples(pages: Path, name: str) -> None:
+    text, _ = read(pages / name)
+    assert "dmnotid" in section(text, "EXAMPLES")
