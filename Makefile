@@ -19,7 +19,7 @@ sources := .ci .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.m
 DIST := dist
 PYTHON := python3
 MAN := build/man
-site_sources := CHANGELOG.md LICENSE README.md docs $(wildcard config contrib examples)
+site_sources := CHANGELOG.md CONTRIBUTING.md LICENSE README.md SECURITY.md docs $(wildcard config contrib examples)
 pages := $(MAN)/dmnotid.8 $(MAN)/dmnotid.yaml.5 $(MAN)/dmnotid-hook.7
 
 # The time of every file in what is built, which dpkg-buildpackage reads from debian/changelog: the same release is the

@@ -63,6 +63,12 @@ MACHINE: Final = (
 ELSEWHERE: Final = {
     "systemd/install": "tests/system/test_install.py::test_the_virtual_environment_from_installation_to_purge",
     "make deb": "tests/project/packaging.py::build_deb",
+    "make dist deb sbom PYTHON=.venv/bin/python": (
+        "tests/project/test_release.py::test_distributions_are_those_of_another_place_and_time"
+    ),
+    "make release VERSION=1.2.3 PYTHON=.venv/bin/python": (
+        "tests/project/test_release.py::test_release_writes_the_version_and_its_date_everywhere"
+    ),
     "varlinkctl introspect unix:/run/dmnotid/control io.dmnotid": (
         "tests/system/test_varlinkctl.py::test_varlinkctl_describes_and_calls_every_kind_of_method"
     ),
@@ -81,9 +87,13 @@ ELSEWHERE: Final = {
 CI: Final = (
     "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/dmnotid demo",
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest",
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]'",
+    ".venv/bin/pip install -q -e '.[dev,release]'",
+    ".venv/bin/pytest",
     ".venv/bin/python -m benchmarks",
+    ".venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy",
 )
-"""Commands that .ci/run runs, beside the tests."""
+"""Commands that .ci/run runs, beside the tests: with other options, or for an environment of another name."""
 
 NOWHERE: Final = {
     "apt install python3-venv": "it needs a mirror of Debian; .ci/run installs the same package",
@@ -96,6 +106,7 @@ NOWHERE: Final = {
         "it needs node_exporter; test_timer_writes_the_file reads the file that it would publish"
     ),
     "systemctl edit dmnotid.service": "it opens an editor; the tests write the drop-in",
+    "make lock PYTHON=.venv/bin/python": "it takes the latest versions of the dependencies, which change each day",
     "timedatectl": "it needs systemd-timedated and D-Bus, which the machine of the tests has not",
     "cd /var/lib/dmnotid": "it is a step of the recipe with .recover, below",
     "sqlite3 journal-corrupt-DATE.sqlite3 '.recover --ignore-freelist' | sqlite3 journal-damaged.sqlite3": (
