@@ -4,10 +4,11 @@ import json
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import yaml
@@ -27,11 +28,17 @@ def installed(name: str, directory: Path) -> Path:
     return copy
 
 
-def try_hook(command: Sequence[str | Path], directory: Path, *options: str, **connections: object) -> list[str]:
+def try_hook(
+    command: Sequence[str | Path],
+    directory: Path,
+    *options: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    connections: Mapping[str, object] = MappingProxyType({}),
+) -> list[str]:
     """Return the command line that runs a hook once for a made-up notification; over loopback without `connections`."""
     config = {
         "servers": [{"id": SERVER_ID, "secret": {"text": "lantern-and-rope-0042"}, "require_digest": False}],
-        "hook": {"command": list(map(str, command))},
+        "hook": {"command": list(map(str, command)), "environment": dict(environment)},
         "connections": {"reach": "any", "settle": 0, **connections},
     }
     file = directory / "dmnotid.yaml"
@@ -57,6 +64,9 @@ class DmServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.answers = list(answers)
         self.requests: list[Request] = []
+
+    def handle_error(self, *_: object) -> None:
+        """Print nothing: a client that refuses the certificate is part of a test."""
 
     @property
     def url(self) -> str:

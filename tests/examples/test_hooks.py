@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,34 @@ def test_answer_that_is_not_package_2_is_tried_again(answer: object, device_file
     assert "Traceback" not in output
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.parametrize(("trusted", "wanted"), [(True, "done"), (False, "failed")])
+def test_server_with_tls_needs_a_trusted_certificate(
+    trusted: bool,  # noqa: FBT001 - a parameter of the test's
+    wanted: str,
+    device_file: Path,
+    tmp_path: Path,
+) -> None:
+    pem = tmp_path / "server.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=test -addext"
+    subprocess.run(
+        [*make.split(), "subjectAltName=IP:127.0.0.1", "-keyout", pem, "-out", tmp_path / "certificate.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "certificate.pem", pem)
+    environment = {"SSL_CERT_FILE": str(tmp_path / "certificate.pem")} if trusted else {}
+    with serving(DmServer(("127.0.0.1", 0), END)) as server:
+        # The handshake is made in the thread of the connection, and its failure is part of the test.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        describe_device(device_file, server.url.replace("http:", "https:"))
+        hook = [installed("dm2-initiate", tmp_path), device_file]
+        output = run(try_hook(hook, tmp_path, environment=environment))
+    assert outcome(output) == wanted, output
+    assert ("CERTIFICATE_VERIFY_FAILED" in output) != trusted
+    assert len(server.requests) == trusted
+
+
 def test_server_without_a_url_is_tried_again(device_file: Path, tmp_path: Path) -> None:
     device_file.write_text('{"DevID": "x", "servers": {}, "MOS": {}}')
     output = run(try_hook([installed("dm2-initiate", tmp_path), device_file], tmp_path))
@@ -209,7 +238,7 @@ def test_connection_goes_over_the_interface_of_the_session(
         describe_device(device_file, server.url)
         argument = server.url if hook == "hook-curl" else str(device_file)
         interfaces = {"mobile": {"interfaces": ["wwan0"]}, "wireless": {"interfaces": ["wlan0"]}}
-        command = try_hook([installed(hook, tmp_path), argument], tmp_path, "--prefer", kind, **interfaces)
+        command = try_hook([installed(hook, tmp_path), argument], tmp_path, "--prefer", kind, connections=interfaces)
         done = uplinks.run(*command, cwd=ROOT, timeout=PATIENCE)
     assert outcome(done.stdout) == "done", done.stdout + done.stderr
     assert [request.client for request in server.requests] == [client]

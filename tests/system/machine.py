@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from tests.netns import call_inside
+from tests.netns import P, T, call_inside
 from tests.support import wait_until
 
 PACKAGES: Final = (
@@ -241,7 +241,11 @@ class Machine:
 
     def socket(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         """Make a datagram socket in the machine's network; it may be used in any thread of this process."""
-        return call_inside(Path(f"/proc/{self._pid}/ns/net"), socket.socket, family, socket.SOCK_DGRAM)
+        return self.call(socket.socket, family, socket.SOCK_DGRAM)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in a thread that is in the machine's network; the sockets that it makes stay there."""
+        return call_inside(Path(f"/proc/{self._pid}/ns/net"), function, *args, **kwargs)
 
     def pids(self) -> list[int]:
         """The numbers that the processes inside have for this one."""
