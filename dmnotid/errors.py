@@ -25,6 +25,7 @@ DmnotidError
 │  └─ JournalDamaged          … because its file is damaged; it is set aside for a new one
 ├─ NoSuchSession              the journal has no session of this number
 ├─ NotPending                 a session is in a state in which it can't be cancelled or retried
+│  └─ NotKept                 … because its notification was not kept
 ├─ HookError                  a hook can't be started
 ├─ DoorShut                   a push door gives no answer
 ├─ BusLost                    the system bus is not there
@@ -384,6 +385,14 @@ class NotPending(Facts, DmnotidError):
     """A session is in a `state` in which it can't be cancelled or retried."""
 
     sentence = "session {session} is {state}, a pending session is expected"
+    session: int
+    state: str
+
+
+class NotKept(NotPending):
+    """A session that failed or expired can't be opened again, because its notification was not kept."""
+
+    sentence = "session {session} is {state}, and its notification was not kept"
     session: int
     state: str
 

@@ -6,13 +6,23 @@ It imports little, for `dmnotid status`.
 import os
 from collections.abc import Callable, Iterable, Mapping
 
-from dmnotid.control.client import Failed, Unreachable
+from dmnotid.control.client import MISSHAPEN, Failed, Unreachable
 from dmnotid.host.text import printable
 
 EXIT_DOWN = 3
 """No daemon answers: the number of LSB and of `systemctl status` for a program that does not run."""
 EXIT_FORBIDDEN = 4
 """This user may not ask."""
+
+_REFUSALS = {
+    "NoSuchSession": "session {session} does not exist, or is forgotten; dmnotid sessions --all lists the others",
+    "NotPending": "session {session} is not pending ({state}), so nothing has changed",
+    "NotKept": "session {session} ({state}) cannot be opened again: an older dmnotid has not kept its notification;"
+    " its server has to send a new one",
+    "NotPermitted": "only root and the daemon's own user may do this",
+    "TooManyClients": "the daemon has {most} clients, the maximum; try again once one of them has ended",
+}
+"""The sentences about errors of the interface, by the name of the error."""
 
 
 def default_socket() -> str:
@@ -41,24 +51,25 @@ def answered(ask: Callable[[], int]) -> int:
         lines, status = [printable(explain(problem))], exit_status(problem)
     except Failed as problem:
         lines, status = refusal(problem), EXIT_FORBIDDEN if problem.error == "NotPermitted" else 1
+    except MISSHAPEN as error:
+        lines, status = [printable(misfit(error))], EXIT_DOWN
     from dmnotid.cli.process import print_error  # noqa: PLC0415 - an answer needs none of its imports
 
     print_error("\n".join(lines))
     return status
 
 
+def misfit(error: Exception) -> str:
+    """Return the sentence about an answer that lacks what a command reads in it."""
+    return f"the daemon's answer is not as this dmnotid expects it ({error!r}); if it is of another version, restart it"
+
+
 def refusal(problem: Failed) -> list[str]:
     """Return the lines about a call that the daemon refused."""
-    facts = problem.parameters
     if problem.error == "Refused":
-        return problem_lines(facts["problems"])
-    if problem.error == "NoSuchSession":
-        return [f"session {facts['session']} does not exist, or is forgotten; dmnotid sessions --all lists the others"]
-    if problem.error == "NotPending":
-        return [f"session {facts['session']} is not pending ({facts['state']}), so nothing has changed"]
-    if problem.error == "NotPermitted":
-        return ["only root and the daemon's own user may do this"]
-    return [printable(str(problem))]
+        return problem_lines(problem.parameters["problems"])
+    sentence = _REFUSALS.get(problem.error)
+    return [printable(str(problem) if sentence is None else sentence.format_map(problem.parameters))]
 
 
 def problem_lines(problems: Iterable[Mapping[str, str]]) -> list[str]:

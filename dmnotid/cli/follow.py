@@ -3,19 +3,23 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from dmnotid.cli.arguments import parse_count, parse_server_id
 from dmnotid.cli.asking import answered
 from dmnotid.cli.places import add_places, find_socket
-from dmnotid.cli.process import EXIT_OK
+from dmnotid.cli.process import WARNING, print_error
 from dmnotid.cli.table import moment
-from dmnotid.control.client import stream
+from dmnotid.config.values import LEVELS
+from dmnotid.control.client import Unreachable, call, stream
 from dmnotid.host.text import printable
 
-LEVELS: Final = ("debug", "info", "warning", "error")
+PAUSE: Final = 1.0
+"""Time between two attempts to reach a daemon that has ended, in seconds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,27 +27,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--server", type=parse_server_id, metavar="ID", help="only the records about this server")
     add("--session", type=parse_count, metavar="N", help="only the records about this session")
-    levels = "only the records from this level on: debug, info, warning or error. There are none below log.level"
+    levels = f"only the records from this level on: {', '.join(LEVELS)}. There are none below log.level"
     add("--level", choices=LEVELS, metavar="LEVEL", help=levels)
     add("--json", action="store_true", help="print one JSON object a line")
     add_places(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print each record until Ctrl-C; exit status 3 when the daemon stops, 4 if the user may not ask."""
+    """Print each record until Ctrl-C; exit status 3 if the daemon does not run, 4 if the user may not ask."""
     levels = LEVELS[LEVELS.index(arguments.level) :] if arguments.level else None
     wanted = {"levels": levels, "server": arguments.server, "session": arguments.session}
     return answered(partial(_follow, find_socket(arguments), wanted, as_json=arguments.json))
 
 
-def _follow(path: str, wanted: Mapping[str, Any], *, as_json: bool) -> int:
-    # The daemon may have nothing to log for days.
-    for reply in stream(path, "Follow", wanted, patience=None):
-        event = reply["event"]
-        print(json.dumps(event) if as_json else printable(line_of(event)))
-        # Output to a pipe is buffered in blocks.
-        sys.stdout.flush()
-    return EXIT_OK
+def _follow(path: str, wanted: Mapping[str, Any], *, as_json: bool) -> NoReturn:
+    """Print the records of a daemon, and of the next one when it has ended. Raises Unreachable if there is none yet."""
+    call(path, "Status")
+    while True:
+        with suppress(Unreachable):
+            # The daemon may have nothing to log for days.
+            for reply in stream(path, "Follow", wanted, patience=None):
+                event = reply["event"]
+                print(json.dumps(event) if as_json else printable(line_of(event)))
+                # Output to a pipe is buffered in blocks.
+                sys.stdout.flush()
+        print_error("the daemon has ended; its records continue once it answers again", WARNING)
+        status = _wait(path)
+        print_error(f"dmnotid {status['program']} answers, pid {status['pid']}", WARNING)
+
+
+def _wait(path: str) -> Mapping[str, Any]:
+    """Wait until a daemon answers, and return its status. Raises Unreachable if this user may not ask it."""
+    while True:
+        time.sleep(PAUSE)
+        try:
+            return call(path, "Status")
+        except Unreachable as problem:
+            if problem.why == "forbidden":
+                raise
 
 
 def line_of(event: Mapping[str, Any]) -> str:

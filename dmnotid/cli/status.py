@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from dmnotid.cli.asking import answered, exit_status, explain
+from dmnotid.cli.asking import answered, exit_status, explain, misfit, refusal
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.status_text import PATIENCE, print_text, report
 from dmnotid.cli.table import count_pending
-from dmnotid.control.client import Failed, Unreachable, call
+from dmnotid.control.client import MISSHAPEN, Failed, Unreachable, call
 from dmnotid.host.text import printable
 
 # The exit statuses of a plugin of Nagios and its like.
@@ -58,15 +58,20 @@ def _print(ask: Callable[[], Mapping[str, Any]], arguments: argparse.Namespace) 
 
 def check(ask: Callable[[], Mapping[str, Any]]) -> int:
     """Print the line for a monitor, and return its exit status."""
+    word, found = "UNKNOWN", UNKNOWN
     try:
         status = ask()
-    except (Unreachable, Failed) as problem:
-        forbidden = isinstance(problem, Unreachable) and problem.why == "forbidden"
-        sentence = explain(problem) if isinstance(problem, Unreachable) else str(problem)
-        print(printable(f"{'UNKNOWN' if forbidden else 'CRITICAL'} {sentence}"))
-        return UNKNOWN if forbidden else CRITICAL
-    word, found = judge(status)
-    print(printable(f"{word} {summarize(status)}|{performance(status)}"))
+        word, found = judge(status)
+        line = f"{summarize(status)}|{performance(status)}"
+    except Unreachable as problem:
+        line = explain(problem)
+        if problem.why != "forbidden":
+            word, found = "CRITICAL", CRITICAL
+    except Failed as problem:
+        line = "; ".join(refusal(problem))
+    except MISSHAPEN as error:
+        line = misfit(error)
+    print(printable(f"{word} {line}"))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dmnotid.cli.asking import EXIT_DOWN, default_socket, exit_status, explain
 from dmnotid.cli.table import columns, count_pending, counted, moment
-from dmnotid.control.client import Failed, Unreachable, call
+from dmnotid.control.client import MISSHAPEN, Failed, Unreachable, call
 from dmnotid.host.text import printable, span
 
 # As in control/client.py.
@@ -36,7 +36,7 @@ def show_status() -> int:
             if problem.why != "absent":
                 print(printable(explain(problem)))
                 return exit_status(problem)
-        except Failed:
+        except (Failed, *MISSHAPEN):
             # The full command asks again, and reports it.
             pass
     from dmnotid.cli.parser import run_command  # noqa: PLC0415 - for a daemon that does not run

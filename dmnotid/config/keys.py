@@ -29,6 +29,7 @@ from dmnotid.config.values import (
     DEFAULT_REMEMBER,
     DEFAULT_SOURCES,
     DEFAULT_STATE,
+    LEVELS,
     ConnectionsConfig,
     HookConfig,
     ListenAddress,
@@ -100,7 +101,7 @@ _RETRY: Final = Retry()
 _LINKS: Final = ConnectionsConfig()
 _LOG: Final = LogConfig()
 _LISTEN: Final = (ListenAddress("::", WAP_PUSH_PORT),)
-_LEVELS: Final = Choice("debug", "info", "warning", "error")
+_LEVELS: Final = Choice(*LEVELS)
 _FORMATS: Final = Choice("auto", "json", "text")
 
 _FORMS: Final = {

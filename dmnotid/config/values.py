@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from dmnotid.errors import ConfigProblem
 from dmnotid.policy.addresses import Network, show_address
@@ -106,13 +106,18 @@ class ConnectionsConfig(NamedTuple):
     settle: float = 2
 
 
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+"""The levels of the log, the lowest first."""
+
+
 class LogConfig(NamedTuple):
     """The level and format of the log; `discards` is the interval of the summary of discards, in seconds.
 
     Without `junk`, the kernel refuses datagrams that cannot be a push, and only counts them.
     """
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Level = "info"
     format: Literal["auto", "json", "text"] = "auto"
     discards: float = 60
     # Any host can send junk, and each datagram that is logged wakes the daemon.

@@ -20,12 +20,15 @@ PATIENCE = 5.0
 
 CHUNK_OCTETS = 256 * 1024
 
+MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""The errors of reading an answer that has another form than this program expects."""
+
 
 class Unreachable(Exception):
     """No daemon answers at `path`; `why` is the reason in a word.
 
     absent: none listens there. forbidden: this user may not connect. silent: one listens and does not answer in time,
-    because it is starting or stopping. closed: it closed the connection within its answer, or sent no JSON.
+    because it is starting or stopping. closed: it closed the connection within its answer, or that is not a dmnotid's.
     """
 
     def __init__(self, path: str, why: Why, problem: str) -> None:
@@ -76,18 +79,13 @@ def _exchange(path: str, request: Mapping[str, Any], patience: float | None) -> 
         sock.settimeout(patience)
         try:
             sock.connect(path)
-            sock.sendall(json.dumps(request).encode() + b"\0")
-            rest = b""
-            while octets := sock.recv(CHUNK_OCTETS):
-                *messages, rest = (rest + octets).split(b"\0")
-                for message in messages:
-                    reply = json.loads(message)
-                    found = reply.get("parameters") or {}
-                    if "error" in reply:
-                        raise Failed(reply["error"].removeprefix(f"{INTERFACE}."), found)
-                    yield found
-                    if not reply.get("continues"):
-                        return
+            # Not contextlib.suppress: it would be an import for this line alone.
+            try:  # noqa: SIM105
+                sock.sendall(json.dumps(request).encode() + b"\0")
+            except ConnectionError:
+                # With all of its clients connected, a daemon reads no request, and sends an error.
+                pass
+            yield from _read(sock)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise Unreachable(path, "absent", "no daemon listens there") from error
         except PermissionError as error:
@@ -98,6 +96,24 @@ def _exchange(path: str, request: Mapping[str, Any], patience: float | None) -> 
             raise Unreachable(path, "silent", "the daemon does not answer; it may be starting or stopping") from error
         except OSError as error:
             raise Unreachable(path, "closed", f"the connection failed: {error.strerror or error}") from error
-        except ValueError as error:
-            raise Unreachable(path, "closed", "the answer is not JSON, so it is not from a dmnotid") from error
-    raise Unreachable(path, "closed", "the daemon closed the connection before its answer was complete")
+        except EOFError as error:
+            problem = "the daemon closed the connection before its answer was complete"
+            raise Unreachable(path, "closed", problem) from error
+        except MISSHAPEN as error:
+            raise Unreachable(path, "closed", "the answer is not that of a dmnotid") from error
+
+
+def _read(sock: socket.socket) -> Iterator[dict[str, Any]]:
+    """Yield the parameters of each reply. Raises Failed, OSError, EOFError, and the errors of MISSHAPEN."""
+    rest = b""
+    while octets := sock.recv(CHUNK_OCTETS):
+        *messages, rest = (rest + octets).split(b"\0")
+        for message in messages:
+            reply = json.loads(message)
+            found = {**(reply.get("parameters") or {})}
+            if "error" in reply:
+                raise Failed(reply["error"].removeprefix(f"{INTERFACE}."), found)
+            yield found
+            if not reply.get("continues"):
+                return
+    raise EOFError

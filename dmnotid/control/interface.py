@@ -264,5 +264,5 @@ def _as_varlink(error: DmnotidError) -> VarlinkError:
     if isinstance(error, NoSuchSession):
         return VarlinkError(f"{INTERFACE}.NoSuchSession", session=error.session)
     if isinstance(error, NotPending):
-        return VarlinkError(f"{INTERFACE}.NotPending", session=error.session, state=error.state)
+        return VarlinkError(f"{INTERFACE}.{type(error).__name__}", session=error.session, state=error.state)
     return VarlinkError(f"{INTERFACE}.Refused", problems=problems_of(error))

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from dmnotid.errors import Discard, JournalDamaged, JournalError, NoSuchSession, NotPending, QueueFull
+from dmnotid.errors import Discard, JournalDamaged, JournalError, NoSuchSession, NotKept, NotPending, QueueFull
 from dmnotid.host.log import logger
 from dmnotid.journal.duplicates import Duplicates
 from dmnotid.journal.file import JournalFile
@@ -206,7 +206,7 @@ class Journal(Listing):
     def revive(self, session: int) -> SessionRequest:
         """Open a failed or expired session again, as one that has not been tried yet and has all of its time.
 
-        Raises NoSuchSession, and NotPending if it can't be run again.
+        Raises NoSuchSession, NotPending if it is in another state, and NotKept if it can't be run again.
         """
         row = self.find(session)
         if row is None:
@@ -217,7 +217,7 @@ class Journal(Listing):
             request = read_request(row._replace(state=PENDING, attempts=0), self._limits, self._longest_pause)
         except (Discard, ValueError) as error:
             # An older dmnotid kept no package of such a session, and a damaged file may have any.
-            raise NotPending(session, row.state) from error
+            raise NotKept(session, row.state) from error
         self._write(_REVIVE, [(session,)], request)
         now = time.monotonic()
         self._open[session] = request._replace(not_before=now, expires_at=now + self._limits.expire_after)

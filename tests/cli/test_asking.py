@@ -1,10 +1,12 @@
 """Commands that ask the daemon, where none answers: each names the cause, and exits with 3 or 4."""
 
 import os
+import re
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -143,12 +145,76 @@ def test_check_without_an_answer_is_critical_or_unknown(
             ["session 7 does not exist, or is forgotten; dmnotid sessions --all lists the others"],
         ),
         ("NotPending", {"session": 7, "state": "done"}, ["session 7 is not pending (done), so nothing has changed"]),
+        (
+            "NotKept",
+            {"session": 7, "state": "failed"},
+            [
+                (
+                    "session 7 (failed) cannot be opened again: an older dmnotid has not kept its notification;"
+                    " its server has to send a new one"
+                )
+            ],
+        ),
+        (
+            "TooManyClients",
+            {"most": 8},
+            ["the daemon has 8 clients, the maximum; try again once one of them has ended"],
+        ),
         ("NotPermitted", {}, ["only root and the daemon's own user may do this"]),
         ("org.varlink.service.MethodNotFound", {"method": "x"}, ["org.varlink.service.MethodNotFound: method x"]),
     ],
 )
 def test_refusal_is_explained(error: str, facts: dict[str, object], lines: list[str]) -> None:
     assert refusal(Failed(error, facts)) == lines
+
+
+@contextmanager
+def answering(path: Path, reply: bytes) -> Iterator[None]:
+    """Answer each request with the same reply."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = sock.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(reply)
+
+    with listening(path) as sock:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            sock.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["status"], ["status", "--check"], ["sessions"], ["sessions", "retry", "7"]),
+        *further(["sessions", "7"], ["sessions", "cancel", "7"], ["follow"], ["discards"], ["reload"], ["metrics"]),
+    ],
+    ids=" ".join,
+)
+def test_answer_of_another_form_is_explained(words: list[str], tmp_path: Path) -> None:
+    with answering(tmp_path / "control", b'{"parameters":{"other":1}}\0'):
+        done = call(*words, RUNTIME_DIRECTORY=str(tmp_path))
+    assert done.status == 3
+    assert re.fullmatch(
+        r"(UNKNOWN )?the daemon's answer is not as this dmnotid expects it \(KeyError\('\w+'\)\); if it is of another"
+        r" version, restart it\n",
+        done.out or done.err,
+    )
+
+
+def test_check_of_a_daemon_with_too_many_clients_is_unknown(tmp_path: Path) -> None:
+    error = b'{"error":"io.dmnotid.TooManyClients","parameters":{"most":8}}\0'
+    with answering(tmp_path / "control", error):
+        done = call("status", "--check", RUNTIME_DIRECTORY=str(tmp_path))
+    text = "the daemon has 8 clients, the maximum; try again once one of them has ended"
+    assert done == Done(3, f"UNKNOWN {text}\n", "")
 
 
 def test_configuration_names_the_socket(tmp_path: Path) -> None:

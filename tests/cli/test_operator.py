@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from dmnotid import __version__
 from tests.cli.program import PATIENCE, PROGRAM, Done, Terminal, call
 from tests.processes import ENVIRONMENT, WITHOUT_PRIVILEGES, Service, needs_setpriv, running
 from tests.support import NOWHERE, SERVER_ID, configuration, further, push, wait_until, write_config, write_script
@@ -271,12 +272,13 @@ def test_watch_shows_what_changes_until_it_is_interrupted(operator: Operator) ->
     [([], r"\d\d:\d\d:\d\d (?!warning: |error: )\S"), (["--json"], r'\{.*"level": "info".*"session": 1\b')],
     ids=["text", "json"],
 )
-def test_follow_prints_records_until_the_daemon_stops(operator: Operator, form: list[str], wanted: str) -> None:
+def test_follow_prints_records_of_the_next_daemon_too(operator: Operator, form: list[str], wanted: str) -> None:
     words = [*PROGRAM, "follow", "--level", "info", "--session", "1", *form]
     # An empty PYTHONUNBUFFERED is none.
     environment = os.environ | {"RUNTIME_DIRECTORY": str(operator.config.parent), "PYTHONUNBUFFERED": ""}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         os.set_blocking(process.stdout.fileno(), False)
         try:
             # Only what is logged once it follows is printed, so there must be something again and again.
@@ -286,7 +288,16 @@ def test_follow_prints_records_until_the_daemon_stops(operator: Operator, form: 
 
             wait_until(line)
             operator.service.stop()
-            assert process.wait(PATIENCE) == 3
+            ended = "the daemon has ended; its records continue once it answers again\n"
+            assert process.stderr.readline() == ended
+            with running(operator.config.parent) as start:
+                service = start(
+                    operator.config, environment=ENVIRONMENT | {"RUNTIME_DIRECTORY": environment["RUNTIME_DIRECTORY"]}
+                )
+                assert process.stderr.readline() == f"dmnotid {__version__} answers, pid {service.process.pid}\n"
+                wait_until(line)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(PATIENCE) == 130
         finally:
             process.kill()
 

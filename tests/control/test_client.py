@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from dmnotid.control.client import Failed, Unreachable, call, stream
+from dmnotid.control.varlink import MAX_CONNECTIONS
 from tests.control.plain import Plain, serving
 from tests.support import IS_ROOT, without_privileges
 
@@ -87,8 +88,27 @@ def test_daemon_that_accepts_no_connection_is_silent(tmp_path: Path) -> None:
         assert why(tmp_path / "control", patience=0.05) == "silent"
 
 
-@pytest.mark.parametrize("octets", [b'{"parameters":{"version":1', b"SSH-2.0\0", b"\xff\0"])
-def test_answer_that_is_cut_short_or_not_json_is_none(tmp_path: Path, octets: bytes) -> None:
+def test_further_client_gets_the_error_whether_or_not_it_could_send(tmp_path: Path) -> None:
+    path = str(tmp_path / "control")
+    with served(tmp_path / "control"), ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        # More than the buffer of a socket: the client is still sending it when the connection is closed.
+        for request in ({}, {"states": ["x" * 1_000_000]}):
+            with pytest.raises(Failed) as caught:
+                call(path, "Sessions", request)
+            assert (caught.value.error, caught.value.parameters) == ("TooManyClients", {"most": MAX_CONNECTIONS})
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        *(b'{"parameters":{"version":1', b"SSH-2.0\0", b"\xff\0", b"[" * 9_000 + b"\0"),
+        *(b"[]\0", b"7\0", b'{"parameters":[1]}\0', b'{"parameters":7}\0', b'{"error":7}\0'),
+    ],
+    ids=lambda octets: repr(octets[:26]),
+)
+def test_answer_that_is_cut_short_or_not_of_varlink_is_none(tmp_path: Path, octets: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as stopping:
         stopping.bind(str(tmp_path / "control"))
         stopping.listen()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dmnotid.errors import Duplicate, JournalDamaged, JournalError, NoSuchSession, NotPending, QueueFull
+from dmnotid.errors import Duplicate, JournalDamaged, JournalError, NoSuchSession, NotKept, NotPending, QueueFull
 from dmnotid.journal.rows import LAST_CHANCE
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.sessions import Closed, Limits, SessionRequest
@@ -376,7 +376,7 @@ def test_session_whose_package_is_not_as_written_is_not_revived(tmp_path: Path, 
         journal.close([(admit(journal), Closed.FAILED, "")])
     sql(tmp_path, f"UPDATE session SET {damage}")  # noqa: S608
     with open_journal(tmp_path) as journal:
-        with pytest.raises(NotPending, match="session 1 is failed"):
+        with pytest.raises(NotKept, match="session 1 is failed, and its notification was not kept"):
             journal.revive(1)
         assert ids(journal) == []
 
