@@ -73,6 +73,7 @@ lock: compile := $(PYTHON) -m uv pip compile --quiet --upgrade --universal --pyt
 lock:
 	$(compile) pyproject.toml --output-file systemd/requirements.txt
 	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | $(compile) - --output-file systemd/build-requirements.txt
+	sed -n 's/^sms = \["\(.*\)"\]/\1/p' pyproject.toml | $(compile) - --output-file systemd/sms-requirements.txt
 
 release:
 	$(PYTHON) -m tools.release "$(VERSION)"

@@ -187,7 +187,12 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
     assert [path.name for path in home.iterdir() if path.is_dir() and not path.is_symlink()] == [first.parts[0]]
 
     (home / "half-made/bin").mkdir(parents=True)  # as by a power cut
-    assert f"To go back: ln -sfn {first} /opt/dmnotid/bin" in debian.run(f"{newer}/systemd/install", *offline)
+    assert not (debian.path / "usr/local/lib/systemd/system/dmnotid-ofono.service").exists()
+    upgraded = debian.run(f"{newer}/systemd/install", "--sms", *offline)
+    assert f"To go back: ln -sfn {first} /opt/dmnotid/bin" in upgraded
+    debian.run("/opt/dmnotid/bin/python", "-c", "import dmnotid.bearers.ofono")
+    assert "dmnotid-bearer" in debian.run("getent", "group", "dmnotid-doors")
+    debian.run("test", "-e", "/etc/dbus-1/system.d/dmnotid-ofono.conf")
     assert debian.run("dmnotid", "--version") == f"dmnotid {NEWER}\n"
     second = (home / "bin").readlink()
     assert {path.name for path in home.iterdir() if path.is_dir()} == {first.parts[0], second.parts[0], "bin"}
