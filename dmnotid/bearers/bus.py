@@ -19,6 +19,7 @@ from jeepney import (
     new_method_return,
 )
 from jeepney.auth import AuthenticationError
+from jeepney.bus import get_bus
 from jeepney.io.asyncio import DBusConnection, open_dbus_connection
 
 from dmnotid.errors import BusError, BusLost
@@ -112,10 +113,11 @@ class Bus:
 @asynccontextmanager
 async def open_bus() -> AsyncIterator[Bus]:
     """Connect to $DBUS_SYSTEM_BUS_ADDRESS or the usual path. Raises BusLost."""
+    path = get_bus("SYSTEM")
     try:
         connection = await open_dbus_connection("SYSTEM")
-    except (OSError, EOFError, AuthenticationError, TimeoutError) as error:
-        raise BusLost(str(error)) from error
+    except (OSError, EOFError, AuthenticationError) as error:
+        raise BusLost(f"{path}: {error}") from error
     try:
         yield Bus(connection)
     finally:

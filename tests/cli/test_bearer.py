@@ -1,12 +1,16 @@
 """`dmnotid bearer`, as far as it needs no bus."""
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dmnotid.cli.bearer import BEARERS
-from tests.cli.program import PATIENCE
+from tests.cli.program import PATIENCE, PROGRAM
+from tests.support import parse_lines
 
 
 @pytest.mark.parametrize("telephony", BEARERS)
@@ -25,3 +29,21 @@ def test_missing_jeepney_is_an_error_that_names_its_packages(telephony: str) -> 
         "dmnotid bearer: jeepney is missing, which speaks D-Bus: pip install 'dmnotid[sms]', or apt install"
         " python3-jeepney\n"
     )
+
+
+@pytest.mark.parametrize("telephony", BEARERS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_bearer_without_a_bus_stops_in_order(tmp_path: Path, telephony: str, number: signal.Signals) -> None:
+    environment = os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={tmp_path}/bus"}
+    with subprocess.Popen(
+        [*PROGRAM, "bearer", telephony], stdout=subprocess.PIPE, text=True, env=environment
+    ) as bearer:
+        assert bearer.stdout is not None
+        lines = bearer.stdout.readline() + bearer.stdout.readline()
+        bearer.send_signal(number)
+        lines += bearer.communicate(timeout=PATIENCE)[0]
+    assert bearer.returncode == 0
+    started, lost, stopped = parse_lines(lines)
+    assert (started["event"], stopped["event"]) == ("bearer started", "bearer stopped")
+    assert started["door"] == "/run/dmnotid-doors/push.sock"
+    assert lost["problem"] == f"{tmp_path}/bus: [Errno 2] No such file or directory"

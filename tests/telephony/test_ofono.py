@@ -1,13 +1,14 @@
 """The bearer for oFono, with the real ofonod, a simulated modem and a private bus."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
 
 import pytest
 from jeepney.io.blocking import open_dbus_connection
 
-from dmnotid.bearers.bus import open_bus
+from dmnotid.bearers.bus import Bus, open_bus
 from dmnotid.bearers.ofono import Agents
 from tests.bearers.door import Door
 from tests.support import LogLines, eventually, push, wait_until
@@ -69,29 +70,50 @@ def test_message_to_another_port_stays_in_ofono(modem: Modem, door: Door, bearer
     assert door.pushes == [PUSHES[8]]
 
 
-@pytest.mark.usefixtures("ofono")
-def test_bearer_waits_when_another_agent_is_registered(
-    bus: PrivateBus, modem: Modem, monkeypatch: pytest.MonkeyPatch, logged: LogLines
-) -> None:
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-    pushes: list[bytes] = []
+def with_agents(bus: PrivateBus, take: Callable[[bytes], None], work: Callable[[Bus, Agents], Awaitable[None]]) -> None:
+    """Do something with agents in this process, which try again at once."""
 
-    async def work() -> None:
+    async def connected() -> None:
         async with open_bus() as connection, asyncio.TaskGroup() as tasks:
-            with open_dbus_connection(bus.address) as other:
-                call(other, "org.ofono", MODEM, PUSH, "RegisterAgent", "o", "/other")
-                await Agents(connection, tasks, pushes.append, again_in=0.05).start()
-                await eventually(lambda: logged.of("agent refused"))
-            await eventually(lambda: logged.of("agent registered"))
-            modem.send(*deliver(PUSHES[7]))
-            await eventually(lambda: pushes)
+            await work(connection, Agents(connection, tasks, take, again_in=0.05))
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
 
-    asyncio.run(work())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+        asyncio.run(connected())
+
+
+@pytest.mark.usefixtures("ofono")
+def test_bearer_waits_when_another_agent_is_registered(bus: PrivateBus, modem: Modem, logged: LogLines) -> None:
+    pushes: list[bytes] = []
+
+    async def work(_: Bus, agents: Agents) -> None:
+        with open_dbus_connection(bus.address) as other:
+            call(other, "org.ofono", MODEM, PUSH, "RegisterAgent", "o", "/other")
+            await agents.start()
+            await eventually(lambda: logged.of("agent refused"))
+        await eventually(lambda: logged.of("agent registered"))
+        modem.send(*deliver(PUSHES[7]))
+        await eventually(lambda: pushes)
+
+    with_agents(bus, pushes.append, work)
     assert pushes == [PUSHES[7]]
     [refused] = logged.of("agent refused")
     assert refused["problem"] == "org.ofono.Error.InProgress: Operation already in progress"
+
+
+@pytest.mark.usefixtures("ofono")
+def test_agent_is_registered_again_when_ofono_releases_it_alone(bus: PrivateBus, logged: LogLines) -> None:
+    async def work(connection: Bus, agents: Agents) -> None:
+        await agents.start()
+        await eventually(lambda: logged.of("agent registered"))
+        # oFono answers this with Release, as it does after an error of the agent.
+        await connection.call("org.ofono", MODEM, PUSH, "UnregisterAgent", "o", f"/dmnotid{MODEM}")
+        await eventually(lambda: len(logged.of("agent registered")) > 1)
+
+    with_agents(bus, lambda _: None, work)
+    assert len(logged.of("agent withdrawn")) == 1
 
 
 def test_agent_is_registered_again_when_the_modem_is(
