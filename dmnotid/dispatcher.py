@@ -18,9 +18,8 @@ from dmnotid.journal.queue import Journal
 from dmnotid.journal.rows import LAST_CHANCE
 from dmnotid.links.availability import explain_missing
 from dmnotid.links.monitor import Links
-from dmnotid.policy.schedule import choose_connection
 from dmnotid.policy.sessions import Closed, SessionRequest, SessionStart, SessionView
-from dmnotid.tracking import ENDS_AT_ONCE, Sessions
+from dmnotid.tracking import ENDS_AT_ONCE, LOGGED_AT_ONCE, Sessions
 from dmnotid.transitions import Transitions
 from dmnotid.views import Views
 from dmnotid.wire.notification import ConnectionType
@@ -103,10 +102,12 @@ class Dispatcher:
         limits, former = config.sessions, self._config.sessions
         self._config = config
         self._transitions.configure(config)
-        # A shorter `expire_after` leaves a session as much time as the journal gives one after a wrong clock.
-        least = time.monotonic() + min(limits.expire_after, LAST_CHANCE)
-        self._sessions.add_time(limits.expire_after - former.expire_after, least)
-        _log_held(self._sessions, config)
+        self._sessions.configure(config)
+        if limits.expire_after != former.expire_after:
+            # A shorter `expire_after` leaves a session as much time as the journal gives one after a wrong clock.
+            least = time.monotonic() + min(limits.expire_after, LAST_CHANCE)
+            self._sessions.add_time(limits.expire_after - former.expire_after, least)
+        self._log_held()
         self.wake()
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
@@ -163,8 +164,7 @@ class Dispatcher:
                     self._on_change()
                 if not self._stopping:
                     await self._start_all(group)
-                    _log_waiting(self._sessions, self._links, self._config)
-                change = self._sessions.next_change(now, self._config)
+                change = now if not self._stopping and self._log_waiting() else self._sessions.next_change(now)
                 pause = None if change is None else max(change - time.monotonic(), 0)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -205,40 +205,38 @@ class Dispatcher:
 
     def _next_start(self) -> SessionStart | None:
         """Return the try to begin now, over a connection that the kernel has confirmed just now."""
-        start = self._sessions.next_start(self._links.available(), self._config)
+        before = self._links.available()
+        start = self._sessions.next_start(before)
         if start is None:
             return None
-        # This session had a connection. If the read shows that it is gone, `session waiting` is logged again.
-        self._sessions.tracked[start.request.session].announced = False
-        if not self._links.read_now():
-            # The next read that succeeds calls `wake`.
-            return None
-        return self._sessions.next_start(self._links.available(), self._config)
+        # After a read that fails, the next one that succeeds calls `wake`.
+        readable = self._links.read_now()
+        if readable and self._links.available() == before:
+            return start
+        # This session had a connection. If that is gone, `session waiting` is logged again.
+        self._sessions.queue(start.request)
+        return self._sessions.next_start(self._links.available()) if readable else None
 
     def _changed(self) -> None:
         self.wake()
         self._on_change()
 
+    def _log_held(self) -> None:
+        """Log the number of sessions of each server that is not configured."""
+        waiting = (tracked.request.server_id for tracked in self._sessions.waiting)
+        for server_id, count in Counter([*waiting, *self._sessions.running]).items():
+            if server_id not in self._sessions.configured:
+                problem = "the server of these sessions is not configured"
+                logger.error("sessions held", server_id=server_id, sessions=count, problem=problem)
 
-def _log_held(sessions: Sessions, config: Config) -> None:
-    """Log the number of sessions of each server that is not configured."""
-    configured = {server.id for server in config.servers}
-    for server_id, count in Counter([*(it.request.server_id for it in sessions.waiting), *sessions.running]).items():
-        if server_id not in configured:
-            problem = "the server of these sessions is not configured"
-            logger.error("sessions held", server_id=server_id, sessions=count, problem=problem)
-
-
-def _log_waiting(sessions: Sessions, links: Links, config: Config) -> None:
-    """Log what is missing, once for each session that has no connection."""
-    available = links.available()
-    present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
-    configured = {server.id for server in config.servers}
-    for tracked in sessions.waiting:
-        request, preferred = tracked.request, tracked.request.notification.preferred_connections
-        if tracked.announced or request.server_id not in configured:
-            continue
-        if choose_connection(preferred, available) is None:
-            tracked.announced = True
-            wanted, missing = " ".join(preferred) or str(ConnectionType.ANY), explain_missing(links.links, preferred)
-            logger.info("session waiting", **request.log_facts(), wanted=wanted, available=present, missing=missing)
+    def _log_waiting(self) -> bool:
+        """Log what is missing, once for each session that has no connection; return whether there may be more."""
+        available = self._links.available()
+        present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
+        requests = self._sessions.without_connection(available)
+        for request in requests:
+            preferred = request.notification.preferred_connections
+            wanted = " ".join(preferred) or str(ConnectionType.ANY)
+            facts = {"available": present, "missing": explain_missing(self._links.links, preferred)}
+            logger.info("session waiting", **request.log_facts(), wanted=wanted, **facts)
+        return len(requests) == LOGGED_AT_ONCE

@@ -20,13 +20,17 @@ A session is tracked from its admission until its row is closed, in one of these
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 from typing import Final
 
 from dmnotid.config.values import Config
 from dmnotid.hook.tries import Try
 from dmnotid.policy.schedule import Schedule
-from dmnotid.policy.sessions import Closed, Connection, LastTry, SessionRequest, SessionStart
+from dmnotid.policy.sessions import Closed, Connection, LastTry, Limits, SessionRequest, SessionStart
+
+LOGGED_AT_ONCE: Final = 32
+"""Maximum number of sessions whose missing connection is logged before reception gets its turn."""
 
 ENDS_AT_ONCE: Final = 64
 """Maximum number of sessions that expire or are closed before reception gets its turn."""
@@ -37,14 +41,12 @@ class Tracked:
 
     # There may be tens of thousands.
     __slots__ = (
-        "announced", "close_at", "closed", "failed_starts", "former_start", "outcome", "problem", "request", "running",
+        "close_at", "closed", "failed_starts", "former_start", "outcome", "problem", "request", "running",
     )  # fmt: skip
 
     def __init__(self, request: SessionRequest) -> None:
         # As the journal has it, with the number of tries begun so far.
         self.request = request
-        # Whether `session waiting` was logged since the session last had a connection.
-        self.announced = False
         # Number of times in a row that the hook could not be started: the pauses between them grow.
         self.failed_starts = 0
         # Why it is paused, if that is not the end of its last try.
@@ -62,6 +64,10 @@ class Sessions:
     """Every session that is not closed, in its state."""
 
     def __init__(self) -> None:
+        # The ids of the configured servers: sessions of other servers are held.
+        self.configured: frozenset[str] = frozenset()
+        # The limits in force.
+        self._limits = Limits()
         # Every session, by its number.
         self.tracked: dict[int, Tracked] = {}
         # The tries whose hook runs, by the server: it has one at most.
@@ -76,6 +82,11 @@ class Sessions:
         self._rested: dict[str, float] = {}
         # When the lock of a server that another process holds is looked at again, on the monotonic clock.
         self.locked_until: dict[str, float] = {}
+
+    def configure(self, config: Config) -> None:
+        """Use another configuration from the next start on."""
+        self.configured = frozenset(server.id for server in config.servers)
+        self._limits = config.sessions
 
     @property
     def waiting(self) -> list[Tracked]:
@@ -150,32 +161,32 @@ class Sessions:
         """Let a server have its next try as if `min_interval` after its last one were over."""
         self._rested[server_id] = self.last_start.get(server_id, -inf)
 
-    def next_start(self, available: Sequence[Connection], config: Config) -> SessionStart | None:
+    def next_start(self, available: Sequence[Connection]) -> SessionStart | None:
         """Return the try to begin now, if there is one and `sessions.concurrency` allows it."""
-        if len(self.running) >= config.sessions.concurrency:
+        if len(self.running) >= self._limits.concurrency:
             return None
         now = time.monotonic()
-        return self._schedule.next_start(available, now, self._startable(config, now))
+        return self._schedule.next_start(available, now, partial(self._free_at, now))
 
-    def next_change(self, since: float, config: Config) -> float | None:
+    def without_connection(self, available: Sequence[Connection]) -> list[SessionRequest]:
+        """Return at most LOGGED_AT_ONCE requests that have no connection, each once after it was queued."""
+        return self._schedule.without_connection(available, self.configured, LOGGED_AT_ONCE)
+
+    def next_change(self, since: float) -> float | None:
         """Return when time alone, after `since`, lets a session start or expire, or its row be closed."""
-        change = self._schedule.next_change(since, self._startable(config, since))
+        change = self._schedule.next_change(since, partial(self._free_at, since))
         times = [tracked.close_at for tracked in self.ending.values()]
         return min(times if change is None else [*times, change], default=None)
 
-    def _startable(self, config: Config, now: float) -> dict[str, float]:
-        """Return each configured server without a running session, with the time from which it may get one."""
-        free = [server.id for server in config.servers if server.id not in self.running]
-        interval = config.sessions.min_interval
-        return {
-            server_id: max(self.rested_at(server_id, interval, now), self.locked_until.get(server_id, -inf))
-            for server_id in free
-        }
+    def _free_at(self, now: float, server_id: str) -> float | None:
+        """Return the time from which a server may get a session; None if it runs one or is not configured."""
+        if server_id in self.running or server_id not in self.configured:
+            return None
+        return max(self.rested_at(server_id, now), self.locked_until.get(server_id, -inf))
 
-    def rested_at(self, server_id: str, interval: float, now: float) -> float:
+    def rested_at(self, server_id: str, now: float) -> float:
         """Return the time from which a server need not rest any more after its last try."""
         last = self.last_start.get(server_id, -inf)
-        if self._rested.get(server_id) == last:
-            # The present, and not an earlier time: it does not come before servers that have waited longer.
-            return min(last + interval, now)
-        return last + interval
+        rested_at = last + self._limits.min_interval
+        # The present, and not an earlier time: it does not come before servers that have waited longer.
+        return min(rested_at, now) if self._rested.get(server_id) == last else rested_at

@@ -200,7 +200,7 @@ class Transitions:
             request = self._journal.revive(session)
         else:
             request = tracked.request
-            rested_at = self._sessions.rested_at(request.server_id, self._config.sessions.min_interval, now)
+            rested_at = self._sessions.rested_at(request.server_id, now)
             if tracked.running is not None or tracked.closed is not None or max(request.not_before, rested_at) <= now:
                 return False
             if request.not_before > now:

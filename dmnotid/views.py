@@ -29,10 +29,9 @@ class Views:
     def __init__(self, sessions: Sessions, links: Links, config: Config) -> None:
         # Followed while they change: a caller takes one view at a time.
         self._sessions = sessions
-        # The configuration and the links of the moment.
-        self._config = config
+        # The limits and the links of the moment.
+        self._limits = config.sessions
         self._links, self._available = links.links, links.available()
-        self._configured = {server.id for server in config.servers}
         # What is missing for each preference that was asked for; None if a connection is available.
         self._missing: dict[tuple[ConnectionType, ...], str | None] = {}
 
@@ -92,7 +91,7 @@ class Views:
             # The journal fails, or the loop of the dispatcher has not had its turn: the word `closed` is not true yet.
             why = f"{tracked.closed}: {tracked.outcome}; not written to the journal yet"
             return _Explanation(PendingState.PAUSED, why, max(tracked.close_at, now))
-        if request.server_id not in self._configured:
+        if request.server_id not in self._sessions.configured:
             return _Explanation(PendingState.HELD, "this server is not configured")
         # Before the connection, because the pause passes with or without one.
         if request.not_before > now:
@@ -113,10 +112,10 @@ class Views:
 
     def _explain_order(self, server_id: str, now: float) -> _Explanation:
         """Return why a session does not run that could run now."""
-        running, limits = self._sessions.running, self._config.sessions
+        running, limits = self._sessions.running, self._limits
         if (busy := running.get(server_id)) is not None:
             return _Explanation(PendingState.QUEUED, f"after {busy.start.request.session} (one at a time for a server)")
-        rested_at = self._sessions.rested_at(server_id, limits.min_interval, now)
+        rested_at = self._sessions.rested_at(server_id, now)
         if rested_at > now:
             why = f"{_exact(limits.min_interval)} between two tries for a server (sessions.min_interval)"
             return _Explanation(PendingState.RESTING, why, rested_at)

@@ -42,12 +42,12 @@ def started(
     *requests: SessionRequest, available: Sequence[Connection] = (ETH,), servers: Mapping[str, float] = SERVERS
 ) -> int | None:
     """Return the number of the session that starts, or None."""
-    start = Schedule(requests).next_start(available, NOW, servers)
+    start = Schedule(requests).next_start(available, NOW, servers.get)
     return None if start is None else start.request.session
 
 
 def changed(*requests: SessionRequest, servers: Mapping[str, float] = SERVERS) -> float | None:
-    return Schedule(requests).next_change(NOW, servers)
+    return Schedule(requests).next_change(NOW, servers.get)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_connection(preferred: list[ConnectionType], available: list[Connection]
 def test_start_carries_request_connection_and_attempt() -> None:
     """5.3.4."""
     wanted = request(3, "a", WIRELESS, attempts=2)
-    assert Schedule([wanted]).next_start([ETH, WLAN], NOW, SERVERS) == SessionStart(wanted, WLAN, 3)
+    assert Schedule([wanted]).next_start([ETH, WLAN], NOW, SERVERS.get) == SessionStart(wanted, WLAN, 3)
 
 
 def test_first_request_in_turn_starts() -> None:
@@ -178,6 +178,19 @@ def test_next_change_respects_the_time_of_the_server(not_before: float, free_at:
     assert changed(request(1, not_before=not_before, expires_at=50), servers={"a": free_at}) == change
 
 
+def test_request_without_a_connection_is_returned_once_until_it_is_added_again() -> None:
+    """For the log: some at a time, and none of a server that is not configured."""
+    pending = [request(session, server_id, MOBILE) for session, server_id in enumerate("aabx", 1)]
+    schedule = Schedule([*pending, request(9, "a", WIRELINE)])
+    assert schedule.without_connection([ETH, WWAN], SERVERS, 99) == []
+    schedule.remove(2)
+    assert schedule.without_connection([ETH], SERVERS, 1) == [pending[0]]
+    assert schedule.without_connection([ETH], SERVERS, 1) == [pending[2]]
+    assert schedule.without_connection([ETH], SERVERS, 1) == []
+    schedule.add(pending[0])
+    assert schedule.without_connection([ETH], {"a", "b", "x"}, 9) == [pending[3], pending[0]]
+
+
 def test_expired_requests_are_taken_in_order_and_not_all_at_once() -> None:
     """5.3.4: the end itself included, whether the server is configured or not."""
     over, ends, held, lives = (
@@ -205,13 +218,13 @@ def test_request_that_is_added_again_replaces_the_former_one() -> None:
     """As after a failed try, or with more time."""
     schedule = Schedule([request(1, not_before=1, expires_at=20), request(2, not_before=2)])
     schedule.add(request(1, not_before=30, expires_at=40))
-    start = schedule.next_start([ETH], NOW, SERVERS)
+    start = schedule.next_start([ETH], NOW, SERVERS.get)
     assert start is not None
     assert start.request.session == 2
     assert schedule.take_expired(25, 9) == []
     schedule.remove(2)
-    assert schedule.next_start([ETH], NOW, SERVERS) is None
-    assert schedule.next_change(NOW, SERVERS) == 30
+    assert schedule.next_start([ETH], NOW, SERVERS.get) is None
+    assert schedule.next_change(NOW, SERVERS.get) == 30
     assert [found.session for found in schedule.take_expired(40, 9)] == [1]
 
 
@@ -227,7 +240,7 @@ def test_request_that_is_tried_again_and_again_takes_no_memory() -> None:
         tracemalloc.stop()
     assert octets < 200_000  # about 2.5 million if each one left its entries
     schedule.add(request(1, not_before=5))
-    assert schedule.next_change(4, SERVERS) == 5
+    assert schedule.next_change(4, SERVERS.get) == 5
 
 
 def of_thirty(session: int, not_before: int, expires_at: int) -> SessionRequest:
@@ -261,12 +274,12 @@ def test_schedule_answers_like_a_search_through_all_requests(
     alive = [it for it in left.values() if it.expires_at > NOW]
     ready = [it for it in alive if max(it.not_before, servers.get(it.server_id, inf)) <= NOW]
     able = [it for it in ready if choose_connection(it.notification.preferred_connections, available)]
-    start = schedule.next_start(available, NOW, servers)
+    start = schedule.next_start(available, NOW, servers.get)
     first = min(able, key=lambda it: (servers[it.server_id], it.not_before, it.session), default=None)
     assert (None if start is None else start.request) == first
     # Until the next change, time alone changes nothing.
-    change = schedule.next_change(NOW, servers)
+    change = schedule.next_change(NOW, servers.get)
     assert change is None or change > NOW
     for later in range(NOW, 40 if change is None else int(change)):
-        assert schedule.next_start(available, later, servers) == start
+        assert schedule.next_start(available, later, servers.get) == start
         assert not [it for it in alive if it.expires_at <= later]
