@@ -107,6 +107,9 @@ def test_bearers_are_a_package_of_their_own(package: Path, tmp_path: Path) -> No
     units, policy, users = "lib/systemd/system", "usr/share/dbus-1/system.d", "usr/lib/sysusers.d"
     found = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
     shipped = {
+        f"{units}/dmnotid-modemmanager.service": "dmnotid-modemmanager.service",
+        f"{policy}/dmnotid-modemmanager.conf": "dmnotid-modemmanager.conf",
+        "usr/share/polkit-1/rules.d/dmnotid-modemmanager.rules": "dmnotid-modemmanager.rules",
         f"{units}/dmnotid-ofono.service": "dmnotid-ofono.service",
         f"{policy}/dmnotid-ofono.conf": "dmnotid-ofono.conf",
         f"{users}/dmnotid-sms.conf": "dmnotid-sms.sysusers",
@@ -116,7 +119,7 @@ def test_bearers_are_a_package_of_their_own(package: Path, tmp_path: Path) -> No
         assert found[name].read_bytes() == (PROJECT / "systemd" / source).read_bytes()
     assert commands_to_systemd(tmp_path / "DEBIAN/postinst") == [
         "systemctl --system daemon-reload",
-        "deb-systemd-invoke try-restart 'dmnotid-ofono.service'",
+        "deb-systemd-invoke try-restart 'dmnotid-modemmanager.service' 'dmnotid-ofono.service'",
     ]
 
 

@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
 _RESET: Final = f"""
 all="dmnotid*.socket dmnotid-metrics.timer dmnotid.service dmnotid-session@*.service dmnotid-metrics*.service"
-all="$all dmnotid-ofono.service"
+all="$all dmnotid-ofono.service dmnotid-modemmanager.service"
 systemctl stop --no-block $all
 systemctl kill --signal=KILL dmnotid.service # no hook has a grace
 systemctl stop $all

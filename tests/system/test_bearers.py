@@ -6,14 +6,15 @@ from tests.system.device import Device
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
-OFONO = "dmnotid-ofono.service"
+UNITS = {"dmnotid-ofono.service": "org.ofono", "dmnotid-modemmanager.service": "org.freedesktop.ModemManager1"}
 
 
-def test_bearer_is_ready_when_the_bus_is_there(device: Device) -> None:
-    device.run("systemctl", "start", OFONO)
-    assert device.machine.show(OFONO, "ActiveState", "StatusText") == {
+@pytest.mark.parametrize("unit", UNITS)
+def test_bearer_is_ready_when_the_bus_is_there(device: Device, unit: str) -> None:
+    device.run("systemctl", "start", unit)
+    assert device.machine.show(unit, "ActiveState", "StatusText") == {
         "ActiveState": "active",
         "StatusText": "connected to the system bus",
     }
-    [missing] = [entry.record for entry in device.log(unit=OFONO) if entry.record.get("event") == "telephony missing"]
-    assert missing["name"] == "org.ofono"
+    [missing] = [entry.record for entry in device.log(unit=unit) if entry.record.get("event") == "telephony missing"]
+    assert missing["name"] == UNITS[unit]

@@ -139,8 +139,8 @@ def test_package_of_the_bearers_from_installation_to_purge(debian: CleanDebian, 
     assert "dmnotid-bearer" in debian.run("getent", "group", "dmnotid-doors")
     assert enabled(debian) == []
     # With the jeepney of Debian 12.
-    debian.run("python3", "-c", "import dmnotid.bearers.ofono")
-    debian.run("systemctl", "enable", "dmnotid-ofono.service")
+    debian.run("python3", "-c", "import dmnotid.bearers.ofono, dmnotid.bearers.modemmanager")
+    debian.run("systemctl", "enable", "dmnotid-ofono.service", "dmnotid-modemmanager.service")
     debian.run("dpkg", "--remove", "dmnotid-sms")
     assert enabled(debian) == []
     debian.run("dpkg", "--purge", "dmnotid-sms", "dmnotid")

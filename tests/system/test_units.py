@@ -16,7 +16,7 @@ METRICS: Final = (
     "dmnotid-metrics.socket",
     "dmnotid-metrics@1.service",
 )
-BEARERS: Final = ("dmnotid-ofono.service",)
+BEARERS: Final = ("dmnotid-ofono.service", "dmnotid-modemmanager.service")
 
 MEASURED_BY: Final = "systemd 252"
 """Other versions weigh otherwise, and know settings that these units can't have."""
@@ -42,7 +42,7 @@ def test_exposure(device: Device, handed_over: bool, threshold: int) -> None:  #
     device.run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "dmnotid.service")
 
 
-OTHERS: Final = [("dmnotid-metrics.service", 9), ("dmnotid-metrics@1.service", 3), ("dmnotid-ofono.service", 9)]
+OTHERS: Final = [("dmnotid-metrics.service", 9), ("dmnotid-metrics@1.service", 3), *((unit, 9) for unit in BEARERS)]
 
 
 @pytest.mark.parametrize(("unit", "threshold"), OTHERS)

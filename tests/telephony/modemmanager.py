@@ -23,6 +23,12 @@ MESSAGING: Final = f"{NAME}.Modem.Messaging"
 ISOLATED: Final = ["--test-enable", "--test-no-udev", "--no-auto-scan", "--test-no-suspend-resume", "--test-no-qrtr"]
 
 
+def why_no_modemmanager() -> str:
+    """Return what this machine lacks for ModemManager; empty if nothing."""
+    missing = [tool for tool in ("dbus-daemon", MODEMMANAGER) if shutil.which(tool) is None]
+    return f"needs {' and '.join(missing)}" if missing else ""
+
+
 class ModemManager:
     """A ModemManager with one modem at an abstract socket; ended with the block."""
 

@@ -1,6 +1,5 @@
 """The bearer for ModemManager, with the real ModemManager, a simulated modem and a private bus."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +11,12 @@ from tests.support import push, wait_until
 from tests.telephony.bus import Polkit, PrivateBus
 from tests.telephony.conftest import StartBearer
 from tests.telephony.modem import Modem, abstract_listener
-from tests.telephony.modemmanager import MESSAGING, MODEMMANAGER, NAME, ModemManager
+from tests.telephony.modemmanager import MESSAGING, NAME, ModemManager, why_no_modemmanager
 from tests.telephony.sms import deliver, text
-
-MISSING = [tool for tool in ("dbus-daemon", MODEMMANAGER) if shutil.which(tool) is None]
 
 pytestmark = [
     pytest.mark.telephony,
-    pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}"),
+    pytest.mark.skipif(bool(why_no_modemmanager()), reason=why_no_modemmanager()),
 ]
 
 LONG = push(8, unknown=[(9, bytes(300))])
