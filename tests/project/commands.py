@@ -1,7 +1,8 @@
 """Every command that the documents print, and how it is tested.
 
-Commands are the lines of code blocks of the language `sh`, and those after `$ ` in blocks of the language `console`.
-tests/project/test_commands.py runs those of dmnotid itself as they are printed; every other one is in a table below.
+Commands are the lines of code blocks of the language `sh`, those after `$ ` in blocks of the language `console`, and
+code within sentences that begins with one of PROGRAMS. tests/project/test_commands.py runs those of dmnotid itself as they
+are printed; every other one is in a table below.
 """
 
 import re
@@ -15,6 +16,9 @@ PAGES: Final = sorted(
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "contrib/**/*.md")
     for page in PROJECT.glob(pattern)
 )
+
+PROGRAMS: Final = r"(?:\.venv/bin/\S+|adduser|apt|dmnotid|docker|make|pip|podman|promtool|systemctl|systemd/install)"
+"""Programs whose name and arguments within a sentence are a command, and not only a name."""
 
 MACHINE: Final = (
     # Installation, first steps
@@ -61,28 +65,46 @@ MACHINE: Final = (
 """Commands that tests/system/test_commands.py runs on a booted machine with the Debian package, in this order."""
 
 ELSEWHERE: Final = {
-    "systemd/install": "tests/system/test_install.py::test_the_virtual_environment_from_installation_to_purge",
-    "make deb": "tests/project/packaging.py::build_deb",
-    "make dist deb sbom PYTHON=.venv/bin/python": (
-        "tests/project/test_release.py::test_distributions_are_those_of_another_place_and_time"
+    "tests/system/test_install.py::test_the_virtual_environment_from_installation_to_purge": (
+        "systemd/install",
+        "systemd/install --uninstall",
+        "systemd/install --purge",
     ),
-    "make release VERSION=1.2.3 PYTHON=.venv/bin/python": (
-        "tests/project/test_release.py::test_release_writes_the_version_and_its_date_everywhere"
+    "tests/system/test_install.py::test_a_command_line_that_is_none_changes_nothing": ("systemd/install --help",),
+    "tests/system/test_reload.py::test_hangup_with_a_bad_file_is_told_in_the_status_line": (
+        "systemctl kill --signal=HUP dmnotid.service",
     ),
-    "varlinkctl introspect unix:/run/dmnotid/control io.dmnotid": (
-        "tests/system/test_varlinkctl.py::test_varlinkctl_describes_and_calls_every_kind_of_method"
+    "tests/system/test_metrics.py::test_scrape_has_the_counts_of_the_daemon_until_it_stops": (
+        "curl -s http://127.0.0.1:9948/metrics",
     ),
-    "varlinkctl call unix:/run/dmnotid/control io.dmnotid.Status '{}'": (
-        "tests/system/test_varlinkctl.py::test_varlinkctl_describes_and_calls_every_kind_of_method"
+    "tests/system/test_varlinkctl.py::test_varlinkctl_describes_and_calls_every_kind_of_method": (
+        "varlinkctl introspect unix:/run/dmnotid/control io.dmnotid",
+        "varlinkctl call unix:/run/dmnotid/control io.dmnotid.Status '{}'",
+        'varlinkctl call --more unix:/run/dmnotid/control io.dmnotid.Sessions \'{"states": ["failed"]}\'',
     ),
-    'varlinkctl call --more unix:/run/dmnotid/control io.dmnotid.Sessions \'{"states": ["failed"]}\'': (
-        "tests/system/test_varlinkctl.py::test_varlinkctl_describes_and_calls_every_kind_of_method"
+    "tests/project/packaging.py::build_deb": ("make deb",),
+    "tests/project/test_man.py::pages": ("make man",),
+    "tests/project/test_site.py::site": ("make site",),
+    "tests/project/test_generated.py::test_schema_is_fresh": ("make docs PYTHON=.venv/bin/python",),
+    "tests/project/test_release.py::test_distributions_are_those_of_another_place_and_time": (
+        "make dist deb sbom PYTHON=.venv/bin/python",
     ),
-    "curl -s http://127.0.0.1:9948/metrics": (
-        "tests/system/test_metrics.py::test_scrape_has_the_counts_of_the_daemon_until_it_stops"
+    "tests/project/test_release.py::test_sbom_follows_its_schema_and_names_every_package": ("make sbom",),
+    "tests/project/test_release.py::test_release_writes_the_version_and_its_date_everywhere": (
+        "make release VERSION=1.2.3 PYTHON=.venv/bin/python",
+    ),
+    "tests/project/test_alerts.py::test_promtool_accepts_the_rules": ("promtool check rules alerts.yml",),
+    "tests/proofs/test_soak.py::test_a_quarter_of_a_minute_of_everything": (
+        ".venv/bin/python -m tests.proofs.soak --seconds 600",
+    ),
+    "tests/proofs/test_crash.py::test_daemon_that_is_killed_loses_nothing": (
+        ".venv/bin/python -m tests.proofs.crash --rounds 5000",
+    ),
+    "tests/proofs/test_power_cut.py::test_every_promise_is_kept_whenever_the_power_is_cut": (
+        ".venv/bin/python -m tests.proofs.power_cut --cuts 1000",
     ),
 }
-"""Commands that other tests run, perhaps in another form: the function that does."""
+"""By the function of a test that runs them, perhaps in another form or for a shorter time: commands."""
 
 CI: Final = (
     "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/dmnotid demo",
@@ -91,30 +113,57 @@ CI: Final = (
     ".venv/bin/pip install -q -e '.[dev,release]'",
     ".venv/bin/pytest",
     ".venv/bin/python -m benchmarks",
+    ".venv/bin/python -m benchmarks waking pure",
     ".venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy",
 )
 """Commands that .ci/run runs, beside the tests: with other options, or for an environment of another name."""
 
 NOWHERE: Final = {
-    "apt install python3-venv": "it needs a mirror of Debian; .ci/run installs the same package",
-    "apt install build-essential debhelper dh-python pybuild-plugin-pyproject python3-setuptools pandoc": (
-        "it needs a mirror of Debian; .ci/run installs the same packages"
+    "needs a mirror of Debian; .ci/run installs the same packages": (
+        "apt install python3-venv",
+        "apt install build-essential debhelper dh-python pybuild-plugin-pyproject python3-setuptools pandoc",
     ),
-    "apt install ./dist/dmnotid_*_all.deb": "it needs a mirror of Debian; test_install.py installs the file with dpkg",
-    "apt install prometheus-node-exporter": "it needs a mirror of Debian",
-    "curl -s http://localhost:9100/metrics | grep ^dmnotid_": (
-        "it needs node_exporter; test_timer_writes_the_file reads the file that it would publish"
+    "needs a mirror of Debian; tests/system/test_install.py and test_upgrade.py do the same with dpkg": (
+        "apt install ./dist/dmnotid_*_all.deb",
+        "apt install ./dmnotid_NEW_all.deb",
+        "apt remove dmnotid",
+        "apt purge dmnotid",
     ),
-    "systemctl edit dmnotid.service": "it opens an editor; the tests write the drop-in",
-    "make lock PYTHON=.venv/bin/python": "it takes the latest versions of the dependencies, which change each day",
-    "timedatectl": "it needs systemd-timedated and D-Bus, which the machine of the tests has not",
-    "cd /var/lib/dmnotid": "it is a step of the recipe with .recover, below",
-    "sqlite3 journal-corrupt-DATE.sqlite3 '.recover --ignore-freelist' | sqlite3 journal-damaged.sqlite3": (
-        "the sqlite3 of Debian 12 has no .recover; test_file_that_an_operator_recovered_* has its result"
+    "needs node_exporter; test_timer_writes_the_file reads the file that it would publish": (
+        "apt install prometheus-node-exporter",
+        "curl -s http://localhost:9100/metrics | grep ^dmnotid_",
     ),
-    "chown dmnotid: journal-damaged.sqlite3": "it is a step of that recipe",
+    "needs a release on the package index": ("pip install 'dmnotid[sms]'",),
+    "opens an editor; the tests write the drop-in": (
+        "systemctl edit dmnotid.service",
+        "systemctl edit dmnotid.socket",
+        "systemctl edit dmnotid-session@.service",
+        "systemctl edit dmnotid-metrics.service",
+        "systemctl edit dmnotid-metrics.socket",
+    ),
+    "takes the latest versions of the dependencies, which change each day": ("make lock PYTHON=.venv/bin/python",),
+    "needs systemd-timesyncd or systemd-timedated with D-Bus, which the machine of the tests has not": (
+        "timedatectl",
+        "systemctl enable systemd-time-wait-sync.service",
+    ),
+    "the sqlite3 of Debian 12 has no .recover; test_file_that_an_operator_recovered_* has its result": (
+        "cd /var/lib/dmnotid",
+        "sqlite3 journal-corrupt-DATE.sqlite3 '.recover --ignore-freelist' | sqlite3 journal-damaged.sqlite3",
+        "chown dmnotid: journal-damaged.sqlite3",
+    ),
+    "names a user of the reader's machine": ("adduser USER dmnotid",),
+    "needs a container engine": ("docker run --init", "podman run --init"),
+    "is a measurement of a few minutes; the page has its figures": (
+        ".venv/bin/python -m benchmarks.journal_size",
+        ".venv/bin/python -m benchmarks.links",
+    ),
 }
-"""Commands that no test runs, and why."""
+"""By the reason why no test runs them: commands."""
+
+
+def listed() -> list[str]:
+    """Return every command of the tables."""
+    return [*MACHINE, *CI, *(command for table in (ELSEWHERE, NOWHERE) for row in table.values() for command in row)]
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -142,15 +191,21 @@ def scripts() -> dict[str, str]:
     return {re.findall(r"(?m)^(?!#)(\S+)", text)[0]: text for text in found}
 
 
+def mentions(page: Path) -> Iterator[str]:
+    """Return the commands within the sentences of a page: code that begins with a program and has arguments."""
+    text = re.sub(r"(?ms)^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"))
+    for found in re.findall(rf"(?<!`)`({PROGRAMS}\s[^`]+)`(?!`)", text):
+        yield " ".join(found.split())
+
+
 def all_commands() -> dict[str, list[str]]:
-    """Return every command, with the pages that have it."""
+    """Return every command, with the pages that have it; mentions of dmnotid itself are left out."""
     found: dict[str, list[str]] = {}
     for page in PAGES:
-        name = str(page.relative_to(PROJECT))
-        for block in blocks(page):
-            for command in commands(*block):
-                found.setdefault(command, []).append(name)
-        # The README has these two in indented blocks, which .ci/run reads.
-        for command in re.findall(r"(?m)^    (python3 -m venv .*)$", page.read_text(encoding="utf-8")):
-            found.setdefault(command, []).append(name)
+        # The README has two commands in indented blocks, which .ci/run reads.
+        page_commands = re.findall(r"(?m)^    (python3 -m venv .*)$", page.read_text(encoding="utf-8"))
+        page_commands += [command for block in blocks(page) for command in commands(*block)]
+        page_commands += [command for command in mentions(page) if not command.startswith("dmnotid ")]
+        for command in page_commands:
+            found.setdefault(command, []).append(str(page.relative_to(PROJECT)))
     return found
