@@ -145,7 +145,7 @@ class Reloader:
 
 
 def bind(endpoints: Endpoints, config: Config) -> None:
-    """Bind the addresses and doors of a configuration, and close others. Raises EndpointError, and changes nothing then."""
+    """Bind the addresses and doors of a configuration, and close others. An EndpointError leaves all as it was."""
     ipv4_sources = config.rules.servers.ipv4_sources
     endpoints.bind(config.listen, config.doors, given=config.listen_given, ipv4_sources=ipv4_sources)
     endpoints.configure(Intake(config.receive_buffer, config.log.junk, config.log.discards, config.max_octets))

@@ -1,7 +1,7 @@
 """Prepare a release: `make release VERSION=1.2.3` (CONTRIBUTING.md).
 
-The version and its date have one home, dmnotid/__init__.py. This program writes them there and into both changelogs, and
-writes the text of the tag to build/tag.txt. It commits nothing, and checks every file before it writes the first.
+The version and its date have one home, dmnotid/__init__.py. This program writes them there and into both changelogs,
+and writes the text of the tag to build/tag.txt. It commits nothing, and checks every file before it writes the first.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Every command that the documents print, and how it is tested.
 
 Commands are the lines of code blocks of the language `sh`, those after `$ ` in blocks of the language `console`, and
-code within sentences that begins with one of PROGRAMS. tests/project/test_commands.py runs those of dmnotid itself as they
-are printed; every other one is in a table below.
+code within sentences that begins with one of PROGRAMS. tests/project/test_commands.py runs those of dmnotid itself as
+they are printed; every other one is in a table below.
 """
 
 import re
