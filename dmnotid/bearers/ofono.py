@@ -94,7 +94,7 @@ class Agents:
         try:
             (modems,) = await self._bus.call(NAME, "/", _MANAGER, "GetModems")
         except BusError as error:
-            # NameOwnerChanged follows when oFono starts.
+            # ModemAdded follows for each modem when oFono starts.
             logger.warning("telephony missing", name=NAME, problem=str(error))
             return
         for path, properties in modems:
@@ -102,11 +102,10 @@ class Agents:
 
     def _on_signal(self, signal: Event) -> None:
         match signal.member, signal.body:
-            case "NameOwnerChanged", (_, _, owner):
+            case "NameOwnerChanged", _:
+                # ModemAdded follows for each modem when oFono starts again.
                 for path in tuple(self._registrations):
                     self._forget(path)
-                if owner:
-                    self._tasks.create_task(self._read_modems())
             case "ModemAdded", (path, properties):
                 self._on_properties(path, properties)
             case "ModemRemoved", (path,):
