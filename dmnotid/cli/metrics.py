@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from dmnotid.cli.asking import answered, explain
+from dmnotid.cli.asking import answered, explain, refusal
 from dmnotid.cli.exposition import Family, families, journal_bytes, last_accepted, oldest_pending, render, up
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
-from dmnotid.control.client import Unreachable, call
+from dmnotid.control.client import Failed, Unreachable, call
 from dmnotid.errors import DmnotidError, JournalError
 
 PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -139,4 +139,6 @@ def answer(head: bytes, scrape: Scrape) -> bytes:
         text = scrape(openmetrics=openmetrics)
     except Unreachable as problem:
         return respond("503 Service Unavailable", f"{explain(problem)}\n")
+    except Failed as problem:
+        return respond("503 Service Unavailable", "\n".join([*refusal(problem), ""]))
     return respond("200 OK", text, OPENMETRICS if openmetrics else PLAIN)

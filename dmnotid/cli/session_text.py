@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from dmnotid.cli.table import moment
 from dmnotid.host.text import span
+from dmnotid.policy.sessions import Closed
 from dmnotid.sentences import shortened
 
 TITLES: Final = ("SESSION", "SERVER", "ID", "AGE", "STATE", "TRY", "NEXT", "WHY")
@@ -14,6 +15,8 @@ TITLES_OF_ALL: Final = ("SESSION", "SERVER", "ID", "ACCEPTED", "STATE", "TRY", "
 
 MAX_WHY: Final = 100
 """Maximum length of the last column, in characters."""
+
+_ENDED: Final = frozenset({Closed.DONE, Closed.REFUSED, Closed.FAILED})
 
 Session = Mapping[str, Any]
 """A session as the control socket describes it; times are POSIX seconds."""
@@ -30,7 +33,7 @@ def row(session: Session, now: float, *, times: bool = False) -> tuple[str, ...]
         session["state"],
         _tries(session, "/"),
         moment(closed, now) if closed else next_try(session, now),
-        shortened(why(session, now), MAX_WHY),
+        shortened(why(session), MAX_WHY),
     )
 
 
@@ -45,21 +48,18 @@ def next_try(session: Session, now: float) -> str:
     return f"in {span(session['next'] - now)}" if session["next"] and session["next"] > now else "-"
 
 
-def why(session: Session, now: float) -> str:
+def why(session: Session) -> str:
     """Return why a session is in its state."""
-    if session["state"] == "running":
-        ran = [f"for {span(now - session['started'])}"] if session["started"] else []
-        process = [f"pid {session['pid']}"] if session["pid"] else []
-        return ", ".join([_over(session), *process, *ran])
     text = session["why"] or session["outcome"] or "-"
-    return f"{text} over {_over(session)}" if session["closed"] and session["interface"] else text
+    # The other closed ones did not end with the end of their hook.
+    return f"{text} over {_over(session)}" if session["state"] in _ENDED and session["interface"] else text
 
 
 def _over(session: Session) -> str:
     return f"{session['interface']} ({session['connection']})"
 
 
-def facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
+def facts(session: Session) -> Iterator[tuple[str, str]]:
     """Yield all facts of a session with their names, and the commands that print its log."""
     number, server, notification_id = session["session"], session["server"], session["notification_id"]
     yield "session", str(number)
@@ -70,11 +70,12 @@ def facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
     if session["preferred"]:
         yield "prefers", ", ".join(session["preferred"])
     yield "state", session["state"]
-    yield "because", why(session, now)
+    because = why(session)
+    yield "because", because
     yield "tries", _tries(session, " of ")
     if session["started"]:
         yield "last try", f"{moment(session['started'])} over {_over(session)}"
-    if session["outcome"]:
+    if session["outcome"] and session["outcome"] not in because:
         yield "outcome", session["outcome"]
     for name, key in (("next try", "next"), ("expires", "expires"), ("closed", "closed")):
         if session[key]:
@@ -85,10 +86,16 @@ def facts(session: Session, now: float) -> Iterator[tuple[str, str]]:
     yield "with repeats", f"journalctl -u dmnotid {' '.join(map(shlex.quote, fields))}"
 
 
-def after_retry(before: Session | None, after: Session, now: float) -> str:
+def after_retry(before: Session, after: Session, now: float) -> str:
     """Return what a retry has changed: `session 607 of acme.example: running, eth0 (wireline) (was paused until …)`."""
-    text = f"session {after['session']} of {after['server']}: {after['state']}, {why(after, now)}"
-    if before is None:
-        return text
     until = f" until {moment(before['next'], now)}" if before["next"] else ""
-    return f"{text} (was {before['state']}{until})"
+    return f"{_named(after)}: {after['state']}, {why(after)} (was {before['state']}{until})"
+
+
+def not_retried(session: Session) -> str:
+    """Return why a retry has changed nothing."""
+    return f"{_named(session)} is not paused: {session['state']}, {why(session)}"
+
+
+def _named(session: Session) -> str:
+    return f"session {session['session']} of {session['server']}"

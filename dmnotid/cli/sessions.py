@@ -13,7 +13,7 @@ from dmnotid.cli.arguments import parse_count, parse_server_id, parse_time
 from dmnotid.cli.asking import answered, explain
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
-from dmnotid.cli.session_text import TITLES, TITLES_OF_ALL, Session, after_retry, facts, row
+from dmnotid.cli.session_text import TITLES, TITLES_OF_ALL, Session, after_retry, facts, not_retried, row
 from dmnotid.cli.table import columns, count_pending
 from dmnotid.control.client import Unreachable, call, stream
 from dmnotid.errors import UsageError
@@ -101,7 +101,7 @@ def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool
     if as_json:
         _print_json(found)
     elif wanted["session"] is not None:
-        print("\n".join(columns(facts(found[0], now))))
+        print("\n".join(columns(facts(found[0]))))
     else:
         if found:
             rows = (row(session, now, times=times) for session in found)
@@ -136,7 +136,8 @@ def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn
 
 
 def _mark(session: Session) -> tuple[object, ...]:
-    return session["state"], session["attempts"], session["why"]
+    # Of a running session, the reason has the time since its start in it.
+    return session["state"], session["attempts"], session["state"] == PendingState.RUNNING or session["why"]
 
 
 def _print_changes(sessions: Sequence[Session], *, as_json: bool) -> None:
@@ -157,11 +158,11 @@ def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
     for number in started:
         # A session that is not pending any more has already ended again.
         session = after.get(number) or _find(path, number)
-        print(printable(after_retry(before.get(number), session, now)))
+        print(printable(after_retry(before.get(number, session), session, now)))
     if not started and wanted["session"] is None:
         print("no session is paused or resting")
     elif not started:
-        print(printable(after_retry(None, after[wanted["session"]], now)))
+        print(printable(not_retried(after[wanted["session"]])))
     return EXIT_OK
 
 

@@ -90,6 +90,8 @@ def summarize(status: Mapping[str, Any]) -> str:
     if status["config"]["reload_refused"]:
         # The first problem is that of the reload.
         parts[0] = f"reload refused: {parts[0]}"
+    if status["stopping"]:
+        parts.insert(0, "the daemon is stopping")
     counts = status["counts"]
     pending = count_pending(sum(counts["states"].values()), counts["oldest_pending"], status["now"])
     # A bar would begin the figures.

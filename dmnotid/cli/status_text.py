@@ -66,7 +66,8 @@ def describe(status: Status) -> Iterator[str]:
     yield from _list_problems(status)
     yield from _labelled("listens", map(_describe_socket, status["sockets"]))
     hook, journal, clock = status["hook"], status["journal"], status["clock"]
-    yield f"hook      {hook['what']}: {'trusted' if hook['startable'] else hook['problem']}"
+    # The reason is among the problems.
+    yield f"hook      {hook['what']}: {'trusted' if hook['startable'] else 'cannot be started'}"
     yield f"journal   {journal['file']}{describe_journal(journal, now)}"
     # Until the clock was set, the latest time of a signed notification replaces it.
     yield f"clock     {'' if clock['believed'] else 'not '}believed"

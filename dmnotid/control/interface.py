@@ -225,7 +225,9 @@ def _describe_interface(interface: str) -> dict[str, object]:
 def problem_facts(problem: ConfigProblem) -> dict[str, object]:
     """Return a problem as the IDL has it."""
     place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
-    return {"place": f"{place}: {problem.path}" if problem.path else place, "message": problem.message}
+    # A file that cannot be read or trusted is in its message too.
+    message = problem.message.removeprefix(f"{problem.file}: ")
+    return {"place": f"{place}: {problem.path}" if problem.path else place, "message": message}
 
 
 def problems_of(error: DmnotidError) -> list[dict[str, object]]:

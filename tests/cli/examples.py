@@ -26,7 +26,14 @@ SESSION: Final[dict[str, Any]] = {
     "closed": None,
 }
 
-RUNNING: Final = SESSION | {"session": 611, "state": "running", "started": NOW - 4, "pid": 2045, "next": None}
+RUNNING: Final = SESSION | {
+    "session": 611,
+    "state": "running",
+    "started": NOW - 4,
+    "pid": 2045,
+    "next": None,
+    "why": "eth0 (wireline), pid 2045, 4 s of 10 min",
+}
 WAITING: Final = SESSION | {
     "session": 608,
     "server": "dm.example.com",

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from dmnotid.cli.metrics import MAX_REQUEST, OPENMETRICS, PLAIN, answer, read_head, replace_file
+from dmnotid.control.client import Failed, Unreachable
 from dmnotid.errors import DmnotidError
 from tests.cli.program import PATIENCE, PROGRAM, call
 from tests.cli.test_exposition import read
@@ -130,6 +131,25 @@ def test_octets_that_are_no_request_are_a_bad_request(head: bytes) -> None:
     line, _, body = parts(answer(head, scrape))
     assert line == "HTTP/1.1 400 Bad Request"
     assert body.endswith(" is expected\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (
+            Unreachable("/run/dmnotid/control", "forbidden", "only root"),
+            "does not answer (/run/dmnotid/control: only root)",
+        ),
+        (Failed("TooManyClients", {"most": 8}), "the daemon has 8 clients, the maximum"),
+    ],
+)
+def test_request_that_the_daemon_does_not_serve_is_unavailable(error: Exception, problem: str) -> None:
+    def scrape(*, openmetrics: bool) -> str:
+        raise error
+
+    response = answer(b"GET /metrics HTTP/1.1\r\n\r\n", scrape).decode()
+    assert response.startswith("HTTP/1.1 503 Service Unavailable\r\n")
+    assert problem in response
 
 
 def test_reading_ends_with_the_head_when_the_client_keeps_the_connection() -> None:

@@ -177,7 +177,7 @@ def test_sessions_of_a_server_or_a_time_are_listed(reader: Operator) -> None:
 def test_one_session_is_shown_with_all_its_facts(reader: Operator) -> None:
     done = reader.type("sessions", "1")
     assert done.status == 0
-    assert "\noutcome          exit 7\n" in done.out
+    assert "\nbecause          exit 7\n" in done.out
     assert done.out.splitlines()[-2:] == [
         "log              journalctl -u dmnotid DMNOTID_SESSION=1",
         f"with repeats     journalctl -u dmnotid DMNOTID_SERVER_ID={SERVER_ID} DMNOTID_NOTIFICATION_ID=1",
@@ -200,7 +200,7 @@ def test_retry_ends_a_pause(operator: Operator, which: list[str]) -> None:
 def test_retry_that_changes_nothing_shows_why(reader: Operator) -> None:
     done = reader.type("sessions", "retry", "2")
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith(f"session 2 of {SERVER_ID}: waiting, no mobile interface")
+    assert done.out.startswith(f"session 2 of {SERVER_ID} is not paused: waiting, no mobile interface")
     assert reader.type("sessions", "retry", "--server", "other.example").out == "no session is paused or resting\n"
 
 
@@ -265,6 +265,17 @@ def test_watch_shows_what_changes_until_it_is_interrupted(operator: Operator) ->
         text = terminal.read_until("cancelled  0/10")
         assert re.search(rf"^--- .*\n +2  {SERVER_ID} .* cancelled  0/10", text, re.MULTILINE)
         assert terminal.stop(signal.SIGINT) == 130
+
+
+def test_watch_does_not_repeat_a_session_that_runs(tmp_path: Path) -> None:
+    with operated(tmp_path, "exec sleep 1000") as operator:
+        operator.service.send(push(1), push(2, preferred=NOWHERE))
+        operator.wait_for(1, "running")
+        with Terminal(*PROGRAM, "sessions", "--watch", RUNTIME_DIRECTORY=str(tmp_path)) as terminal:
+            terminal.read_until("2 sessions pending\n")
+            operator.type("sessions", "cancel", "2")
+            assert terminal.read_until("cancelled  0/3").count("running") == 1
+            assert terminal.stop(signal.SIGINT) == 130
 
 
 @pytest.mark.parametrize(

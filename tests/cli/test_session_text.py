@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dmnotid.cli.session_text import MAX_WHY, after_retry, facts, next_try, row, why
+from dmnotid.cli.session_text import MAX_WHY, after_retry, facts, next_try, not_retried, row, why
 from tests.cli.examples import DONE, NOW, RUNNING, SESSION, WAITING
 
 pytestmark = pytest.mark.usefixtures("utc")
@@ -27,17 +27,17 @@ def test_last_column_is_shortened() -> None:
     ("session", "text"),
     [
         (SESSION, "exit 7"),
-        (RUNNING, "eth0 (wireline), pid 2045, for 4 s"),
-        # A handed-over session has no process here.
-        (RUNNING | {"pid": None}, "eth0 (wireline), for 4 s"),
+        (RUNNING, "eth0 (wireline), pid 2045, 4 s of 10 min"),
         (WAITING, "no mobile interface; expires on 2026-12-06"),
         (DONE, "exit 0 over eth0 (wireline)"),
         (WAITING | {"state": "expired", "closed": NOW, "why": "", "outcome": "not started"}, "not started"),
         (WAITING | {"state": "cancelled", "closed": NOW, "why": ""}, "-"),
+        (DONE | {"state": "cancelled", "outcome": "cancelled by pid 7, uid 0"}, "cancelled by pid 7, uid 0"),
+        (DONE | {"state": "failed", "outcome": "exit 7, given up"}, "exit 7, given up over eth0 (wireline)"),
     ],
 )
 def test_why_explains_the_state(session: dict[str, Any], text: str) -> None:
-    assert why(session, NOW) == text
+    assert why(session) == text
 
 
 @pytest.mark.parametrize(("at", "text"), [(NOW + 90, "in 1 min"), (NOW - 1, "-"), (None, "-")])
@@ -46,7 +46,7 @@ def test_next_try_is_shown_if_time_alone_decides_it(at: float | None, text: str)
 
 
 def test_facts_of_a_session_end_with_the_commands_for_its_log() -> None:
-    assert list(facts(SESSION | {"server": "it's"}, NOW)) == [
+    assert list(facts(SESSION | {"server": "it's"})) == [
         ("session", "607"),
         ("server", "it's"),
         ("NOTIFICATION-ID", "2000"),
@@ -57,7 +57,6 @@ def test_facts_of_a_session_end_with_the_commands_for_its_log() -> None:
         ("because", "exit 7"),
         ("tries", "1 of 10"),
         ("last try", "2026-11-29 19:52:32 over eth0 (wireline)"),
-        ("outcome", "exit 7"),
         ("next try", "2026-11-29 19:53:32"),
         ("expires", "2026-12-06 18:33:20"),
         ("log", "journalctl -u dmnotid DMNOTID_SESSION=607"),
@@ -66,7 +65,7 @@ def test_facts_of_a_session_end_with_the_commands_for_its_log() -> None:
 
 
 def test_facts_of_a_session_without_a_try_have_no_connection() -> None:
-    names = [name for name, _ in facts(WAITING | {"preferred": [], "expires": None}, NOW)]
+    names = [name for name, _ in facts(WAITING | {"preferred": [], "expires": None})]
     assert not {"prefers", "last try", "outcome", "next try", "expires", "closed"}.intersection(names)
 
 
@@ -75,16 +74,20 @@ def test_facts_of_a_session_without_a_try_have_no_connection() -> None:
     [
         (
             SESSION,
-            RUNNING | {"pid": None},
-            "session 611 of acme.example: running, eth0 (wireline), for 4 s (was paused until 19:53:32)",
-        ),
-        (
-            None,
-            WAITING,
-            "session 608 of dm.example.com: waiting, no mobile interface; expires on 2026-12-06",
+            RUNNING,
+            f"session 611 of acme.example: running, {RUNNING['why']} (was paused until 19:53:32)",
         ),
         (DONE | {"state": "failed"}, SESSION, "session 607 of acme.example: paused, exit 7 (was failed)"),
     ],
 )
-def test_retry_shows_what_it_changed(before: dict[str, Any] | None, after: dict[str, Any], text: str) -> None:
+def test_retry_shows_what_it_changed(before: dict[str, Any], after: dict[str, Any], text: str) -> None:
     assert after_retry(before, after, NOW) == text
+
+
+def test_retry_of_a_session_that_is_not_paused_shows_its_state() -> None:
+    text = "session 608 of dm.example.com is not paused: waiting, no mobile interface; expires on 2026-12-06"
+    assert not_retried(WAITING) == text
+
+
+def test_facts_have_an_outcome_that_is_not_the_reason() -> None:
+    assert ("outcome", "exit 7") in list(facts(RUNNING))

@@ -61,7 +61,7 @@ def test_daemon_without_a_problem_is_described() -> None:
         ({"stopping": True}, ["dmnotid 0.1.0 stops; it ran since 2026-11-29 16:41:20 (3 h 12 min), pid 441"]),
         (
             {"hook": {"startable": False, "problem": "No such file"}},
-            ["hook      /etc/dmnotid/start-dm-session: No such file"],
+            ["hook      /etc/dmnotid/start-dm-session: cannot be started"],
         ),
         ({"clock": {"believed": False}}, ["clock     not believed"]),
         ({"links": []}, ["links     none"]),
@@ -153,7 +153,7 @@ FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
             2,
             f"CRITICAL journal: disk I/O error; 1 session pending for 2 h 12 min|{FIGURES}",
         ),
-        ({"stopping": True}, 2, f"CRITICAL 1 session pending for 2 h 12 min|{FIGURES}"),
+        ({"stopping": True}, 2, f"CRITICAL the daemon is stopping; 1 session pending for 2 h 12 min|{FIGURES}"),
     ],
 )
 def test_check_is_one_line_with_figures(

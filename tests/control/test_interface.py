@@ -163,7 +163,7 @@ async def test_errors_have_their_types_and_facts(tmp_path: Path) -> None:
         }
         problem = {"place": "/etc/dmnotid/dmnotid.yaml:4:5: servers[1].secret", "message": "is missing"}
         assert (await ask(path, "io.dmnotid.Reload"))["parameters"] == {"warnings": [problem]}
-        operations.problems = (WARNING, WARNING._replace(line=0, path="", message="is too large"))
+        operations.problems = (WARNING, WARNING._replace(line=0, path="", message=f"{WARNING.file}: is too large"))
         refused = [problem, {"place": "/etc/dmnotid/dmnotid.yaml", "message": "is too large"}]
         reply = await ask(path, "io.dmnotid.Reload")
         assert reply == {"error": "io.dmnotid.Refused", "parameters": {"problems": refused}}
