@@ -121,6 +121,7 @@ class Operations:
             {
                 "listen": str(it),
                 "unit": self._units.get(it.socket.fileno()),
+                "door": it.door,
                 "received": it.received,
                 "lost": it.dropped.lost,
                 "junk": it.dropped.junk,
@@ -203,6 +204,7 @@ class Operations:
             "server": discard.server_id,
             "problem": discard.problem,
             "octets": discard.octets.hex(),
+            "package": discard.bare,
         }
 
     # Lists

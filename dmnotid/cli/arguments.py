@@ -4,17 +4,23 @@ Those for argparse raise ArgumentTypeError with the argument and what is expecte
 """
 
 import argparse
+import re
 import time
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from pathlib import Path
 
 from dmnotid.config.durations import parse_duration
+from dmnotid.config.kinds import DOOR_NAME
 from dmnotid.config.values import Config
 from dmnotid.errors import UsageError
 from dmnotid.policy.addresses import MAX_PORT, Source, parse_address
 from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import CACHE_VALIDATOR_OCTETS, MAX_MO_INDEX, CachedMo, ConnectionType
 from dmnotid.wire.octets import normal_server_id
+
+PACKAGE = "package"
+"""The word before the hex of a package without a push, where pushes are listed too."""
 
 MAX_COUNT = 1_000_000_000
 """The largest number for which an argument may ask, if nothing else bounds it."""
@@ -72,25 +78,30 @@ def parse_hex(text: str) -> bytes:
     raise ValueError(f"column {len(text)}: the number of hex digits ({len(digits)}) is odd, two make an octet")
 
 
-def parse_destination(text: str) -> tuple[str, int]:
-    """Parse HOST, HOST:PORT, ADDRESS or [ADDRESS]:PORT; without a port it is that of WAP Push."""
+def parse_destination(text: str) -> tuple[str, int] | Path:
+    """Parse HOST, HOST:PORT, ADDRESS, [ADDRESS]:PORT, or unix:PATH for a door; the default port is that of WAP Push."""
+    if text.startswith("unix:/"):
+        return Path(text.removeprefix("unix:"))
     try:
         host, port = parse_address(text)
     except ValueError:
         host, port = "", 0
     # Port 0 can be listened on, but is not a destination.
     if not port:
-        expected = f"HOST[:PORT] or [ADDRESS]:PORT is expected, with a port from 1 to {MAX_PORT}"
+        expected = f"HOST[:PORT], [ADDRESS]:PORT or unix:/PATH is expected, with a port from 1 to {MAX_PORT}"
         raise argparse.ArgumentTypeError(f"{text!r}: {expected}")
     return host, port
 
 
 def parse_sender(text: str) -> Source:
-    """Parse an IPv4 or IPv6 address."""
+    """Parse an IPv4 or IPv6 address, or the name of a door, which may not exist."""
+    if re.fullmatch(DOOR_NAME, text):
+        return Source(text, None)
     try:
         ip_address(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: an IPv4 or IPv6 address is expected") from None
+        expected = "an IPv4 or IPv6 address, or the name of a door, is expected"
+        raise argparse.ArgumentTypeError(f"{text!r}: {expected}") from None
     # No check depends on the port of a sender.
     return Source(text, 0)
 

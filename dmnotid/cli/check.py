@@ -9,7 +9,7 @@ import pwd
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -17,15 +17,19 @@ from typing import Final
 from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
 from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK, EXIT_PROBLEM, WARNING, operator_environ, print_error
 from dmnotid.config.loading import load_config
-from dmnotid.config.values import DEFAULT_STATE, Config
-from dmnotid.errors import ConfigError, DmnotidError, HookError, JournalError, UsageError
+from dmnotid.config.values import DEFAULT_STATE, Config, DoorConfig
+from dmnotid.errors import ConfigError, DmnotidError, EndpointError, HookError, JournalError, UsageError
 from dmnotid.host.trust import check_trusted_path
+from dmnotid.intake.doors import check_door
 from dmnotid.journal.file import FILE_NAME, check_state
 from dmnotid.links.availability import read_links
 from dmnotid.policy.servers import Server
 from dmnotid.sentences import show_time
 
 SERVICE_USER: Final = "dmnotid"
+
+RUNTIME_DIRECTORY: Final = Path("/run/dmnotid")
+"""RuntimeDirectory= of the service."""
 
 _PATIENCE: Final = 10
 """Maximum time for an answer of systemctl, in seconds."""
@@ -48,11 +52,11 @@ def main(arguments: argparse.Namespace) -> int:
     """Print a summary and return 0, or print all problems and return 1. No secret is ever shown."""
     # Before the user changes: only root sees the credentials of the service and, without D-Bus, its units.
     environ = operator_environ()
-    socket = _show_socket()
+    units = _show_units()
     user = _find_user(arguments, environ)
     try:
         with _acting_as(user):
-            status = _check(arguments, environ, socket, user)
+            status = _check(arguments, environ, units, user)
     except DmnotidError as error:
         print_error(error)
         status = EXIT_PROBLEM
@@ -111,7 +115,7 @@ def _acting_as(user: pwd.struct_passwd | None) -> Iterator[None]:
 
 
 def _check(
-    arguments: argparse.Namespace, environ: Mapping[str, str], socket: str, user: pwd.struct_passwd | None
+    arguments: argparse.Namespace, environ: Mapping[str, str], units: Sequence[str], user: pwd.struct_passwd | None
 ) -> int:
     skip = arguments.skip_credentials
     config = load_config(
@@ -120,7 +124,10 @@ def _check(
         check_trusted_path,
         wanted=lambda _id, _key, form: not (skip and form == "credential"),
     )
-    passed = _passed_addresses(socket, active_only=arguments.config != DEFAULT_CONFIG)
+    # For another file than that of the service, only a unit that has its sockets open matters.
+    own = arguments.config == DEFAULT_CONFIG
+    passed = _passed_addresses(units[0], {"ActiveState=active", "LoadState=loaded" if own else ""})
+    doors = _passed_addresses(units[1], {"ActiveState=active", "UnitFileState=enabled" if own else ""})
     problem = find_problem(config.hook)
     # StateDirectory= of the service.
     state_made = user is not None and config.state == DEFAULT_STATE and not os.path.lexists(config.state)
@@ -130,11 +137,14 @@ def _check(
             print_error(f"warning: {warning}", WARNING)
         if passed and config.listen_given:
             print_error("warning: listen: is ignored, because dmnotid.socket passes its sockets", WARNING)
+        for path in sorted({*doors} - {str(door.path) for door in config.doors}):
+            print_error(f"warning: doors: {path} of dmnotid-doors.socket has no entry, so it is not read", WARNING)
         print(f"{config.file}: well-formed" + ("" if user is None else f" (checked for the user {user.pw_name})"))
-        for line in summary(config, problem, passed, secrets_read=not skip, state_made=state_made):
+        for line in summary(config, problem, passed, doors, secrets_read=not skip, state_made=state_made):
             print(line)
     if problem is not None:
         print_problem(config.hook, problem)
+    _check_doors([door for door in config.doors if str(door.path) not in doors])
     if not state_made:
         check_state(config.state)
         _check_writable(config.state.absolute())
@@ -151,22 +161,41 @@ def _check_writable(state: Path) -> None:
             raise JournalError(f"state: {path}: Permission denied; {expected}")
 
 
-def _passed_addresses(shown: str, *, active_only: bool) -> list[str]:
-    """Return the addresses of the socket unit, which the service gets instead of `listen`; none if it has no unit.
+def _check_doors(doors: Sequence[DoorConfig]) -> None:
+    """Ensure that this user can bind doors, and that no other user can replace them. Raises EndpointError."""
+    for door in doors:
+        directory = door.path.parent
+        # RuntimeDirectory= of the service, which systemd makes.
+        if directory == RUNTIME_DIRECTORY and not directory.exists():
+            continue
+        check_door(door)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            expected = "a directory that dmnotid can write to is expected, or a socket of dmnotid-doors.socket"
+            raise EndpointError(f"doors: {directory}: Permission denied; {expected}")
 
-    A unit that is loaded starts with the service. With `active_only` the file is not that of the service, so only a
-    unit that has its sockets open matters.
+
+def _passed_addresses(shown: str, in_force: Collection[str]) -> list[str]:
+    """Return the addresses or paths of a socket unit, which the service does not bind.
+
+    None if the unit has none of the properties that mean that it starts with the service, or has its sockets open.
     """
-    if f"\n{'ActiveState=active' if active_only else 'LoadState=loaded'}\n" not in f"\n{shown}\n":
+    lines = shown.splitlines()
+    if not any(it in lines for it in in_force if it):
         return []
     return re.findall(r"(?m)^Listen=(\S+) \(Datagram\)$", shown)
 
 
-def _show_socket() -> str:
-    """Return properties of the socket unit, a line each; nothing without systemd."""
+def _show_units() -> tuple[str, str]:
+    """Return properties of the two socket units, for addresses and doors, a line each; nothing without systemd."""
     try:
         done = subprocess.run(
-            ["systemctl", "show", "--property=LoadState,ActiveState,Listen", "dmnotid.socket"],  # noqa: S607
+            [  # noqa: S607 - the one of this system
+                "systemctl",
+                "show",
+                "--property=LoadState,UnitFileState,ActiveState,Listen",
+                "dmnotid.socket",
+                "dmnotid-doors.socket",
+            ],
             capture_output=True,
             text=True,
             timeout=_PATIENCE,
@@ -174,25 +203,31 @@ def _show_socket() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         # Without systemd there is no socket unit, so `listen` applies.
-        return ""
-    return done.stdout
+        return "", ""
+    # An empty line is between the units.
+    addresses, _, doors = done.stdout.partition("\n\n")
+    return addresses, doors
 
 
 def summary(
     config: Config,
     problem: HookError | None,
     passed: Sequence[str] = (),
+    doors: Sequence[str] = (),
     *,
     secrets_read: bool = True,
     state_made: bool = False,
 ) -> Iterator[str]:
     """Describe a configuration, one fact a line.
 
-    `problem` is why its hook would not be started, `passed` the addresses that the socket unit passes.
+    `problem` is why its hook would not be started. `passed` are the addresses, and `doors` the paths of doors, that the
+    socket units pass.
     """
     yield from section("servers", (_describe_server(server, secrets_read) for server in config.servers))
     addresses = ", ".join(passed or map(str, config.listen))
     yield f"listen       {addresses} ({'UDP, passed by dmnotid.socket' if passed else 'UDP'})"
+    if config.doors:
+        yield from section("doors", (_describe_door(door, str(door.path) in doors) for door in config.doors))
     yield f"state        {config.state}{' (systemd makes it)' if state_made else ''}"
     socket = f"socket {str(config.hook.socket)!r}"
     hook = " ".join(map(repr, config.hook.command)) if config.hook.socket is None else socket
@@ -215,6 +250,12 @@ def _describe_server(server: Server, secret_read: bool) -> str:  # noqa: FBT001 
     facts.append("must sign" if server.require_digest else "may come unsigned")
     facts.append(f"from {', '.join(map(str, server.sources)) or 'anywhere'}")
     return f"{server.id!r}: {', '.join(facts)}"
+
+
+def _describe_door(door: DoorConfig, passed: bool) -> str:  # noqa: FBT001 - of one caller
+    group = "" if door.group is None else f", group {door.group}"
+    owner = "passed by dmnotid-doors.socket" if passed else f"mode {door.mode:04o}{group}"
+    return f"{door.path} ({door.holds}, source {door.source}, {owner})"
 
 
 def _links(config: Config) -> Iterator[str]:

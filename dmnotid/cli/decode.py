@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, place_of, push_parts, render, unread_part
-from dmnotid.cli.arguments import parse_hex, parse_sender, parse_time
+from dmnotid.cli.arguments import PACKAGE, parse_hex, parse_sender, parse_time
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
 from dmnotid.config.loading import load_config
+from dmnotid.config.values import Config
 from dmnotid.errors import ConfigProblem, Discard, DmnotidError, UsageError
 from dmnotid.hook.facts import package_facts
 from dmnotid.policy.addresses import Source
@@ -31,10 +32,11 @@ NO_SERVERS: Final = Rules(Servers(()))
 
 
 class Input(NamedTuple):
-    """One datagram, or the problem that kept it from being read."""
+    """One datagram, or the problem that kept it from being read; `bare` octets are a package without a push."""
 
     octets: bytes
     problem: str | None = None
+    bare: bool = False
 
 
 class Judge(NamedTuple):
@@ -73,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="also check server, digest and age")
     times = "the clock for the age: POSIX seconds, now-2d, 2025-01-01T00:00:00Z (default: the clock of this machine)"
     parser.add_argument("--at", type=parse_time, metavar="TIME", help=times)
-    senders = "the sender (default: one that every server's sources allow)"
-    parser.add_argument("--source", type=parse_sender, metavar="ADDRESS", help=senders)
+    senders = "the address of the sender, or the name of a door (default: one that every server's sources allow)"
+    parser.add_argument("--source", type=parse_sender, metavar="SOURCE", help=senders)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -94,6 +96,7 @@ def main(arguments: argparse.Namespace) -> int:
                 print(json.dumps(unread | _NO_FACTS))
             all_accepted = False
             continue
+        judge = judge._replace(bare=given.bare or arguments.package)
         verdict = decide(given.octets, judge)
         all_accepted &= verdict.discard is None
         if arguments.json:
@@ -104,25 +107,31 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
-    rules = _load_rules(arguments.config) if arguments.config else None
+    config = _load(arguments.config) if arguments.config else None
+    rules, source = None if config is None else config.rules, arguments.source
+    if config is not None and source is not None and source.port is None:
+        names = {door.source for door in config.doors}
+        if source.address not in names:
+            known = f"the doors are {', '.join(sorted(names))}" if names else "there are no doors"
+            raise UsageError(f"--source {source}: {config.file} has no door of that name; {known}")
     # The sender is not known, so no server is refused because of its sources.
-    if rules is not None and arguments.source is None:
+    if rules is not None and source is None:
         anywhere = Servers(server._replace(sources=()) for server in rules.servers)
         rules = rules._replace(servers=anywhere)
     # Without a journal, no server has signed before.
     clock = judge_clock(time.time(), None) if arguments.at is None else Clock(arguments.at)
     # Without --source, no server has sources left to compare that address with.
-    return Judge(arguments.package, rules, arguments.source or Source("::", 0), clock)
+    return Judge(arguments.package, rules, source or Source("::", 0), clock)
 
 
-def _load_rules(file: Path) -> Rules:
-    """Return the rules with every secret that can be read here; the others are reported, and not provisioned."""
+def _load(file: Path) -> Config:
+    """Return a configuration with every secret that can be read here; the others are reported, and not provisioned."""
 
     def report(problem: ConfigProblem) -> None:
         print(f"{problem}; decode continues without this secret", file=sys.stderr)
 
     # The secret that is needed may be readable for this user although another server's is not.
-    return load_config(file, operator_environ(), unread=report).rules
+    return load_config(file, operator_environ(), unread=report)
 
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
@@ -149,7 +158,9 @@ def _read_lines(lines: Iterable[str]) -> Iterator[Input]:
     for number, line in enumerate(lines, 1):
         digits = line.partition("#")[0]
         if digits and not digits.isspace():
-            yield _read_hex(digits.rstrip(), f"line {number}")
+            # As `dmnotid discards` marks it.
+            octets = digits.removeprefix(f"{PACKAGE} ")
+            yield _read_hex(octets.rstrip(), f"line {number}")._replace(bare=octets != digits)
         if _OFFSET.match(line):
             # The rows that follow belong to the same datagram, and would be read as further ones.
             return

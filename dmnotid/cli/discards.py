@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from dmnotid.cli.arguments import PACKAGE
 from dmnotid.cli.asking import answered
 from dmnotid.cli.places import add_places, find_socket
 from dmnotid.cli.process import EXIT_OK
@@ -47,4 +48,5 @@ def lines_of(discard: Mapping[str, Any], now: float) -> Iterator[str]:
     octets = discard["octets"] or ""
     if len(octets) // 2 >= MAX_KEPT_OCTETS:
         yield f"# the first {MAX_KEPT_OCTETS} octets; decode finds the datagram truncated if it was longer"
-    yield octets or "# the datagram was empty"
+    kind = f"{PACKAGE} " if discard["package"] else ""
+    yield f"{kind}{octets}" if octets else "# the datagram was empty"

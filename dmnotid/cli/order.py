@@ -42,14 +42,18 @@ two offsets.
 """
 
 
+PACKAGE_BREAKS: Final = ("push-too-long", "truncated", "unsupported-version", "trailing-octets", "digest-mismatch")
+"""Those that break a package without a push, which begins at offset 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """What the notifications of one command have in common.
 
     An Option that is None is left out: no SERVER-ID without `server_id`, and no SHA256-DIGEST without `secret`.
     `headers` are further push headers, encoded. Without `tid` the TID is the last octet of the NOTIFICATION-ID, and
-    without `sent_at` (POSIX seconds) the signed time is the current one. With `broken`, a reason among BREAKS, each
-    datagram is broken so that it is discarded for that reason.
+    without `sent_at` (POSIX seconds) the signed time is the current one. `bare` datagrams are packages without a push.
+    With `broken`, a reason among BREAKS, each datagram is broken so that it is discarded for that reason.
     """
 
     server_id: str | None
@@ -61,13 +65,20 @@ class Order:
     headers: tuple[bytes, ...] = ()
     tid: int | None = None
     sent_at: float | None = None
+    bare: bool = False
     broken: str | None = None
 
     def build(self, notification_id: int) -> bytes:
-        """Return one datagram: the package in a push. Raises ValueError as `build_package` does."""
+        """Return one datagram. Raises ValueError as `build_package` does."""
+        if self.bare:
+            return self._build_bare(notification_id)
         tid = notification_id & 0xFF if self.tid is None else self.tid
         push = sender.push(self.build_package(notification_id), tid=tid, headers=self.headers)
         return push if self.broken is None else BREAKS[self.broken](push, *header_border(push))
+
+    def _build_bare(self, notification_id: int) -> bytes:
+        package = self.build_package(notification_id)
+        return package if self.broken is None else BREAKS[self.broken](package, 0, 0)
 
     def build_package(self, notification_id: int) -> bytes:
         """Return the package alone. Raises ValueError for a value that does not fit its field."""

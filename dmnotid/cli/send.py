@@ -9,6 +9,7 @@ import random
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,8 @@ from dmnotid.cli.arguments import (
     parse_server_id,
     parse_time,
 )
-from dmnotid.cli.order import BREAKS, Order
+from dmnotid.cli.handing import open_door
+from dmnotid.cli.order import BREAKS, PACKAGE_BREAKS, Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
@@ -66,8 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_destination(group: argparse._ArgumentGroup) -> None:
     local = ("127.0.0.1", WAP_PUSH_PORT)
-    shown = f"default: {show_address(*local)}"
-    group.add_argument("--to", type=parse_destination, default=local, metavar="HOST[:PORT]", help=shown)
+    shown = f"HOST[:PORT], [ADDRESS]:PORT, or unix:/PATH for a door (default: {show_address(*local)})"
+    group.add_argument("--to", type=parse_destination, default=local, metavar="DESTINATION", help=shown)
+    bare = "send the package without a push around it, to a door for packages"
+    group.add_argument("--package", action="store_true", help=bare)
     printing = "print each datagram in hex and send nothing; the NOTIFICATION-IDs count as sent"
     group.add_argument("--print", action="store_true", help=printing)
     group.add_argument("--count", type=parse_count, default=1, metavar="N", help="number of datagrams (default: 1)")
@@ -126,6 +130,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.config is not None:
         # First without any secret, for those of other servers may be unreadable here.
         config = load_config(arguments.config, os.environ, wanted=lambda *_: False)
+    if arguments.package:
+        _check_package(arguments)
     server_id, secret = _server_and_secret(arguments, config)
     order = Order(
         server_id=None if arguments.no_server_id else server_id,
@@ -136,10 +142,12 @@ def main(arguments: argparse.Namespace) -> int:
         headers=tuple(arguments.header),
         tid=arguments.tid,
         sent_at=arguments.time,
+        bare=arguments.package,
     )
     try:
         # Built before an id is taken, so that a notification that can't be built uses none up.
-        start, end = header_border(order.build(MAX_NOTIFICATION_ID))
+        built = order.build(MAX_NOTIFICATION_ID)
+        start, end = (0, 0) if order.bare else header_border(built)
         order = replace(order, broken=arguments.broken)
     except ValueError as error:
         raise DmnotidError(f"dmnotid send: {error}") from error
@@ -151,7 +159,19 @@ def main(arguments: argparse.Namespace) -> int:
         for notification_id in _paced(first, arguments.count, None):
             print(order.build(notification_id).hex())
         return EXIT_OK
+    if isinstance(arguments.to, Path):
+        return _hand_in_all(order, first, arguments, config)
     return _send_all(order, first, arguments, config)
+
+
+def _check_package(arguments: argparse.Namespace) -> None:
+    """Refuse arguments that a package without a push has no place for. Raises UsageError."""
+    if not isinstance(arguments.to, Path) and not arguments.print:
+        raise UsageError("--package is for a door (--to unix:/PATH) or --print: over UDP, a push is needed")
+    if arguments.tid is not None or arguments.header:
+        raise UsageError("--tid and --header are parts of the push, which --package leaves out")
+    if arguments.broken not in {None, *PACKAGE_BREAKS}:
+        raise UsageError(f"--break {arguments.broken} breaks the push; with --package: {', '.join(PACKAGE_BREAKS)}")
 
 
 def _server_and_secret(arguments: argparse.Namespace, config: Config | None) -> tuple[str | None, bytes | None]:
@@ -214,6 +234,28 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
     # The kernel sends to an own address from that address.
     is_local = ip_address(peer.partition("%")[0]).is_loopback or peer == own
     if config is not None and is_local and arguments.broken is None:
+        _warn_of_used_ids(first, arguments, config)
+    return EXIT_OK
+
+
+def _hand_in_all(order: Order, first: int, arguments: argparse.Namespace, config: Config | None) -> int:
+    """Hand in every datagram at a door, each once the one before is answered."""
+    verdicts: Counter[str] = Counter()
+    with open_door(arguments.to) as door:
+        for index, notification_id in enumerate(_paced(first, arguments.count, arguments.rate)):
+            datagram = order.build(notification_id)
+            door.send(datagram)
+            if index < SHOWN:
+                print(f"sent {len(datagram)} octets to {door}: {_describe(order, notification_id)}")
+            text, verdict = door.answer()
+            verdicts[verdict] += 1
+            if index < SHOWN:
+                print(f"answer: {text}")
+    if arguments.count > SHOWN:
+        last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
+        found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+        print(f"sent {arguments.count} datagrams in all, NOTIFICATION-ID {first} to {last}: {found}")
+    if config is not None and verdicts["accepted"]:
         _warn_of_used_ids(first, arguments, config)
     return EXIT_OK
 

@@ -107,6 +107,9 @@ def describe_journal(journal: Mapping[str, Any], now: float) -> str:
 
 def _describe_socket(sock: Mapping[str, Any]) -> str:
     unit = f" ({sock['unit']})" if sock["unit"] else ""
+    if sock["door"] is not None:
+        # The kernel drops nothing there: a sender waits for room.
+        return f"{sock['listen']}{unit}: door {sock['door']}, {sock['received']:,} received"
     counts = f"{sock['received']:,} received, {sock['lost']:,} lost, {sock['junk']:,} refused as junk"
     return f"{sock['listen']}{unit}: {counts}"
 

@@ -20,14 +20,15 @@ MAX_SOCKET_PATH: Final = 107
 MAX_DOOR_NAME: Final = 32
 """Longest name of a door, in characters."""
 
+# No such name is an IP address: those have a colon, or begin with a digit.
+DOOR_NAME: Final = rf"[a-z][a-z0-9-]{{0,{MAX_DOOR_NAME - 1}}}"
+
 MAX_PATTERN: Final = 64
 """Longest pattern for names of interfaces, in characters."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _ZONE: Final = rf"[^\s/:%]{{1,{MAX_INTERFACE_NAME}}}"
 _NETWORK: Final = "a network such as 192.0.2.0/24 or 2001:db8::/32, or one address"
-# No such name is an IP address: those have a colon, or begin with a digit.
-_DOOR_NAME: Final = rf"[a-z][a-z0-9-]{{0,{MAX_DOOR_NAME - 1}}}"
 _OTHERS_WRITE: Final = 0o002
 _ADDRESS: Final = 'an IP address such as "[::]:2948" or "127.0.0.1:2948"'
 
@@ -78,7 +79,7 @@ def read_sources(value: Value) -> tuple[Network | str, ...]:
 
 def _read_source(value: Value) -> Network | str:
     text = value.of("str", "a network, or the name of a door").text
-    return text if re.fullmatch(_DOOR_NAME, text) else _read_network(value)
+    return text if re.fullmatch(DOOR_NAME, text) else _read_network(value)
 
 
 def explain_unknown_door(name: str, doors: Iterable[str]) -> str:
@@ -92,7 +93,7 @@ def read_door_name(value: Value) -> str:
     """Read the name of a door."""
     expected = f"lower-case letters, digits and -, a letter first, at most {MAX_DOOR_NAME} characters"
     text = read_some_text(value, expected)
-    if not re.fullmatch(_DOOR_NAME, text):
+    if not re.fullmatch(DOOR_NAME, text):
         raise Wrong(f"is {shown(text)}; expected {expected}")
     return text
 

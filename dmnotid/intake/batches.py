@@ -33,6 +33,11 @@ Deliver = Callable[[Iterable[Datagram]], None]
 class BatchReader(ABC):
     """One bound datagram socket, which the reader owns and closes."""
 
+    @property
+    def door(self) -> str | None:
+        """The name of the door, None for a UDP socket."""
+        return None
+
     def __init__(self, sock: socket.socket, deliver: Deliver) -> None:
         # The bound socket, which `close` closes.
         self.socket = sock

@@ -57,6 +57,11 @@ class Door(BatchReader):
         """Return the path."""
         return str(self.config.path)
 
+    @property
+    def door(self) -> str:
+        """The name of the door."""
+        return self.config.source
+
     def read(self, now: float) -> Iterator[Datagram]:
         """Yield queued datagrams; see BatchReader."""
         source, bare = Source(self.config.source, None), self.config.holds == "package"
@@ -147,15 +152,12 @@ class Doors:
 
     def _new_door(self, config: DoorConfig) -> Door:
         passed = self._passed.get(config.path)
-        try:
-            if passed is None:
-                check_trusted_directory(config.path.parent)
-            else:
-                check_trusted_socket(config.path)
-                _check_mode(config.path)
-        except UntrustedPath as error:
-            raise EndpointError(f"doors: {error}") from error
-        sock = passed or bind_unix("doors", config.path, socket.SOCK_DGRAM, config.mode, _gid(config))
+        if passed is None:
+            gid = check_door(config)
+            sock = bind_unix("doors", config.path, socket.SOCK_DGRAM, config.mode, gid)
+        else:
+            _check_passed(config.path)
+            sock = passed
         door = Door(sock, config, self._deliver, passed=passed is not None)
         door.max_octets = self._max_octets
         return door
@@ -180,10 +182,23 @@ def _open(doors: Iterable[Door]) -> None:
         logger.info("socket listening", listen=str(door), holds=door.config.holds, source=door.config.source)
 
 
-def _check_mode(path: Path) -> None:
-    """Ensure that not every user may send through a passed door. Raises UntrustedPath."""
+def check_door(config: DoorConfig) -> int:
+    """Ensure that no other user can replace a door that is bound here, and return its group. Raises EndpointError."""
+    try:
+        check_trusted_directory(config.path.parent)
+    except UntrustedPath as error:
+        raise EndpointError(f"doors: {error}") from error
+    return _gid(config)
+
+
+def _check_passed(path: Path) -> None:
+    """Ensure that no other user can replace a passed door, and that not every user may send. Raises EndpointError."""
+    try:
+        check_trusted_socket(path)
+    except UntrustedPath as error:
+        raise EndpointError(f"doors: {error}") from error
     if path.stat().st_mode & stat.S_IWOTH:
-        raise UntrustedPath(str(path), "every user may send through this door: set SocketMode=0660 and SocketGroup=")
+        raise EndpointError(f"doors: {path}: every user may send through it: set SocketMode=0660 and SocketGroup=")
 
 
 def _permit(config: DoorConfig) -> None:

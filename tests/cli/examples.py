@@ -63,6 +63,7 @@ DISCARD: Final[dict[str, Any]] = {
     "server": "acme.example",
     "problem": "the digest was not made with the secret of 'acme.example' over these octets",
     "octets": "0106",
+    "package": False,
 }
 
 
@@ -94,7 +95,9 @@ STATUS: Final[dict[str, Any]] = {
     "stopping": False,
     "config": {"file": "/etc/dmnotid/dmnotid.yaml", "loaded": NOW - 11_400, "reload_refused": None},
     "problems": [],
-    "sockets": [{"listen": "[::]:2948", "unit": "dmnotid.socket", "received": 1003, "lost": 0, "junk": 12_403}],
+    "sockets": [
+        {"listen": "[::]:2948", "unit": "dmnotid.socket", "door": None, "received": 1003, "lost": 0, "junk": 12_403}
+    ],
     "hook": {"what": "/etc/dmnotid/start-dm-session", "startable": True, "problem": None},
     "journal": {
         "file": "/var/lib/dmnotid/journal.sqlite3",

@@ -1,5 +1,6 @@
 """`dmnotid check`: every problem of a configuration, or its meaning on this machine."""
 
+import grp
 import os
 import pwd
 import socket
@@ -98,8 +99,11 @@ def test_nothing_but_problems_is_printed_if_asked(tmp_path: Path, capsys: pytest
     assert "listen: is a number" in capsys.readouterr().err
 
 
+OWN_GROUP = grp.getgrgid(os.getegid()).gr_name
+
 SYSTEMCTL = """#!/bin/sh
 printf '%s\n' LoadState={load} ActiveState={active} 'Listen=[::]:2948 (Datagram)' 'Listen=192.0.2.7:5 (Datagram)'
+printf '%s\n' '' LoadState={load} ActiveState={active} 'Listen={doors} (Datagram)'
 """
 
 
@@ -110,8 +114,8 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     directory.mkdir()
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
-    def answer(load: str, active: str) -> None:
-        write_script(directory / "systemctl", SYSTEMCTL.format(load=load, active=active))
+    def answer(load: str, active: str, doors: str = "") -> None:
+        write_script(directory / "systemctl", SYSTEMCTL.format(load=load, active=active, doors=doors))
 
     return answer
 
@@ -138,6 +142,40 @@ def test_addresses_are_those_of_the_socket_unit_if_it_is_in_force(
     assert f"\nlisten       {shown}\n" in done.out
     ignored = "warning: listen: is ignored, because dmnotid.socket passes its sockets\n"
     assert done.err == (ignored if listen and passed else "")
+
+
+def test_doors_are_those_of_their_unit_or_are_to_be_bound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], systemctl: Callable[..., None]
+) -> None:
+    doors = f"""doors:
+  - {{path: /run/no/push, holds: push}}
+  - {{path: {tmp_path}/package, holds: package, mode: "0600", group: {OWN_GROUP}, source: mqtt}}
+"""
+    systemctl("loaded", "active", "/run/no/push (Datagram)\nListen=/run/no/other")
+    config = write_config(tmp_path, more=doors)
+    done = checked(config, capsys)
+    assert done.status == 0
+    assert (
+        "\ndoors        /run/no/push (push, source sms, passed by dmnotid-doors.socket)\n"
+        f"             {tmp_path}/package (package, source mqtt, mode 0600, group {OWN_GROUP})\n"
+    ) in done.out
+    assert "warning: doors: /run/no/other of dmnotid-doors.socket has no entry, so it is not read\n" in done.err
+    # Without the unit, the daemon would have to bind it where it cannot.
+    systemctl("masked", "inactive")
+    done = checked(config, capsys)
+    assert done.status == 1
+    assert "doors: /run/no: No such file or directory\n" in done.err
+
+
+def test_door_that_others_can_replace_is_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], systemctl: Callable[..., None]
+) -> None:
+    systemctl("masked", "inactive")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    done = checked(write_config(tmp_path, more=f"doors: [{{path: {tmp_path}/open/x, holds: push}}]\n"), capsys)
+    assert done.status == 1
+    assert f"doors: {tmp_path}/open: writable by others" in done.err
 
 
 # --- For another user ------------------------------------------------------------------------------------------------

@@ -126,6 +126,14 @@ def test_standard_input_has_one_datagram_a_line() -> None:
     assert done.status == 1
 
 
+def test_package_of_standard_input_is_marked() -> None:
+    """As `discards` marks those of a door."""
+    done = dmnotid("decode", given=f"package {PACKAGE}\n{GOOD}\npackage {GOOD}\n{PACKAGE} # package\n".encode())
+    verdicts = [line.partition(": ")[2] for line in done.out.splitlines() if line[:1] in {"a", "d"}]
+    reasons = ["well-formed;", "well-formed;", "unsupported-version", "not-a-push:"]
+    assert [verdict.partition(" ")[0] for verdict in verdicts] == reasons
+
+
 DUMPS = {
     "xxd": "00000000: 0106 03d8 af87 2000 0001                 ...... ...\n",
     "xxd-later": "00000010: 0106 03d8 af87 2000 0001                 ...... ...\n",
@@ -448,6 +456,21 @@ def test_source_is_compared_with_the_sources_of_the_server(
 ) -> None:
     words = ["--config", str(write_config(tmp_path, NEAR)), "--at", str(NOW), signed().hex()]
     assert asked([*words, *([] if source is None else ["--source", source])], capsys)["reason"] == reason
+
+
+DOORS = "doors: [{path: /run/x, holds: push}, {path: /run/y, holds: package}]\n"
+THROUGH_SMS = "- {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [192.0.2.0/24, sms]}"
+
+
+def test_door_is_compared_with_the_sources_of_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """4."""
+    config = ["--config", str(write_config(tmp_path, THROUGH_SMS, DOORS)), "--at", str(NOW), signed().hex()]
+    assert asked([*config, "--source", "sms"], capsys)["verdict"] == "accept"
+    assert asked([*config, "--source", "local"], capsys)["reason"] == "source-not-allowed"
+    with pytest.raises(SystemExit) as caught:
+        main(["decode", *config, "--source", "mqtt"])
+    assert caught.value.code == 2
+    assert "has no door of that name; the doors are local, sms" in capsys.readouterr().err
 
 
 def test_push_header_limit_is_that_of_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,9 @@ STATUS: Final[dict[str, Any]] = {
         "reload_refused": {"at": 1_795_975_331.0, "problems": 9},
     },
     "problems": [{"place": "/etc/dmnotid/dmnotid.yaml:4:5", "message": "servers[1].secret: is missing"}],
-    "sockets": [{"listen": "[::]:2948", "unit": "dmnotid.socket", "received": 1003, "lost": 2, "junk": 12_403}],
+    "sockets": [
+        {"listen": "[::]:2948", "unit": "dmnotid.socket", "door": None, "received": 1003, "lost": 2, "junk": 12_403}
+    ],
     "hook": {"what": "/usr/local/sbin/start-dm-session", "startable": True, "problem": None},
     "journal": {
         "file": "/var/lib/dmnotid/journal.sqlite3",

@@ -23,6 +23,10 @@ def test_discard_is_a_comment_and_its_octets() -> None:
     assert octets == "0106"
 
 
+def test_discarded_package_is_marked_as_one() -> None:
+    assert list(lines_of_discard(DISCARD | {"package": True}, NOW))[1:] == ["package 0106"]
+
+
 def test_discard_that_may_be_cut_is_marked() -> None:
     lines = list(lines_of_discard(DISCARD | {"octets": "00" * MAX_KEPT_OCTETS, "server": None}, NOW))
     assert len(lines) == 3

@@ -72,9 +72,18 @@ OPTIONS = {
     "reload": ["--socket PATH", "--config FILE"],
     "metrics": ["--no-servers", "--openmetrics", "--write FILE", "--http", "--socket PATH", "--config FILE"],
     "check": ["--config FILE", "--user NAME", "--skip-credentials", "--quiet"],
-    "decode": ["HEX", "--file FILE", "--package", "--json", "--config FILE", "--at TIME", "--source ADDRESS"],
+    "decode": ["HEX", "--file FILE", "--package", "--json", "--config FILE", "--at TIME", "--source SOURCE"],
     "send": [
-        *["--to HOST[:PORT]", "--print", "--count N", "--rate N", "--server ID", "--no-server-id", "--config FILE"],
+        *[
+            "--to DESTINATION",
+            "--package",
+            "--print",
+            "--count N",
+            "--rate N",
+            "--server ID",
+            "--no-server-id",
+            "--config FILE",
+        ],
         *["--secret-file FILE", "--unsigned", "--id N", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
         *["--time TIME", "--tid N", "--header NAME:VALUE"],
     ],
@@ -140,7 +149,7 @@ def test_help_names_the_default_configuration(capsys: pytest.CaptureFixture[str]
         ),
         (["links", "--prefer", "mobile,,any"], "argument --prefer: 'mobile,,any': a list of any, mobile, "),
         (["links", "wlan0"], "dmnotid: error: unrecognized arguments: wlan0"),
-        (["decode", "--source", "here", "00"], "argument --source: 'here': an IPv4 or IPv6 address"),
+        (["decode", "--source", "Here", "00"], "argument --source: 'Here': an IPv4 or IPv6 address"),
     ],
 )
 def test_wrong_command_line_is_exit_status_2(words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:

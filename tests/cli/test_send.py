@@ -14,9 +14,14 @@ from typing import Final
 import pytest
 
 from dmnotid.cli import main
-from dmnotid.cli.order import BREAKS
+from dmnotid.cli.order import BREAKS, PACKAGE_BREAKS
+from dmnotid.errors import Discard
+from dmnotid.policy.addresses import Source
 from dmnotid.policy.digest import is_signed_with
+from dmnotid.policy.freshness import Clock
+from dmnotid.policy.reception import Datagram, Handover, Rules, receive
 from dmnotid.policy.routing import check_route
+from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
 from dmnotid.wire.octets import FieldValue
 from dmnotid.wire.wsp import PushMessage, decode_push, fields, header_border
@@ -105,6 +110,45 @@ def test_broken_notification_is_discarded_for_that_reason(
         (octets,) = printed([*config, "--break", reason, *words], capsys)
         assert main(["decode", *config, "--json", octets.hex()]) == 1
         assert json.loads(capsys.readouterr().out)["reason"] == reason
+
+
+def test_package_is_printed_without_a_push(secret_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """6.2: for a bearer that needs no push."""
+    words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--id", "7", "--time", "2025-01-01T00:00:00Z"]
+    (push,) = printed(words, capsys)
+    (package,) = printed([*words, "--package"], capsys)
+    assert package == decode_push(push).body
+
+
+@pytest.mark.parametrize("reason", PACKAGE_BREAKS)
+def test_broken_package_is_discarded_for_that_reason(
+    reason: str, secret_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--server", SERVER_ID, "--secret-file", str(secret_file), "--package", "--break", reason]
+    (octets,) = printed(words, capsys)
+    rules = Rules(Servers([Server(SERVER_ID, SECRET)]))
+    datagram = Datagram(octets, Source("local", None), time.time(), Handover(bare=True, pid=1, uid=0))
+    with pytest.raises(Discard) as caught:
+        receive(datagram, rules, Clock(time.time()))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "--package is for a door (--to unix:/PATH) or --print: over UDP, a push is needed"),
+        (["--print", "--tid", "1"], "--tid and --header are parts of the push, which --package leaves out"),
+        (["--print", "--header", "X-A: b"], "--tid and --header are parts of the push, which --package leaves out"),
+        (["--print", "--break", "not-a-push"], "--break not-a-push breaks the push; with --package: push-too-long, "),
+    ],
+)
+def test_package_leaves_no_place_for_parts_of_the_push(
+    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["send", *UNSIGNED, "--package", *words])
+    assert caught.value.code == 2
+    assert problem in capsys.readouterr().err
 
 
 def test_digest_cannot_be_broken_if_it_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,7 +456,10 @@ def test_option_without_a_needed_one_is_refused(
 
 
 WRONG = [
-    *[(["--to", text], "HOST[:PORT] or [ADDRESS]:PORT is expected") for text in ("", ":1", "a:0", "a:65536", "[::1")],
+    *[
+        (["--to", text], "HOST[:PORT], [ADDRESS]:PORT or unix:/PATH is expected")
+        for text in ("", ":1", "a:0", "a:65536", "[::1", "unix:x")
+    ],
     (["--count", "0"], "a number from 1 to 1000000000 is expected"),
     *[(["--count", text], "a number from 1 to 1000000000 is expected") for text in ("-1", "x", "1000000001")],
     *[

@@ -393,7 +393,7 @@ def test_passed_socket_to_which_all_may_send_is_refused(tmp_path: Path) -> None:
     with bound(path) as unit:
         path.chmod(0o666)
         problem = refusal(door_at(path), passed=[unit.dup()])
-    expected = "every user may send through this door: set SocketMode=0660 and SocketGroup="
+    expected = "every user may send through it: set SocketMode=0660 and SocketGroup="
     assert problem == f"doors: {path}: {expected}"
 
 

@@ -77,6 +77,11 @@ ELSEWHERE: Final = {
     "tests/system/test_metrics.py::test_scrape_has_the_counts_of_the_daemon_until_it_stops": (
         "curl -s http://127.0.0.1:9948/metrics",
     ),
+    "tests/system/test_doors.py::test_steps_of_the_installation_page_open_doors": (
+        "systemctl enable dmnotid-doors.socket",
+        "systemctl disable --now dmnotid-doors.socket",
+        "dmnotid send --to unix:/run/dmnotid-doors/push.sock --config /etc/dmnotid/dmnotid.yaml",
+    ),
     "tests/system/test_varlinkctl.py::test_varlinkctl_describes_and_calls_every_kind_of_method": (
         "varlinkctl introspect unix:/run/dmnotid/control io.dmnotid",
         "varlinkctl call unix:/run/dmnotid/control io.dmnotid.Status '{}'",
@@ -137,6 +142,7 @@ NOWHERE: Final = {
     "opens an editor; the tests write the drop-in": (
         "systemctl edit dmnotid.service",
         "systemctl edit dmnotid.socket",
+        "systemctl edit dmnotid-doors.socket",
         "systemctl edit dmnotid-session@.service",
         "systemctl edit dmnotid-metrics.service",
         "systemctl edit dmnotid-metrics.socket",

@@ -38,7 +38,7 @@ NETWORKS: Final = {
     "minItems": 1,
     "items": {"type": "string", "pattern": r"^[0-9A-Fa-f:.]+(/[0-9.]+)?$"},
 }
-DOOR: Final = f"[a-z][a-z0-9-]{{0,{kinds.MAX_DOOR_NAME - 1}}}"
+DOOR: Final = kinds.DOOR_NAME
 SOURCES: Final = {
     "type": "array",
     "minItems": 1,

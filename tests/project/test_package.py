@@ -75,6 +75,7 @@ def contents(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_lies_where(contents: Path) -> None:
     units = {
         *("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@.service"),
+        "dmnotid-doors.socket",
         *("dmnotid-metrics.service", "dmnotid-metrics.timer", "dmnotid-metrics.socket", "dmnotid-metrics@.service"),
     }
     assert {unit.name for unit in (contents / "lib/systemd/system").iterdir()} == units
@@ -165,8 +166,9 @@ def test_an_upgrade_restarts_the_service_and_leaves_the_sockets_alone(contents: 
 def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents: Path) -> None:
     postinst = (contents / "DEBIAN/postinst").read_text()
     # An "enable" is for what was enabled before: debhelper asks for that first.
-    assert postinst.count("deb-systemd-helper enable") == postinst.count("deb-systemd-helper --quiet was-enabled") == 5
-    units = "dmnotid.socket dmnotid-session.socket dmnotid-metrics.socket dmnotid-metrics.timer dmnotid.service"
+    assert postinst.count("deb-systemd-helper enable") == postinst.count("deb-systemd-helper --quiet was-enabled") == 6
+    sockets = "dmnotid.socket dmnotid-doors.socket dmnotid-session.socket dmnotid-metrics.socket"
+    units = f"{sockets} dmnotid-metrics.timer dmnotid.service"
     stop = f"deb-systemd-invoke stop {units} 'dmnotid-session@*.service' 'dmnotid-metrics*.service'"
     assert commands_to_systemd(contents / "DEBIAN/prerm") == [stop]
     prerm = (contents / "DEBIAN/prerm").read_text().replace("\\\n", " ")

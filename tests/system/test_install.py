@@ -13,7 +13,7 @@ from tests.project.packaging import copy_sources, repacked, sms_package
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 NEWER = "9999.0"
-UNITS = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket")
+UNITS = ("dmnotid.service", "dmnotid.socket", "dmnotid-doors.socket", "dmnotid-session.socket")
 USERS = ("dmnotid", "dmnotid-session")
 CONFIG = "/etc/dmnotid/dmnotid.yaml"
 HOOK = "/etc/dmnotid/start-dm-session"

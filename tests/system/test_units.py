@@ -9,7 +9,10 @@ from tests.system.test_receive import hand_over
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
-UNITS: Final = ("dmnotid.service", "dmnotid.socket", "dmnotid-session.socket", "dmnotid-session@1.service")
+UNITS: Final = (
+    *("dmnotid.service", "dmnotid.socket", "dmnotid-doors.socket"),
+    *("dmnotid-session.socket", "dmnotid-session@1.service"),
+)
 METRICS: Final = (
     "dmnotid-metrics.timer",
     "dmnotid-metrics.service",

@@ -107,6 +107,7 @@ async def test_status_of_a_new_daemon_has_every_count_and_no_problem(tmp_path: P
         assert listening == {
             "listen": str(next(iter(it.daemon.endpoints))),
             "unit": None,
+            "door": None,
             "received": 0,
             "lost": 0,
             "junk": 0,

@@ -1,0 +1,68 @@
+"""Handing in notifications at a door, whose daemon answers each with its verdict."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from dmnotid.errors import DmnotidError
+from dmnotid.host.text import printable
+
+PATIENCE: Final = 10.0
+"""Maximum time to wait for room in the queue of a door, and for an answer, in seconds."""
+
+_ANSWER_OCTETS: Final = 4_096
+
+
+class Door:
+    """A connection to a door."""
+
+    def __init__(self, path: Path, sock: socket.socket) -> None:
+        # For messages.
+        self._path = path
+        # Has an address of its own, for the answers.
+        self._socket = sock
+
+    def __str__(self) -> str:
+        """`unix:/run/dmnotid-doors/push.sock`."""
+        return f"unix:{self._path}"
+
+    def send(self, octets: bytes) -> None:
+        """Send one datagram, and wait while the queue of the door is full. Raises DmnotidError."""
+        try:
+            self._socket.send(octets)
+        except OSError as error:
+            raise _problem(self, error, f"its queue was full for {PATIENCE:g} s") from error
+
+    def answer(self) -> tuple[str, str]:
+        """Wait for an answer; return its text, and the verdict in one word. Raises DmnotidError."""
+        try:
+            octets = self._socket.recv(_ANSWER_OCTETS)
+            answer = json.loads(octets)
+            return printable(octets.decode()), str(answer.get("reason") or answer["verdict"])
+        except OSError as error:
+            problem = f"no answer within {PATIENCE:g} s: the daemon does not read it, or its journal fails"
+            raise _problem(self, error, problem) from error
+
+
+@contextmanager
+def open_door(path: Path) -> Iterator[Door]:
+    """Connect to a door. Raises DmnotidError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE)
+        door = Door(path, sock)
+        try:
+            # The kernel chooses a free name: a sender without one gets no answer.
+            sock.bind("")
+            sock.connect(str(path))
+        except OSError as error:
+            raise _problem(door, error) from error
+        yield door
+
+
+def _problem(door: Door, error: OSError, timed_out: str = "") -> DmnotidError:
+    # A timeout has no strerror, and neither has a path that is too long for an address.
+    problem = timed_out if isinstance(error, TimeoutError) else error.strerror or str(error)
+    return DmnotidError(f"dmnotid send: {door}: {problem}")
