@@ -107,7 +107,7 @@ class Dispatcher:
             # A shorter `expire_after` leaves a session as much time as the journal gives one after a wrong clock.
             least = time.monotonic() + min(limits.expire_after, LAST_CHANCE)
             self._sessions.add_time(limits.expire_after - former.expire_after, least)
-        self._log_held()
+        _log_held(self._sessions)
         self.wake()
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
@@ -164,7 +164,11 @@ class Dispatcher:
                     self._on_change()
                 if not self._stopping:
                     await self._start_all(group)
-                change = now if not self._stopping and self._log_waiting() else self._sessions.next_change(now)
+                change = (
+                    now
+                    if not self._stopping and _log_waiting(self._sessions, self._links)
+                    else self._sessions.next_change(now)
+                )
                 pause = None if change is None else max(change - time.monotonic(), 0)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -221,22 +225,24 @@ class Dispatcher:
         self.wake()
         self._on_change()
 
-    def _log_held(self) -> None:
-        """Log the number of sessions of each server that is not configured."""
-        waiting = (tracked.request.server_id for tracked in self._sessions.waiting)
-        for server_id, count in Counter([*waiting, *self._sessions.running]).items():
-            if server_id not in self._sessions.configured:
-                problem = "the server of these sessions is not configured"
-                logger.error("sessions held", server_id=server_id, sessions=count, problem=problem)
 
-    def _log_waiting(self) -> bool:
-        """Log what is missing, once for each session that has no connection; return whether there may be more."""
-        available = self._links.available()
-        present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
-        requests = self._sessions.without_connection(available)
-        for request in requests:
-            preferred = request.notification.preferred_connections
-            wanted = " ".join(preferred) or str(ConnectionType.ANY)
-            facts = {"available": present, "missing": explain_missing(self._links.links, preferred)}
-            logger.info("session waiting", **request.log_facts(), wanted=wanted, **facts)
-        return len(requests) == LOGGED_AT_ONCE
+def _log_held(sessions: Sessions) -> None:
+    """Log the number of sessions of each server that is not configured."""
+    waiting = (tracked.request.server_id for tracked in sessions.waiting)
+    for server_id, count in Counter([*waiting, *sessions.running]).items():
+        if server_id not in sessions.configured:
+            problem = "the server of these sessions is not configured"
+            logger.error("sessions held", server_id=server_id, sessions=count, problem=problem)
+
+
+def _log_waiting(sessions: Sessions, links: Links) -> bool:
+    """Log what is missing, once for each session that has no connection; return whether there may be more."""
+    available = links.available()
+    present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
+    requests = sessions.without_connection(available)
+    for request in requests:
+        preferred = request.notification.preferred_connections
+        wanted = " ".join(preferred) or str(ConnectionType.ANY)
+        facts = {"available": present, "missing": explain_missing(links.links, preferred)}
+        logger.info("session waiting", **request.log_facts(), wanted=wanted, **facts)
+    return len(requests) == LOGGED_AT_ONCE
