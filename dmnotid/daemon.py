@@ -12,6 +12,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from dmnotid import __version__
@@ -130,7 +131,7 @@ class Daemon:
             loop.add_signal_handler(number, handler)
         # Log rotation often sends these, and their default action would kill the daemon.
         for number in (signal.SIGUSR1, signal.SIGUSR2):
-            loop.add_signal_handler(number, _log_ignored, number)
+            loop.add_signal_handler(number, partial(logger.info, "signal ignored", signal=number.name))
         # If SIGCHLD were ignored, hooks would be reaped automatically and their exit status lost.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -210,7 +211,3 @@ def status_line(problems: Mapping[str, str], servers: int, running: int, waiting
     discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")
     sessions = f"sessions: {running} running, {waiting} pending"
     return f"{first}{servers} server{'s'[: servers != 1]}; {sessions}; {counts['accepted']} accepted, {discarded}"
-
-
-def _log_ignored(number: signal.Signals) -> None:
-    logger.info("signal ignored", signal=number.name)

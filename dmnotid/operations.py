@@ -192,9 +192,6 @@ class Operations:
                 "held_back": server is None,
             }
 
-    def _describe_session(self, view: SessionView) -> Facts:
-        return session_facts(view, self._config.retry.attempts)
-
     def _describe_discard(self, discard: Discarded) -> Facts:
         return {
             "reason": discard.reason,
@@ -234,7 +231,7 @@ class Operations:
                 and (states is None or view.state in states)
                 and (since is None or max(view.accepted_at, view.closed_at or 0) >= since)
             )
-            yield self._describe_session(view) if view is not None and matches else None
+            yield session_facts(view, self._config.retry.attempts) if view is not None and matches else None
 
     def _open(self) -> Iterator[tuple[int, SessionView | None]]:
         for view in self._parts.dispatcher.views():

@@ -687,7 +687,8 @@ async def test_second_abort_leaves_a_hook_its_time_after_term(tmp_path: Path) ->
     ready, term, ended = (tmp_path / name for name in ("ready", "term", "ended"))
     on_term = f"(open({str(term)!r}, 'w'), time.sleep(0.2), open({str(ended)!r}, 'w'), sys.exit())"
     behaviour = f"import signal, time; signal.signal(signal.SIGTERM, lambda *_: {on_term}); open({str(ready)!r}, 'w')"
-    recorder = Recorder(tmp_path, f"{behaviour}; time.sleep(60)")
+    # Short sleeps: Python handles a signal that arrives right before one only after it.
+    recorder = Recorder(tmp_path, f"{behaviour}\nwhile True: time.sleep(0.01)")
     async with at_work(make_config(tmp_path, recorder.command)) as bench:
         bench.accept(1)
         await eventually(ready.exists)

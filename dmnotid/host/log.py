@@ -167,7 +167,7 @@ def configure(
         # https://no-color.org: any value but the empty one turns colours off.
         rest = _text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
     else:
-        rest = [_add_time, partial(_shorten, _octets_in_json), _render_json]
+        rest = [_add_time, partial(_shorten, _octets_in_json), lambda _logger, _level, event: _encode_json(event)]
     structlog.configure(
         processors=[_format_exception, partial(_publish, events), *rest],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -269,10 +269,6 @@ def _octets_in_json(text: str) -> int:
 def _octets_in_text(text: str) -> int:
     # The renderer quotes a text that contains a space.
     return len(repr(text).encode()) - len("''")
-
-
-def _render_json(_logger: object, _level: str, event: EventDict) -> str:
-    return _encode_json(event)
 
 
 def _render_fields(

@@ -158,17 +158,13 @@ def take_messages(octets: bytes, query: Query[T], sequence: int, found: list[T])
         if kind == answer:
             found += parse(octets, at, end)
         elif kind in (_NLMSG_DONE, _NLMSG_ERROR):
-            _raise_answer(octets, at, end)
+            _need(_CODE.size, at, end, "error number")
+            (code,) = _CODE.unpack_from(octets, at)
+            # The end of a dump is a message with a number too, which is not negative.
+            if code < 0:
+                raise OSError(-code, f"rtnetlink: {strerror(-code)}")
             return True, whole
     return False, whole
-
-
-def _raise_answer(octets: bytes, at: int, end: int) -> None:
-    """Raise the error that ends a dump, if its number is negative."""
-    _need(_CODE.size, at, end, "error number")
-    (code,) = _CODE.unpack_from(octets, at)
-    if code < 0:
-        raise OSError(-code, f"rtnetlink: {strerror(-code)}")
 
 
 def messages(octets: bytes) -> Iterator[tuple[int, int, int, int, int]]:
@@ -324,21 +320,18 @@ def parse_routes(octets: bytes, at: int, end: int, longest: int = ANY_LENGTH) ->
     address = found.get(_RTA_DST, b"")
     if length > bits or len(address) * 8 not in ((bits,) if length else (0, bits)):
         _refuse(f"destination of {len(address)} octets, prefix {length}, family {family}", at)
-    if _RTA_CACHEINFO in found and _has_expired(found[_RTA_CACHEINFO], at):
-        return ()
+    cache_info = found.get(_RTA_CACHEINFO)
+    if cache_info is not None:
+        if len(cache_info) < _EXPIRES.size:
+            _refuse(f"rta_cacheinfo of {len(cache_info)} octets", at)
+        # The time left, in ticks: negative after the end, 0 for a route that does not expire.
+        if _EXPIRES.unpack_from(cache_info)[0] < 0:
+            return ()
     destination, metric = int.from_bytes(address, "big"), _number(found, _RTA_PRIORITY, at)
     table = _number(found, _RTA_TABLE, at, octets[at + 4])
     hops = _next_hops(found[_RTA_MULTIPATH]) if _RTA_MULTIPATH in found else (_number(found, _RTA_OIF, at),)
     # A route without an interface names a next hop object only.
     return tuple([Route(hop, bits, destination, length, metric, table) for hop in hops if hop])
-
-
-def _has_expired(cache_info: bytes, at: int) -> bool:
-    if len(cache_info) < _EXPIRES.size:
-        _refuse(f"rta_cacheinfo of {len(cache_info)} octets", at)
-    # The time left, in ticks: negative after the end, 0 for a route that does not expire.
-    expires: int = _EXPIRES.unpack_from(cache_info)[0]
-    return expires < 0
 
 
 def _next_hops(octets: bytes) -> Iterator[int]:
