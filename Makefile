@@ -15,7 +15,8 @@
 
 # Everything in the repository: a source distribution builds, tests and releases like a checkout.
 sources := .ci .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md SECURITY.md \
-	benchmarks completions config debian dmnotid docs examples mkdocs.yml pyproject.toml setup.cfg systemd tests tools
+	benchmarks completions config contrib debian dmnotid docs examples mkdocs.yml pyproject.toml setup.cfg systemd tests \
+	tools
 DIST := dist
 PYTHON := python3
 MAN := build/man
