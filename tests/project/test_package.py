@@ -88,7 +88,14 @@ def test_what_lies_where(contents: Path) -> None:
     assert (contents / "usr/bin/dmnotid").stat().st_mode & stat.S_IXOTH
     assert {path.name for path in (contents / "usr/lib/python3/dist-packages/dmnotid").iterdir()} >= {"cli", "py.typed"}
     documents = contents / "usr/share/doc/dmnotid"
-    for name in ("CHANGELOG.md", "README.md", "docs/install.md", "docs/journal.md", "docs/alerts.yml"):
+    for name in (
+        "CHANGELOG.md",
+        "README.md",
+        "docs/install.md",
+        "docs/journal.md",
+        "docs/alerts.yml",
+        "examples/hook-curl",
+    ):
         assert (documents / name).read_bytes() == (PROJECT / name).read_bytes()
     preset = "90-dmnotid.preset"
     assert (contents / "lib/systemd/system-preset" / preset).read_bytes() == (PROJECT / "systemd" / preset).read_bytes()
