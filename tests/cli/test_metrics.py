@@ -145,6 +145,7 @@ def test_octets_that_are_no_request_are_a_bad_request(head: bytes) -> None:
 )
 def test_request_that_the_daemon_does_not_serve_is_unavailable(error: Exception, problem: str) -> None:
     def scrape(*, openmetrics: bool) -> str:
+        assert not openmetrics
         raise error
 
     response = answer(b"GET /metrics HTTP/1.1\r\n\r\n", scrape).decode()
