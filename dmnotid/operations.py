@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from dmnotid import __version__
-from dmnotid.config.values import Config
+from dmnotid.config.values import Config, HookConfig
 from dmnotid.control.interface import problems_of, session_facts
 from dmnotid.control.varlink import SLICE, sliced
 from dmnotid.discards import Discarded, ServerCounts
@@ -22,6 +22,7 @@ from dmnotid.errors import ConfigProblem, JournalError, NoSuchSession, NotPendin
 from dmnotid.host import log
 from dmnotid.host.loop import loop_name
 from dmnotid.journal.listing import view_of
+from dmnotid.journal.queue import Journal
 from dmnotid.journal.rows import PENDING, Row, is_whole, shown_time
 from dmnotid.links.availability import UNCONFIGURED, Link
 from dmnotid.links.monitor import Links
@@ -69,7 +70,7 @@ class Operations:
     async def status(self) -> tuple[Facts, tuple[str, Iterator[Facts]]]:
         """Return the reply of Status, and its list of servers, of which each takes its time."""
         parts, now = self._parts, time.time()
-        journal, problem = self._describe_journal()
+        journal, problem = _describe_journal(parts.journal)
         last = {} if problem else parts.journal.last_sessions()
         tried = {row.session for row in last.values()}
         # The states of those of them that are open, and the numbers of pending ones.
@@ -92,11 +93,15 @@ class Operations:
             "stopping": self._reloader.stopping,
             "config": self._describe_config(),
             "problems": [*self._find_problems(), *([{"place": "journal", "message": problem}] if problem else ())],
-            "sockets": self._describe_sockets(),
-            "hook": self._describe_hook(),
+            "sockets": _describe_sockets(parts, self._units),
+            "hook": _describe_hook(self._config.hook, parts.dispatcher.hook_problem),
             "journal": journal,
             "clock": {"believed": clock.believed, "floor": parts.journal.times.floor},
-            "counts": {**self._count(), "states": {it: states[it] for it in _STATES}, "oldest_pending": oldest},
+            "counts": {
+                **_count(parts),
+                "states": {it: states[it] for it in _STATES},
+                "oldest_pending": oldest,
+            },
             "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
         }
         return status, ("servers", self._servers(pending, last, tried_states))
@@ -114,64 +119,12 @@ class Operations:
             key = "hook.command" if self._config.hook.socket is None else "hook.socket"
             yield {"place": key, "message": self._parts.dispatcher.hook_problem}
 
-    def _describe_sockets(self) -> list[Facts]:
-        endpoints = self._parts.endpoints
-        endpoints.report_drops()
-        return [
-            {
-                "listen": str(it),
-                "unit": self._units.get(it.socket.fileno()),
-                "door": it.door,
-                "received": it.received,
-                "lost": it.dropped.lost,
-                "junk": it.dropped.junk,
-            }
-            for it in endpoints
-        ]
-
-    def _describe_hook(self) -> Facts:
-        hook, problem = self._config.hook, self._parts.dispatcher.hook_problem
-        what = hook.command[0] if hook.socket is None else str(hook.socket)
-        return {"what": what, "startable": not problem, "problem": problem or None}
-
-    def _describe_journal(self) -> tuple[Facts, str]:
-        """Describe the journal, and return the reason if it can't be read."""
-        journal = self._parts.journal
-        found: Facts = {"file": str(journal.file), "octets": None, "remembered": None, "oldest": None}
-        problem = ""
-        try:
-            count, oldest = journal.extent()
-            found |= {"octets": journal.octets, "remembered": count, "oldest": oldest}
-        except JournalError as error:
-            problem = str(error)
-        return {**found, "errors": journal.errors}, problem
-
-    def _count(self) -> Facts:
-        received, tried = self._parts.receiver.counters, self._parts.dispatcher.counters
-        return {
-            "received": received["received"],
-            "accepted": received["accepted"],
-            "not_accepted": received["not accepted"],
-            "bugs": received["bugs"],
-            "junk": received["junk"],
-            "lost": received["lost"],
-            "discarded": {reason: received[reason] for reason in _REASONS},
-            "tries": tried["tries"],
-            "interrupted": tried["interrupted"],
-            "closed": {outcome: tried[outcome] for outcome in _OUTCOMES},
-            "duration_sum": self._parts.dispatcher.duration_sum,
-            "duration_count": self._parts.dispatcher.duration_count,
-        }
-
     def _servers(
         self, pending: Mapping[str, int], last: Mapping[str, Row], states: Mapping[int, str]
     ) -> Iterator[Facts]:
         """Yield the configured servers, and then those that are not and have pending sessions."""
-        receiver, last_accepted, never_heard = (
-            self._parts.receiver,
-            self._parts.journal.times.last_accepted,
-            ServerCounts(),
-        )
+        receiver, never_heard = self._parts.receiver, ServerCounts()
+        last_accepted = self._parts.journal.times.last_accepted
         configured = {server.id: server for server in self._config.servers}
         for server_id in dict.fromkeys([*configured, *pending]):
             server, row = configured.get(server_id), last.get(server_id)
@@ -287,6 +240,56 @@ class Operations:
     async def reload(self, by: str) -> tuple[ConfigProblem, ...]:
         """Read the configuration again, and return its warnings once it is in force. Raises DmnotidError."""
         return await self._reloader.reload(by)
+
+
+def _describe_sockets(parts: Parts, units: Mapping[int, str]) -> list[Facts]:
+    parts.endpoints.report_drops()
+    return [
+        {
+            "listen": str(it),
+            "unit": units.get(it.socket.fileno()),
+            "door": it.door,
+            "received": it.received,
+            "lost": it.dropped.lost,
+            "junk": it.dropped.junk,
+        }
+        for it in parts.endpoints
+    ]
+
+
+def _describe_hook(hook: HookConfig, problem: str) -> Facts:
+    what = hook.command[0] if hook.socket is None else str(hook.socket)
+    return {"what": what, "startable": not problem, "problem": problem or None}
+
+
+def _describe_journal(journal: Journal) -> tuple[Facts, str]:
+    """Describe the journal, and return the reason if it can't be read."""
+    found: Facts = {"file": str(journal.file), "octets": None, "remembered": None, "oldest": None}
+    problem = ""
+    try:
+        count, oldest = journal.extent()
+        found |= {"octets": journal.octets, "remembered": count, "oldest": oldest}
+    except JournalError as error:
+        problem = str(error)
+    return {**found, "errors": journal.errors}, problem
+
+
+def _count(parts: Parts) -> Facts:
+    received, tried = parts.receiver.counters, parts.dispatcher.counters
+    return {
+        "received": received["received"],
+        "accepted": received["accepted"],
+        "not_accepted": received["not accepted"],
+        "bugs": received["bugs"],
+        "junk": received["junk"],
+        "lost": received["lost"],
+        "discarded": {reason: received[reason] for reason in _REASONS},
+        "tries": tried["tries"],
+        "interrupted": tried["interrupted"],
+        "closed": {outcome: tried[outcome] for outcome in _OUTCOMES},
+        "duration_sum": parts.dispatcher.duration_sum,
+        "duration_count": parts.dispatcher.duration_count,
+    }
 
 
 def _describe_last(row: Row, state: str) -> Facts:

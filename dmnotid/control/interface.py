@@ -4,7 +4,6 @@ The IDL is in the files beside this one, which the service returns as they are.
 """
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -195,8 +194,8 @@ def _fits(value: object, kind: type | None) -> bool:
 
 
 def _check_permission(request: Request, peer: Peer) -> None:
-    """Raise VarlinkError unless the peer is root or the daemon's own user."""
-    if peer.uid not in {0, os.geteuid()}:
+    """Raise VarlinkError unless the peer is root's or the daemon's own."""
+    if not peer.is_own:
         # In the unit's user namespace, every other user is 65534, so only the process can be named.
         problem = "the process is neither root's nor the daemon's own"
         name = request.method.rpartition(".")[2]

@@ -61,6 +61,11 @@ class Peer(NamedTuple):
     pid: int
     uid: int
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is root's, or of the daemon's own user."""
+        return self.uid in {0, os.geteuid()}
+
 
 class Request(NamedTuple):
     """A call as its client has sent it; with `more`, several replies may be sent, and with `oneway` none."""
@@ -154,7 +159,7 @@ class Server:
         pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         client = Client(sock, Peer(pid, uid), self)
         # No other user can keep root from asking.
-        if sum(it.is_own == client.is_own for it in self.clients) < MAX_CONNECTIONS:
+        if sum(it.peer.is_own == client.peer.is_own for it in self.clients) < MAX_CONNECTIONS:
             self.clients.add(client)
             client.open()
             return
@@ -178,9 +183,8 @@ class Client:
     def __init__(self, sock: socket.socket, peer: Peer, server: Server) -> None:
         # The connected socket, which `close` closes.
         self._socket = sock
-        # The process at the other end, and whether it is root's or the daemon's own.
+        # The process at the other end.
         self.peer = peer
-        self.is_own = peer.uid in {0, os.geteuid()}
         # Answers the requests, and counts the clients.
         self._server = server
         # The loop of the reader and the timer.
