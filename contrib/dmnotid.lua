@@ -13,7 +13,7 @@
 -- Unicode: NFC, and runs of combining characters.
 --
 -- Pushes for other applications go on to Wireshark's own WSP dissector. The settings are under Preferences > Protocols >
--- DM-Notification. Tried with Wireshark 4.0 and 4.4, which loads no Lua scripts for root: run it as another user.
+-- DM_NOTIFICATION. Tried with Wireshark 4.0 and 4.4. The latter loads no Lua scripts for root: run it as another user.
 
 local proto = Proto("dm_notification", "OMA DM 2.0 Notification")
 
