@@ -1,6 +1,7 @@
 """The real ofonod with its phonesim plugin, on a private bus."""
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any, Final, Self
@@ -35,9 +36,9 @@ class Ofonod:
         self._bus.wait_for("org.ofono")
         self.power(on=True)
 
-    def stop(self) -> None:
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         assert self._process is not None
-        self._process.terminate()
+        self._process.send_signal(number)
         self._process.wait()
 
     def __enter__(self) -> Self:
