@@ -191,7 +191,7 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
     upgraded = debian.run(f"{newer}/systemd/install", "--sms", *offline)
     assert f"To go back: ln -sfn {first} /opt/dmnotid/bin" in upgraded
     assert "dmnotid-bearer" in debian.run("getent", "group", "dmnotid-doors")
-    debian.run("test", "-e", "/etc/dbus-1/system.d/dmnotid-ofono.conf")
+    debian.run("test", "-e", "/etc/dbus-1/system.d/dmnotid-ofono.conf", "-a", "-e", "/etc/polkit-1/rules.d")
     assert debian.run("dmnotid", "--version") == f"dmnotid {NEWER}\n"
     second = (home / "bin").readlink()
     debian.run(f"/opt/dmnotid/{second}/python", "-c", "import dmnotid.bearers.ofono")
