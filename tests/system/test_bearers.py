@@ -2,7 +2,10 @@
 
 import pytest
 
+from tests.support import push, wait_until
 from tests.system.device import Device
+from tests.telephony.modem import Modem, tcp_listener
+from tests.telephony.sms import deliver
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -18,3 +21,31 @@ def test_bearer_is_ready_when_the_bus_is_there(device: Device, unit: str) -> Non
     }
     [missing] = [entry.record for entry in device.log(unit=unit) if entry.record.get("event") == "telephony missing"]
     assert missing["name"] == UNITS[unit]
+
+
+def test_push_by_sms_starts_a_session_through_the_shipped_units(device: Device) -> None:
+    """oFono, its bearer, the door that systemd holds, the daemon, and its hook: each as its own user."""
+    bearer = "dmnotid-ofono.service"
+
+    def wait_logged(event: str) -> None:
+        wait_until(lambda: [entry for entry in device.log(unit=bearer) if entry.record.get("event") == event])
+
+    device.configure(doors=[{"path": "/run/dmnotid-doors/push.sock", "holds": "push", "source": "sms"}])
+    device.run("systemctl", "start", "dmnotid-doors.socket")
+    device.start()
+    with Modem(device.machine.call(tcp_listener)) as modem:
+        phone = f"[phonesim]\nDriver=phonesim\nAddress=127.0.0.1\nPort={modem.port}\n"
+        device.machine.write("/etc/ofono/phonesim.conf", phone)
+        # It is masked, as most devices have no modem.
+        device.run("rm", "/etc/systemd/system/ofono.service")
+        device.run("systemctl", "daemon-reload")
+        device.run("systemctl", "start", "ofono.service", bearer)
+        power = ("org.ofono", "/phonesim", "org.ofono.Modem", "SetProperty", "sv", "Powered", "b", "true")
+        wait_until(lambda: device.machine.attempt("busctl", "call", *power).returncode == 0)
+        wait_logged("agent registered")
+        modem.send(*deliver(push(7)))
+        device.wait_run(7)
+        wait_logged("push handed in")
+        device.run("systemctl", "stop", bearer, "ofono.service")
+    [accepted] = device.records("notification accepted")
+    assert accepted["source"] == "sms"
