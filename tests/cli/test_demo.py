@@ -14,6 +14,8 @@ from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Terminal, dmnotid
 from tests.netns import needs_namespace
 from tests.support import wait_until
 
+PROJECT = Path(__file__).parents[2]
+
 ENDS = ["accepted", "duplicate", "digest-mismatch", "stale", "unknown-server", "truncated"]
 
 
@@ -61,6 +63,7 @@ def test_demo_ends_with_a_table_of_every_datagram_and_its_verdict() -> None:
     assert cells[0][1:] == ["accepted", "the hook ran"]
     assert [ends for _, *ends in cells[1:]] == [["discarded", reason] for reason in ENDS[1:]]
     assert max(map(len, rows)) <= 76
+    assert "\n".join([heading, *rows]) in (PROJECT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("options", "shown"), [((), 1), (("--full",), 5)])

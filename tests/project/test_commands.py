@@ -146,6 +146,11 @@ def test_command_of_the_documents_works(directory: Path, service: Service, comma
     assert done.returncode == STATUS.get(command, 0), done.stdout + done.stderr
 
 
+def test_output_of_decode_is_as_the_page_shows_it(directory: Path, service: Service) -> None:
+    (shown,) = re.findall(r"(?ms)^\$ (dmnotid decode [^\n]+)\n…\n(.*?)```", (PROJECT / "docs/operating.md").read_text())
+    assert run(directory, service, shown[0]).stdout.rstrip().endswith(shown[1].rstrip())
+
+
 @pytest.mark.parametrize(("client", "status"), [(0, 0), (4, 78), (9, 75)])
 def test_hook_of_the_page_translates_the_status_of_its_client(tmp_path: Path, client: int, status: int) -> None:
     assert run_script("dm-client", tmp_path, client).returncode == status
