@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks import alone
 from benchmarks.figures import Figure, Scale
@@ -95,23 +95,34 @@ def idle_memory(scale: Scale) -> Iterator[Figure]:
         values, others = (alone.found(name, kind) for name in (DAEMON, YARDSTICK))
         beside = "the interpreter with its imports"
         yield Figure(f"idle memory, {kind.upper()}", values, "{:.1f} MB", beside, others, at_most=most)
+    more = [own - plain for own, plain in zip(alone.found(WITH_DOOR, "Rss"), alone.found(DAEMON, "Rss"), strict=True)]
+    yield Figure("idle memory with a door, RSS beyond that without", more, "{:.2f} MB", at_most=0.2)
     alone.forget()
 
 
 def _idle(directory: Path) -> dict[str, list[str]]:
-    command = [sys.executable, "-c", SCRIPT, "run", "--config", str(write_config(directory))]
-    return {DAEMON: command, YARDSTICK: [sys.executable, "-c", IDLE]}
+    (directory / "door").mkdir()
+    configs = {DAEMON: write_config(directory), WITH_DOOR: write_config(directory / "door", **one_door(directory))}
+    run = [sys.executable, "-c", SCRIPT, "run", "--config"]
+    return {**{name: [*run, str(file)] for name, file in configs.items()}, YARDSTICK: [sys.executable, "-c", IDLE]}
+
+
+def one_door(directory: Path) -> dict[str, Any]:
+    """Return the section of a configuration with one door."""
+    return {"doors": [{"path": str(directory / "push.sock"), "holds": "push"}]}
 
 
 DAEMON: Final = "daemon"
+WITH_DOOR: Final = "door"
 YARDSTICK: Final = "yardstick"
 IDLE: Final = f"{IMPORTS}\nprint('ready', flush=True)\nimport time; time.sleep(3600)"
 
 
 def idle_minute(scale: Scale) -> Iterator[Figure]:
-    """Measure an idle minute of a daemon, and of one with a watchdog."""
+    """Measure an idle minute of a daemon with a door, and of one with a watchdog."""
     with ExitStack() as stack:
-        service = stack.enter_context(daemon(stack.enter_context(scratch())))
+        directory = stack.enter_context(scratch())
+        service = stack.enter_context(daemon(directory, **one_door(directory)))
         manager = stack.enter_context(watching(stack.enter_context(scratch()), scale.of(WATCHDOG, 2)))
         time.sleep(1.5)  # between two pings, at either end
         manager.pings_for(0)
@@ -120,7 +131,7 @@ def idle_minute(scale: Scale) -> Iterator[Figure]:
         after = usage(service.process.pid), usage(manager.service.process.pid)
     alone, watched = (there.wake_ups - then.wake_ups for then, there in zip(before, after, strict=True))
     seconds, for_pings = (there.seconds - then.seconds for then, there in zip(before, after, strict=True))
-    yield Figure("idle minute: wake-ups", [alone], "{:.0f}", "none", at_most=0)
+    yield Figure("idle minute: wake-ups, a door included", [alone], "{:.0f}", "none", at_most=0)
     yield Figure("idle minute: processor time", [1_000 * seconds], "{:.3f} ms", "none", at_most=0)
     yield Figure(
         f"idle minute with a watchdog: wake-ups beyond its {pings} pings", [watched - pings], "{:.0f}", at_most=0

@@ -316,6 +316,7 @@ async def test_sender_gets_the_verdict_of_each_datagram(tmp_path: Path) -> None:
 
 
 async def test_answer_is_sent_after_the_commit(tmp_path: Path) -> None:
+    """4: a bearer may delete its message then."""
     sender = Sender()
     with desk(tmp_path) as there:
 
