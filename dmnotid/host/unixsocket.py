@@ -38,7 +38,7 @@ def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int, gid: int
 def permit(path: Path, mode: int, gid: int) -> None:
     """Set the group of a socket, unless that is -1, and its mode. Raises OSError."""
     # The sandbox of dmnotid.service forbids this call, also without a change.
-    if gid != -1:
+    if gid not in {-1, path.stat().st_gid}:
         # The group first: its former one must not get what the mode grants.
         os.chown(path, -1, gid)
     path.chmod(mode)
