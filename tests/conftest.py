@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from dmnotid.host import log
 from tests import shared
+from tests.processes import Run, running
 from tests.project.packaging import PROJECT, build_deb, why_no_deb
 from tests.support import LogLines
 
@@ -90,6 +91,13 @@ def logged() -> Iterator[LogLines]:
     log.configure("debug", "json", lines)
     yield lines
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Run]:
+    """Start daemons with a configuration file; those that still run at the end of the test are killed."""
+    with running(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")

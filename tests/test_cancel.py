@@ -3,10 +3,12 @@
 import asyncio
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dmnotid.dispatcher import Dispatcher
 from dmnotid.errors import JournalError, NoSuchSession, NotPending
 from dmnotid.journal.queue import Journal
 from tests.dispatching import (
@@ -125,7 +127,11 @@ async def test_cancelled_session_is_not_run_again_after_a_crash(tmp_path: Path, 
         assert journal.pending() == []
 
 
-async def test_session_that_is_unknown_or_closed_cannot_be_cancelled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [Dispatcher.cancel, Dispatcher.retry])
+async def test_session_that_is_unknown_or_closed_cannot_be_changed(
+    tmp_path: Path, change: Callable[[Dispatcher, int, str], object]
+) -> None:
+    """A failed or expired one can be retried."""
     config = make_config(tmp_path)
     async with at_work(config) as bench:
         done, cancelled = bench.accept(1), bench.accept(2, preferred=NOWHERE)
@@ -133,12 +139,13 @@ async def test_session_that_is_unknown_or_closed_cannot_be_cancelled(tmp_path: P
         bench.dispatcher.cancel(cancelled, BY)
         for session, state in ((done, "done"), (cancelled, "cancelled")):
             with pytest.raises(NotPending) as found:
-                bench.dispatcher.cancel(session, BY)
+                change(bench.dispatcher, session, BY)
             assert (found.value.session, found.value.state) == (session, state)
         for session in (0, -1, 99, 1 << 63, -(1 << 63), 1 << 400):
             with pytest.raises(NoSuchSession):
-                bench.dispatcher.cancel(session, BY)
+                change(bench.dispatcher, session, BY)
         assert bench.dispatcher.counters == {"tries": 1, "done": 1, "cancelled": 1}
+    assert states(config) == {done: "done", cancelled: "cancelled"}
 
 
 async def test_running_session_cannot_be_cancelled_twice(tmp_path: Path) -> None:

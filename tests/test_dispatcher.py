@@ -32,7 +32,7 @@ from tests.dispatching import (
     states,
     waiting_for,
 )
-from tests.hook.test_handoff import answering, served
+from tests.peers import answering, served
 from tests.support import (
     NOWHERE,
     OPEN_ID,

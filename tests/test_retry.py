@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dmnotid.config.values import HookConfig
-from dmnotid.errors import JournalError, NoSuchSession, NotPending
+from dmnotid.errors import JournalError
 from dmnotid.host import log
 from dmnotid.host.systemd import Manager, StatusLine
 from dmnotid.operations import Operations
@@ -23,7 +23,7 @@ from tests.dispatching import (
     states,
     waiting_for,
 )
-from tests.hook.test_handoff import answering, served
+from tests.peers import answering, served
 from tests.support import (
     NOWHERE,
     OPEN_ID,
@@ -175,21 +175,6 @@ async def test_closed_session_is_opened_again_with_all_of_its_tries(tmp_path: Pa
     assert recorder.names[-1] == (session, 1)
     assert [line["attempts"] for line in logged.of("session done")] == [1]
     assert logged.of("session retried")[0]["was"] == "closed"
-
-
-async def test_session_that_is_unknown_or_done_is_not_opened_again(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    async with at_work(config) as bench:
-        done, cancelled = bench.accept(1), bench.accept(2, preferred=NOWHERE)
-        await eventually(lambda: bench.dispatcher.pending == 1)
-        bench.dispatcher.cancel(cancelled, BY)
-        for session, state in ((done, "done"), (cancelled, "cancelled")):
-            with pytest.raises(NotPending) as found:
-                bench.dispatcher.retry(session, BY)
-            assert found.value.state == state
-        with pytest.raises(NoSuchSession):
-            bench.dispatcher.retry(99, BY)
-    assert states(config) == {done: "done", cancelled: "cancelled"}
 
 
 async def test_session_stays_paused_when_its_retry_cannot_be_written(tmp_path: Path, logged: LogLines) -> None:

@@ -4,9 +4,7 @@ import os
 import re
 import socket
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from dmnotid.cli.asking import refusal
 from dmnotid.control.client import Failed
 from tests.cli.program import PATIENCE, PROGRAM, Done, call, write_config
+from tests.peers import listening, served
 from tests.processes import WITHOUT_PRIVILEGES, needs_setpriv
 from tests.support import further
 
@@ -21,14 +20,6 @@ COMMANDS = (
     *(["status"], ["sessions", "cancel", "7"]),
     *further(["follow"], ["discards"], ["reload"], ["sessions"], ["sessions", "retry", "7"]),
 )
-
-
-@contextmanager
-def listening(path: Path, *, queue: int = 8) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
-        sock.listen(queue)
-        yield sock
 
 
 def printed(done: Done) -> str:
@@ -168,26 +159,14 @@ def test_refusal_is_explained(error: str, facts: dict[str, object], lines: list[
     assert refusal(Failed(error, facts)) == lines
 
 
-@contextmanager
-def answering(path: Path, reply: bytes) -> Iterator[None]:
+def answering(path: Path, reply: bytes) -> AbstractContextManager[None]:
     """Answer each request with the same reply."""
 
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = sock.accept()
-                with connection:
-                    connection.recv(65_536)
-                    connection.sendall(reply)
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(reply)
 
-    with listening(path) as sock:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield
-        finally:
-            sock.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    return served(path, serve)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from dmnotid.hook.runner import Hook
 from dmnotid.policy.sessions import Outcome, Result
 from tests.cli.program import PROGRAM
 from tests.hook.runs import RICH, WRITE_PIDS, output, pids_of, run, start
-from tests.hook.test_handoff import served
 from tests.host.test_systemd import ManagersEnd
+from tests.peers import served
 from tests.processes import ROOT
 from tests.support import (
     DEADLINE,

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 from tests.examples.support import EXAMPLES, ROOT
-from tests.processes import ENVIRONMENT, Run, running
+from tests.processes import ENVIRONMENT, Run
 from tests.support import configuration
 
 INIT: Final = EXAMPLES / "openwrt/dmnotid.init"
@@ -23,12 +22,6 @@ SCRIPTS: Final = [EXAMPLES / "hook-curl", EXAMPLES / "within-hours", INIT]
 
 PARAMETERS: Final = frozenset({"command", "env", "user", "respawn", "term_timeout", "stdout", "stderr"})
 """Parameters of procd_set_param that the script uses, among those that procd.sh of OpenWrt handles."""
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Run]:
-    with running(tmp_path) as start:
-        yield start
 
 
 def recorded(action: str) -> list[list[str]]:

@@ -10,7 +10,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,66 +26,17 @@ from dmnotid.hook.runner import Hook
 from dmnotid.policy.sessions import Outcome, Result, SessionStart
 from tests.hook import runs
 from tests.hook.runs import LARGE, RICH, children, start
+from tests.peers import answering, listening, read_all, served
 from tests.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges, write_script
 
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to become another user")
 DONE = Outcome(Result.DONE, "exit 0")
-
-Serve = Callable[[socket.socket], object]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """The path of the listener's socket; it has room in an address."""
     return tmp_path / "session"
-
-
-@contextmanager
-def listening(path: Path, backlog: int = 5) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(backlog)
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def served(path: Path, serve: Serve) -> Iterator[None]:
-    """Serve each connection in a thread, one after the other."""
-    with listening(path) as listener:
-
-        def accept() -> None:
-            with suppress(OSError):  # shut down below
-                while True:
-                    connection, _ = listener.accept()
-                    with connection, suppress(ConnectionError):
-                        connection.settimeout(DEADLINE)
-                        serve(connection)
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join(DEADLINE)
-            assert not thread.is_alive()
-
-
-def read_all(connection: socket.socket) -> bytes:
-    return b"".join(iter(lambda: connection.recv(65_536), b""))
-
-
-def answering(answer: bytes) -> Serve:
-    """Read the request to its end, then answer."""
-
-    def serve(connection: socket.socket) -> None:
-        read_all(connection)
-        connection.sendall(answer)
-
-    return serve
 
 
 async def run(path: Path, try_: SessionStart | None = None, **more: Any) -> Outcome:  # noqa: ANN401

@@ -17,7 +17,7 @@ from dmnotid.errors import EndpointError
 from dmnotid.host.log import MAX_VALUE_OCTETS
 from dmnotid.host.systemd import MAX_STATUS_OCTETS, Manager, StatusLine
 from dmnotid.host.text import printable
-from tests.processes import ENVIRONMENT, JOURNAL, Run, Service, running
+from tests.processes import ENVIRONMENT, JOURNAL, Run, Service
 from tests.support import (
     DEADLINE,
     NOWHERE,
@@ -331,12 +331,6 @@ def test_malformed_watchdog_time_is_ignored(wrong: str, logged: LogLines) -> Non
 # The daemon
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    with running(tmp_path) as run:
-        yield run
-
-
 def notifying(end: ManagersEnd, **more: str) -> dict[str, str]:
     """Return the environment of a daemon that notifies a manager."""
     return {**ENVIRONMENT, "NOTIFY_SOCKET": end.socket.getsockname(), **more}
@@ -352,9 +346,9 @@ def accepted(service: Service) -> list[int]:
     return [line["notification_id"] for line in service.of("notification accepted")]
 
 
-def test_daemon_reports_readiness_status_reloads_and_stop(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_daemon_reports_readiness_status_reloads_and_stop(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     config = write_config(tmp_path)
-    service = run(config, environment=notifying(end))
+    service = start(config, environment=notifying(end))
     none = "sessions: 0 running, 0 pending; 0 accepted, 0 discarded"
     assert end.next() == ["READY=1", f"STATUS=3 servers; {none}"]
     service.send(push(1, preferred=NOWHERE), push(1, preferred=NOWHERE), b"junk")
@@ -378,11 +372,11 @@ def test_daemon_reports_readiness_status_reloads_and_stop(tmp_path: Path, run: R
     assert end.is_silent()
 
 
-def test_status_begins_with_a_hook_that_cannot_be_started(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_status_begins_with_a_hook_that_cannot_be_started(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     # The status line is cut, so the name is short.
     hook = tmp_path / "h"
     config = write_config(tmp_path, [str(hook)], retry={"first": "100ms", "longest": "100ms"})
-    service = run(config, environment=notifying(end))
+    service = start(config, environment=notifying(end))
     problem = f"STATUS=hook not startable: {hook}: No such file"
     assert end.next()[1].startswith(problem)
     service.send(push(1, preferred=WIRELINE))
@@ -406,25 +400,27 @@ def test_status_begins_with_a_hook_that_cannot_be_started(tmp_path: Path, run: R
     assert both.endswith("; 1 accepted, 0 discarded")
 
 
-def test_status_shows_running_sessions(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_status_shows_running_sessions(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     go_on = tmp_path / "go on"
     script = write_script(tmp_path / "hook", f"#!/bin/sh\nwhile [ ! -e '{go_on}' ]; do sleep 0.05; done\n")
-    service = run(write_config(tmp_path, [str(script)]), environment=notifying(end))
+    service = start(write_config(tmp_path, [str(script)]), environment=notifying(end))
     service.send(push(1, preferred=WIRELINE), push(2, preferred=WIRELINE))
     end.until_status("sessions: 1 running, 1 pending")
     go_on.touch()
     end.until_status("sessions: 0 running, 0 pending; 2 accepted, 0 discarded")
 
 
-def test_status_shows_drops_that_are_found_after_the_last_datagram(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
-    service = run(write_config(tmp_path, log={"junk": False}), environment=notifying(end))
+def test_status_shows_drops_that_are_found_after_the_last_datagram(
+    tmp_path: Path, start: Run, end: ManagersEnd
+) -> None:
+    service = start(write_config(tmp_path, log={"junk": False}), environment=notifying(end))
     service.send(b"junk", push(1, preferred=NOWHERE))
     end.until_status("1 accepted, 1 discarded (")
 
 
-def test_refused_reload_comes_first_in_a_long_status(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_refused_reload_comes_first_in_a_long_status(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     config = write_config(tmp_path, freshness={"max_skew": "10m"})
-    service = run(config, environment=notifying(end))
+    service = start(config, environment=notifying(end))
     service.wait("daemon ready")
     good, now = push(1, preferred=NOWHERE), time.time()
     service.send(
@@ -440,10 +436,12 @@ def test_refused_reload_comes_first_in_a_long_status(tmp_path: Path, run: Run, e
     assert status.startswith("STATUS=reload refused: ")
 
 
-def test_refused_reload_stays_in_the_status_until_a_reload_succeeds(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_refused_reload_stays_in_the_status_until_a_reload_succeeds(
+    tmp_path: Path, start: Run, end: ManagersEnd
+) -> None:
     config = write_config(tmp_path)
     good = config.read_text()
-    service = run(config, environment=notifying(end))
+    service = start(config, environment=notifying(end))
     service.wait("daemon ready")
     config.write_text("servers: 5\n")
     service.process.send_signal(signal.SIGHUP)
@@ -459,14 +457,16 @@ def test_refused_reload_stays_in_the_status_until_a_reload_succeeds(tmp_path: Pa
     assert service.stop() == 0
 
 
-def test_passed_socket_is_used_and_keeps_datagrams_between_daemons(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_passed_socket_is_used_and_keeps_datagrams_between_daemons(
+    tmp_path: Path, start: Run, end: ManagersEnd
+) -> None:
     with bound() as sock:
         port = sock.getsockname()[1]
         # Before there is a daemon at all.
         send(port, push(1, preferred=NOWHERE))
         begin = {"prefix": passing([sock], ["dmnotid.socket"]), "pass_fds": [sock.fileno()]}
         config = write_config(tmp_path, listen=["127.0.0.1:2949"])
-        service = run(config, **begin, environment=notifying(end))
+        service = start(config, **begin, environment=notifying(end))
         assert service.wait("notification accepted")["notification_id"] == 1
         assert [line["listen"] for line in service.of("socket listening")] == [f"127.0.0.1:{port}"]
         (line,) = service.of("listen ignored")
@@ -482,23 +482,23 @@ def test_passed_socket_is_used_and_keeps_datagrams_between_daemons(tmp_path: Pat
         send(port, push(3, preferred=NOWHERE))
         assert accepted(service) == [1, 2]
 
-        service = run(config, **begin)
+        service = start(config, **begin)
         assert service.wait("notification accepted")["notification_id"] == 3
         service.stop(signal.SIGKILL)
         send(port, push(4, preferred=NOWHERE))
-        assert run(config, **begin).wait("notification accepted")["notification_id"] == 4
+        assert start(config, **begin).wait("notification accepted")["notification_id"] == 4
 
 
-def test_junk_alone_is_reported_at_a_ping_of_the_watchdog(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_junk_alone_is_reported_at_a_ping_of_the_watchdog(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     config = write_config(tmp_path, log={"junk": False})
-    service = run(config, environment=notifying(end, WATCHDOG_USEC="200000"))
+    service = start(config, environment=notifying(end, WATCHDOG_USEC="200000"))
     service.send(b"hello")
     assert service.wait("junk refused")["count"] == 1
     end.until_status("1 discarded (junk 1)")
 
 
-def test_signal_of_log_rotation_is_ignored_and_logged(tmp_path: Path, run: Run) -> None:
-    service = run(write_config(tmp_path))
+def test_signal_of_log_rotation_is_ignored_and_logged(tmp_path: Path, start: Run) -> None:
+    service = start(write_config(tmp_path))
     service.wait("daemon ready")
     for count, number in enumerate((signal.SIGUSR1, signal.SIGUSR2), 1):
         service.process.send_signal(number)
@@ -508,9 +508,9 @@ def test_signal_of_log_rotation_is_ignored_and_logged(tmp_path: Path, run: Run) 
     assert service.stop() == 0
 
 
-def test_problems_of_a_configuration_are_in_the_status_line(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_problems_of_a_configuration_are_in_the_status_line(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     config = write_config(tmp_path, listen=5, bogus=1, receive_buffer="much", push=7)
-    service = run(config, environment=notifying(end))
+    service = start(config, environment=notifying(end))
     assert service.process.wait(60) == 78
     # systemd starts the daemon again and again: one line each time.
     (line,) = service.errors.splitlines()
@@ -521,17 +521,17 @@ def test_problems_of_a_configuration_are_in_the_status_line(tmp_path: Path, run:
     assert end.is_silent()
 
 
-def test_status_line_names_why_the_daemon_does_not_start(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_status_line_names_why_the_daemon_does_not_start(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     with bound() as sock:
         listen = f"127.0.0.1:{sock.getsockname()[1]}"
-        service = run(write_config(tmp_path, listen=[listen]), environment=notifying(end))
+        service = start(write_config(tmp_path, listen=[listen]), environment=notifying(end))
         assert "Address already in use" in service.problem()
     end.until_status(f"not started: listen: {listen}: Address already in use")
 
 
-def test_watchdog_is_pinged_after_a_look_into_the_journal(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_watchdog_is_pinged_after_a_look_into_the_journal(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     """A deleted file is found although no datagram arrives."""
-    service = run(write_config(tmp_path), environment=notifying(end, WATCHDOG_USEC="100000"))
+    service = start(write_config(tmp_path), environment=notifying(end, WATCHDOG_USEC="100000"))
     service.wait("daemon ready")
     (tmp_path / "state" / JOURNAL).unlink()
     while not end_is_empty(end):
@@ -542,9 +542,9 @@ def test_watchdog_is_pinged_after_a_look_into_the_journal(tmp_path: Path, run: R
     assert service.of("journal recreated")
 
 
-def test_watchdog_is_pinged_while_the_journal_is_unreadable(tmp_path: Path, run: Run, end: ManagersEnd) -> None:
+def test_watchdog_is_pinged_while_the_journal_is_unreadable(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     """No restart repairs it."""
-    service = run(write_config(tmp_path), environment=notifying(end, WATCHDOG_USEC="100000"))
+    service = start(write_config(tmp_path), environment=notifying(end, WATCHDOG_USEC="100000"))
     service.wait("daemon ready")
     shutil.rmtree(tmp_path / "state")
     (tmp_path / "state").touch()
@@ -554,7 +554,7 @@ def test_watchdog_is_pinged_while_the_journal_is_unreadable(tmp_path: Path, run:
     end.until("WATCHDOG=1")
 
 
-def test_start_fails_if_a_passed_socket_is_of_another_kind(tmp_path: Path, run: Run) -> None:
+def test_start_fails_if_a_passed_socket_is_of_another_kind(tmp_path: Path, start: Run) -> None:
     with bound(socket.SOCK_STREAM) as sock:
-        service = run(write_config(tmp_path), passing([sock], ["my.socket"]), pass_fds=[sock.fileno()])
+        service = start(write_config(tmp_path), passing([sock], ["my.socket"]), pass_fds=[sock.fileno()])
         assert "descriptor 3 (my.socket): is another kind of socket" in service.problem()

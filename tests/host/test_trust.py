@@ -1,15 +1,13 @@
 """The walk of a path: real files, owners, modes and links."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dmnotid.errors import UntrustedPath
 from dmnotid.host.trust import MAX_LINKS, check_trusted
-from tests.support import IS_ROOT, write_script
+from tests.support import IS_ROOT, without_privileges, write_script
 
 UNPRIVILEGED = 65_534
 
@@ -23,21 +21,6 @@ def refusal(file: Path) -> tuple[str | None, str]:
     except UntrustedPath as error:
         return error.component, str(error)
     return None, ""
-
-
-@contextmanager
-def unprivileged(tree: Path) -> Iterator[None]:
-    """Run as another user, who may search every directory above the tree."""
-    modes = {above: above.stat().st_mode for above in tree.parents}
-    for above, mode in modes.items():
-        above.chmod(mode | 0o011)
-    os.seteuid(UNPRIVILEGED)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        for above, mode in modes.items():
-            above.chmod(mode)
 
 
 @pytest.fixture
@@ -92,7 +75,7 @@ def test_sticky_directory_of_another_user_is_refused(tree: Path) -> None:
     os.chown(tree.parent, UNPRIVILEGED, -1)
     assert "belongs to user" in refusal(tree)[1]
     # Also for that user itself: only root's are shared safely.
-    with unprivileged(tree):
+    with without_privileges(tree):
         assert refusal(tree) == (str(tree.parent), f"{tree.parent}: writable by others: chmod go-w {tree.parent}")
 
 
@@ -132,7 +115,7 @@ def test_group_without_write_permission_is_trusted(tree: Path) -> None:
 @needs_root
 def test_file_of_the_daemons_user_or_of_root_is_trusted(tree: Path) -> None:
     os.chown(tree, UNPRIVILEGED, -1)
-    with unprivileged(tree):
+    with without_privileges(tree):
         assert refusal(tree) == (None, "")
         assert refusal(Path("/bin/true")) == (None, "")
 

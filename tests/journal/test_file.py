@@ -285,18 +285,27 @@ def test_only_the_last_damaged_files_are_kept(tmp_path: Path) -> None:
 # A file that is damaged while it is in use
 
 
-def test_damage_under_an_open_journal_loses_no_pending_session(tmp_path: Path, logged: LogLines) -> None:
-    total = 1_000
-    with open_journal(tmp_path, limits=ROOMY) as journal:
+def fill_file(directory: Path, total: int) -> Path:
+    """Write a journal of so many pending sessions, and return its file. A thousand are more than SQLite caches."""
+    with open_journal(directory, limits=ROOMY) as journal:
         for number in range(total):
             journal.admit(verified(number, unknown=[(9, bytes(1_000))]))
         journal.commit()
-    file = tmp_path / FILE_NAME
+    return directory / FILE_NAME
+
+
+def overwrite(file: Path) -> None:
+    """Overwrite every page but the first."""
+    with file.open("r+b") as stream:
+        stream.seek(4_096)
+        stream.write(b"\xff" * (file.stat().st_size - 4_096))
+
+
+def test_damage_under_an_open_journal_loses_no_pending_session(tmp_path: Path, logged: LogLines) -> None:
+    total = 1_000
+    file = fill_file(tmp_path, total)
     with open_journal(tmp_path, limits=ROOMY) as journal:
-        # More than SQLite caches, so the damage is read soon.
-        with file.open("r+b") as stream:
-            stream.seek(4_096)
-            stream.write(b"\xff" * (file.stat().st_size - 4_096))
+        overwrite(file)
         done, tried, *_ = journal.pending()
         journal.begin(tried, 5, LOOPBACK)
         journal.close([(done, Closed.DONE, "")])
@@ -313,17 +322,11 @@ def test_damage_under_an_open_journal_loses_no_pending_session(tmp_path: Path, l
 
 def test_admission_in_a_file_that_turns_out_damaged_is_not_accepted(tmp_path: Path) -> None:
     total = 1_000
-    with open_journal(tmp_path, limits=ROOMY) as journal:
-        for number in range(total):
-            journal.admit(verified(number, unknown=[(9, bytes(1_000))]))
-        journal.commit()
-    file = tmp_path / FILE_NAME
+    file = fill_file(tmp_path, total)
     with open_journal(tmp_path, limits=ROOMY) as journal:
         newest = journal.times.servers[SERVER_ID].newest
         journal.admit(verified(5_000, sent_at=2_000_000_000))
-        with file.open("r+b") as stream:
-            stream.seek(4_096)
-            stream.write(b"\xff" * (file.stat().st_size - 4_096))
+        overwrite(file)
 
         def admit_all() -> None:
             for number in range(total, 2 * total):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.mounts import Mounts, make_ext4, repaired, skip_without_ext4, skip_without_tmpfs
-from tests.processes import JOURNAL, Run, Service, count, journal_states, running
+from tests.processes import JOURNAL, Run, Service, count, journal_states
 from tests.support import NOWHERE, OTHER_ID, WIRELINE, Recorder, further, push, wait_until, write_config
 
 GATED = "import time\nwhile not os.path.exists(records + '/../open'): time.sleep(0.01)"
@@ -23,12 +23,6 @@ LATER = 60
 """How much later (seconds) a server signs after the daemon has lost what it remembered: what was signed is stale."""
 BIG = [(9, bytes(2_000)), (10, bytes(1_900))]
 """Unknown Options that make a row larger than a page, so that the room left in one is not enough."""
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    with running(tmp_path) as start:
-        yield start
 
 
 @pytest.fixture
@@ -42,12 +36,12 @@ def state(tmp_path: Path) -> Path:
 class Case:
     """A daemon with one session done (1), one that runs until `open` (2), and ways to check that it receives."""
 
-    def __init__(self, directory: Path, run: Run, prefix: list[str], **sections: Any) -> None:  # noqa: ANN401 - support's
+    def __init__(self, directory: Path, start: Run, prefix: list[str], **sections: Any) -> None:  # noqa: ANN401 - support's
         self.directory = directory
         self.recorder = Recorder(directory)
         self.stale = 0
         config = write_config(directory, self.recorder.command, **sections)
-        self.service = run(config, prefix)
+        self.service = start(config, prefix)
         self.service.send(push(1, preferred=WIRELINE))
         self.service.wait("session done")
         self.recorder.behave(GATED)
@@ -92,12 +86,12 @@ def stops_clean(service: Service) -> None:
 
 
 @pytest.mark.root
-def test_full_disk_accepts_nothing_until_there_is_room(tmp_path: Path, state: Path, run: Run) -> None:
+def test_full_disk_accepts_nothing_until_there_is_room(tmp_path: Path, state: Path, start: Run) -> None:
     """With room again all goes on by itself, nothing is lost and nothing runs twice."""
     skip_without_tmpfs(state)
     with Mounts() as mounts:
         mounts.mount_tmpfs(state, "512k")
-        case = Case(tmp_path, run, mounts.prefix)
+        case = Case(tmp_path, start, mounts.prefix)
         service, inside = case.service, mounts.path(state)
         new = [push(number, preferred=WIRELINE, unknown=BIG) for number in (3, 4, 5)]
 
@@ -129,14 +123,14 @@ def test_full_disk_accepts_nothing_until_there_is_room(tmp_path: Path, state: Pa
 @pytest.mark.root
 @pytest.mark.parametrize("brings", ["the repaired journal", "an empty file system"])
 def test_read_only_file_system_that_is_replaced_loses_nothing(
-    tmp_path: Path, state: Path, run: Run, brings: str
+    tmp_path: Path, state: Path, start: Run, brings: str
 ) -> None:
     """The kernel's own emergency. It can't be made writable again while in use: a repaired one is mounted over it."""
     image = tmp_path / "image"
     skip_without_ext4(state, image)
     with Mounts() as mounts:
         mounts.mount_ext4(make_ext4(image), state)
-        case = Case(tmp_path, run, mounts.prefix)
+        case = Case(tmp_path, start, mounts.prefix)
         service, inside = case.service, mounts.path(state)
         new = [push(number, preferred=WIRELINE, server_id=OTHER_ID) for number in (3, 4)]
 
@@ -159,28 +153,28 @@ def test_read_only_file_system_that_is_replaced_loses_nothing(
         known = (1, 2, 3, 4) if is_repaired else (2, 3, 4)
         assert journal_states(inside) == dict.fromkeys(known, "done")
 
-        again = run(tmp_path / "dmnotid.yaml", mounts.prefix)
+        again = start(tmp_path / "dmnotid.yaml", mounts.prefix)
         assert again.wait("daemon ready")["pending"] == 0
         stops_clean(again)
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("begun", [False, True], ids=["without a journal", "with one"])
-def test_start_on_a_read_only_disk_fails_with_the_reason(tmp_path: Path, state: Path, run: Run, begun: bool) -> None:  # noqa: FBT001
+def test_start_on_a_read_only_disk_fails_with_the_reason(tmp_path: Path, state: Path, start: Run, begun: bool) -> None:  # noqa: FBT001
     skip_without_tmpfs(state)
     config = write_config(tmp_path)
     with Mounts() as mounts:
         mounts.mount_tmpfs(state, "2m")
         if begun:
-            service = run(config, mounts.prefix)
+            service = start(config, mounts.prefix)
             service.wait("daemon ready")
             stops_clean(service)
         mounts.run("mount", "-o", "remount,ro", state)
-        problem = run(config, mounts.prefix).problem()
+        problem = start(config, mounts.prefix).problem()
         assert problem.startswith(f"{state / JOURNAL}: cannot open the journal")
         assert "Read-only file system" in problem
         mounts.run("mount", "-o", "remount,rw", state)
-        service = run(config, mounts.prefix)
+        service = start(config, mounts.prefix)
         service.send(push(1, preferred=WIRELINE))
         service.wait("session done")
         stops_clean(service)
@@ -211,11 +205,11 @@ def tracer(pid: int) -> int:
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("then", ["unsynchronised octets are lost", *further("the disk recovers")])
 def test_session_is_not_logged_as_done_while_its_end_cannot_be_synchronised(
-    tmp_path: Path, run: Run, then: str
+    tmp_path: Path, start: Run, then: str
 ) -> None:
     """The next process runs a session again whose end is lost: at least once."""
     recovers = then == "the disk recovers"
-    case = Case(tmp_path, run, [])
+    case = Case(tmp_path, start, [])
     service, state, synchronised = case.service, tmp_path / "state", tmp_path / "synchronised"
     shutil.copytree(state, synchronised)
     with failing_sync(service):
@@ -234,7 +228,7 @@ def test_session_is_not_logged_as_done_while_its_end_cannot_be_synchronised(
     else:
         shutil.rmtree(state)
         synchronised.rename(state)
-    again = run(tmp_path / "dmnotid.yaml")
+    again = start(tmp_path / "dmnotid.yaml")
     again.send(push(3, preferred=WIRELINE))
     again.wait("session done", 1 if recovers else 2)
     assert [(line["session"], line["attempts"]) for line in again.of("session done")][:-1] == [(2, 2)] * (not recovers)
@@ -242,10 +236,10 @@ def test_session_is_not_logged_as_done_while_its_end_cannot_be_synchronised(
     stops_clean(again)
 
 
-def test_deleted_state_directory_is_made_anew_with_the_open_sessions(tmp_path: Path, run: Run) -> None:
+def test_deleted_state_directory_is_made_anew_with_the_open_sessions(tmp_path: Path, start: Run) -> None:
     """No open session is lost or run twice; closed ones are forgotten."""
     before = time.time()
-    case = Case(tmp_path, run, [])
+    case = Case(tmp_path, start, [])
     service, state = case.service, tmp_path / "state"
     service.send(push(3, preferred=WIRELINE))
     service.wait("notification accepted", 3)
@@ -267,7 +261,7 @@ def test_deleted_state_directory_is_made_anew_with_the_open_sessions(tmp_path: P
     wait_until(lambda: set(journal_states(state).values()) == {"done"})
     assert case.ran() == [1, 2, 3, 4]
     stops_clean(service)
-    again = run(tmp_path / "dmnotid.yaml")
+    again = start(tmp_path / "dmnotid.yaml")
     assert again.wait("daemon ready")["pending"] == 0
     again.send(*repeats)
     wait_until(lambda: sorted(again.reasons()) == ["duplicate", "stale", "stale"])
@@ -275,9 +269,9 @@ def test_deleted_state_directory_is_made_anew_with_the_open_sessions(tmp_path: P
     assert case.ran() == [1, 2, 3, 4]
 
 
-def test_end_of_a_session_makes_a_deleted_state_directory_anew(tmp_path: Path, run: Run) -> None:
+def test_end_of_a_session_makes_a_deleted_state_directory_anew(tmp_path: Path, start: Run) -> None:
     """No new notification is needed for it."""
-    case = Case(tmp_path, run, [])
+    case = Case(tmp_path, start, [])
     shutil.rmtree(tmp_path / "state")
     case.open()
     case.service.wait("session done", 2)
@@ -288,16 +282,16 @@ def test_end_of_a_session_makes_a_deleted_state_directory_anew(tmp_path: Path, r
     assert case.ran() == [1, 2, 3]
 
 
-def test_sessions_of_a_directory_put_in_its_place_are_taken_up(tmp_path: Path, run: Run) -> None:
+def test_sessions_of_a_directory_put_in_its_place_are_taken_up(tmp_path: Path, start: Run) -> None:
     """As when a file system is mounted late, over a directory in which the daemon has begun: both journals count."""
     state, config = tmp_path / "state", write_config(tmp_path)
-    first = run(config)
+    first = start(config)
     first.send(push(50, preferred=NOWHERE), push(51, preferred=WIRELINE))
     first.wait("session done")
     stops_clean(first)
     state.rename(tmp_path / "away")
 
-    service = run(config)
+    service = start(config)
     service.send(push(1, preferred=NOWHERE), push(2, preferred=NOWHERE))
     service.wait("notification accepted", 2)
     state.rename(tmp_path / "beneath")
@@ -309,9 +303,9 @@ def test_sessions_of_a_directory_put_in_its_place_are_taken_up(tmp_path: Path, r
 
 
 @pytest.mark.parametrize("spare", [0, *further(1, 4)])
-def test_session_without_a_free_descriptor_starts_later(tmp_path: Path, run: Run, spare: int) -> None:
+def test_session_without_a_free_descriptor_starts_later(tmp_path: Path, start: Run, spare: int) -> None:
     """No hook can be started: reception goes on, and later all are run."""
-    case = Case(tmp_path, run, [], retry={"attempts": 1_000}, sessions={"max_pending": 100})
+    case = Case(tmp_path, start, [], retry={"attempts": 1_000}, sessions={"max_pending": 100})
     service, pid = case.service, case.service.process.pid
     case.open()
     service.wait("session done", 2)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dmnotid.wire.wsp import encode_push
-from tests.processes import DMNOTID, ENVIRONMENT, ROOT, Run, Service, running
+from tests.processes import DMNOTID, ENVIRONMENT, ROOT, Run, Service
 from tests.support import (
     DEADLINE,
     NOWHERE,
@@ -31,12 +31,6 @@ from tests.support import (
 )
 
 SMS_HEADER = bytes.fromhex("0605040b8423f0")
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Run]:
-    with running(tmp_path) as starter:
-        yield starter
 
 
 def door_config(directory: Path, **sections: Any) -> Path:  # noqa: ANN401

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from dmnotid.hook.facts import PATH
 from dmnotid.journal.file import FILE_NAME
-from tests.processes import DMNOTID, ENVIRONMENT, Run, Service, running
+from tests.processes import DMNOTID, ENVIRONMENT, Run, Service
 from tests.support import (
     NOWHERE,
     OTHER_ID,
@@ -30,13 +29,6 @@ from tests.support import (
     write_config,
     write_script,
 )
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Run]:
-    """Start daemons with a configuration file; those that still run at the end are killed."""
-    with running(tmp_path) as starter:
-        yield starter
 
 
 def dmnotid_send(service: Service, config: Path, *arguments: str) -> str:

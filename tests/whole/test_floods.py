@@ -5,7 +5,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import pytest
 from dmnotid.policy.digest import sign
 from dmnotid.wire.notification import encode_notification
 from dmnotid.wire.wsp import encode_push
-from tests.processes import Run, Service, memory, running, udp_socket
+from tests.processes import Run, Service, memory, udp_socket
 from tests.support import SERVER_ID, push, wait_until, write_config
 
 DATAGRAMS: Final = 44_000
@@ -69,12 +69,6 @@ KINDS: Final[dict[str, Callable[[int], bytes]]] = {
     "noise after the headers": lambda at: b"\x01\x06\x03" + DM + b"\x22" + os.urandom(at % 2_000),
 }
 """Each kind makes the datagram of a number."""
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Run]:
-    with running(tmp_path) as starter:
-        yield starter
 
 
 def flood(service: Service, kind: Callable[[int], bytes], count: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import DMNOTID, ENVIRONMENT, Run, Service, running
+from tests.processes import DMNOTID, ENVIRONMENT, Run, Service
 from tests.support import (
     OTHER_ID,
     SECRET,
@@ -25,12 +25,6 @@ from tests.support import (
 )
 
 CYRILLIC = "dm.пример.рф"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    with running(tmp_path) as starter:
-        yield starter
 
 
 # The locale
@@ -48,7 +42,7 @@ def latin_1(tmp_path: Path) -> dict[str, str]:
     return {**ENVIRONMENT, "LOCPATH": str(locales), "LANG": "de_DE.ISO-8859-1", "LC_ALL": "de_DE.ISO-8859-1"}
 
 
-def test_hook_gets_utf_8_in_any_locale(tmp_path: Path, run: Run, latin_1: dict[str, str]) -> None:
+def test_hook_gets_utf_8_in_any_locale(tmp_path: Path, start: Run, latin_1: dict[str, str]) -> None:
     """Arguments, environment and input; the paths of the configuration are UTF-8 as well."""
     home = tmp_path / "хук"
     home.mkdir()
@@ -60,7 +54,7 @@ def test_hook_gets_utf_8_in_any_locale(tmp_path: Path, run: Run, latin_1: dict[s
     encoding = "import locale; print(locale.getpreferredencoding(False))"
     shown = subprocess.run([DMNOTID[0], "-c", encoding], env=latin_1, check=True, capture_output=True, text=True)
     assert shown.stdout == "ISO-8859-1\n"
-    service = run(config, environment=latin_1)
+    service = start(config, environment=latin_1)
     service.send(push(7, server_id=CYRILLIC, secret=SECRET, preferred=WIRELINE))
     assert service.wait("session done")["server_id"] == CYRILLIC
     (found,) = recorder.runs
@@ -156,7 +150,7 @@ def test_hook_whose_input_cannot_be_made_is_started_later_by_its_first_try(
 # Locks
 
 
-def test_next_daemon_waits_for_a_hook_that_outlived_the_last_one(tmp_path: Path, run: Run) -> None:
+def test_next_daemon_waits_for_a_hook_that_outlived_the_last_one(tmp_path: Path, start: Run) -> None:
     go, trace = tmp_path / "go", tmp_path / "trace"
     text = f"""
         echo $DMNOTID_SERVER_ID $DMNOTID_ATTEMPT begins >>{trace}
@@ -164,13 +158,13 @@ def test_next_daemon_waits_for_a_hook_that_outlived_the_last_one(tmp_path: Path,
         echo $DMNOTID_SERVER_ID $DMNOTID_ATTEMPT ends >>{trace}
     """
     config = write_config(tmp_path, [str(write_script(tmp_path / "hook", text))])
-    first = run(config)
+    first = start(config)
     first.send(push(1, preferred=WIRELINE))
     wait_until(lambda: trace.exists() and trace.read_text())
     first.process.kill()
     first.process.wait()
 
-    second = run(config)
+    second = start(config)
     held = second.wait("lock held")
     assert (held["level"], held["server_id"]) == ("warning", SERVER_ID)
     # A session of another server starts meanwhile, and comes after a look at the lock.
@@ -185,9 +179,9 @@ def test_next_daemon_waits_for_a_hook_that_outlived_the_last_one(tmp_path: Path,
     assert list((tmp_path / "state" / "locks").iterdir()) == []
 
 
-def test_child_that_a_hook_leaves_behind_holds_no_lock(tmp_path: Path, run: Run) -> None:
+def test_child_that_a_hook_leaves_behind_holds_no_lock(tmp_path: Path, start: Run) -> None:
     hook = write_script(tmp_path / "hook", f"sleep 1000 >/dev/null 2>&1 & echo $! >>{tmp_path}/pids")
-    service = run(write_config(tmp_path, [str(hook)]))
+    service = start(write_config(tmp_path, [str(hook)]))
     try:
         service.send(push(1, preferred=WIRELINE), push(2, preferred=WIRELINE))
         service.wait("session done", 2)
