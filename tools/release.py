@@ -15,11 +15,13 @@ MODULE: Final = "dmnotid/__init__.py"
 CHANGELOG: Final = "CHANGELOG.md"
 DEBIAN: Final = "debian/changelog"
 TAG: Final = "build/tag.txt"
+RECIPE: Final = "contrib/yocto/meta-dmnotid/recipes-connectivity/dmnotid/dmnotid_{}.bb"
+"""The version is a part of its name."""
 
 _UNRELEASED: Final = "## [Unreleased]\n"
 
 _NEXT: Final = """Prepared {version}. Read the changes, then:
-    git commit --all --message 'release: {version}'
+    git add --all && git commit --message 'release: {version}'
     git tag --annotate v{version} --file {tag}
     make dist deb sbom
 """
@@ -61,6 +63,7 @@ def prepare(project: Path, version: str, day: datetime) -> None:
     for name, text in files.items():
         (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text(text)
+    (project / RECIPE.format(former)).rename(project / RECIPE.format(version))
 
 
 def _find(pattern: str, text: str) -> str:

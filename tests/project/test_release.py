@@ -69,6 +69,9 @@ def test_release_writes_the_version_and_its_date_everywhere(tmp_path: Path) -> N
     signed = re.findall(r"(?m)^ -- [^<>]+ <[^<>]+>  (.*)$", debian)
     assert parsedate_to_datetime(signed[0]).timestamp() == released
 
+    [recipe] = (sources / "contrib/yocto").rglob("dmnotid_*.bb")
+    assert recipe.name == f"dmnotid_{NEXT}.bb"
+
     # A later release begins with an empty section.
     assert "nothing under Unreleased" in make(sources, "release", "VERSION=9.8.8", status=1)
 
