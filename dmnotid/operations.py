@@ -75,7 +75,9 @@ class Operations:
         tried = {row.session for row in last.values()}
         # The states of those of them that are open, and the numbers of pending ones.
         tried_states: dict[int, str] = {}
-        pending, states, oldest = Counter[str](), Counter[str](), None
+        pending: Counter[str] = Counter()
+        states: Counter[str] = Counter()
+        oldest = None
         async for view in sliced(parts.dispatcher.views()):
             pending[view.server_id] += 1
             states[view.state] += 1
@@ -311,9 +313,10 @@ def _is_shown(link: Link) -> bool:
 
 
 def _describe_link(link: Link, links: Links, now: float) -> Facts:
-    available = link.connection in links.available()
+    connection = link.connection
+    available = connection in links.available()
     missing = "settling" if link.available else f"up, {link.missing}" if link.up else link.missing
-    since = links.since(link.connection)
+    since = links.since(connection)
     return {
         "interface": link.name,
         "type": str(link.type),

@@ -80,8 +80,11 @@ def _exchange(path: str, request: Mapping[str, Any], patience: float | None) -> 
         try:
             sock.connect(path)
             # Not contextlib.suppress: it would be an import for this line alone.
-            try:  # noqa: SIM105
+            try:
                 sock.sendall(json.dumps(request).encode() + b"\0")
+                # Nothing more is sent, so the daemon need not wait for it. Follow would end.
+                if patience is not None:
+                    sock.shutdown(socket.SHUT_WR)
             except ConnectionError:
                 # With all of its clients connected, a daemon reads no request, and sends an error.
                 pass

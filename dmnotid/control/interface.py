@@ -127,7 +127,7 @@ class Interface:
                 missed += 1
             woken.set()
 
-        ended = asyncio.ensure_future(client.ended.wait())
+        ended = asyncio.ensure_future(client.leave())
         ended.add_done_callback(lambda _: woken.set())
         unsubscribe = self._operations.subscribe(take)
         try:

@@ -4,7 +4,7 @@ A connection is in one of these states:
 
     reading --request--> answering --last reply--> reading
     reading --nothing for 5 s, a request that is too long or not one, end of the connection--> closed
-    answering --replies not read for 5 s, too many requests, end of the connection--> closed
+    answering --replies not read for 5 s, end of the connection--> closed
 
 The kernel's buffers are the only queues of replies. Nothing runs while no client is connected.
 """
@@ -161,7 +161,7 @@ class Server:
         # No other user can keep root from asking.
         if sum(it.peer.is_own == client.peer.is_own for it in self.clients) < MAX_CONNECTIONS:
             self.clients.add(client)
-            client.open()
+            client.read()
             return
         with sock, suppress(OSError):
             sock.send(VarlinkError(f"{INTERFACE}.TooManyClients", most=MAX_CONNECTIONS).encode())
@@ -178,7 +178,7 @@ class Server:
 
 
 class Client:
-    """A client and its connection: requests are read, and each is answered in a task of its own."""
+    """A client and its connection: a request is read and answered in a task of its own, then the next one is read."""
 
     def __init__(self, sock: socket.socket, peer: Peer, server: Server) -> None:
         # The connected socket, which `close` closes.
@@ -189,22 +189,14 @@ class Client:
         self._server = server
         # The loop of the reader and the timer.
         self._loop = asyncio.get_running_loop()
-        # Received octets that were not answered yet.
+        # Octets of requests that were not answered yet.
         self._received = b""
-        # Set when the client sends nothing more.
-        self.ended = asyncio.Event()
         # Whether the request that is being answered expects a reply, and whether its last one was made.
         self._expects_reply = self._is_answered = False
         # Answers a request; None while one is read.
         self.task: asyncio.Task[str | None] | None = None
-        # The end of the patience with the client; None while a request is answered.
+        # The end of the patience with the client, while the loop reads the socket; None at other times.
         self._timer: asyncio.TimerHandle | None = None
-
-    def open(self) -> None:
-        """Read requests."""
-        self._loop.add_reader(self._socket, self._receive)
-        # Most clients have sent theirs already.
-        self._receive()
 
     def close(self, problem: str = "") -> None:
         """End the connection, and log the problem if there is one."""
@@ -214,51 +206,52 @@ class Client:
             # It may use the socket, so its end closes that.
             self.task.cancel()
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self.ended.is_set():
-            self._loop.remove_reader(self._socket)
+        self._pause()
         self._socket.close()
         self._server.clients.discard(self)
 
-    def _receive(self) -> None:
-        try:
-            octets = self._socket.recv(MAX_REQUEST_OCTETS)
-        except BlockingIOError:
-            # The time for the first one begins.
-            if self.task is None:
-                self._next()
-            return
-        except OSError:
-            # The client has closed the connection before it had read all replies.
-            octets = b""
-        if not octets:
-            self.ended.set()
-            # The end would be reported again and again.
-            self._loop.remove_reader(self._socket)
-        self._received += octets
-        if self.task is None:
-            self._next()
-        elif len(self._received) > MAX_REQUEST_OCTETS:
-            self.close(f"requests of more than {MAX_REQUEST_OCTETS} octets wait for an answer")
-
-    def _next(self) -> None:
-        """Answer the next request if it has arrived, else wait for it."""
+    def read(self) -> None:
+        """Read what has arrived, and answer the next request or wait for the rest of it."""
+        # Several requests may have arrived at once.
+        if b"\0" not in self._received:
+            try:
+                octets = self._socket.recv(MAX_REQUEST_OCTETS)
+                if not octets:
+                    self.close("the connection ended within a request" if self._received else "")
+                    return
+                self._received += octets
+            except BlockingIOError:
+                # It is still to come.
+                pass
+            except OSError:
+                # The client has closed the connection before it had read all replies.
+                self.close()
+                return
         message, nul, rest = self._received.partition(b"\0")
         if len(message) > MAX_REQUEST_OCTETS:
             self.close(f"a request has more than {MAX_REQUEST_OCTETS} octets")
         elif nul:
+            self._pause()
             self._received = rest
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
             self.task = self._loop.create_task(self._answer(message), name=f"control {self.peer.pid}")
             self.task.add_done_callback(self._answered)
-        elif self.ended.is_set():
-            self.close("the connection ended within a request" if message else "")
         elif self._timer is None:
-            patience = self._server.patience
-            self._timer = self._loop.call_later(patience, self.close, f"no request arrived within {patience:g} s")
+            problem = f"no request arrived within {self._server.patience:g} s"
+            self._timer = self._loop.call_later(self._server.patience, self.close, problem)
+            # Most clients have sent their request already, and then ended their side, so they need no reader.
+            self._loop.add_reader(self._socket, self.read)
+
+    def _pause(self) -> None:
+        """Read no more until `read` is called again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._loop.remove_reader(self._socket)
+
+    async def leave(self) -> None:
+        """Wait until the client ends its side, or sends something that is not expected during a call."""
+        with suppress(OSError):
+            await self._loop.sock_recv(self._socket, 1)
 
     async def _answer(self, message: bytes) -> str | None:
         """Answer a request; return None if another one may follow, else why the connection ends."""
@@ -288,7 +281,7 @@ class Client:
         self.task = None
         problem = "" if task.cancelled() else task.result()
         if problem is None:
-            self._next()
+            self.read()
         else:
             self.close(problem)
 

@@ -160,15 +160,6 @@ async def test_client_without_a_complete_request_is_cut_off(tmp_path: Path, logg
     assert refused(logged) == ["no request arrived within 0.05 s"]
 
 
-async def test_client_that_sends_more_during_an_answer_is_cut_off(tmp_path: Path, logged: LogLines) -> None:
-    async with serving(tmp_path / "control"), connected(tmp_path / "control") as client:
-        client.call("io.dmnotid.Follow", more=True)
-        client.send(request() * 2_000)
-        assert await client.ended() == b""
-        assert await works(tmp_path / "control")
-    assert refused(logged) == [f"requests of more than {MAX_REQUEST_OCTETS} octets wait for an answer"]
-
-
 async def test_connection_without_a_free_descriptor_waits_and_is_logged_once(tmp_path: Path, logged: LogLines) -> None:
     async with serving(tmp_path / "control"):
         with socket.socket(socket.AF_UNIX) as client:
