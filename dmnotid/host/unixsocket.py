@@ -8,8 +8,8 @@ from pathlib import Path
 from dmnotid.errors import EndpointError
 
 
-def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int, gid: int = -1) -> socket.socket:
-    """Return a non-blocking socket that is bound at a path, with that mode, and the group `gid` unless that is -1.
+def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int) -> socket.socket:
+    """Return a non-blocking socket that is bound at a path, with that mode.
 
     Raises EndpointError, which names the configuration's `key`: also if the path has another kind of file, or a socket
     that another process has open.
@@ -18,14 +18,10 @@ def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int, gid: int
     try:
         if path.is_socket():
             _remove_stale(key, path, kind)
-        # The file of the socket gets this mode: no other user can reach it before it has its group.
+        # The file of the socket gets this mode, whatever the umask is: no other user can reach it before the next line.
         os.fchmod(sock.fileno(), 0)
         sock.bind(os.fspath(path))
-        try:
-            permit(path, mode, gid)
-        except OSError:
-            path.unlink()
-            raise
+        path.chmod(mode)
     except OSError as error:
         sock.close()
         raise EndpointError(f"{key}: {path}: {_explain(path, error)}") from error
@@ -33,15 +29,6 @@ def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int, gid: int
         sock.close()
         raise
     return sock
-
-
-def permit(path: Path, mode: int, gid: int) -> None:
-    """Set the group of a socket, unless that is -1, and its mode. Raises OSError."""
-    # The sandbox of dmnotid.service forbids this call, also without a change.
-    if gid not in {-1, path.stat().st_gid}:
-        # The group first: its former one must not get what the mode grants.
-        os.chown(path, -1, gid)
-    path.chmod(mode)
 
 
 def _explain(path: Path, error: OSError) -> str:

@@ -26,7 +26,7 @@ from dmnotid.config.values import DoorConfig
 from dmnotid.errors import EndpointError, UntrustedPath
 from dmnotid.host.log import logger
 from dmnotid.host.trust import check_trusted_directory, check_trusted_socket
-from dmnotid.host.unixsocket import bind_unix, permit
+from dmnotid.host.unixsocket import bind_unix
 from dmnotid.intake.batches import BatchReader, Deliver
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram, Handover
@@ -153,12 +153,17 @@ class Doors:
     def _new_door(self, config: DoorConfig) -> Door:
         passed = self._passed.get(config.path)
         if passed is None:
-            gid = check_door(config)
-            sock = bind_unix("doors", config.path, socket.SOCK_DGRAM, config.mode, gid)
+            check_door(config)
+            # No other user can reach it before it has its group.
+            door = Door(bind_unix("doors", config.path, socket.SOCK_DGRAM, 0), config, self._deliver, passed=False)
+            try:
+                _permit(config)
+            except EndpointError:
+                door.close(0)
+                raise
         else:
             _check_passed(config.path)
-            sock = passed
-        door = Door(sock, config, self._deliver, passed=passed is not None)
+            door = Door(passed, config, self._deliver, passed=True)
         door.max_octets = self._max_octets
         return door
 
@@ -182,13 +187,13 @@ def _open(doors: Iterable[Door]) -> None:
         logger.info("socket listening", listen=str(door), holds=door.config.holds, source=door.config.source)
 
 
-def check_door(config: DoorConfig) -> int:
-    """Ensure that no other user can replace a door that is bound here, and return its group. Raises EndpointError."""
+def check_door(config: DoorConfig) -> None:
+    """Ensure that a door can be bound: its group exists, and no other user can replace it. Raises EndpointError."""
     try:
         check_trusted_directory(config.path.parent)
     except UntrustedPath as error:
         raise EndpointError(f"doors: {error}") from error
-    return _gid(config)
+    _gid(config)
 
 
 def _check_passed(path: Path) -> None:
@@ -203,8 +208,16 @@ def _check_passed(path: Path) -> None:
 
 def _permit(config: DoorConfig) -> None:
     """Apply group and mode to a bound socket. Raises EndpointError."""
+    gid = _gid(config)
     try:
-        permit(config.path, config.mode, _gid(config))
+        if config.path.stat().st_gid != gid:
+            # The group first: its former one must not get what the mode grants.
+            os.chown(config.path, -1, gid)
+        config.path.chmod(config.mode)
+    except PermissionError as error:
+        # The sandbox of the service has no chown.
+        expected = f"dmnotid must be in the group {config.group!r}; under systemd use dmnotid-doors.socket"
+        raise EndpointError(f"doors: {config.path}: {error.strerror}: {expected}") from error
     except OSError as error:
         raise EndpointError(f"doors: {config.path}: {error.strerror}") from error
 

@@ -333,7 +333,9 @@ def test_group_that_the_daemon_is_not_in_is_refused(tmp_path: Path) -> None:
     before = descriptors()
     with without_privileges(tmp_path):
         problem = refusal(door_at(tmp_path / "door", group="mail"))
-    assert problem.startswith(f"doors: {tmp_path / 'door'}: Operation not permitted")
+    assert problem.startswith(
+        f"doors: {tmp_path / 'door'}: Operation not permitted: dmnotid must be in the group 'mail'; "
+    )
     assert not (tmp_path / "door").exists()
     assert descriptors() == before
 
