@@ -9,7 +9,7 @@ from typing import Any
 
 from dmnotid.control.interface import Interface
 from dmnotid.control.varlink import Server
-from dmnotid.errors import ConfigError, ConfigProblem, NoSuchSession, NotPending
+from dmnotid.errors import ConfigError, ConfigProblem, NoSuchSession, NotKept, NotPending
 from tests.support import DEADLINE
 
 WARNING = ConfigProblem("/etc/dmnotid/dmnotid.yaml", 4, 5, "servers[1].secret", "is missing")
@@ -50,6 +50,8 @@ class Plain:
         self.calls.append((session, by))
         if session == 7:
             raise NotPending(session, "done")
+        if session == 6:
+            raise NotKept(session, "failed")
         if session != 8:
             raise NoSuchSession(session)
         return "waiting"

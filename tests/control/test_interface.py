@@ -157,6 +157,8 @@ async def test_errors_have_their_types_and_facts(tmp_path: Path) -> None:
         assert (await ask(path, cancel, {"session": 8}))["parameters"] == {"was": "waiting"}
         closed = {"error": "io.dmnotid.NotPending", "parameters": {"session": 7, "state": "done"}}
         assert await ask(path, cancel, {"session": 7}) == closed
+        not_kept = {"error": "io.dmnotid.NotKept", "parameters": {"session": 6, "state": "failed"}}
+        assert await ask(path, cancel, {"session": 6}) == not_kept
         assert await ask(path, cancel, {"session": 9}) == {
             "error": "io.dmnotid.NoSuchSession",
             "parameters": {"session": 9},
