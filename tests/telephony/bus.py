@@ -59,7 +59,7 @@ class PrivateBus:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Variables that make a process use this bus."""
+        """What makes a process use this bus."""
         return os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": self.address}
 
     def start(self) -> None:
@@ -147,7 +147,7 @@ class Service:
 
 
 class Polkit(Service):
-    """The part of polkit: whether a process may do an action. A test may change `allowed`."""
+    """polkit's part: whether a process may do what it asks for; `allowed` may be changed."""
 
     def __init__(self, bus: PrivateBus) -> None:
         self.allowed: Callable[[str], bool] = lambda _: True

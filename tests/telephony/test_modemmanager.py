@@ -7,12 +7,14 @@ import pytest
 
 from dmnotid.wire.wsp import encode_push
 from tests.bearers.door import Door
-from tests.support import push, wait_until
+from tests.processes import running
+from tests.support import Recorder, push, wait_until
 from tests.telephony.bus import Polkit, PrivateBus
 from tests.telephony.conftest import StartBearer
 from tests.telephony.modem import Modem, abstract_listener
 from tests.telephony.modemmanager import MESSAGING, NAME, ModemManager, why_no_modemmanager
 from tests.telephony.sms import deliver, text
+from tests.telephony.test_whole import configured, ids
 
 pytestmark = [
     pytest.mark.telephony,
@@ -301,6 +303,39 @@ def test_idle_bearer_waits_without_a_timer_and_is_not_woken_by_the_state_of_a_mo
         manager.enable(enabled=True)
         counts.append(wake_ups(one.process.pid))
     assert counts[0] == counts[1]
+
+
+def test_notification_by_sms_starts_its_hook_once_whatever_is_restarted(
+    manager: ModemManager, modem: Modem, short: Path, bearer: StartBearer
+) -> None:
+    """From the SMS to the hook, each id once: ModemManager, the bearer, the door, and the daemon."""
+    recorder = Recorder(short)
+    file, door = configured(short, recorder)
+    first = push(1)
+    sent = [first, push(2, unknown=[(9, bytes(300))]), push(3, secret=b"forged"), first]
+    with running(short) as run:
+        daemon = run(file)
+        daemon.wait("daemon ready")
+        one = bearer("modemmanager", door)
+        for octets in sent:
+            receive(manager, modem, *deliver(octets))
+            wait_until(lambda: not modem.stored)
+        verdicts = [line["verdict"] for line in one.of("push handed in")]
+        assert verdicts == ["accepted", "accepted", "digest-mismatch", "duplicate"]
+        daemon.wait("session done", 2)
+        # Nothing is lost while the daemon is down, and ModemManager and the bearer are restarted meanwhile.
+        daemon.stop()
+        receive(manager, modem, *deliver(push(4)))
+        one.wait("door shut")
+        manager.stop()
+        one.stop()
+        modem.store(*deliver(push(5)), announce=False)
+        manager.start()
+        bearer("modemmanager", door).wait("door shut")
+        assert len(modem.stored) == 2
+        run(file).wait("session done", 2)
+        wait_until(lambda: not modem.stored)
+    assert ids(recorder) == [1, 2, 4, 5]
 
 
 def waits_without_a_timer(pid: int) -> bool:
