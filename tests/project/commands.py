@@ -71,6 +71,11 @@ ELSEWHERE: Final = {
         "systemd/install --purge",
     ),
     "tests/system/test_install.py::test_a_command_line_that_is_none_changes_nothing": ("systemd/install --help",),
+    "tests/system/test_bearers.py::test_bearer_is_ready_when_the_bus_is_there": (
+        "systemctl enable --now dmnotid-modemmanager.service",
+        "systemctl enable --now dmnotid-ofono.service",
+        "journalctl -u dmnotid-modemmanager -u dmnotid-ofono",
+    ),
     "tests/system/test_reload.py::test_hangup_with_a_bad_file_is_told_in_the_status_line": (
         "systemctl kill --signal=HUP dmnotid.service",
     ),
