@@ -57,8 +57,10 @@ class HookConfig(NamedTuple):
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = {}
+    # A hook that hangs holds up the other sessions of its server, and with `concurrency` 1 those of all servers.
     timeout: float = 600
     kill_after: float = 10
+    # With `kill_after`, well below TimeoutStopSec= of the unit, after which systemd kills the daemon too.
     stop_grace: float = 20
     socket: Path | None = None
 
@@ -100,6 +102,7 @@ class ConnectionsConfig(NamedTuple):
     how long (seconds) a connection must have been available without a break before a session starts over it.
     """
 
+    # A link to a local network alone is up, has an address, and leads to no server.
     reach: Reach = "internet"
     interfaces: Mapping[ConnectionType, tuple[str, ...]] = dict.fromkeys(NAMED_TYPES, ())
     # Below a second, a link that flaps would fill the log.
@@ -131,6 +134,7 @@ class Config(NamedTuple):
     unintended. `control` is the path of the control socket, None without one.
     """
 
+    # Read again by a reload.
     file: Path
     servers: tuple[Server, ...]
     hook: HookConfig
@@ -147,6 +151,7 @@ class Config(NamedTuple):
     log: LogConfig
     warnings: tuple[ConfigProblem, ...]
     listen_given: bool = False
+    # Fixed while the daemon runs, as `state` is.
     control: Path | None = None
     doors: tuple[DoorConfig, ...] = ()
 

@@ -20,6 +20,7 @@ class Freshness(NamedTuple):
     """How old (`max_age`) and how far ahead (`max_skew`, None: any time) a signed notification may be, in seconds."""
 
     max_age: float = 86_400
+    # Off, because a device whose clock is behind after a power cut would drop true notifications.
     max_skew: float | None = None
 
 

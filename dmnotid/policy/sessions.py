@@ -41,6 +41,7 @@ class SessionRequest(NamedTuple):
     attempts: int
     not_before: float
     expires_at: float
+    # For an operator alone: no decision depends on it.
     last_try: LastTry = LastTry()
 
     @property
@@ -171,6 +172,7 @@ class Limits(NamedTuple):
     expires after `expire_after`. At least `min_interval` lies between two starts for one server, tries included.
     """
 
+    # Most DM clients can run one session at a time.
     concurrency: int = 1
     max_pending: int = 16
     expire_after: float = 7 * 86_400
