@@ -1,4 +1,4 @@
-"""What an idle bearer costs, connected to a bus of its own without a telephony daemon."""
+"""The cost of an idle bearer, connected to a bus of its own without a telephony daemon."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A dispatcher with a real journal and real hooks, for tests; only the connections are made up."""
+"""A dispatcher for tests, with a real journal, real hooks and made-up connections."""
 
 import asyncio
 import sqlite3
@@ -18,11 +18,11 @@ from tests.support import SERVER_ID, eventually, verified
 MOBILE = Connection(ConnectionType.MOBILE, "wwan0")
 WIRELINE = Connection(ConnectionType.WIRELINE, "eth0")
 FOREVER = {"first": "1h", "longest": "1h"}
-"""Pauses that outlast every test."""
+"""Pauses that do not end during a test."""
 
 
 class MadeUpLinks(Links):
-    """Connections that a test changes. `after_read` are those that a read before a start finds, if any are given."""
+    """Connections that a test changes; `after_read` replaces them when they are read before a start."""
 
     def __init__(self, *connections: Connection, after_read: Sequence[Connection] | None = None) -> None:
         super().__init__(ConnectionsConfig())
@@ -43,7 +43,7 @@ class MadeUpLinks(Links):
 
 
 class Bench:
-    """A dispatcher with what it needs, over a state directory that outlives it."""
+    """A dispatcher with its journal; the state directory can be used again after it."""
 
     def __init__(self, config: Config, links: Links) -> None:
         config.state.mkdir(exist_ok=True)

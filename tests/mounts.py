@@ -1,4 +1,4 @@
-"""File systems for tests, mounted where nobody else sees them: a mount namespace that is gone with its last process."""
+"""File systems for tests, in a mount namespace that other processes do not see and that ends with its last process."""
 
 import os
 import shutil
@@ -16,17 +16,17 @@ _TOOLS: Final = ("unshare", "nsenter", "mount", "losetup", "mkfs.ext4", "e2fsck"
 
 
 class Mounts:
-    """A mount namespace held by a process that ends with this one, however that ends; then all mounts go too."""
+    """A mount namespace, held by a process that ends with this one in any case; all mounts are removed then."""
 
     def __init__(self) -> None:
-        # cat ends when its standard input does; no trap, no signal, no name to clean up.
+        # cat ends at the end of its standard input, so nothing needs to be cleaned up.
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo there; exec cat"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         if self._holder.stdout is None or not self._holder.stdout.readline():
             _, problem = self._holder.communicate()
-            message = f"no mount namespace: {problem.strip()}"
+            message = f"a mount namespace cannot be made: {problem.strip()}"
             raise OSError(message)
         self.prefix = ["nsenter", f"--target={self._holder.pid}", "--mount", "--"]
 
@@ -39,7 +39,7 @@ class Mounts:
         self._holder.communicate()
 
     def run(self, *argv: str | Path, allowed: int = 0) -> str:
-        """Run a command inside; its output. OSError where its exit status is neither 0 nor `allowed`."""
+        """Run a command inside, and return its output. Raises OSError if its exit status is neither 0 nor `allowed`."""
         done = subprocess.run([*self.prefix, *argv], capture_output=True, check=False, text=True)
         if done.returncode not in (0, allowed):
             message = f"{' '.join(map(str, argv))}: {done.stderr.strip() or done.stdout.strip()}"
@@ -47,7 +47,7 @@ class Mounts:
         return done.stdout
 
     def path(self, inside: Path) -> Path:
-        """Return a path by which this process reaches a file as it stands inside."""
+        """Return the path by which this process reaches a file of the namespace."""
         return Path(f"/proc/{self._holder.pid}/root", inside.relative_to("/"))
 
     def mount_tmpfs(self, directory: Path, size: str) -> None:
@@ -55,12 +55,12 @@ class Mounts:
         self.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", directory)
 
     def mount_ext4(self, image: Path, directory: Path) -> None:
-        """Mount an image; when the kernel finds an error in it, it turns read-only."""
+        """Mount an image, which becomes read-only if the kernel finds an error in it."""
         self.run("mount", "-t", "ext4", "-o", "loop,errors=remount-ro", image, directory)
         self.path(directory).chmod(0o700)
 
     def device(self, directory: Path) -> str:
-        """Return the name of the block device that is mounted on top there, such as "loop0"."""
+        """Return the name of the block device that was mounted last on a directory, such as "loop0"."""
         return Path(self.run("findmnt", "-n", "-o", "SOURCE", "--mountpoint", directory).split()[-1]).name
 
     def break_ext4(self, directory: Path) -> None:
@@ -77,10 +77,11 @@ def make_ext4(image: Path) -> Path:
 
 
 def repaired(image: Path, copy: Path) -> Path:
-    """Copy an image that is still mounted somewhere, and check the copy as one does before it is mounted."""
+    """Copy an image that is still mounted, and repair the copy before it is mounted."""
     shutil.copy(image, copy)
     done = subprocess.run(["e2fsck", "-f", "-y", copy], check=False, capture_output=True, text=True)
-    assert done.returncode in (0, 1), f"{done.stdout}{done.stderr}"  # 1: errors, corrected
+    # 1: errors were found and corrected.
+    assert done.returncode in (0, 1), f"{done.stdout}{done.stderr}"
     return copy
 
 
@@ -94,17 +95,17 @@ def _why_not_mounted(mount: Callable[[Mounts, Path], None], directory: Path) -> 
         with Mounts() as mounts:
             mount(mounts, directory)
     except OSError as error:
-        return f"a file system can't be mounted here: {error}"
+        return f"a file system cannot be mounted here: {error}"
     return ""
 
 
 def skip_without_tmpfs(directory: Path) -> None:
-    """Skip the test, with the reason, where no tmpfs can be mounted."""
+    """Skip the test, with the reason, if no tmpfs can be mounted."""
     _skip(_why_not_mounted(lambda mounts, at: mounts.mount_tmpfs(at, "64k"), directory))
 
 
 def skip_without_ext4(directory: Path, image: Path) -> None:
-    """Skip the test, with the reason, where this image can't be mounted, or can't be broken then."""
+    """Skip the test, with the reason, if this image can't be mounted, or can't be broken after that."""
 
     def mount(mounts: Mounts, at: Path) -> None:
         mounts.mount_ext4(make_ext4(image), at)

@@ -1,4 +1,4 @@
-"""Network namespaces for tests: real kernel links whose traffic stays inside.
+"""Network namespaces for tests, with real links of the kernel; their traffic stays inside.
 
 Each Namespace has a second one for the far ends of its veth pairs, which keeps its own list of interfaces short.
 Needs root and iproute2; `why_not()` returns what is missing.
@@ -155,7 +155,8 @@ class Namespace:
         with ThreadPoolExecutor(1, initializer=_enter, initargs=(Path("/run/netns", name),)) as thread:
             for setting, value in settings.items():
                 path = Path("/proc/sys/net/ipv6/conf", setting)
-                if path.exists():  # not on a kernel without IPv6
+                # A kernel without IPv6 has no such file.
+                if path.exists():
                     thread.submit(path.write_text, value).result()
 
 

@@ -1,4 +1,4 @@
-"""Where a DecodeError stands: what the tests of the codecs compare."""
+"""The place of a DecodeError, which the tests of the codecs compare."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Place = tuple[type[DecodeError], str, int]
 
 
 def place_of(decode: Callable[[], object], pdu: str) -> Place:
-    """Return where decoding fails, and see that it fails in this PDU."""
+    """Return the place at which decoding fails, and check that it fails in this PDU."""
     with pytest.raises(DecodeError) as caught:
         decode()
     assert caught.value.pdu == pdu

@@ -1,4 +1,4 @@
-"""A real `dmnotid run`, and what the kernel tells of a process in /proc."""
+"""A real `dmnotid run`, and the facts about a process in /proc."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ DMNOTID = [sys.executable, "-m", "dmnotid"]
 
 
 class Program:
-    """A running command of dmnotid; its log is a file, as lines for the journal."""
+    """A running command of dmnotid, which logs JSON lines to a file."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Program:
         pass_fds: Sequence[int] = (),
     ) -> None:
         self._log = log
-        # Lines of the log that were read, and the octets they take: each line is parsed once.
+        # The lines that were read, and their length in octets: each line is parsed once.
         self._lines: list[dict[str, Any]] = []
         self._octets_read = 0
         with log.open("wb") as stdout, log.with_suffix(".err").open("wb") as stderr:
@@ -43,7 +43,7 @@ class Program:
             )  # fmt: skip
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the records that this process has logged so far, without a line that is not complete."""
+        """Return the records logged so far, without an incomplete last line."""
         with self._log.open("rb") as log:
             log.seek(self._octets_read)
             octets = log.read()
@@ -60,17 +60,17 @@ class Program:
         return self._log.with_suffix(".err").read_text()
 
     def wait(self, event: str, count: int = 1) -> dict[str, Any]:
-        """Wait for a line of the log; the last of so many."""
+        """Wait until the log has `count` lines of an event, and return the last of them."""
 
         def there() -> bool:
-            assert self.process.poll() is None, f"it ended: {self.lines()[-2:]} {self.errors}"
+            assert self.process.poll() is None, f"the daemon ended: {self.lines()[-2:]} {self.errors}"
             return len(self.of(event)) >= count
 
         wait_until(there)
         return self.of(event)[count - 1]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal; the exit status."""
+        """Send a signal, and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(60)
 
@@ -115,13 +115,14 @@ class Service(Program):
 
 
 JOURNAL: Final = "journal.sqlite3"
-"""The journal's file in the state directory; its write-ahead log is called the same with -wal behind it."""
+"""The journal's file in the state directory; the name of its write-ahead log ends with `-wal`."""
 
 WITHOUT_PRIVILEGES: Final = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if IS_ROOT else []
-"""What makes root a user like any other: the owner's permission bits count again. Others are that already."""
+"""A prefix for which permission bits apply to root; empty for other users, to whom they apply anyway."""
 
 needs_setpriv = pytest.mark.skipif(
-    IS_ROOT and shutil.which("setpriv") is None, reason="needs setpriv (util-linux) as root: permissions don't bind it"
+    IS_ROOT and shutil.which("setpriv") is None,
+    reason="needs setpriv (util-linux): root has every permission",
 )
 
 
@@ -130,7 +131,7 @@ Run = Callable[..., Service]
 
 @contextmanager
 def running(directory: Path) -> Iterator[Run]:
-    """Give a function that starts daemons; whatever still runs at the end is killed."""
+    """Yield a function that starts daemons; those that still run at the end are killed."""
     services: list[Service] = []
 
     def start(
@@ -153,9 +154,9 @@ def running(directory: Path) -> Iterator[Run]:
 
 
 def journal_states(state: Path) -> dict[int, str]:
-    """What stands in a journal by NOTIFICATION-ID: read from a copy, for the daemon lets nobody else at the file.
+    """Return the states in a journal by NOTIFICATION-ID, from a copy, because the daemon has locked the file.
 
-    A copy taken while it writes may be torn; then nothing is told, and whoever waits asks again.
+    A copy that is made during a write may be inconsistent: then nothing is returned, and the caller tries again.
     """
     with TemporaryDirectory() as directory:
         try:
@@ -168,7 +169,7 @@ def journal_states(state: Path) -> dict[int, str]:
 
 
 class Memory(NamedTuple):
-    """Resident memory in KiB: all of it, and with shared pages counted by their share."""
+    """Resident memory in KiB: all pages, and with each shared page divided by its number of users."""
 
     rss: int
     pss: int
@@ -182,17 +183,18 @@ def memory(pid: int) -> Memory:
 
 
 def count(pid: int, what: str) -> int:
-    """How many entries `/proc/PID/WHAT` has: "fd" for descriptors, "task" for threads."""
+    """Return the number of entries of `/proc/PID/WHAT`: "fd" for descriptors, "task" for threads."""
     return sum(1 for _ in Path(f"/proc/{pid}", what).iterdir())
 
 
 def children(pid: int) -> list[str]:
-    """The state letters of a process's children, "Z" for a zombie."""
+    """Return the state letter of each child of a process, "Z" for a zombie."""
     found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent, *_ = file.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):  # gone since
+        # The process has ended since.
+        except (FileNotFoundError, ProcessLookupError):
             continue
         if int(parent) == pid:
             found.append(state)
@@ -200,19 +202,20 @@ def children(pid: int) -> list[str]:
 
 
 def with_environment(line: str) -> list[int]:
-    """Find the processes that were started with `NAME=value` in their environment, as far as they may be looked at."""
+    """Return the processes that were started with `NAME=value` in their environment, if this user may read it."""
     found, wanted = [], line.encode()
     for file in Path("/proc").glob("[0-9]*/environ"):
         try:
             if wanted in file.read_bytes().split(b"\0"):
                 found.append(int(file.parent.name))
-        except OSError:  # gone since, or somebody else's
+        # The process has ended since, or belongs to another user.
+        except OSError:
             continue
     return found
 
 
 class UdpSocket(NamedTuple):
-    """What /proc/net/udp tells of an IPv4 socket: octets that wait in it, and datagrams dropped so far."""
+    """An IPv4 socket in /proc/net/udp: its queued octets, and the datagrams that were dropped so far."""
 
     queued: int
     drops: int
@@ -220,7 +223,7 @@ class UdpSocket(NamedTuple):
 
 def udp_socket(host: str, port: int, pid: int | str = "self") -> UdpSocket:
     """Find a bound IPv4 socket by its local address, in the network namespace of a process. Raises LookupError."""
-    # The address stands there as the machine's own 32-bit number, in hex.
+    # The address is a 32-bit number in hex, in the byte order of the machine.
     local = f"{int.from_bytes(bytes(map(int, host.split('.'))), 'little'):08X}:{port:04X}"
     for line in Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -231,7 +234,7 @@ def udp_socket(host: str, port: int, pid: int | str = "self") -> UdpSocket:
 
 
 def processor() -> str:
-    """Name the processor, as far as the kernel does."""
+    """Return the name of the processor, or that of the architecture if the kernel has none."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("model name", "Model")):
             return line.partition(":")[2].strip()

@@ -1,4 +1,4 @@
-"""What is made once for all workers of pytest-xdist: the package, and the root directories of machines."""
+"""Directories that are made once for all workers of pytest-xdist: the package, and the roots of machines."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ DIRECTORY: Final = "DMNOTID_TEST_SHARED"
 
 
 def set_up(config: pytest.Config) -> None:
-    """Make the directory, unless this process is a worker, and have it removed at the end."""
+    """Make the directory, and remove it at the end, unless this process is a worker."""
     if DIRECTORY in os.environ:
         return
     os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="dmnotid-shared-")
@@ -32,7 +32,7 @@ def made_once(name: str, make: Callable[[Path], object]) -> Path:
     with place.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.exists():
-            # Half of a directory must not pass for a whole one.
+            # Renamed when it is complete, so that a directory of an interrupted run is not used.
             half = place.with_suffix(".half")
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir()

@@ -1,4 +1,4 @@
-"""What the tests of the service share: notifications, configurations, hooks, and waiting for what must come."""
+"""Shared by the tests of the service: notifications, configurations, hooks, and waiting for events."""
 
 import asyncio
 import io
@@ -28,7 +28,7 @@ from dmnotid.wire.wsp import encode_push
 T = TypeVar("T")
 
 DEADLINE = 30.0
-"""How long a test waits for what must happen (seconds); it never takes that long."""
+"""Maximum time to wait for an event, in seconds; only a test that fails waits that long."""
 
 SERVER_ID = "dm.example"
 OTHER_ID = "other.example"
@@ -44,47 +44,47 @@ SECRETS = {SERVER_ID: SECRET, OTHER_ID: OTHER_SECRET}
 WIRELINE = [ConnectionType.WIRELINE]
 """The preference that means loopback in these tests."""
 NOWHERE = [ConnectionType.MOBILE]
-"""The preference that waits for ever in these tests."""
+"""The preference for which these tests have no connection."""
 SOURCE = Source("192.0.2.7", 40000)
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """The one in C, if PyYAML has it: hundreds of tests write a configuration, and the other takes 3 ms for each."""
 
 DURABLE_KEYS = ("session", "server_id", "notification", "source", "received_at", "attempts")
-"""The fields of a SessionRequest that must come back from the file as they went in; the others are monotonic times."""
+"""The fields of a SessionRequest that are the same after a restart; the others are monotonic times."""
 
 
 def further(*cases: object) -> list[Any]:
-    """Mark cases as slow that start daemons to show nearly what the others show: plain `pytest` leaves them out."""
+    """Mark cases as slow that start daemons and differ little from the other cases; plain `pytest` leaves them out."""
     tuples = (case if isinstance(case, tuple) else (case,) for case in cases)
     return [pytest.param(*case, marks=pytest.mark.slow) for case in tuples]
 
 
 async def eventually(condition: Callable[[], T]) -> T:
-    """Let the loop run until a condition holds; what it gave."""
+    """Let the loop run until a condition holds, and return its value."""
     deadline = time.monotonic() + DEADLINE
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"it never came: {condition}"
+        assert time.monotonic() < deadline, f"condition not met: {condition}"
         await asyncio.sleep(0.002)
     return found
 
 
 def wait_until(condition: Callable[[], T]) -> T:
-    """Wait until a condition holds that other processes bring about; what it gave."""
+    """Wait until other processes have made a condition hold, and return its value."""
     deadline = time.monotonic() + DEADLINE
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"it never came: {condition}"
+        assert time.monotonic() < deadline, f"condition not met: {condition}"
         time.sleep(0.005)
     return found
 
 
 def parse_lines(text: str) -> list[dict[str, Any]]:
-    """Read the log's JSON lines; in the systemd journal a level precedes each."""
+    """Parse JSON lines of the log; in the systemd journal a level precedes each."""
     return [json.loads(line[line.index("{") :]) for line in text.splitlines()]
 
 
 class LogLines(io.StringIO):
-    """A stream that takes the log. Each line is parsed once, as tests look at it again and again until it has one."""
+    """A stream for the log. Each line is parsed once, because tests search the log until it has the line they need."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,9 +114,9 @@ def package(
     secret: bytes | None = None,
     preferred: Iterable[ConnectionType] | None = None,
     unknown: Sequence[tuple[int, bytes]] = (),
-    **more: Any,  # noqa: ANN401 - what else encode_notification takes
+    **more: Any,  # noqa: ANN401 - other arguments of encode_notification
 ) -> bytes:
-    """Build a package as a server does: signed as of now, unless the server is the one that doesn't sign."""
+    """Build a package as a server does: signed as of now, unless the server is the one without a secret."""
     key = SECRETS.get(server_id or "") if secret is None else secret
     when = int(time.time() if sent_at is None else sent_at)
     octets = encode_notification(
@@ -130,7 +130,7 @@ def package(
     return octets if key is None else sign(octets, key)
 
 
-def push(notification_id: int = 7, **more: Any) -> bytes:  # noqa: ANN401 - what `package` takes
+def push(notification_id: int = 7, **more: Any) -> bytes:  # noqa: ANN401 - arguments of `package`
     """Build a whole datagram."""
     return encode_push(package(notification_id, **more))
 
@@ -142,9 +142,9 @@ def verified(
     server_id: str = SERVER_ID,
     sent_at: float | None = None,
     clock_believed: bool = True,
-    **more: Any,  # noqa: ANN401 - what `package` takes
+    **more: Any,  # noqa: ANN401 - arguments of `package`
 ) -> VerifiedNotification:
-    """Make a verified notification by the one function that may; any age passes."""
+    """Make a verified notification of any age, by the only function that may make one."""
     now = time.time() if received_at is None else received_at
     octets = package(notification_id, server_id=server_id, sent_at=now if sent_at is None else sent_at, **more)
     server = Server(server_id, SECRETS.get(server_id), require_digest=server_id in SECRETS)
@@ -153,9 +153,9 @@ def verified(
 
 
 def connections() -> dict[str, Any]:
-    """Name loopback as the only wireline connection, and whatever else there is as wireless; none is mobile.
+    """Return connections with loopback as wireline, every other interface as wireless, and none as mobile.
 
-    All of them count at once: what settles is tested where links change.
+    All are available at once; tests/links has the tests of settling.
     """
     others = [name for _, name in socket.if_nameindex() if name != "lo"]
     wireless = {"wireless": {"interfaces": others}} if others else {}
@@ -163,7 +163,7 @@ def connections() -> dict[str, Any]:
 
 
 def configuration(directory: Path, command: Sequence[str] = ("/bin/true",), **sections: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return a configuration on loopback, as YAML holds it. A section given is added to what is there."""
+    """Return a configuration on loopback, as YAML holds it. A given section is merged into the default one."""
     whole: dict[str, Any] = {
         "servers": SERVERS,
         "hook": {"command": list(command), "kill_after": "5s", "stop_grace": "10s"},
@@ -171,7 +171,7 @@ def configuration(directory: Path, command: Sequence[str] = ("/bin/true",), **se
         "state": str(directory / "state"),
         "retry": {"first": "10ms", "longest": "20ms", "attempts": 3},
         "connections": connections(),
-        # All that arrives is to be counted by its reason; what the kernel refuses instead has tests of its own.
+        # Every datagram is counted by its reason; tests/intake has the tests of the socket filter.
         "log": {"format": "json", "discards": "1h", "junk": True},
     }
     for name, section in sections.items():
@@ -181,7 +181,7 @@ def configuration(directory: Path, command: Sequence[str] = ("/bin/true",), **se
 
 
 def write_config(directory: Path, command: Sequence[str] = ("/bin/true",), **sections: Any) -> Path:  # noqa: ANN401
-    """Write a configuration file; it holds secrets, so nobody else may read it."""
+    """Write a configuration file that only its owner can read, because it has secrets."""
     file = directory / "dmnotid.yaml"
     file.touch(mode=0o600)
     file.write_text(yaml.dump(configuration(directory, command, **sections), Dumper=DUMPER))
@@ -194,7 +194,7 @@ def make_config(directory: Path, command: Sequence[str] = ("/bin/true",), **sect
 
 
 def write_script(file: Path, text: str, mode: int = 0o755) -> Path:
-    """Write a hook; without "#!" it is one for the shell."""
+    """Write a hook; a text without "#!" is a shell script."""
     file.write_text(text if text.startswith("#!") else f"#!/bin/sh\n{text}\n")
     file.chmod(mode)
     return file
@@ -220,11 +220,11 @@ with open(name + ".new", "w") as file:
 os.rename(name + ".new", name)
 exec(behaviour)
 """
-"""A hook in Python that writes down how it was started before it behaves in one way or another."""
+"""A hook in Python that records how it was started, and then runs the statements of `behaviour`."""
 
 
 class Recorder:
-    """A hook that writes down each of its runs."""
+    """A hook that records each of its runs."""
 
     def __init__(self, directory: Path, behaviour: str = "") -> None:
         self.records = directory / "records"
@@ -233,7 +233,7 @@ class Recorder:
         self.behave(behaviour)
 
     def behave(self, behaviour: str) -> None:
-        """Change what the next runs do once they are written down: Python, with `os`, `sys` and `environment`."""
+        """Set the statements that later runs execute after their record; they can use `os`, `sys` and `environment`."""
         write_script(self.file, RECORDER.format(records=str(self.records), behaviour=behaviour))
 
     @property
@@ -248,13 +248,13 @@ class Recorder:
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        """What each run wrote down."""
+        """The record of each run."""
         found = sorted(file for file in self.records.iterdir() if file.suffix != ".new")
         return [json.loads(file.read_text()) for file in found]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs: one that only waits for its parent to ask does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -262,13 +262,14 @@ def is_alive(pid: int) -> bool:
 
 
 def descriptors() -> set[str]:
-    """Return what this process has open: numbers with what they are."""
+    """Return the open descriptors of this process, each with its target."""
     found = set()
     for number in Path("/proc/self/fd").iterdir():
         try:
             found.add(f"{number.name} {number.readlink()}")
         except FileNotFoundError:
-            continue  # the one that lists them
+            # The descriptor of the listing itself.
+            continue
     return found
 
 
@@ -277,7 +278,7 @@ IS_ROOT = os.geteuid() == 0
 
 @contextmanager
 def without_privileges(*directories: Path) -> Iterator[None]:
-    """Be nobody for a while; the directories above may be entered then."""
+    """Run as the user nobody, who can enter all directories above these."""
     modes = {above: above.stat().st_mode for one in directories for above in one.parents}
     for above, mode in modes.items():
         above.chmod(mode | 0o011)

@@ -100,7 +100,7 @@ class Bus:
                     reply = self._calls.get(message.header.fields[HeaderFields.reply_serial])
                     if reply is not None and not reply.done():
                         reply.set_result(message)
-                        # The caller uses a reply before later signals change what the reply describes.
+                        # The caller uses a reply before a later signal makes it out of date.
                         await asyncio.sleep(0)
 
     async def _send(self, message: Message, serial: int | None = None) -> None:
@@ -127,7 +127,7 @@ async def open_bus() -> AsyncIterator[Bus]:
 async def stay_connected(serve: Callable[[Bus, asyncio.TaskGroup], Awaitable[None]]) -> NoReturn:
     """Call `serve` with the bus and a task group of that connection, again after each loss of the bus.
 
-    `serve` starts `Bus.run` and what else it needs as tasks, and returns.
+    `serve` starts `Bus.run` and its own tasks in that group, and returns.
     """
     # Whether the loss is logged: only changes are.
     lost = False

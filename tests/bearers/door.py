@@ -9,11 +9,11 @@ from typing import Any, Self
 
 
 class Door:
-    """Takes datagrams in a thread, and answers what `answer` returns; closed with the block."""
+    """Takes datagrams in a thread, and answers with the result of `answer`; closed with the block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # What it has taken.
+        # The datagrams so far.
         self.pushes: list[bytes] = []
         # The answer to a push; None for no answer.
         self.answer: Callable[[bytes], dict[str, Any] | None] = lambda _: {"verdict": "accepted", "session": 1}

@@ -14,6 +14,8 @@ CATALOG: Final = ROOT / "systemd/dmnotid.catalog"
 HEAD: Final = """\
 # Explains records of dmnotid: `journalctl -x`. Made by `make docs` of docs/events.md.
 """
+EVENT: Final = re.compile(r"\*\*(?P<event>[^*]+)\*\* \((?P<levels>[a-z ]+)(?:; (?P<keys>.*?))?\): (?P<meaning>.*)")
+"""An entry of the page: `**event** (level; keys): meaning`."""
 SESSION_KEYS: Final = ("session", "server_id", "notification_id", "attempt")
 
 
@@ -27,16 +29,18 @@ class Row(NamedTuple):
 
 def rows() -> dict[str, Row]:
     """Return every event of the page."""
-    found = {}
     events, _, _ = PAGE.read_text(encoding="utf-8").partition("\n## Reasons\n")
-    for line in events.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| ") and cells[0] != "event":
-            event, levels, keys, meaning = cells
-            names = re.findall(r"`([a-z_]+)`", keys)
-            found[event] = Row(
-                set(levels.split(" or ")), [*SESSION_KEYS, *names] if "session keys" in keys else names, meaning
-            )
+    found = {}
+    for entry in re.findall(r"(?m)^\* (\*\*.*\n(?: {4}.*\n)*)", events):
+        read = EVENT.fullmatch(" ".join(entry.split()))
+        assert read is not None, entry
+        keys = read["keys"] or ""
+        names = re.findall(r"`([a-z_]+)`", keys)
+        found[read["event"]] = Row(
+            set(read["levels"].split(" or ")),
+            [*SESSION_KEYS, *names] if "session keys" in keys else names,
+            read["meaning"],
+        )
     return found
 
 

@@ -44,13 +44,15 @@ def calls() -> Iterator[Call]:
     for file, module in modules().items():
         for node in ast.walk(module):
             if isinstance(node, ast.Call) and node.args:
-                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-                owner = ast.unparse(node.func).rpartition(".")[0]
+                # `partial(logger.info, event, …)` is the same call, made later.
+                func, *arguments = node.args if ast.unparse(node.func) == "partial" else [node.func, *node.args]
+                name = getattr(func, "attr", getattr(func, "id", ""))
+                owner = ast.unparse(func).rpartition(".")[0]
                 if name == "log" or (name in LEVELS and re.search("log", owner)):
                     keys = {"exception" if key.arg == "exc_info" else key.arg for key in node.keywords if key.arg}
                     keys |= {"exception"} if name == "exception" else set()
                     place = f"{file}:{node.lineno}"
-                    yield from (Call(place, event, LEVELS.get(name, ""), keys) for event in events(node.args[0]))
+                    yield from (Call(place, event, LEVELS.get(name, ""), keys) for event in events(arguments[0]))
             elif isinstance(node, ast.Dict):
                 # The log writes one line by itself.
                 facts = {ast.unparse(key): value for key, value in zip(node.keys, node.values, strict=True) if key}

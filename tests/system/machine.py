@@ -1,10 +1,10 @@
-"""A whole Debian with a real systemd as PID 1, booted in a second or two and thrown away: no image, no hypervisor.
+"""A Debian system with systemd as PID 1, which boots in two seconds without an image or a hypervisor.
 
 `make_root` makes a root directory from this machine's own package sources. A `Machine` is a tmpfs overlay on it, with
 its own process, mount, network, host name, IPC and cgroup namespaces, and systemd as their first process. All mounts
-are made inside, so nothing is left of it when that process ends; and it ends with this program, however that ends.
+are made inside, so they are removed when that process ends. It ends with this program in any case.
 
-Inside, loopback is up and reaches nobody; pairs of veth interfaces can be made, dummy ones can't. Needs root.
+Inside, loopback is up, and there is no other link; veth interfaces can be made, dummy ones can't. Needs root.
 """
 
 import itertools
@@ -36,17 +36,17 @@ PACKAGES: Final = (
     "python3-yaml",
     "strace",
 )
-"""What the root has besides the smallest Debian there is."""
+"""The packages of the root besides those of the smallest Debian."""
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT: Final = ("PATH=" + PATH, "HOME=/root", "LANG=C.UTF-8", "TERM=dumb", "SYSTEMD_PAGER=cat")
 
 BOOT: Final = 60.0
-"""How long a machine may take until all of its services are up (seconds); it takes one or two."""
+"""Maximum time until all services of a machine are up, in seconds; one or two are usual."""
 
 _TOOLS: Final = ("mmdebstrap", "unshare", "nsenter", "setpriv", "pivot_root", "mount", "ip")
 
-# What takes time at the boot, or wants hardware, and what nobody here asks for.
+# Units that delay the boot or need hardware, and that no test needs.
 _MASKED: Final = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "console-getty.service", "dpkg-db-backup.timer",
     "dundee.service", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty.target", "ofono.service",
@@ -55,8 +55,8 @@ _MASKED: Final = (
     "systemd-udev-trigger.service", "systemd-udevd.service",
 )  # fmt: skip
 
-# $1 is the cgroup's name, $2 an empty directory. A cgroup namespace begins at the cgroup that a process is in when it
-# makes one: so first into one of its own. What is mounted here is seen by nobody else.
+# $1 is the name of the cgroup, $2 an empty directory. The root of a new cgroup namespace is the cgroup of the process
+# that makes it, so the process moves into a cgroup of its own first. No other process sees this mount.
 _ENTER_CGROUP: Final = """
 mount -t cgroup2 cgroup2 "$2"
 mkdir -p "$2/$1"
@@ -66,8 +66,8 @@ shift 2
 exec unshare --fork --kill-child --pid --net --uts --ipc --cgroup --mount --propagation private "$@"
 """
 
-# $1 is the root below, $2 an empty directory. The first line out is this process's number as the parent sees it, for
-# /proc is still the parent's: systemd keeps it.
+# $1 is the lower directory of the overlay, $2 an empty directory. The first line of output is the number of this
+# process outside, because /proc is still that of the parent; systemd keeps this number.
 _BOOT: Final = """
 read -r pid _ </proc/self/stat
 echo "$pid"
@@ -93,7 +93,7 @@ mkdir run/old
 pivot_root . run/old
 umount -l /run/old
 rmdir /run/old
-# As systemd makes them where it is on its own: what it mounts for a service (credentials) is seen by that service.
+# As systemd makes them outside of containers: a service then sees what systemd mounts for it, such as credentials.
 mount --make-rshared /
 ip link set lo up
 exec env -i container=test PATH="$PATH" /lib/systemd/systemd --system --unit=multi-user.target --show-status=0
@@ -108,7 +108,7 @@ _numbers = itertools.count()
 
 
 def why_not() -> str:
-    """Say why no machine can be booted here; nothing where one can."""
+    """Return why no machine can be booted here; empty if one can."""
     if os.geteuid() != 0:
         return "needs root, to boot a systemd of its own"
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
@@ -116,21 +116,22 @@ def why_not() -> str:
         return f"needs {', '.join(missing)} (mmdebstrap, util-linux, mount, iproute2)"
     probe = ["unshare", "--fork", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--mount", "true"]
     if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
-        return "namespaces can't be made here"
+        return "namespaces cannot be made here"
     return ""
 
 
 def make_root(root: Path, release: str = "") -> None:
     """Make a small Debian in an empty directory, from the sources, keys and proxies of this machine's own apt.
 
-    It is of this machine's release, as its sources are, or of another one. Raises OSError with mmdebstrap's error.
+    Its release is that of this machine, unless another one is given. Raises OSError with the error of mmdebstrap.
     """
     try:
         _bootstrap(root, release)
     except BaseException:
-        shutil.rmtree(root, ignore_errors=True)  # half of one must not pass for one
+        # An incomplete root must not be used later.
+        shutil.rmtree(root, ignore_errors=True)
         raise
-    # Empty: a first boot would ask questions and enable every unit, this one makes a number of its own.
+    # Without this file systemd would treat the boot as the first one, and enable every unit; an empty one it fills.
     Path(root, "etc/machine-id").write_text("")
     for unit in _MASKED:
         Path(root, "etc/systemd/system", unit).symlink_to("/dev/null")
@@ -143,13 +144,13 @@ def _bootstrap(root: Path, release: str) -> None:
     apt = Path("/etc/apt")
     own = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list")), *apt.glob("sources.list.d/*.sources")]
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as options:
-        # Proxies, time-outs and the like. Directories aren't in it: those are to be the new root's.
+        # Proxies and time-outs, but no directories, which must be those of the new root.
         options.write(subprocess.run(["apt-config", "dump", "Acquire"], **_CAPTURED, check=True).stdout)
         options.flush()
         done = subprocess.run(
             ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(PACKAGES)}",
              f"--aptopt={options.name}", "--dpkgopt=force-unsafe-io", release, root,
-             # mmdebstrap knows the sources of a release.
+             # For a given release, mmdebstrap has the sources itself.
              *(file for file in own if not release and file.is_file() and file.stat().st_size)],
             **_CAPTURED, check=False,
         )  # fmt: skip
@@ -158,7 +159,7 @@ def _bootstrap(root: Path, release: str) -> None:
 
 
 def clear_away(name: str) -> None:
-    """Remove what can be left of a machine that has ended: a directory, and cgroups that are empty in a moment."""
+    """Remove the directory of a machine that has ended, and its cgroups, which become empty a moment later."""
     with tempfile.TemporaryDirectory() as empty:
         wait_until(lambda: _run_private(_REMOVE_CGROUP, name, empty))
     shutil.rmtree(_directory(name), ignore_errors=True)
@@ -172,10 +173,10 @@ _CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "stdin
 
 
 class Machine:
-    """A booted machine, from `with` until its end."""
+    """A machine that runs during the `with` block."""
 
     def __init__(self, root: Path) -> None:
-        """`root` is what `make_root` made; it stays as it is. Nothing runs before `with`."""
+        """`root` is a directory of `make_root`, which is not changed."""
         self._root = root
         self._name = f"dmnotid-test-{os.getpid()}-{next(_numbers)}"
         self._process: subprocess.Popen[str] | None = None
@@ -195,10 +196,10 @@ class Machine:
         self.close()
 
     def close(self) -> None:
-        """End it as a cut of the power does; no harm when it's done twice."""
+        """End the machine as a power cut does. Closing twice is harmless."""
         if self._process is None:
             return
-        # With the first process of a namespace every other one in it is killed, and its mounts are gone.
+        # When the first process of a namespace ends, the kernel kills all others and removes the mounts.
         with suppress(ProcessLookupError):
             os.kill(self._pid or self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -208,11 +209,11 @@ class Machine:
         clear_away(self._name)
 
     def path(self, inside: str | Path) -> Path:
-        """Return a path by which this process reaches a file inside; no link on it may be an absolute one."""
+        """Return the path by which this process reaches a file inside, if no absolute symbolic link is on it."""
         return Path(f"/proc/{self._pid}/root", str(inside).lstrip("/"))
 
     def write(self, inside: str | Path, content: str | bytes, *, mode: int = 0o644, owner: str = "") -> None:
-        """Write a file inside, and the directories above it where there are none."""
+        """Write a file inside, and make the missing directories above it."""
         file = self.path(inside)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -225,34 +226,35 @@ class Machine:
         return subprocess.Popen(self._inside(argv), text=True, **options)
 
     def attempt(self, *argv: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command inside, as root, that may fail."""
+        """Run a command inside, as root; it may fail."""
         return subprocess.run(self._inside(argv), capture_output=True, text=True, input=given or "", check=False)
 
     def run(self, *argv: str, given: str | None = None) -> str:
-        """Run a command inside, as root; its output. AssertionError, with what it said, where it fails."""
+        """Run a command inside, as root, and return its output. Raises AssertionError, with all output, if it fails."""
         done = self.attempt(*argv, given=given)
         assert done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
-        """What systemd tells of a unit."""
+        """Return properties of a unit, as systemd reports them."""
         lines = self.run("systemctl", "show", unit, *(f"--property={name}" for name in properties)).splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def socket(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
-        """Make a datagram socket in the machine's network; it may be used in any thread of this process."""
+        """Make a datagram socket in the network of the machine; every thread of this process can use it."""
         return self.call(socket.socket, family, socket.SOCK_DGRAM)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function in a thread that is in the machine's network; the sockets that it makes stay there."""
+        """Call a function in a thread inside the network of the machine; sockets that it makes remain there."""
         return call_inside(Path(f"/proc/{self._pid}/ns/net"), function, *args, **kwargs)
 
     def pids(self) -> list[int]:
-        """The numbers that the processes inside have for this one."""
+        """Return the numbers that the processes inside have outside."""
         own = Path(f"/proc/{self._pid}/ns/pid").readlink()
         found = []
         for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # gone since
+            # The process may have ended since.
+            with suppress(OSError):
                 if (process / "ns/pid").readlink() == own:
                     found.append(int(process.name))
         return found
@@ -269,13 +271,13 @@ class Machine:
         enter = ["bash", "-ec", _ENTER_CGROUP, "enter", self._name, str(empty)]
         boot = ["bash", "-ec", _BOOT, "boot", str(self._root), str(empty)]
         with console.open("w") as output:
-            # Gone with its parent, and out of the terminal's reach: an interrupt is for the tests, which then close it.
+            # Killed with its parent. In a session of its own: an interrupt is for the tests, which close the machine.
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", *enter, *boot],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output, text=True, start_new_session=True,
             )  # fmt: skip
             self._pid = _read_number(self._process.stdout)
-        assert self._pid, f"the machine didn't come up: {console.read_text()}"
+        assert self._pid, f"the machine did not boot: {console.read_text()}"
         self._wait(lambda: self.path("/run/systemd/private").is_socket(), console)
         done = self.attempt("timeout", str(BOOT), "systemctl", "is-system-running", "--wait")
         failed = "" if done.stdout == "running\n" else self.attempt("systemctl", "--failed", "--plain").stdout
@@ -286,17 +288,17 @@ class Machine:
         while not condition():
             assert self._process is not None
             assert self._process.poll() is None, f"systemd ended: {console.read_text()}"
-            assert time.monotonic() < deadline, f"systemd doesn't come up: {console.read_text()}"
+            assert time.monotonic() < deadline, f"systemd does not start: {console.read_text()}"
             time.sleep(0.01)
 
 
 def _read_number(stream: IO[str] | None) -> int:
-    """Read a line with a number; 0 where the other side ended without."""
+    """Read a line with a number; 0 if the other side ended without one."""
     assert stream is not None
     return int(stream.readline() or 0)
 
 
 def _run_private(script: str, *arguments: str | Path) -> bool:
-    """Run a shell script whose mounts nobody else sees; whether it went well."""
+    """Run a shell script in a mount namespace of its own, and return whether it succeeded."""
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh", *arguments]
     return subprocess.run(command, **_CAPTURED, check=False).returncode == 0

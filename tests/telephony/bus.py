@@ -59,7 +59,7 @@ class PrivateBus:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What makes a process use this bus."""
+        """Variables that make a process use this bus."""
         return os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": self.address}
 
     def start(self) -> None:
@@ -147,7 +147,7 @@ class Service:
 
 
 class Polkit(Service):
-    """polkit's part: whether a process may do what it asks for; `allowed` may be changed."""
+    """The part of polkit: whether a process may do an action. A test may change `allowed`."""
 
     def __init__(self, bus: PrivateBus) -> None:
         self.allowed: Callable[[str], bool] = lambda _: True

@@ -101,7 +101,7 @@ def bearer(bus: PrivateBus, short: Path) -> Iterator[StartBearer]:
 
 
 def why_no_ofono() -> str:
-    """Return what this machine lacks for oFono; empty if nothing."""
+    """Return the reason why oFono cannot run on this machine; empty if it can."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         return f"needs {', '.join(missing)}"

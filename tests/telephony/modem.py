@@ -10,7 +10,7 @@ from typing import Final, Self
 IMSI: Final = "001010123456789"
 
 ANSWERS: Final[dict[str, str]] = {
-    # Who and where
+    # The modem, its SIM, and the network
     r"AT\+CGMI": "Simulated",
     r"AT\+CGMM": "Modem",
     r"AT\+CGMR": "1",
@@ -35,7 +35,7 @@ ANSWERS: Final[dict[str, str]] = {
     r"AT\+CPMS\?": '+CPMS: "ME",0,50,"ME",0,50,"ME",0,50',
     r"AT\+CNMI=\?": "+CNMI: (0-2),(0-3),(0-3),(0-2),(0-1)",
 }
-"""What follows a command, as a regular expression, before OK. Other commands are answered with OK or ERROR alone."""
+"""Answers before OK, by the regular expression of a command. Other commands are answered with OK or ERROR alone."""
 
 ERRORS: Final = r"AT\+(CRSM|CPINR|CIND|CMER|CLCC|SIMSTATE|CUAD|CSIM).*|AT\+[A-Z]*=\?|AT[\^%$*#].*"
 """Commands of parts that this modem has not."""

@@ -129,7 +129,7 @@ def test_agent_is_registered_again_when_the_modem_is(
     running.wait("agent registered")
     ofono.power(on=False)
     running.wait("agent withdrawn")
-    # Powered on again, oFono reads and deletes what lies in the memory before an agent can be there.
+    # Powered on again, oFono reads and deletes stored messages before an agent can be there.
     modem.store(*deliver(PUSHES[7]), announce=False)
     ofono.power(on=True)
     wait_until(lambda: not modem.stored)
@@ -187,7 +187,7 @@ def test_pushes_survive_when_the_bus_restarts(
 
 @pytest.mark.usefixtures("ofono")
 def test_losses_are_counted(modem: Modem, short: Path, bearer: StartBearer) -> None:
-    """What comes while no agent is registered is lost in oFono; a bearer that ends logs what it has not handed in."""
+    """oFono loses pushes while no agent is registered; a bearer logs how many it has not handed in at its end."""
     path = short / "push.sock"
     modem.send(*deliver(PUSHES[6]))
     wait_until(lambda: any(command.startswith("AT+CNMA") for command in modem.commands))
