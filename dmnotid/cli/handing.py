@@ -19,9 +19,9 @@ _ANSWER_OCTETS: Final = 4_096
 class Door:
     """A connection to a door."""
 
-    def __init__(self, path: Path, sock: socket.socket) -> None:
+    def __init__(self, path: Path, sock: socket.socket, patience: float) -> None:
         # For messages.
-        self._path = path
+        self._path, self._patience = path, patience
         # Has an address of its own, for the answers.
         self._socket = sock
 
@@ -34,7 +34,7 @@ class Door:
         try:
             self._socket.send(octets)
         except OSError as error:
-            raise _problem(self, error, f"its queue was full for {PATIENCE:g} s") from error
+            raise _problem(self, error, f"its queue was full for {self._patience:g} s") from error
 
     def answer(self) -> tuple[str, str]:
         """Wait for an answer; return its text, and the verdict in one word. Raises DmnotidError."""
@@ -43,16 +43,16 @@ class Door:
             answer = json.loads(octets)
             return printable(octets.decode()), str(answer.get("reason") or answer["verdict"])
         except OSError as error:
-            problem = f"no answer within {PATIENCE:g} s: the daemon does not read it, or its journal fails"
+            problem = f"no answer within {self._patience:g} s: the daemon does not read it, or its journal fails"
             raise _problem(self, error, problem) from error
 
 
 @contextmanager
-def open_door(path: Path) -> Iterator[Door]:
-    """Connect to a door. Raises DmnotidError."""
+def open_door(path: Path, patience: float = PATIENCE) -> Iterator[Door]:
+    """Connect to a door, and wait so many seconds for room or an answer. Raises DmnotidError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(PATIENCE)
-        door = Door(path, sock)
+        sock.settimeout(patience)
+        door = Door(path, sock, patience)
         try:
             # The kernel chooses a free name: a sender without one gets no answer.
             sock.bind("")
