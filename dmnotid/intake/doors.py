@@ -133,7 +133,7 @@ class Doors:
                 if door is None:
                     door = self._new_door(config)
                     undo.callback(door.close, 0)
-                elif not door.passed:
+                elif not door.passed and config != door.config:
                     undo.callback(_permit, door.config)
                     _permit(config)
                 doors[config.path] = door
