@@ -1,6 +1,7 @@
 """Shared by the tests of the service: notifications, configurations, hooks, and waiting for events."""
 
 import asyncio
+import gc
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import pytest
@@ -76,6 +78,25 @@ def wait_until(condition: Callable[[], T]) -> T:
         assert time.monotonic() < deadline, f"condition not met: {condition}"
         time.sleep(0.005)
     return found
+
+
+def count_calls(function: Callable[[], object]) -> int:
+    """Return the number of calls of functions, of Python and of C, that a call makes: its cost, on any machine."""
+    calls = 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    # A collection calls functions too, such as those of Hypothesis.
+    gc.disable()
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return calls
 
 
 def parse_lines(text: str) -> list[dict[str, Any]]:

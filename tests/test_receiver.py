@@ -33,6 +33,7 @@ from tests.support import (
     SERVERS,
     SOURCE,
     LogLines,
+    count_calls,
     make_config,
     package,
     push,
@@ -100,6 +101,26 @@ async def test_notification_is_accepted_once_and_logged(tmp_path: Path, logged: 
     assert (line["session"], line["server_id"], line["notification_id"]) == (1, SERVER_ID, 4_661)
     assert (line["source"], line["signed"]) == (str(SOURCE), True)
     assert "skipped_connection_types" not in line
+
+
+@pytest.mark.usefixtures("logged")
+async def test_duplicate_costs_the_same_however_many_servers_and_ids_there_are(tmp_path: Path) -> None:
+    """5.1.4: a flood of repeats is no reason to do more on a device that has more servers."""
+    others = [
+        {"id": f"dm{number}.example", "secret": {"text": f"the secret of {number:06}"}} for number in range(1_000)
+    ]
+    cost = []
+    for few_or_many in (0, 1_000):
+        directory = tmp_path / str(few_or_many)
+        directory.mkdir()
+        servers, sessions = [*SERVERS, *others[:few_or_many]], {"max_pending": 201}
+        with desk(directory, servers=servers, sessions=sessions) as there:
+            there.deliver(*(push(number, server_id=OPEN_ID) for number in range(few_or_many)))
+            datagram = push(7)
+            # The first repeats are logged one by one.
+            there.deliver(*[datagram] * (FLOOD + 1))
+            cost.append(count_calls(lambda datagram=datagram, there=there: there.deliver(datagram)))  # type: ignore[misc]
+    assert cost[0] == cost[1]
 
 
 async def test_accepted_line_has_where_the_server_id_is_from(tmp_path: Path, logged: LogLines) -> None:

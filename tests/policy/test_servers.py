@@ -1,6 +1,5 @@
 """The configured servers, and the one that a notification is from (5.3, 5.3.5)."""
 
-import sys
 from ipaddress import ip_network
 
 import pytest
@@ -11,6 +10,7 @@ from dmnotid.policy.addresses import Network, Source
 from dmnotid.policy.digest import sign
 from dmnotid.policy.servers import MAX_TRIED_OCTETS, MAX_TRIED_SECRETS, Server, Servers
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification
+from tests.support import count_calls
 
 NEAR = Source("192.0.2.7", 40000)
 FAR = Source("198.51.100.7", 40000)
@@ -241,19 +241,8 @@ def test_too_much_work_is_refused_before_any_of_it(
 
 
 def calls_of(servers: Servers, notification: Notification) -> int:
-    """Return the number of functions that finding the server of a notification from elsewhere calls."""
-    calls = 0
-
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event.endswith("call")
-
-    sys.setprofile(count)
-    try:
-        find(servers, FAR, notification)
-    finally:
-        sys.setprofile(None)
-    return calls
+    """Return the number of calls that finding the server of a notification from elsewhere takes."""
+    return count_calls(lambda: find(servers, FAR, notification))
 
 
 def near(number: int) -> tuple[Network, ...]:
