@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from dmnotid.bearers.bus import Bus, Event, stay_connected
 from dmnotid.bearers.door import Outbox, Verdict
@@ -76,15 +76,15 @@ class ModemManager:
     async def start(self) -> None:
         """Subscribe to all signals, and then read the lists, so that no message can fall between the two."""
         self._tasks.create_task(self._bus.run(self._on_signal, lambda _: False))
-        await self._bus.subscribe(sender=_BUS, member="NameOwnerChanged", arg0=NAME)
+        await self._bus.subscribe(sender=_BUS, interface=_BUS, member="NameOwnerChanged", arg0=NAME)
         # If no ModemManager runs, NameOwnerChanged follows when it starts.
         with suppress(BusError):
             (self._owner,) = await self._bus.call(_BUS, _BUS_PATH, _BUS, "GetNameOwner", "s", NAME)
-        await self._bus.subscribe(sender=NAME, interface=_OBJECTS, member="InterfacesAdded")
+        # A modem that is added or enabled later has this signal for each of its messages.
         await self._bus.subscribe(sender=NAME, interface=MESSAGING, member="Added")
         # Without arg0, each change of a signal strength would wake this process.
         await self._bus.subscribe(sender=NAME, interface=_PROPERTIES, member="PropertiesChanged", arg0=SMS)
-        await self._read_modems()
+        await self._read_lists()
         self._tasks.create_task(self._outbox.run())
 
     def _on_signal(self, event: Event) -> None:
@@ -93,30 +93,21 @@ class ModemManager:
                 self._tasks.create_task(self._take(event.path, path))
             case "PropertiesChanged", _ if event.path in self._incomplete:
                 self._tasks.create_task(self._take(self._incomplete[event.path], event.path))
-            case "InterfacesAdded", (modem, interfaces) if MESSAGING in interfaces:
-                self._tasks.create_task(self._read_list(modem))
             case "NameOwnerChanged", (_, _, owner):
                 self._owner = owner
                 self._incomplete.clear()
-                if owner:
-                    self._tasks.create_task(self._read_modems())
 
-    async def _read_modems(self) -> None:
+    async def _read_lists(self) -> None:
         try:
-            (objects,) = await self._call(ROOT, _OBJECTS, "GetManagedObjects")
+            (modems,) = await self._bus.call(NAME, ROOT, _OBJECTS, "GetManagedObjects")
         except BusError as error:
             logger.warning("telephony missing", name=NAME, problem=str(error))
             return
-        for modem, interfaces in objects.items():
-            if MESSAGING in interfaces:
-                await self._read_list(modem)
-
-    async def _read_list(self, modem: str) -> None:
-        # The error of a modem that is not enabled: once it is, each message has a signal.
-        with suppress(BusError):
-            (paths,) = await self._call(modem, MESSAGING, "List")
+        for modem, interfaces in modems.items():
+            # The property, since the method List is an error while the modem is being enabled.
+            _, messages = interfaces.get(MESSAGING, {}).get("Messages", ("ao", []))
             # The newest is first in the list.
-            for path in reversed(paths):
+            for path in reversed(messages):
                 await self._take(modem, path)
 
     async def _take(self, modem: str, path: str) -> None:
@@ -125,7 +116,7 @@ class ModemManager:
         # Before the call, so that the signal of the last part is not missed.
         self._incomplete[path] = modem
         try:
-            (properties,) = await self._call(path, _PROPERTIES, "GetAll", "s", SMS)
+            (properties,) = await self._bus.call(NAME, path, _PROPERTIES, "GetAll", "s", SMS)
         except BusError:
             # Another program has deleted it, or ModemManager ends.
             properties = {}
@@ -155,9 +146,6 @@ class ModemManager:
                 self._refused = True
                 problem = f"{error}; expected is a polkit rule that allows {ACTION} to the user of this process"
                 logger.warning("message not deleted", message=path, problem=problem)
-
-    async def _call(self, path: str, interface: str, method: str, *arguments: str) -> tuple[Any, ...]:
-        return await self._bus.call(NAME, path, interface, method, *arguments)
 
 
 def _is_push(octets: bytes, path: str) -> bool:
