@@ -1,9 +1,10 @@
 """What `dmnotid metrics` prints: the metrics of a reply of `Status`, in the two text formats of Prometheus.
 
-Every label but `server` has a fixed set of values, and `server` only those of the configuration: no datagram can add a
-series. Counters begin at 0 with each start of the daemon.
+Every label but `server` and `door` has a fixed set of values, and these two only those of the configuration: no datagram
+can add a series. Counters begin at 0 with each start of the daemon.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -54,6 +55,7 @@ def families(status: Mapping[str, Any], *, servers: bool = True) -> Iterator[Fam
     yield gauge("hook_startable", "Whether the hook can be started.", status["hook"]["startable"])
     yield gauge("clock_believed", "Whether the clock of the device is believed.", status["clock"]["believed"])
     yield from _datagrams(status["counts"])
+    yield from _doors(status["sockets"])
     yield from _servers(status["servers"], status["counts"]["accepted"], one_each=servers)
     yield from _sessions(status["counts"])
     yield _connections(status["links"])
@@ -75,6 +77,17 @@ def _datagrams(counts: Mapping[str, Any]) -> Iterator[Family]:
     failed = "Notifications that were not accepted because the journal could not be written."
     yield counter("notifications_not_accepted", failed, counts["not_accepted"])
     yield counter("internal_errors", "Errors of the program itself; each is in the log.", counts["bugs"])
+
+
+def _doors(sockets: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
+    received = Counter[str]()
+    for it in sockets:
+        # Two doors may have the same name.
+        if it["door"] is not None:
+            received[it["door"]] += it["received"]
+    if received:
+        meaning = "Datagrams that other processes have handed in, by the name of the door; received ones include them."
+        yield counter("door_datagrams_received", meaning, [({"door": door}, count) for door, count in received.items()])
 
 
 def _servers(servers: Sequence[Mapping[str, Any]], accepted: int, *, one_each: bool) -> Iterator[Family]:

@@ -146,6 +146,17 @@ def test_metric_with_labels_has_a_sample_for_each_value() -> None:
     assert series(samples, "dmnotid_sessions_closed_total", "outcome") == STATUS["counts"]["closed"]
 
 
+def test_doors_have_a_sample_for_each_name_and_none_without_doors() -> None:
+    names = {"/run/a": ("sms", 2), "/run/b": ("sms", 3), "/run/c": ("local", 0)}
+    doors = [
+        {"listen": path, "unit": None, "door": name, "received": received, "lost": 0, "junk": 0}
+        for path, (name, received) in names.items()
+    ]
+    name = "dmnotid_door_datagrams_received_total"
+    assert series(plain(status(sockets=[*STATUS["sockets"], *doors])), name, "door") == {"sms": 5, "local": 0}
+    assert name not in {found for found, _ in plain(STATUS)}
+
+
 def test_openmetrics_has_the_same_samples_and_the_creation_of_each_counter() -> None:
     text = render(families(STATUS), created=STARTED)
     samples = read(text, parse_openmetrics)
