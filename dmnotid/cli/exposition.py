@@ -1,7 +1,7 @@
 """What `dmnotid metrics` prints: the metrics of a reply of `Status`, in the two text formats of Prometheus.
 
-Every label but `server` and `door` has a fixed set of values, and these two only those of the configuration: no datagram
-can add a series. Counters begin at 0 with each start of the daemon.
+Every label has a fixed set of values, but `server` and `door` have those of the configuration: no datagram can add a
+series. Counters begin at 0 with each start of the daemon.
 """
 
 from collections import Counter
