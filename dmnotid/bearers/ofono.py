@@ -1,4 +1,4 @@
-"""oFono (1.31): an agent for pushes at each modem.
+"""oFono (1.31 to 2.16): an agent for pushes at each modem.
 
 The states of a modem, by the path of its object:
 

@@ -23,8 +23,10 @@ def test_bearer_is_ready_when_the_bus_is_there(device: Device, unit: str) -> Non
     assert missing["name"] == UNITS[unit]
 
 
-def test_push_by_sms_starts_a_session_through_the_shipped_units(device: Device) -> None:
-    """oFono, its bearer, the door that systemd holds, the daemon, and its hook: each as its own user."""
+@pytest.mark.parametrize("debian", ["device", "later_device"])
+def test_push_by_sms_starts_a_session_through_the_shipped_units(request: pytest.FixtureRequest, debian: str) -> None:
+    """oFono 1.31 or 2.16, its bearer, the door that systemd holds, the daemon and its hook, each in its sandbox."""
+    device: Device = request.getfixturevalue(debian)
     bearer = "dmnotid-ofono.service"
 
     def wait_logged(event: str) -> None:
