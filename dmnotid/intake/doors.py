@@ -23,7 +23,7 @@ from struct import Struct
 from typing import Any, Final
 
 from dmnotid.config.values import DoorConfig
-from dmnotid.errors import EndpointError, UntrustedPath
+from dmnotid.errors import EndpointError, UntrustedPath, UnusablePath
 from dmnotid.host.log import logger
 from dmnotid.host.trust import check_trusted_directory, check_trusted_socket
 from dmnotid.host.unixsocket import bind_unix
@@ -191,6 +191,9 @@ def check_door(config: DoorConfig) -> None:
     """Ensure that a door can be bound: its group exists, and no other user can replace it. Raises EndpointError."""
     try:
         check_trusted_directory(config.path.parent)
+    except UnusablePath as error:
+        # The likely cause: the door is that of the socket unit, which is not in use.
+        raise EndpointError(f"doors: {error}: make it, or enable dmnotid-doors.socket and restart dmnotid") from error
     except UntrustedPath as error:
         raise EndpointError(f"doors: {error}") from error
     _gid(config)

@@ -164,7 +164,7 @@ def test_doors_are_those_of_their_unit_or_are_to_be_bound(
     systemctl("masked", "inactive")
     done = checked(config, capsys)
     assert done.status == 1
-    assert "doors: /run/no: No such file or directory\n" in done.err
+    assert "doors: /run/no: No such file or directory: make it, or enable dmnotid-doors.socket" in done.err
 
 
 def test_door_that_others_can_replace_is_a_problem(
