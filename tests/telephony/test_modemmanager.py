@@ -8,7 +8,7 @@ import pytest
 from dmnotid.wire.wsp import encode_push
 from tests.bearers.door import Door
 from tests.processes import running
-from tests.support import Recorder, push, wait_until
+from tests.support import Recorder, package, push, wait_until
 from tests.telephony.bus import Polkit, PrivateBus
 from tests.telephony.conftest import StartBearer
 from tests.telephony.modem import Modem, abstract_listener
@@ -93,8 +93,10 @@ def test_push_for_another_port_is_handed_in_when_it_is_a_dm_notification(
     manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
 ) -> None:
     """6.1.1 without the port, which ModemManager does not pass on: the decided exception."""
-    sent = [push(1), push(2)]
-    receive(manager, modem, *deliver(sent[0], port=2949), *deliver(sent[1], port=None))
+    # The limit for push headers is that of the daemon's configuration.
+    long_header = encode_push(package(3), further=[("X-Padding", "x" * 60)])
+    sent = [push(1), push(2), long_header]
+    receive(manager, modem, *deliver(sent[0], port=2949), *deliver(sent[1], port=None), *deliver(sent[2]))
     bearer("modemmanager", door.path)
     wait_until(lambda: door.pushes == sent and not modem.stored)
 
@@ -226,6 +228,23 @@ def test_push_is_handed_in_once_when_modemmanager_is_restarted(
     wait_until(lambda: door.pushes == sent[:2] and not modem.stored)
     receive(manager, modem, *deliver(sent[2]))
     wait_until(lambda: door.pushes == sent and not modem.stored)
+
+
+def test_push_is_not_taken_for_one_of_an_earlier_run_of_modemmanager(
+    manager: ModemManager, modem: Modem, short: Path, bearer: StartBearer
+) -> None:
+    """The first message of each run has the same path, and the first one is still in the bearer."""
+    one = bearer("modemmanager", short / "push.sock")
+    sent = [push(1), push(2)]
+    receive(manager, modem, *deliver(sent[0]))
+    one.wait("door shut")
+    manager.stop()
+    modem.stored.clear()
+    modem.store(*deliver(sent[1]), announce=False)
+    manager.start()
+    one.wait("push received", 2)
+    with Door(short / "push.sock") as door:
+        wait_until(lambda: sorted(door.pushes) == sorted(sent) and not modem.stored)
 
 
 def test_push_is_handed_in_once_when_the_bus_is_restarted(
