@@ -47,7 +47,8 @@ def broken_links(page: Path) -> list[str]:
         if re.match("[a-z]+:", target):
             continue
         there = page.parent / path if path else page
-        if not there.exists() or (anchor and anchor not in anchors(there)):
+        # A site shows no directory.
+        if not there.is_file() or (anchor and anchor not in anchors(there)):
             found.append(target)
     return found
 
