@@ -58,7 +58,7 @@ async def offer(door: Path, octets: bytes) -> Verdict:
 class Outbox:
     """The pushes that have no verdict yet, in the order of their arrival.
 
-    A push that is not accepted yet never holds up another one, because each waits for its own pause.
+    A push to a server whose queue is full never holds up those to others, because each waits for its own pause.
     """
 
     def __init__(
@@ -96,15 +96,11 @@ class Outbox:
         if key in self._pushes:
             return
         if len(self._pushes) == self._most:
-            self.drop(next(iter(self._pushes)), f"{self._most} later ones wait for the door")
+            oldest = self._pushes.pop(next(iter(self._pushes)))
+            problem = f"{self._most} later ones wait for the door"
+            logger.warning("push dropped", octets=len(oldest), push=oldest.hex(), problem=problem)
         self._pushes[key] = octets
         self._due.put_nowait(key)
-
-    def drop(self, key: str, problem: str) -> None:
-        """Discard a push that has no verdict yet."""
-        octets = self._pushes.pop(key, None)
-        if octets is not None:
-            logger.warning("push dropped", octets=len(octets), push=octets.hex(), problem=problem)
 
     async def run(self) -> None:
         """Offer pushes until this task is cancelled."""

@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
         log.logger.info("bearer stopped", telephony=arguments.telephony)
 
     try:
-        # uvloop would take more memory than the rest of a bearer.
+        # uvloop would take more memory, and a bearer has little to do.
         run_to_completion(run(), asyncio.new_event_loop)
     # A task group wraps an unexpected error of any of its tasks.
     except ExceptionGroup:
