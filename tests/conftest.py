@@ -13,8 +13,10 @@ from hypothesis import settings
 from dmnotid.host import log
 from tests import shared
 from tests.processes import Run, running
-from tests.project.packaging import PROJECT, build_deb, why_no_deb
+from tests.project.packaging import BUILD_PACKAGES, PROJECT, RELEASE, build_deb, build_deb_inside, why_no_deb
 from tests.support import LogLines
+from tests.system.machine import make_root
+from tests.system.machine import why_not as why_no_machine
 
 # A background job of a script ignores SIGINT (with nohup SIGHUP too), and so would the programs that tests start.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -102,8 +104,17 @@ def start(tmp_path: Path) -> Iterator[Run]:
 
 @pytest.fixture(scope="session")
 def package() -> Path:
-    """The Debian package of this checkout, built once."""
-    if reason := why_no_deb():
+    """The Debian package of this checkout, built once: here, or in the release of Debian that is asked for."""
+    release = os.environ.get(RELEASE, "")
+    if reason := why_no_machine() if release else why_no_deb():
         pytest.skip(reason)
-    [package] = shared.made_once("package", lambda dist: build_deb(PROJECT, dist)).glob("dmnotid_*.deb")
+
+    def build(dist: Path) -> None:
+        if release:
+            root = shared.made_once("build-root", lambda root: make_root(root, release, BUILD_PACKAGES))
+            build_deb_inside(root, dist)
+        else:
+            build_deb(PROJECT, dist)
+
+    [package] = shared.made_once("package", build).glob("dmnotid_*.deb")
     return package

@@ -10,6 +10,22 @@ from typing import Final
 
 PROJECT: Final = Path(__file__).parents[2]
 
+RELEASE: Final = "DMNOTID_TEST_RELEASE"
+"""Environment variable: a release of Debian, such as trixie, to build the packages in and to boot."""
+
+BUILD_PACKAGES: Final = (
+    *(
+        "build-essential",
+        "debhelper",
+        "dh-python",
+        "lintian",
+        "pandoc",
+        "pybuild-plugin-pyproject",
+        "python3-setuptools",
+    ),
+)
+"""What a root has besides the smallest Debian there is, to build and check the packages."""
+
 _DEB_TOOLS: Final = ("make", "dpkg-buildpackage", "dpkg-checkbuilddeps")
 
 
@@ -74,6 +90,21 @@ def build_deb(sources: Path, dist: Path, before: tuple[str, ...] = ()) -> Path:
     assert done.returncode == 0, done.stdout
     [package] = dist.glob("dmnotid_*.deb")
     return package
+
+
+def build_deb_inside(root: Path, dist: Path) -> None:
+    """Run `make deb` in another Debian, and lintian, which must find nothing; the packages go to `dist`."""
+    copy_sources(root / "srv/sources")
+    script = "cd /srv/sources && make deb && lintian --fail-on=error,warning --allow-root dist/*.deb >lintian.log 2>&1"
+    done = subprocess.run(
+        ["chroot", root, "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "sh", "-c", script],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    found = root / "srv/sources/lintian.log"
+    assert done.returncode == 0, found.read_text() if found.exists() else done.stdout
+    assert found.read_text() == ""
+    for package in (root / "srv/sources/dist").glob("*.deb"):
+        shutil.copy(package, dist)
 
 
 def sms_package(package: Path) -> Path:

@@ -71,6 +71,13 @@ def contents(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked
 
 
+def system_files(contents: Path) -> Path:
+    """Return the directory of systemd's files: Debian 12 has it in /lib, later releases in /usr/lib."""
+    return next(
+        path for name in ("lib/systemd", "usr/lib/systemd") if (path := contents / name / "system").exists()
+    ).parent
+
+
 @pytest.mark.system
 def test_what_lies_where(contents: Path) -> None:
     units = {
@@ -78,9 +85,9 @@ def test_what_lies_where(contents: Path) -> None:
         "dmnotid-doors.socket",
         *("dmnotid-metrics.service", "dmnotid-metrics.timer", "dmnotid-metrics.socket", "dmnotid-metrics@.service"),
     }
-    assert {unit.name for unit in (contents / "lib/systemd/system").iterdir()} == units
+    assert {unit.name for unit in (system_files(contents) / "system").iterdir()} == units
     for unit in units:
-        assert (contents / "lib/systemd/system" / unit).read_bytes() == (PROJECT / "systemd" / unit).read_bytes()
+        assert (system_files(contents) / "system" / unit).read_bytes() == (PROJECT / "systemd" / unit).read_bytes()
     shared = {"handoff.conf", "restart-steps.conf", "dmnotid.schema.json"}
     assert {file.name for file in (contents / "usr/share/dmnotid").iterdir()} == shared
     pages = {page.name for page in (contents / "usr/share/man").rglob("*.gz")}
@@ -98,7 +105,9 @@ def test_what_lies_where(contents: Path) -> None:
     ):
         assert (documents / name).read_bytes() == (PROJECT / name).read_bytes()
     preset = "90-dmnotid.preset"
-    assert (contents / "lib/systemd/system-preset" / preset).read_bytes() == (PROJECT / "systemd" / preset).read_bytes()
+    assert (system_files(contents) / "system-preset" / preset).read_bytes() == (
+        PROJECT / "systemd" / preset
+    ).read_bytes()
     completion = contents / "usr/share/bash-completion/completions/dmnotid"
     assert completion.read_bytes() == (PROJECT / "completions/dmnotid").read_bytes()
     users = PROJECT / "systemd/dmnotid.sysusers"
@@ -112,7 +121,8 @@ def test_what_lies_where(contents: Path) -> None:
 @pytest.mark.system
 def test_bearers_are_a_package_of_their_own(package: Path, tmp_path: Path) -> None:
     subprocess.run(["dpkg-deb", "--raw-extract", sms_package(package), tmp_path], check=True)
-    units, policy, users = "lib/systemd/system", "usr/share/dbus-1/system.d", "usr/lib/sysusers.d"
+    units, policy, users = system_files(tmp_path) / "system", "usr/share/dbus-1/system.d", "usr/lib/sysusers.d"
+    units = units.relative_to(tmp_path)
     found = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
     shipped = {
         f"{units}/dmnotid-modemmanager.service": "dmnotid-modemmanager.service",

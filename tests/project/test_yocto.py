@@ -72,9 +72,11 @@ def test_recipe_installs_what_the_debian_package_does(recipes: dict[str, dict[st
     files = {line.split()[5].removeprefix(".") for line in listed.splitlines() if not line.startswith("d")}
     # Debian 12 has its units in /lib. Debian's own places, the documents and the program are installed otherwise.
     elsewhere = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/bash-completion/", "/usr/lib/python3/", "/usr/bin/")
-    wanted = {file.replace("/lib/systemd/system/", "/usr/lib/systemd/system/", 1) for file in files}
+    wanted = {f"/usr{file}" if file.startswith("/lib/") else file for file in files}
     wanted = {
-        file for file in wanted if not file.startswith((*elsewhere, "/lib/systemd/system-preset/", "/usr/lib/sysusers"))
+        file
+        for file in wanted
+        if not file.startswith((*elsewhere, "/usr/lib/systemd/system-preset/", "/usr/lib/sysusers"))
     }
     image = Path(recipe["D"])
     installed = {f"/{path.relative_to(image)}" for path in image.rglob("*") if path.is_file() or path.is_symlink()}

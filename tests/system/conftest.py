@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.project.packaging import PROJECT, sms_package
+from tests.project.packaging import PROJECT, RELEASE, sms_package
 from tests.shared import made_once
 from tests.system.device import Device
 from tests.system.machine import Machine, make_root, why_not
@@ -20,6 +20,9 @@ OWN_ROOT: Final = "DMNOTID_TEST_ROOT"
 
 LATER: Final = "trixie"
 """A release whose systemd differs from that of Debian 12 where the documents say so."""
+
+BOTH: Final = ("test_receive", "test_start")
+"""Files whose tests run in both releases; DMNOTID_TEST_RELEASE=trixie runs all tests in that one."""
 
 
 def _make_root(root: Path, release: str = "") -> None:
@@ -33,12 +36,12 @@ def _make_root(root: Path, release: str = "") -> None:
 
 @pytest.fixture(scope="session")
 def base_root() -> Path:
-    """A Debian without dmnotid."""
+    """A Debian without dmnotid: of this machine's release, or of the one that is asked for."""
     if kept := os.environ.get(OWN_ROOT):
         if not Path(kept).exists():
-            _make_root(Path(kept))
+            _make_root(Path(kept), os.environ.get(RELEASE, ""))
         return Path(kept)
-    return made_once("root", _make_root)
+    return made_once("root", lambda root: _make_root(root, os.environ.get(RELEASE, "")))
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +56,11 @@ def device_root(base_root: Path, package: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def later_root(package: Path) -> Path:
+def later_root(request: pytest.FixtureRequest, package: Path) -> Path:
     """A Debian 13, which has systemd 257, with dmnotid's packages."""
+    if os.environ.get(RELEASE) == LATER:
+        found: Path = request.getfixturevalue("device_root")
+        return found
 
     def make(root: Path) -> None:
         _make_root(root, LATER)
@@ -96,10 +102,17 @@ def bare_machine(base_root: Path) -> Iterator[Machine]:
         yield machine
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of some files in two releases."""
+    both = metafunc.module.__name__.rpartition(".")[2] in BOTH and RELEASE not in os.environ
+    if both and "device_machine" in metafunc.fixturenames:
+        metafunc.parametrize("device_machine", ["device_root", "later_root"], indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def device_machine(device_root: Path) -> Iterator[Machine]:
-    """A booted machine with dmnotid's package, one for all tests of a file."""
-    with Machine(device_root) as machine:
+def device_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine with dmnotid's package, one for all tests of a file (and release)."""
+    with Machine(request.getfixturevalue(getattr(request, "param", "device_root"))) as machine:
         yield machine
 
 

@@ -120,13 +120,13 @@ def why_not() -> str:
     return ""
 
 
-def make_root(root: Path, release: str = "") -> None:
+def make_root(root: Path, release: str = "", packages: Sequence[str] = PACKAGES) -> None:
     """Make a small Debian in an empty directory, from the sources, keys and proxies of this machine's own apt.
 
     Its release is that of this machine, unless another one is given. Raises OSError with the error of mmdebstrap.
     """
     try:
-        _bootstrap(root, release)
+        _bootstrap(root, release, packages)
     except BaseException:
         # An incomplete root must not be used later.
         shutil.rmtree(root, ignore_errors=True)
@@ -140,7 +140,7 @@ def make_root(root: Path, release: str = "") -> None:
     journald.write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n")
 
 
-def _bootstrap(root: Path, release: str) -> None:
+def _bootstrap(root: Path, release: str, packages: Sequence[str]) -> None:
     apt = Path("/etc/apt")
     own = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list")), *apt.glob("sources.list.d/*.sources")]
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as options:
@@ -148,7 +148,7 @@ def _bootstrap(root: Path, release: str) -> None:
         options.write(subprocess.run(["apt-config", "dump", "Acquire"], **_CAPTURED, check=True).stdout)
         options.flush()
         done = subprocess.run(
-            ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(PACKAGES)}",
+            ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(packages)}",
              f"--aptopt={options.name}", "--dpkgopt=force-unsafe-io", release, root,
              # For a given release, mmdebstrap has the sources itself.
              *(file for file in own if not release and file.is_file() and file.stat().st_size)],
