@@ -34,7 +34,7 @@ MAX_REQUEST_OCTETS: Final = 64 * 1024
 PATIENCE: Final = 5.0
 """Maximum time for a request to arrive, and for a client to read, in seconds."""
 
-SLICE: Final = 32
+SLICE: Final = 16
 """Number of items of a list that are made before reception gets its turn."""
 
 LOG_EVERY: Final = 60.0
