@@ -57,8 +57,12 @@ def with_value(path: str, value: object) -> dict[str, Any]:
     return document
 
 
+# Made once: a new validator resolves the references of the schema again.
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
 def valid(document: object) -> bool:
-    return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(document))
+    return bool(VALIDATOR.is_valid(document))
 
 
 def as_yaml(document: object) -> str:
