@@ -90,7 +90,10 @@ class Bus:
                 raise BusLost(str(error) or "the bus has closed the connection") from error
             match message.header.message_type:
                 case MessageType.signal:
-                    on_signal(_event(message))
+                    # The bus checks the sender in a rule of `subscribe`, but lets any user send a signal to one
+                    # connection, without such a rule.
+                    if HeaderFields.destination not in message.header.fields:
+                        on_signal(_event(message))
                 case MessageType.method_call:
                     known = on_call(_event(message))
                     # The bus logs a reply that is not expected as a breach of its policy.

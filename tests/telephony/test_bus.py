@@ -1,0 +1,44 @@
+"""The connection of the bearers to a private bus, without a telephony daemon."""
+
+import shutil
+from typing import Any
+
+import pytest
+from jeepney import DBusAddress, HeaderFields, new_signal
+from jeepney.io.blocking import open_dbus_connection
+from jeepney.wrappers import DBusErrorResponse
+
+from tests.bearers.door import Door
+from tests.telephony.bus import PrivateBus, call
+from tests.telephony.conftest import StartBearer
+
+pytestmark = [
+    pytest.mark.telephony,
+    pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="needs dbus-daemon"),
+]
+
+_BUS = "org.freedesktop.DBus"
+
+
+@pytest.mark.parametrize("telephony", ["ofono", "modemmanager"])
+def test_signal_of_a_stranger_is_ignored_when_it_is_sent_to_the_bearer(
+    bus: PrivateBus, door: Door, bearer: StartBearer, telephony: str
+) -> None:
+    """Every user of the system bus may send one, with any contents."""
+    with open_dbus_connection(bus.address) as stranger:
+
+        def ask(name: str, method: str) -> tuple[Any, ...]:
+            return call(stranger, name, "/", _BUS, method, None)
+
+        before = set(ask(_BUS, "ListNames")[0])
+        running = bearer(telephony, door.path)
+        running.wait("bus connected")
+        (name,) = set(ask(_BUS, "ListNames")[0]) - before
+        for member, signature, *body in (("ModemAdded", "oa{sv}", "/modem", {}), ("Added", "ib", 1, True)):
+            signal = new_signal(DBusAddress("/", None, "org.example"), member, signature, tuple(body))
+            signal.header.fields[HeaderFields.destination] = name
+            stranger.send(signal)
+        # Read after the signals.
+        with pytest.raises(DBusErrorResponse, match="UnknownMethod"):
+            ask(name, "None")
+    assert running.stop() == 0
