@@ -408,7 +408,7 @@ class HookError(DmnotidError):
 
 
 class DoorShut(DmnotidError):
-    """A push door is not there, or gives no answer; the push may be offered again."""
+    """A push door is not there, or gives no verdict; the push may be offered again."""
 
 
 class BusLost(DmnotidError):

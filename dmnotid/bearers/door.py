@@ -40,9 +40,10 @@ async def offer(door: Path, octets: bytes) -> Verdict:
     # A socket and an address for each offer: a late answer can't be mistaken for that to another push.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
+            # Connected before it has an address, which others could guess: from then on the door alone can answer.
+            sock.connect(str(door))
             # The empty name makes the kernel choose a free abstract one; without an address there is no answer.
             sock.bind("")
-            sock.connect(str(door))
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(ANSWER_WITHIN):
                 # Waits while the queue of the door is full.
@@ -51,8 +52,15 @@ async def offer(door: Path, octets: bytes) -> Verdict:
         except TimeoutError:
             raise DoorShut(f"no answer within {ANSWER_WITHIN:g} s") from None
         except OSError as error:
-            raise DoorShut(error.strerror) from error
-    return Verdict(answer.get("session"), answer.get("reason"))
+            raise DoorShut(error.strerror or str(error)) from error
+        except (RecursionError, ValueError):
+            answer = None
+    match answer:
+        case {"verdict": "accepted", "session": session}:
+            return Verdict(session=session)
+        case {"verdict": "discarded", "reason": reason}:
+            return Verdict(reason=reason)
+    raise DoorShut("the answer is not a verdict of dmnotid")
 
 
 class Outbox:

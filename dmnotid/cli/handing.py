@@ -39,12 +39,17 @@ class Door:
     def answer(self) -> tuple[str, str]:
         """Wait for an answer; return its text, and the verdict in one word. Raises DmnotidError."""
         try:
-            octets = self._socket.recv(_ANSWER_OCTETS)
-            answer = json.loads(octets)
-            return printable(octets.decode()), str(answer.get("reason") or answer["verdict"])
+            text = self._socket.recv(_ANSWER_OCTETS).decode()
+            answer = json.loads(text)
         except OSError as error:
             problem = f"no answer within {self._patience:g} s: the daemon does not read it, or its journal fails"
             raise _problem(self, error, problem) from error
+        except (RecursionError, ValueError):
+            answer = None
+        match answer:
+            case {"verdict": "accepted" as verdict} | {"verdict": "discarded", "reason": str(verdict)}:
+                return printable(text), verdict
+        raise DmnotidError(f"dmnotid send: {self}: the answer is not a verdict of dmnotid")
 
 
 @contextmanager
@@ -54,9 +59,10 @@ def open_door(path: Path, patience: float = PATIENCE) -> Iterator[Door]:
         sock.settimeout(patience)
         door = Door(path, sock, patience)
         try:
+            # Connected before it has a name, which others could guess: from then on the door alone can answer.
+            sock.connect(str(path))
             # The kernel chooses a free name: a sender without one gets no answer.
             sock.bind("")
-            sock.connect(str(path))
         except OSError as error:
             raise _problem(door, error) from error
         yield door

@@ -9,7 +9,7 @@ import pytest
 
 from dmnotid.bearers.door import Outbox, Verdict, offer
 from dmnotid.errors import DoorShut
-from tests.bearers.door import Door
+from tests.bearers.door import MISSHAPEN, Door, forging
 from tests.support import LogLines, eventually
 
 PAUSE = 0.01
@@ -31,6 +31,20 @@ def test_offer_returns_the_verdict_of_the_daemon(path: Path) -> None:
         door.answer = lambda _: {"verdict": "discarded", "reason": "duplicate"}
         assert offered(path) == Verdict(reason="duplicate")
         assert door.pushes == [b"push", b"push"]
+
+
+@pytest.mark.parametrize("answer", MISSHAPEN)
+def test_offer_raises_when_the_answer_is_not_a_verdict(path: Path, answer: bytes) -> None:
+    with Door(path) as door:
+        door.answer = lambda _: answer
+        with pytest.raises(DoorShut, match="the answer is not a verdict of dmnotid"):
+            offered(path)
+
+
+def test_offer_takes_the_verdict_of_the_door_alone(path: Path) -> None:
+    with Door(path) as door, forging(path):
+        door.answer = lambda _: {"verdict": "discarded", "reason": "stale"}
+        assert offered(path) == Verdict(reason="stale")
 
 
 def test_offer_raises_when_the_door_is_not_there(path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from dmnotid.cli.handing import open_door
 from dmnotid.errors import DmnotidError
+from tests.bearers.door import MISSHAPEN, forging
 
 PATIENCE = 0.05
 
@@ -31,6 +32,24 @@ def test_answer_is_its_text_and_its_verdict(tmp_path: Path, door: socket.socket,
         assert octets == b"x"
         door.sendto(answer.encode(), address)
         assert opened.answer() == (answer, verdict)
+
+
+@pytest.mark.parametrize("answer", MISSHAPEN)
+def test_answer_that_is_not_a_verdict_is_a_problem(tmp_path: Path, door: socket.socket, answer: bytes) -> None:
+    with open_door(tmp_path / "door") as opened:
+        opened.send(b"x")
+        door.sendto(answer, door.recvfrom(10)[1])
+        with pytest.raises(DmnotidError, match="the answer is not a verdict of dmnotid"):
+            opened.answer()
+
+
+def test_answer_of_another_process_is_not_taken_before_the_door_is_connected(
+    tmp_path: Path, door: socket.socket
+) -> None:
+    with forging(tmp_path / "door"), open_door(tmp_path / "door") as opened:
+        opened.send(b"x")
+        door.sendto(b'{"verdict": "discarded", "reason": "stale"}', door.recvfrom(10)[1])
+        assert opened.answer()[1] == "stale"
 
 
 def hand_in(path: Path, count: int) -> None:
