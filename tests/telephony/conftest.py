@@ -2,18 +2,15 @@
 
 import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 
 from tests.bearers.door import Door
-from tests.processes import DMNOTID, ENVIRONMENT
-from tests.support import IS_ROOT, parse_lines, wait_until
+from tests.processes import DMNOTID, ENVIRONMENT, Program
+from tests.support import IS_ROOT
 from tests.telephony.bus import PrivateBus
 from tests.telephony.modem import Modem, tcp_listener
 from tests.telephony.ofonod import OFONOD, Ofonod
@@ -52,45 +49,17 @@ def door(short: Path) -> Iterator[Door]:
         yield door
 
 
-class Bearer:
-    """A running `dmnotid bearer`; its log is a file of lines."""
-
-    def __init__(self, telephony: str, door: Path, bus: PrivateBus, log: Path) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*DMNOTID, "bearer", telephony, "--door", door],
-                env={**ENVIRONMENT, **bus.environment}, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-
-    def of(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in parse_lines(self._log.read_text()) if line["event"] == event]
-
-    def wait(self, event: str, count: int = 1) -> dict[str, Any]:
-        """Wait for a record of the log; the last of so many."""
-
-        def there() -> bool:
-            assert self.process.poll() in {None, 0}, self._log.read_text()
-            return len(self.of(event)) >= count
-
-        wait_until(there)
-        return self.of(event)[count - 1]
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-
-StartBearer = Callable[..., Bearer]
+StartBearer = Callable[[str, Path], Program]
 
 
 @pytest.fixture
 def bearer(bus: PrivateBus, short: Path) -> Iterator[StartBearer]:
-    """Start bearers; those that still run at the end are killed."""
-    bearers: list[Bearer] = []
+    """Start bearers for a telephony daemon and a door; those that still run at the end are killed."""
+    bearers: list[Program] = []
 
-    def start(telephony: str, door: Path) -> Bearer:
-        bearers.append(Bearer(telephony, door, bus, short / f"bearer{len(bearers)}.log"))
+    def start(telephony: str, door: Path) -> Program:
+        command = [*DMNOTID, "bearer", telephony, "--door", str(door)]
+        bearers.append(Program(command, short / f"bearer{len(bearers)}.log", {**ENVIRONMENT, **bus.environment}))
         return bearers[-1]
 
     yield start
