@@ -29,7 +29,7 @@ from dmnotid.wire.wsp import encode_push
 
 T = TypeVar("T")
 
-DEADLINE = 30.0
+DEADLINE = float(os.environ.get("DMNOTID_TEST_DEADLINE", "30"))
 """Maximum time to wait for an event, in seconds; only a test that fails waits that long."""
 
 SERVER_ID = "dm.example"

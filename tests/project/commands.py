@@ -156,6 +156,12 @@ NOWHERE: Final = {
     "needs a build directory of OpenEmbedded; tests/project/test_yocto.py parses the layer with the same parser": (
         "bitbake-layers add-layer contrib/yocto/meta-dmnotid",
     ),
+    "takes an hour, with emulated processors or another release of Debian": (
+        "DMNOTID_TEST_RELEASE=trixie .venv/bin/pytest -m system tests/system tests/project/test_package.py",
+        "apt install mmdebstrap qemu-user-static",
+        "tests/foreign/run arm64 -n 2 tests/wire tests/host tests/journal tests/intake",
+        "tests/foreign/run armhf --rest",
+    ),
     "takes the latest versions of the dependencies, which change each day": ("make lock PYTHON=.venv/bin/python",),
     "needs systemd-timesyncd or systemd-timedated with D-Bus, which the machine of the tests has not": (
         "timedatectl",

@@ -223,6 +223,7 @@ def test_build_elsewhere_years_later_leaves_the_sources_alone_and_makes_the_same
         "debian/dmnotid.postrm",
         "debian/dmnotid-sms.prerm",
         "completions/dmnotid",
+        "tests/foreign/run",
     ],
 )
 def test_shellcheck_has_nothing_to_say(script: str) -> None:
