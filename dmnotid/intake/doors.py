@@ -38,6 +38,9 @@ _CREDENTIALS: Final = Struct("=iII")
 ANCILLARY_OCTETS: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
 """Room for the credentials, which come first, and for nothing else: a sender can attach open files."""
 
+SO_TIMESTAMP: Final = 29
+"""asm-generic/socket.h. Turned off, it turns off SO_TIMESTAMPNS too."""
+
 _ANSWER: Final = b'{"verdict": '
 """The beginning of every answer."""
 
@@ -52,6 +55,8 @@ class Door(BatchReader):
         # Whether the service manager bound it.
         self.passed = passed
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        # A socket unit may have requested it (Timestamping=); it would take the place of the credentials.
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 0)
 
     def __str__(self) -> str:
         """Return the path."""

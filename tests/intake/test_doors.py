@@ -370,6 +370,22 @@ async def test_passed_socket_is_read_as_the_door_of_its_path_and_stays(tmp_path:
     assert logged.of("socket listening")[0] | {"listen": str(path), "holds": "push", "source": "sms"}
 
 
+@pytest.mark.parametrize("option", [29, 35], ids=["SO_TIMESTAMP", "SO_TIMESTAMPNS"])
+async def test_passed_socket_has_the_process_of_its_sender_when_its_unit_requests_timestamps(
+    tmp_path: Path, option: int
+) -> None:
+    path = tmp_path / "door"
+    with bound(path) as unit:
+        path.chmod(0o660)
+        unit.setsockopt(socket.SOL_SOCKET, option, 1)
+        hand_in(path, b"early")
+        with endpoints_with(door_at(path), passed=[unit.dup()]) as (_, desk):
+            hand_in(path, b"x")
+            await eventually(lambda: len(desk.datagrams) == 2)
+    assert desk.payloads == [b"early", b"x"]
+    assert [it.handover and it.handover.pid for it in desk.datagrams][1] == os.getpid()
+
+
 async def test_passed_socket_that_no_entry_names_is_not_read(tmp_path: Path, logged: LogLines) -> None:
     path, other = tmp_path / "door", tmp_path / "other"
     with bound(path) as unit, endpoints_with(door_at(other), passed=[unit.dup()]) as (endpoints, desk):
