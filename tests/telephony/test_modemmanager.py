@@ -284,7 +284,8 @@ def test_push_is_handed_in_as_often_as_the_list_has_it_and_deleted(
     manager.enable(enabled=False)
     manager.enable(enabled=True)
     wait_until(lambda: len(manager.messages()) == 2)
-    door.answer = lambda _: {"verdict": "discarded", "reason": "duplicate"} if door.pushes else {"verdict": "accepted"}
+    accepted, duplicate = {"verdict": "accepted", "session": 1}, {"verdict": "discarded", "reason": "duplicate"}
+    door.answer = lambda _: duplicate if door.pushes else accepted
     one = bearer("modemmanager", door.path)
     one.wait("push handed in", 2)
     # The memory has only one of the two.
