@@ -28,9 +28,9 @@ pages := $(MAN)/dmnotid.8 $(MAN)/dmnotid.yaml.5 $(MAN)/dmnotid-hook.7
 export SOURCE_DATE_EPOCH := $(shell sed -n 's/^RELEASED_AT = //p' dmnotid/__init__.py)
 
 # Builds run in a copy, so that nothing is written beside the sources, and so that other files here are not packaged. The
-# modes are those of a checkout with the usual umask.
+# modes are those of a checkout with the usual umask; a time before SOURCE_DATE_EPOCH would get into the Debian package.
 in_copy := set -eu; umask 022; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; mkdir -p $(DIST) "$$copy/dmnotid"; \
-	tar -c --mode=u=rwX,go=rX --exclude=__pycache__ --exclude='*.egg-info' $(sources) | tar -xp -C "$$copy/dmnotid"
+	tar -c --mode=u=rwX,go=rX --mtime=@$(SOURCE_DATE_EPOCH) --exclude=__pycache__ --exclude='*.egg-info' $(sources) | tar -xp -C "$$copy/dmnotid"
 
 .PHONY: dist deb sbom lock release docs man site clean
 
