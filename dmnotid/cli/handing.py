@@ -42,7 +42,8 @@ class Door:
             text = self._socket.recv(_ANSWER_OCTETS).decode()
             answer = json.loads(text)
         except OSError as error:
-            problem = f"no answer within {self._patience:g} s: the daemon does not read it, or its journal fails"
+            reasons = "the daemon does not read it, its journal fails, or the door is in another network namespace"
+            problem = f"no answer within {self._patience:g} s: {reasons}"
             raise _problem(self, error, problem) from error
         except (RecursionError, ValueError):
             answer = None
