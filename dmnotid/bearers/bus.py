@@ -26,14 +26,14 @@ from dmnotid.errors import BusError, BusLost
 from dmnotid.host.log import logger
 
 PAUSE: Final = 5.0
-"""Time until a lost bus is looked for again, in seconds."""
+"""Pause before each attempt to connect to a lost bus, in seconds."""
 
 _BUS: Final = "org.freedesktop.DBus"
 _UNKNOWN_METHOD: Final = "org.freedesktop.DBus.Error.UnknownMethod"
 
 
 class Event(NamedTuple):
-    """A signal of another process, or its call of a method here."""
+    """A signal of another process, or its call of a method of this process."""
 
     path: str
     interface: str
@@ -103,7 +103,7 @@ class Bus:
                     reply = self._calls.get(message.header.fields[HeaderFields.reply_serial])
                     if reply is not None and not reply.done():
                         reply.set_result(message)
-                        # The caller uses a reply before a later signal makes it out of date.
+                        # Let the caller use the reply before a later signal makes it out of date.
                         await asyncio.sleep(0)
 
     async def _send(self, message: Message, serial: int | None = None) -> None:
@@ -132,7 +132,7 @@ async def stay_connected(serve: Callable[[Bus, asyncio.TaskGroup], Awaitable[Non
 
     `serve` starts `Bus.run` and its own tasks in that group, and returns.
     """
-    # Whether the loss is logged: only changes are.
+    # Whether this loss has been logged: further failures to connect are not.
     lost = False
     while True:
         try:

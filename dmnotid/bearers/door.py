@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
     @property
     def final(self) -> bool:
-        """Whether the push is not to be offered again: a daemon with a full queue remembers nothing of it."""
+        """False if the push has to be offered again: a daemon whose queue is full does not keep it."""
         return self.reason != QueueFull.reason
 
 
@@ -90,7 +90,7 @@ class Outbox:
         self._pushes: dict[str, bytes] = {}
         # The keys of pushes to be offered now; some may have been dropped since.
         self._due = asyncio.Queue[str]()
-        # Whether the last offer had no answer: only changes are logged.
+        # Whether the last offer had no answer; only a change is logged.
         self._shut = False
 
     def __len__(self) -> int:

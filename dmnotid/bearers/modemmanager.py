@@ -6,8 +6,8 @@ A message, from its first signal or its place in a list:
                                           |                                     ^        |
                                           +--anything else--> left alone        +--------+ no answer, queue-full
 
-ModemManager keeps each message until it is deleted, also without this process and without the daemon, so a push is
-deleted after its verdict only. A message whose deletion fails is offered again when ModemManager lists it again, and
+ModemManager keeps each message until it is deleted, even while this process and the daemon are down, so a push is
+deleted only after its verdict. A message whose deletion fails is offered again when ModemManager lists it again, and
 is then a duplicate.
 
 ModemManager drops the ports of a message, so a push is recognized by its Type, content type and application (6.1.1).
@@ -45,7 +45,7 @@ PAUSE: Final = 1.0
 """Time until a locked message is deleted again, in seconds."""
 
 ACTION: Final = f"{NAME}.Messaging"
-"""The action of polkit that allows to delete messages."""
+"""The polkit action that a process needs to delete messages."""
 
 NOT_ALLOWED: Final = frozenset({f"{NAME}.Error.Core.Unauthorized", "org.freedesktop.DBus.Error.AccessDenied"})
 """The errors of a call that polkit, or the policy of the bus, refuses."""
@@ -74,13 +74,13 @@ class ModemManager:
         self._refused = False
 
     async def start(self) -> None:
-        """Subscribe to all signals, and then read the lists, so that no message can fall between the two."""
+        """Subscribe to all signals, and then read the lists, so that no message is missed between the two."""
         self._tasks.create_task(self._bus.run(self._on_signal, lambda _: False))
         await self._bus.subscribe(sender=_BUS, interface=_BUS, member="NameOwnerChanged", arg0=NAME)
         # If no ModemManager runs, NameOwnerChanged follows when it starts.
         with suppress(BusError):
             (self._owner,) = await self._bus.call(_BUS, _BUS_PATH, _BUS, "GetNameOwner", "s", NAME)
-        # A modem that is added or enabled later has this signal for each of its messages.
+        # ModemManager emits this signal for each message of a modem that is added or enabled later.
         await self._bus.subscribe(sender=NAME, interface=MESSAGING, member="Added")
         # Without arg0, each change of a signal strength would wake this process.
         await self._bus.subscribe(sender=NAME, interface=_PROPERTIES, member="PropertiesChanged", arg0=SMS)
@@ -144,7 +144,7 @@ class ModemManager:
                 logger.warning("message not deleted", message=path, problem=str(error))
             elif not self._refused:
                 self._refused = True
-                problem = f"{error}; expected is a polkit rule that allows {ACTION} to the user of this process"
+                problem = f"{error}; a polkit rule must allow {ACTION} to the user of this process"
                 logger.warning("message not deleted", message=path, problem=problem)
 
 

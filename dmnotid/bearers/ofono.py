@@ -41,9 +41,9 @@ _AGENTS: Final = "/dmnotid"
 
 
 async def run(door: Path, on_ready: Callable[[], None]) -> None:
-    """Take pushes from oFono to the push door until this task is cancelled.
+    """Hand pushes from oFono to the push door until this task is cancelled.
 
-    `on_ready` is called when the bus is connected: which modems there are depends on oFono.
+    `on_ready` is called once the bus is connected, even if oFono has no modem yet.
     """
     outbox = Outbox(door, lambda *_: None, most=MAX_PUSHES)
     numbers = count(1)
@@ -132,7 +132,7 @@ class Agents:
             try:
                 await self._bus.call(NAME, path, _PUSH, "RegisterAgent", "o", f"{_AGENTS}{path}")
             except BusError as error:
-                # Another agent, as a rule: once is enough, until it is another problem.
+                # Usually, another agent is registered. The same problem is logged only once.
                 if str(error) != problem:
                     problem = str(error)
                     logger.warning("agent refused", modem=path, problem=problem, again_in=self._again_in)
@@ -150,7 +150,7 @@ class Agents:
                 self._take(octets)
             case True, "Release", ():
                 self._forget(modem)
-                # As a rule the interface goes too; if it stays, the agent is registered again.
+                # Usually, oFono removes the interface too; if it does not, the agent is registered again.
                 self._tasks.create_task(self._read_modems())
             case _:
                 return False

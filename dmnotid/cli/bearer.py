@@ -1,4 +1,4 @@
-"""`dmnotid bearer`: take pushes that came by SMS from a telephony daemon to the push door."""
+"""`dmnotid bearer`: hand pushes by SMS from a telephony daemon to the push door."""
 
 import argparse
 import asyncio
@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
         if error.name != "jeepney":
             raise
         packages = "pip install 'dmnotid[sms]', or apt install python3-jeepney"
-        raise DmnotidError(f"dmnotid bearer: jeepney is missing, which speaks D-Bus: {packages}") from None
+        raise DmnotidError(f"dmnotid bearer: the Python package jeepney (D-Bus) is missing: {packages}") from None
     reset_signals()
     log.configure(events=EVENTS)
     manager = Manager(os.environ)

@@ -26,7 +26,7 @@ def test_missing_jeepney_is_an_error_that_names_its_packages(telephony: str) -> 
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "dmnotid bearer: jeepney is missing, which speaks D-Bus: pip install 'dmnotid[sms]', or apt install"
+        "dmnotid bearer: the Python package jeepney (D-Bus) is missing: pip install 'dmnotid[sms]', or apt install"
         " python3-jeepney\n"
     )
 
