@@ -82,7 +82,7 @@ class Reloader:
                 await self.reload("SIGHUP")
 
     async def reload(self, by: str) -> tuple[ConfigProblem, ...]:
-        """Apply the configuration file for a process, and return the warnings.
+        """Put the configuration file in force and return its warnings; `by` names the process that asks for it.
 
         Raises DmnotidError, and changes nothing then.
         """

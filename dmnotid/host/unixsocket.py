@@ -47,7 +47,7 @@ def _remove_stale(key: str, path: Path, kind: socket.SocketKind) -> None:
             path.unlink()
             return
         except OSError as error:
-            # Its queue of connections is full, or it is a socket of another kind: a process has it in both cases.
+            # Its queue of connections is full, or it is a socket of another kind: in both cases a process has it open.
             if error.errno not in {errno.EAGAIN, errno.EPROTOTYPE}:
                 raise
     raise EndpointError(f"{key}: {path}: another process listens there")

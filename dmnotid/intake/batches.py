@@ -27,7 +27,7 @@ PAUSE: Final = 1.0
 """Time without reading after an error of the kernel, in seconds."""
 
 Deliver = Callable[[Iterable[Datagram]], None]
-"""Takes datagrams, which are read from the socket as they are consumed, to the last. Must not raise."""
+"""Consumes every datagram; each is read from the socket when it is consumed. Must not raise."""
 
 
 class BatchReader(ABC):
@@ -45,7 +45,7 @@ class BatchReader(ABC):
         self._deliver = deliver
         # Maximum length of a datagram; a longer one is cut off after one octet more.
         self.max_octets = DEFAULT_MAX_OCTETS
-        # Numbers of datagrams that were delivered, and that the kernel dropped as far as it was reported.
+        # Number of datagrams that were delivered, and of those that the kernel has reported as dropped.
         self.received = 0
         self.dropped = NOTHING
         # Number of datagrams taken in the current batch.

@@ -7,7 +7,7 @@ with an address gets one datagram as an answer, once the verdict is durable:
     {"verdict": "discarded", "reason": "duplicate"}
 
 A door is bound here, or passed by the service manager, which then also decides about its mode and group. Only root and
-the daemon's user may be able to replace it, and not every user may send: its name as a source would mean nothing.
+the daemon's user may be able to replace it, and not every user may send: otherwise its name as a source proves nothing.
 """
 
 import grp
@@ -50,7 +50,7 @@ class Door(BatchReader):
 
     def __init__(self, sock: socket.socket, config: DoorConfig, deliver: Deliver, *, passed: bool) -> None:
         super().__init__(sock, deliver)
-        # What it holds, and its name; a reload may change both.
+        # What its datagrams hold, and its name; a reload may change both.
         self.config = config
         # Whether the service manager bound it.
         self.passed = passed
@@ -77,7 +77,7 @@ class Door(BatchReader):
             # SO_PASSCRED adds them to each datagram.
             pid, uid, _ = _CREDENTIALS.unpack(records[0][2])
             # An answer is never answered: a sender may bind its socket, and put a link to a door in its place. Two
-            # doors would answer each other for ever.
+            # doors would answer each other forever.
             answer = partial(self._answer, address) if address and not payload.startswith(_ANSWER) else None
             yield Datagram(payload, source, now, Handover(bare, pid, uid, answer))
 
@@ -105,7 +105,7 @@ class Doors:
     """The doors of a configuration. A reload opens and closes some of them, and changes others."""
 
     def __init__(self, deliver: Deliver, passed: Iterable[socket.socket] = ()) -> None:
-        # What each door gets.
+        # Called with the datagrams of each door.
         self._deliver = deliver
         # The sockets that the service manager passed, by path; those of doors that are not configured are not read.
         self._passed = {Path(sock.getsockname()): sock for sock in passed}
