@@ -78,7 +78,7 @@ def test_door_whose_queue_stays_full_is_a_problem(tmp_path: Path) -> None:
     assert problem(tmp_path / "door", 100_000) == f"dmnotid send: unix:{tmp_path}/door: its queue was full for 0.05 s"
 
 
-def test_socket_that_no_process_has_is_a_problem(tmp_path: Path, door: socket.socket) -> None:
+def test_socket_that_no_process_has_open_is_a_problem(tmp_path: Path, door: socket.socket) -> None:
     door.close()
     assert problem(tmp_path / "door", 1) == f"dmnotid send: unix:{tmp_path}/door: Connection refused"
 

@@ -308,7 +308,7 @@ def test_directory_that_others_can_write_is_refused(tmp_path: Path, mode: int) -
 
 
 @pytest.mark.parametrize("mode", [0o660, 0o600, 0o620])
-async def test_mode_and_group_decide_who_may_send(tmp_path: Path, mode: int) -> None:
+async def test_mode_and_group_decide_which_users_may_send(tmp_path: Path, mode: int) -> None:
     mask = os.umask(0o777)
     try:
         with endpoints_with(door_at(tmp_path / "door", mode=mode, group=OWN_GROUP)):

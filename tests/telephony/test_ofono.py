@@ -110,7 +110,7 @@ def test_bearer_waits_when_another_agent_is_registered(bus: PrivateBus, modem: M
 
 
 @pytest.mark.usefixtures("ofono")
-def test_agent_is_registered_again_when_ofono_releases_it_alone(bus: PrivateBus, logged: LogLines) -> None:
+def test_agent_is_registered_again_when_ofono_releases_only_the_agent(bus: PrivateBus, logged: LogLines) -> None:
     async def work(connection: Bus, agents: Agents) -> None:
         await agents.start()
         await eventually(lambda: logged.of("agent registered"))
@@ -122,7 +122,7 @@ def test_agent_is_registered_again_when_ofono_releases_it_alone(bus: PrivateBus,
     assert len(logged.of("agent withdrawn")) == 1
 
 
-def test_agent_is_registered_again_when_the_modem_is(
+def test_agent_is_registered_again_when_the_modem_is_powered_on_again(
     ofono: Ofonod, modem: Modem, door: Door, bearer: StartBearer
 ) -> None:
     running = bearer("ofono", door.path)
@@ -186,7 +186,9 @@ def test_pushes_survive_when_the_bus_restarts(
 
 
 @pytest.mark.usefixtures("ofono")
-def test_losses_are_counted(modem: Modem, short: Path, bearer: StartBearer) -> None:
+def test_pushes_without_a_verdict_are_counted_when_the_bearer_stops(
+    modem: Modem, short: Path, bearer: StartBearer
+) -> None:
     """oFono loses pushes while no agent is registered; a bearer logs how many it has not handed in at its end."""
     path = short / "push.sock"
     modem.send(*deliver(PUSHES[6]))

@@ -167,7 +167,7 @@ def test_sources_of_a_server_decide_which_doors_reach_it(
     assert service.wait("notification accepted", 2)["notification_id"] == 5
 
 
-def test_daemon_without_a_door_does_not_load_them(tmp_path: Path) -> None:
+def test_daemon_without_a_door_does_not_load_their_code(tmp_path: Path) -> None:
     """4: no figure changes for a device without another bearer."""
     program = (
         "import asyncio, sys\n"
