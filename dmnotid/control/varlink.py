@@ -110,9 +110,9 @@ class Server:
         self.service = service
         # The time for a request to arrive, and for a client to read.
         self.patience = patience
-        # Those that are not closed.
+        # The clients whose connection is open.
         self.clients: set[Client] = set()
-        # When a connection that was closed for a reason was last logged, on the clock of the loop.
+        # Time of the last log line for each reason to close a connection, on the clock of the loop.
         self._logged: dict[str, float] = {}
         # The listening socket; None once it is closed.
         self._socket: socket.socket | None = _listen(path)
@@ -195,7 +195,7 @@ class Client:
         self._expects_reply = self._is_answered = False
         # Answers a request; None while one is read.
         self.task: asyncio.Task[str | None] | None = None
-        # The end of the patience with the client, while the loop reads the socket; None at other times.
+        # Closes the connection if no request arrives in time; None unless the loop reads the socket.
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self, problem: str = "") -> None:
@@ -203,7 +203,7 @@ class Client:
         if problem:
             self._server.log_refusal(problem, self.peer)
         if self.task is not None:
-            # It may use the socket, so its end closes that.
+            # The task may still use the socket, so `_answered` closes it.
             self.task.cancel()
             return
         self._pause()
@@ -221,10 +221,10 @@ class Client:
                     return
                 self._received += octets
             except BlockingIOError:
-                # It is still to come.
+                # No octets have arrived yet.
                 pass
             except OSError:
-                # The client has closed the connection before it had read all replies.
+                # The client closed the connection before it had read all replies.
                 self.close()
                 return
         message, nul, rest = self._received.partition(b"\0")
@@ -238,7 +238,7 @@ class Client:
         elif self._timer is None:
             problem = f"no request arrived within {self._server.patience:g} s"
             self._timer = self._loop.call_later(self._server.patience, self.close, problem)
-            # Most clients have sent their request already, and then ended their side, so they need no reader.
+            # Only here, because most clients have sent their whole request already and need no reader.
             self._loop.add_reader(self._socket, self.read)
 
     def _pause(self) -> None:
@@ -270,7 +270,7 @@ class Client:
         except TimeoutError:
             return f"replies were not read within {self._server.patience:g} s"
         except ConnectionError:
-            # The client closed the connection in the middle.
+            # The client closed the connection before the last reply.
             return ""
         except Exception:  # noqa: BLE001 - a bug in answering one call must not stop the daemon
             logger.exception("internal error", pid=self.peer.pid)
@@ -310,7 +310,7 @@ class Client:
             sent = self._socket.send(octets)
         except BlockingIOError:
             sent = 0
-        # A client that reads as fast as it is written to costs no timer.
+        # A client that keeps up with the replies costs no timer.
         if sent < len(octets):
             async with asyncio.timeout(None if waits else self._server.patience):
                 await self._loop.sock_sendall(self._socket, memoryview(octets)[sent:])
