@@ -508,11 +508,11 @@ end
 
 local udp_ports, ports = DissectorTable.get("udp.port"), nil
 
--- Wireshark's own dissector of WAP Push, which has no name by which it could be found.
+-- Wireshark's own dissector of WAP Push. It has no name, so it is found by its port.
 local wsp = udp_ports:get_dissector(2948)
 
 local function call_wsp(tvb, pinfo, root)
-    -- An exception of that dissector is shown in its own tree.
+    -- Wireshark shows an error of that dissector in the dissector's own tree.
     pcall(wsp.call, wsp, tvb, pinfo, root)
 end
 
