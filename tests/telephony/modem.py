@@ -38,7 +38,7 @@ ANSWERS: Final[dict[str, str]] = {
 """Answers before OK, by the regular expression of a command. Other commands are answered with OK or ERROR alone."""
 
 ERRORS: Final = r"AT\+(CRSM|CPINR|CIND|CMER|CLCC|SIMSTATE|CUAD|CSIM).*|AT\+[A-Z]*=\?|AT[\^%$*#].*"
-"""Commands of parts that this modem has not."""
+"""Commands of functions that this modem does not have."""
 
 
 class Modem:

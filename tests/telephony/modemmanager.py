@@ -55,7 +55,7 @@ class ModemManager:
 
     @contextmanager
     def unplugged(self) -> Iterator[None]:
-        """Let the modem be gone while the block runs; it has another object then."""
+        """Unplug the modem while the block runs; afterwards it has another object."""
         with open_dbus_connection(self._bus.address) as connection:
             for gone in (True, False):
                 call(connection, NAME, ROOT, NAME, "InhibitDevice", "sb", "/virtual/test", gone)

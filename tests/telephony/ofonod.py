@@ -49,7 +49,7 @@ class Ofonod:
         self.stop()
 
     def power(self, *, on: bool) -> None:
-        """Power the modem, and wait until it takes messages, or does no more."""
+        """Power the modem on or off, and wait until it takes messages, or takes no more."""
         modem = "org.ofono.Modem"
         wait_until(lambda: MODEM in self.modems())
         self._bus.call("org.ofono", MODEM, modem, "SetProperty", "sv", "Powered", ("b", on))

@@ -158,7 +158,7 @@ def test_push_is_deleted_when_the_daemon_has_a_verdict(
 def test_push_is_left_and_offered_again_when_there_is_no_verdict_or_the_queue_is_full(
     manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer, answer: dict[str, object] | None
 ) -> None:
-    """A push that nobody has answered may have been taken; the second one is then a duplicate for the daemon."""
+    """A push without an answer may have been accepted; the daemon then discards the second one as a duplicate."""
     stored = []
 
     def second(_: bytes) -> dict[str, object] | None:
@@ -189,7 +189,7 @@ def test_push_is_left_until_the_door_is_there(
 def test_push_is_handed_in_when_it_arrived_while_the_modem_was_disabled(
     manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
 ) -> None:
-    """Also when the bearer was started meanwhile: the list of a disabled modem is an error."""
+    """Even if the bearer starts meanwhile: the list of a disabled modem is an error."""
     manager.enable(enabled=False)
     bearer("modemmanager", door.path).wait("bus connected")
     sent = [push(1), push(2)]
@@ -217,7 +217,7 @@ def test_push_is_handed_in_when_the_modem_was_unplugged(
 def test_push_is_handed_in_once_when_modemmanager_is_restarted(
     manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
 ) -> None:
-    """It gives the numbers of its objects again, and the bearer must not take a push for one that it had before."""
+    """ModemManager reuses its object numbers, and the bearer must not mistake a push for an earlier one."""
     bearer("modemmanager", door.path).wait("bus connected")
     sent = [push(1), push(2), push(3)]
     receive(manager, modem, *deliver(sent[0]))

@@ -48,13 +48,13 @@ def bus(short: Path) -> Iterator[PrivateBus]:
 
 @pytest.fixture
 def polkit(bus: PrivateBus, short: Path, request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Run polkitd with the rule, or without it; which of the two."""
+    """Run polkitd with the rule, or without it; True if with it."""
     file = short / "50-dmnotid.rules"
     file.write_text(RULE.read_text().replace(*NOBODY) if request.param else "")
     # Its directory of rules is fixed, and that of this machine stays as it is.
     directory = "/etc/polkit-1/rules.d"
     script = f"mount -t tmpfs none {directory} && cp {file} {directory} && exec {POLKITD}"
-    # It changes to a user of its own, who must reach the bus.
+    # polkitd changes to a user of its own, which must reach the bus.
     short.chmod(0o755)
     with (short / "polkitd.log").open("wb") as log:
         process = subprocess.Popen(
