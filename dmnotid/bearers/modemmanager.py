@@ -38,6 +38,9 @@ STATE_RECEIVING: Final = 2
 STATE_RECEIVED: Final = 3
 """MMSmsState: parts are missing, and all parts are there."""
 
+_DATA: Final = {"State": STATE_RECEIVED, "PduType": PDU_TYPE_DELIVER, "Text": ""}
+"""The properties of a received message without a text."""
+
 LOCKED: Final = f"{NAME}.Error.Core.Retry"
 """The error of a Delete while ModemManager reads a message from the modem, or deletes another one."""
 
@@ -123,11 +126,12 @@ class ModemManager:
         values = {name: value for name, (_, value) in properties.items()}
         if values.get("State") != STATE_RECEIVING:
             self._incomplete.pop(path, None)
-        if values.get("State") == STATE_RECEIVED and values["PduType"] == PDU_TYPE_DELIVER and not values["Text"]:
-            octets = bytes(values["Data"])
-            if octets and key not in self._outbox and _is_push(octets, path):
-                logger.info("push received", modem=modem, octets=len(octets), sender=values["Number"])
-                self._outbox.add(key, octets)
+        octets = values.get("Data")
+        # A message of an unexpected form must not keep the others from the door.
+        is_data = _DATA.items() <= values.items()
+        if is_data and isinstance(octets, bytes) and octets and key not in self._outbox and _is_push(octets, path):
+            logger.info("push received", modem=modem, octets=len(octets), sender=values.get("Number"))
+            self._outbox.add(key, octets)
 
     def _on_verdict(self, key: str, _verdict: Verdict) -> None:
         self._tasks.create_task(self._delete(*key.split()))

@@ -1,4 +1,4 @@
-"""The connection of the bearers to a private bus, without a telephony daemon."""
+"""The bearers on a private bus without a telephony daemon, or with one that is not as it should be."""
 
 import shutil
 from typing import Any
@@ -8,8 +8,10 @@ from jeepney import DBusAddress, HeaderFields, new_signal
 from jeepney.io.blocking import open_dbus_connection
 from jeepney.wrappers import DBusErrorResponse
 
+from dmnotid.bearers.modemmanager import MESSAGING, NAME
 from tests.bearers.door import Door
-from tests.telephony.bus import PrivateBus, call
+from tests.support import push
+from tests.telephony.bus import PrivateBus, Service, call
 from tests.telephony.conftest import StartBearer
 
 pytestmark = [
@@ -42,3 +44,30 @@ def test_signal_of_a_stranger_is_ignored_when_it_is_sent_to_the_bearer(
         with pytest.raises(DBusErrorResponse, match="UnknownMethod"):
             ask(name, "None")
     assert running.stop() == 0
+
+
+MESSAGE = {"State": ("u", 3), "PduType": ("u", 1), "Text": ("s", ""), "Number": ("s", "1")}
+
+
+@pytest.mark.parametrize("odd", [{"State": ("u", 3)}, {**MESSAGE, "Data": ("s", "text")}], ids=["missing", "type"])
+def test_push_is_handed_in_when_the_properties_of_another_message_are_odd(
+    bus: PrivateBus, door: Door, bearer: StartBearer, odd: dict[str, tuple[str, Any]]
+) -> None:
+    sent, asked = push(), 0
+
+    def answer(member: str, *_: object) -> tuple[str, tuple[Any, ...]] | None:
+        nonlocal asked
+        match member:
+            case "GetManagedObjects":
+                messages = {MESSAGING: {"Messages": ("ao", ["/sms/1", "/sms/2"])}}
+                return "a{oa{sa{sv}}}", ({"/modem": messages},)
+            case "GetAll":
+                asked += 1
+                return "a{sv}", (odd if asked == 1 else {**MESSAGE, "Data": ("ay", sent)},)
+        return "", ()
+
+    with Service(bus, NAME, answer):
+        running = bearer("modemmanager", door.path)
+        running.wait("push handed in")
+        assert running.stop() == 0
+    assert door.pushes == [sent]
