@@ -25,7 +25,7 @@ COMMANDS: Final = {
     "links": "show the connections, and the one that would be used",
     "test-hook": "show arguments, environment and input of the hook, and try it",
     "session": "run a session that the daemon hands over (for systemd)",
-    "bearer": "take pushes that came by SMS to the push door (for systemd)",
+    "bearer": "hand in pushes that came by SMS at the push door (for systemd)",
     "demo": "run the daemon and send it notifications, without any set-up",
     "help": "explain a command",
 }
