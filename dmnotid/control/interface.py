@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from dmnotid import __version__
 from dmnotid.control.client import INTERFACE
-from dmnotid.control.varlink import Client, Peer, Request, VarlinkError, sliced
+from dmnotid.control.varlink import Client, Request, VarlinkError, sliced
 from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, NoSuchSession, NotPending
 from dmnotid.host.log import logger
 from dmnotid.policy.sessions import SessionView
@@ -79,12 +79,21 @@ class Interface:
     async def answer(self, request: Request, client: Client) -> None:
         """Make the replies to a request. Raises VarlinkError."""
         given = _check(request)
-        if request.method in _PRIVILEGED:
-            _check_permission(request, client.peer)
+        if request.method in _PRIVILEGED and not client.peer.is_own:
+            # In the unit's user namespace, every other user is 65534, so only the process can be named.
+            problem = "the process is neither root's nor the daemon's own"
+            name = request.method.rpartition(".")[2]
+            logger.warning("control request refused", method=name, pid=client.peer.pid, problem=problem)
+            raise VarlinkError(f"{INTERFACE}.NotPermitted")
         try:
             await self._answer(request.method, given, client)
+        except NoSuchSession as error:
+            raise VarlinkError(f"{INTERFACE}.NoSuchSession", session=error.session) from error
+        except NotPending as error:
+            name = f"{INTERFACE}.{type(error).__name__}"
+            raise VarlinkError(name, session=error.session, state=error.state) from error
         except DmnotidError as error:
-            raise _as_varlink(error) from error
+            raise VarlinkError(f"{INTERFACE}.Refused", problems=problems_of(error)) from error
 
     async def _answer(self, method: str, given: Mapping[str, Any], client: Client) -> None:
         operations, by = self._operations, f"pid {client.peer.pid}, uid {client.peer.uid}"
@@ -193,16 +202,6 @@ def _fits(value: object, kind: type | None) -> bool:
     return fits and (not isinstance(value, int) or abs(value) <= _MAX_INTEGER)
 
 
-def _check_permission(request: Request, peer: Peer) -> None:
-    """Raise VarlinkError unless the peer is root's or the daemon's own."""
-    if not peer.is_own:
-        # In the unit's user namespace, every other user is 65534, so only the process can be named.
-        problem = "the process is neither root's nor the daemon's own"
-        name = request.method.rpartition(".")[2]
-        logger.warning("control request refused", method=name, pid=peer.pid, problem=problem)
-        raise VarlinkError(f"{INTERFACE}.NotPermitted")
-
-
 async def _reply_each(client: Client, name: str, values: Iterable[Mapping[str, object] | None]) -> None:
     """Reply with each value but None; if there is none, with an empty reply."""
     last: Mapping[str, object] = {}
@@ -259,11 +258,3 @@ def session_facts(view: SessionView, attempts_most: int | None) -> dict[str, obj
         "outcome": view.outcome,
         "closed": view.closed_at,
     }
-
-
-def _as_varlink(error: DmnotidError) -> VarlinkError:
-    if isinstance(error, NoSuchSession):
-        return VarlinkError(f"{INTERFACE}.NoSuchSession", session=error.session)
-    if isinstance(error, NotPending):
-        return VarlinkError(f"{INTERFACE}.{type(error).__name__}", session=error.session, state=error.state)
-    return VarlinkError(f"{INTERFACE}.Refused", problems=problems_of(error))
