@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from dmnotid import __version__
-from dmnotid.config.values import Config, HookConfig
+from dmnotid.config.values import Config
 from dmnotid.control.interface import problems_of, session_facts
 from dmnotid.control.varlink import SLICE, sliced
 from dmnotid.discards import Discarded, ServerCounts
@@ -84,6 +84,8 @@ class Operations:
             oldest = view.accepted_at if oldest is None else min(oldest, view.accepted_at)
             if view.session in tried:
                 tried_states[view.session] = view.state
+        config, hook_problem = self._config.hook, parts.dispatcher.hook_problem
+        hook = config.command[0] if config.socket is None else str(config.socket)
         clock = judge_clock(now, parts.journal.times.floor, parts.journal.times.servers)
         status = {
             "version": VERSION,
@@ -96,7 +98,7 @@ class Operations:
             "config": self._describe_config(),
             "problems": [*self._find_problems(), *([{"place": "journal", "message": problem}] if problem else ())],
             "sockets": _describe_sockets(parts, self._units),
-            "hook": _describe_hook(self._config.hook, parts.dispatcher.hook_problem),
+            "hook": {"what": hook, "startable": not hook_problem, "problem": hook_problem or None},
             "journal": journal,
             "clock": {"believed": clock.believed, "floor": parts.journal.times.floor},
             "counts": {
@@ -104,7 +106,8 @@ class Operations:
                 "states": {it: states[it] for it in _STATES},
                 "oldest_pending": oldest,
             },
-            "links": [_describe_link(link, parts.links, now) for link in parts.links.links if _is_shown(link)],
+            # Loopback is a link to no other host, unless the configuration names it.
+            "links": [_describe_link(it, parts.links, now) for it in parts.links.links if it.missing != UNCONFIGURED],
         }
         return status, ("servers", self._servers(pending, last, tried_states))
 
@@ -259,11 +262,6 @@ def _describe_sockets(parts: Parts, units: Mapping[int, str]) -> list[Facts]:
     ]
 
 
-def _describe_hook(hook: HookConfig, problem: str) -> Facts:
-    what = hook.command[0] if hook.socket is None else str(hook.socket)
-    return {"what": what, "startable": not problem, "problem": problem or None}
-
-
 def _describe_journal(journal: Journal) -> tuple[Facts, str]:
     """Describe the journal, and return the reason if it can't be read."""
     found: Facts = {"file": str(journal.file), "octets": None, "remembered": None, "oldest": None}
@@ -305,11 +303,6 @@ def _describe_last(row: Row, state: str) -> Facts:
         "outcome": row.outcome,
         "closed": None if row.closed_at is None else shown_time(row.closed_at),
     }
-
-
-def _is_shown(link: Link) -> bool:
-    # Loopback is a link to no other host, unless the configuration names it.
-    return link.missing != UNCONFIGURED
 
 
 def _describe_link(link: Link, links: Links, now: float) -> Facts:
