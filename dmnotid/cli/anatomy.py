@@ -4,7 +4,7 @@ Only the decoders judge octets. This module reads them with the decoders' own re
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple, TextIO
 
@@ -31,7 +31,6 @@ from dmnotid.wire.wsp import (
     CONTENT_TYPE_DM_NOTIFICATION,
     CONTENT_TYPE_DM_NOTIFICATION_TEXT,
     TYPE_PUSH,
-    Field,
     application_id,
     decode_content_type,
     field_name,
@@ -77,8 +76,13 @@ def push_parts(datagram: bytes) -> list[Part]:
         content_type, at = decode_content_type(block)
         parts.append(Part(start, block[:at], "Content-Type", _show_content_type(content_type)))
         for field in fields(block, at):
+            # A number names different headers on different code pages.
+            name = field_name(field.page, field.name) if isinstance(field.name, int) else repr(field.name)
+            value = _show_value(field.value)
+            if is_application_id(field) and application_id(field.value) == APPLICATION_ID_DM:
+                value = f"x-wap-application:syncml.dm ({value})"
             octets = block[field.start : field.end]
-            parts.append(Part(start + field.start, octets, _show_name(field), _show_field(field)))
+            parts.append(Part(start + field.start, octets, "code page" if field.name is None else name, value))
     return parts
 
 
@@ -86,19 +90,6 @@ def _show_content_type(content_type: int | str) -> str:
     if content_type == CONTENT_TYPE_DM_NOTIFICATION:
         return f"{CONTENT_TYPE_DM_NOTIFICATION_TEXT} (0x{content_type:02x})"
     return f"0x{content_type:02x}" if isinstance(content_type, int) else repr(content_type)
-
-
-def _show_name(field: Field) -> str:
-    if field.name is None:
-        return "code page"
-    # A number names different headers on different code pages.
-    return field_name(field.page, field.name) if isinstance(field.name, int) else repr(field.name)
-
-
-def _show_field(field: Field) -> str:
-    if is_application_id(field) and application_id(field.value) == APPLICATION_ID_DM:
-        return f"x-wap-application:syncml.dm ({_show_value(field.value)})"
-    return _show_value(field.value)
 
 
 def _show_value(value: FieldValue) -> str:
@@ -146,34 +137,24 @@ def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Pa
         seconds = int.from_bytes(time, "big")
         signed_at = Part(at, time, f"{name} time", f"{show_time(seconds)} ({seconds})")
         return option, signed_at, Part(at + TIME_OCTETS, digest, f"{name} digest", "SHA-256")
-    return option, Part(at, value, name, _SHOW.get(number, _show_value)(value))
+    if number == OPTION_SERVER_ID:
+        # Text that is not UTF-8 is for the decoder to report, and for this table to show.
+        shown = repr(value.decode("utf-8", "backslashreplace"))
+    elif number in _LISTS:
+        size, show = _LISTS[number]
+        # The last entry may be cut off.
+        shown = ", ".join(show(value[begin : begin + size]) for begin in range(0, len(value), size)) or "(empty)"
+    else:
+        shown = _show_value(value)
+    return option, Part(at, value, name, shown)
 
 
-def _show_text(value: bytes) -> str:
-    # Text that is not UTF-8 is for the decoder to report, and for this table to show.
-    return repr(value.decode("utf-8", "backslashreplace"))
-
-
-def _show_types(value: bytes) -> str:
-    known = len(CONNECTION_TYPES)
-    return ", ".join(CONNECTION_TYPES[octet] if octet < known else f"{octet}?" for octet in value) or "(empty)"
-
-
-def _show_mos(value: bytes) -> str:
-    return ", ".join(str(int.from_bytes(value[at : at + 2], "big")) for at in range(0, len(value), 2)) or "(empty)"
-
-
-def _show_cached(value: bytes) -> str:
-    entries = [value[at : at + 6] for at in range(0, len(value), 6)]
-    return ", ".join(f"{int.from_bytes(entry[:2], 'big')}:{entry[2:].hex()}" for entry in entries) or "(empty)"
-
-
-_SHOW: Final[dict[int, Callable[[bytes], str]]] = {
-    OPTION_SERVER_ID: _show_text,
-    OPTION_PREFERRED_CON_TYPE: _show_types,
-    OPTION_REQ_MO: _show_mos,
-    OPTION_REQ_MO_CV: _show_cached,
+_LISTS: Final[Mapping[int, tuple[int, Callable[[bytes], str]]]] = {
+    OPTION_PREFERRED_CON_TYPE: (1, lambda it: dict(enumerate(CONNECTION_TYPES)).get(it[0], f"{it[0]}?")),
+    OPTION_REQ_MO: (2, lambda it: str(int.from_bytes(it, "big"))),
+    OPTION_REQ_MO_CV: (6, lambda it: f"{int.from_bytes(it[:2], 'big')}:{it[2:].hex()}"),
 }
+"""The Options that are lists: the octets of one entry, and its text."""
 
 
 class Palette(NamedTuple):
