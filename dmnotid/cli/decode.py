@@ -230,15 +230,12 @@ def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = P
     if body_offset is not None:
         parts += package_parts(octets[body_offset:], body_offset)
     parts += unread_part(octets, parts)
-    return [*render(parts, palette), _show_verdict(octets, verdict, judge, palette)]
-
-
-def _show_verdict(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette) -> str:
-    if verdict.discard is None:
-        return f"{palette.good}accepted{palette.off}: {_show_accepted(verdict, judge)}"
-    place = place_of(verdict.discard, verdict.body_offset or 0)
+    lines, discard = render(parts, palette), verdict.discard
+    if discard is None:
+        return [*lines, f"{palette.good}accepted{palette.off}: {_show_accepted(verdict, judge)}"]
+    place = place_of(discard, body_offset or 0)
     at = "" if place is None else f" at octet {place} of {len(octets)}"
-    return f"{palette.bad}discarded: {verdict.discard.reason}{at}{palette.off}: {verdict.discard}"
+    return [*lines, f"{palette.bad}discarded: {discard.reason}{at}{palette.off}: {discard}"]
 
 
 def _show_accepted(verdict: Verdict, judge: Judge) -> str:

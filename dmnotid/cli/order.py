@@ -70,15 +70,13 @@ class Order:
 
     def build(self, notification_id: int) -> bytes:
         """Return one datagram. Raises ValueError as `build_package` does."""
-        if self.bare:
-            return self._build_bare(notification_id)
-        tid = notification_id & 0xFF if self.tid is None else self.tid
-        push = sender.push(self.build_package(notification_id), tid=tid, headers=self.headers)
-        return push if self.broken is None else BREAKS[self.broken](push, *header_border(push))
-
-    def _build_bare(self, notification_id: int) -> bytes:
-        package = self.build_package(notification_id)
-        return package if self.broken is None else BREAKS[self.broken](package, 0, 0)
+        datagram = self.build_package(notification_id)
+        if not self.bare:
+            tid = notification_id & 0xFF if self.tid is None else self.tid
+            datagram = sender.push(datagram, tid=tid, headers=self.headers)
+        if self.broken is None:
+            return datagram
+        return BREAKS[self.broken](datagram, *((0, 0) if self.bare else header_border(datagram)))
 
     def build_package(self, notification_id: int) -> bytes:
         """Return the package alone. Raises ValueError for a value that does not fit its field."""

@@ -319,7 +319,11 @@ def next_ids(server_id: str, count: int) -> int:
     """
     file = Path("sent-ids.json")
     try:
-        file = _state_home() / "dmnotid" / file
+        home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - never raises
+        # expanduser leaves the ~ of a user without a home directory.
+        if not os.path.isabs(home):  # noqa: PTH117
+            raise FileNotFoundError(errno.ENOENT, "this user has no home directory, and XDG_STATE_HOME is not absolute")
+        file = Path(home) / "dmnotid" / file
         # The XDG Base Directory Specification asks for this mode.
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Unlike "w+", this mode keeps the content until the file is locked.
@@ -335,14 +339,6 @@ def next_ids(server_id: str, count: int) -> int:
 
 def _random_id() -> int:
     return random.randrange(MAX_NOTIFICATION_ID + 1)  # noqa: S311 - not a secret, only rarely the same
-
-
-def _state_home() -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - never raises
-    # expanduser leaves the ~ of a user without a home directory.
-    if not os.path.isabs(home):  # noqa: PTH117
-        raise FileNotFoundError(errno.ENOENT, "this user has no home directory, and XDG_STATE_HOME is not absolute")
-    return Path(home)
 
 
 def _count_up(counter: TextIO, server_id: str, count: int) -> int:
