@@ -170,6 +170,7 @@ class Value(NamedTuple):
         for key, value in self.entries(expected, secretive=secretive):
             name = key.node.text
             if name not in known:
+                # Other programs spell such keys with hyphens.
                 hint = suggest(name.replace("-", "_"), known) or f"known keys here are {', '.join(known)}"
                 key.wrong(f"unknown key; {hint}")
                 continue

@@ -181,9 +181,15 @@ class _Composer:
             start, children = self._open.pop()
             self._add(_collection(start, children), start.anchor)
         elif isinstance(event, yaml.AliasEvent):
+            # The name stays out of the message: an unquoted secret can begin with "*".
+            if event.anchor not in self._anchors:
+                raise Wrong("an alias without an anchor; put text that begins with * in quotes", _mark(event))
+            found = self._anchors[event.anchor]
+            if found is None:
+                raise Wrong("an alias to a value that contains it", _mark(event))
             # Problems of the value are reported at the alias, where the reader of the file has to look.
             line, column = _mark(event)
-            self._add(self._aliased(event)._replace(line=line, column=column), None)
+            self._add(found._replace(line=line, column=column), None)
         elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
             raise Wrong("another document begins here; expected one", _mark(event))
 
@@ -191,6 +197,7 @@ class _Composer:
         """Raise Wrong for a key with an invisible character, of which the indentation or the value is a part."""
         start, children = self._open[-1] if self._open else (None, [])
         found = _search_invisible(node.text)
+        # Keys and values alternate, so after an even number of them this is a key.
         if found is not None and isinstance(start, yaml.MappingStartEvent) and not len(children) % 2:
             message = _NOT_A_SPACE.format(f"U+{ord(found[0]):04X}")
             raise Wrong(message, (node.line, node.column + found.start()))
@@ -202,15 +209,6 @@ class _Composer:
             self._open[-1][1].append(node)
         else:
             self.root = node
-
-    def _aliased(self, event: Any) -> Node:  # noqa: ANN401
-        # The name stays out of the message: an unquoted secret can begin with "*".
-        if event.anchor not in self._anchors:
-            raise Wrong("an alias without an anchor; put text that begins with * in quotes", _mark(event))
-        node = self._anchors[event.anchor]
-        if node is None:
-            raise Wrong("an alias to a value that contains it", _mark(event))
-        return node
 
 
 def _mark(event: Any) -> tuple[int, int]:  # noqa: ANN401
@@ -231,6 +229,7 @@ def _collection(event: Any, children: list[Node]) -> Node:  # noqa: ANN401
         return Node("tagged", *_mark(event))
     if kind == "seq":
         return Node(kind, *_mark(event), items=tuple(children))
+    # The events of a mapping alternate between keys and values.
     return Node(kind, *_mark(event), pairs=tuple(zip(children[::2], children[1::2], strict=True)))
 
 
