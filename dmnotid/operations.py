@@ -181,6 +181,7 @@ class Operations:
             closed = iter([(session, view_of(row))] if row.state != PENDING else ())
         elif since is not None or not _CLOSED.isdisjoint(states or ()):
             closed = self._closed(since)
+        # Both have the sessions in the order of their numbers, and so has the list.
         for number, view in merge(closed, self._open(), key=itemgetter(0)):
             matches = (
                 view is not None
@@ -315,5 +316,6 @@ def _describe_link(link: Link, links: Links, now: float) -> Facts:
         "type": str(link.type),
         "available": available,
         "why": None if available else missing,
+        # The monitor counts on the monotonic clock, the reply in POSIX seconds.
         "since": None if since is None else now - (time.monotonic() - since),
     }

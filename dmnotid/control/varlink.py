@@ -43,6 +43,7 @@ LOG_EVERY: Final = 60.0
 PAUSE: Final = 1.0
 """Time without accepting connections after an error of the kernel, in seconds."""
 
+# The owner and the group may ask; the permission to change something is checked for each call.
 SOCKET_MODE: Final = 0o660
 
 # struct ucred of unix(7): pid, uid, gid.
@@ -52,6 +53,7 @@ T = TypeVar("T")
 
 _KINDS: Final = {"method": str, "parameters": dict, "more": bool, "oneway": bool, "upgrade": bool}
 
+# NaN and infinity are not JSON, so they are an error here and not one of the client.
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -115,7 +117,8 @@ class Server:
         # Time of the last log line for each reason to close a connection, on the clock of the loop.
         self._logged: dict[str, float] = {}
         # The listening socket; None once it is closed.
-        self._socket: socket.socket | None = _listen(path)
+        self._socket: socket.socket | None = bind_unix("control.socket", path, socket.SOCK_STREAM, SOCKET_MODE)
+        self._socket.listen()
 
     def open(self) -> None:
         """Accept connections on the running loop."""
@@ -318,8 +321,10 @@ class Client:
 
 async def _insert(text: str, name: str, items: Iterator[object]) -> str:
     """Insert a list into an encoded reply, after its last parameter."""
+    # The text ends with the braces of the parameters and of the reply.
     parts, comma = [f'{text.removesuffix("}}")},"{name}":['], ""
     while some := list(islice(items, SLICE)):
+        # Without the brackets of the slice.
         parts += comma, _encode(some)[1:-1]
         comma = ","
         if len(some) == SLICE:
@@ -335,13 +340,6 @@ async def sliced(values: Iterable[T]) -> AsyncIterator[T]:
             await asyncio.sleep(0)
 
 
-def _listen(path: Path) -> socket.socket:
-    """Return a socket that listens at a path, in place of one that a killed daemon left there."""
-    sock = bind_unix("control.socket", path, socket.SOCK_STREAM, SOCKET_MODE)
-    sock.listen()
-    return sock
-
-
 def _parse(message: bytes) -> Request:
     """Return a request with the defaults of what it leaves out. Raises ValueError with the reason."""
     try:
@@ -353,6 +351,7 @@ def _parse(message: bytes) -> Request:
     if isinstance(found, dict):
         # null means absent.
         facts |= {name: value for name, value in found.items() if value is not None}
+    # An upgrade would replace the protocol of the connection, and there is no other one.
     if not all(isinstance(facts.get(name), kind) for name, kind in _KINDS.items()) or facts["upgrade"]:
         raise ValueError("a request is not a Varlink call")
     return Request(*(facts[name] for name in Request._fields))
