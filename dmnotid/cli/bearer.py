@@ -49,6 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
         log.logger.info("bearer started", telephony=arguments.telephony, door=str(arguments.door))
+        # The handlers of the signals cancel it.
         with suppress(asyncio.CancelledError):
             await serving
         log.logger.info("bearer stopped", telephony=arguments.telephony)

@@ -16,7 +16,6 @@ from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, plac
 from dmnotid.cli.arguments import PACKAGE, parse_hex, parse_sender, parse_time
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
 from dmnotid.config.loading import load_config
-from dmnotid.config.values import Config
 from dmnotid.errors import ConfigProblem, Discard, DmnotidError, UsageError
 from dmnotid.hook.facts import package_facts
 from dmnotid.policy.addresses import Source
@@ -107,7 +106,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
-    config = _load(arguments.config) if arguments.config else None
+    config = None
+    if arguments.config:
+        # The secret that is needed may be readable for this user although another server's is not.
+        config = load_config(arguments.config, operator_environ(), unread=_report_unread)
     rules, source = None if config is None else config.rules, arguments.source
     if config is not None and source is not None and source.port is None:
         names = {door.source for door in config.doors}
@@ -124,34 +126,25 @@ def _judge(arguments: argparse.Namespace) -> Judge:
     return Judge(arguments.package, rules, source or Source("::", 0), clock)
 
 
-def _load(file: Path) -> Config:
-    """Return a configuration with every secret that can be read here; the others are reported, and not provisioned."""
-
-    def report(problem: ConfigProblem) -> None:
-        print(f"{problem}; decode continues without this secret", file=sys.stderr)
-
-    # The secret that is needed may be readable for this user although another server's is not.
-    return load_config(file, operator_environ(), unread=report)
+def _report_unread(problem: ConfigProblem) -> None:
+    print(f"{problem}; decode continues without this secret", file=sys.stderr)
 
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
     if arguments.hex:
         return iter([_read_hex(" ".join(arguments.hex), "arguments")])
     if arguments.file is not None:
-        return iter([Input(_read_file(arguments.file))])
+        try:
+            octets = sys.stdin.buffer.read() if str(arguments.file) == "-" else arguments.file.read_bytes()
+        except OSError as error:
+            raise DmnotidError(f"{arguments.file}: {error.strerror}") from error
+        return iter([Input(octets)])
     if sys.stdin is None:
         raise DmnotidError("standard input is closed, and neither HEX nor --file FILE is given")
     if sys.stdin.isatty():
         print("Reading hex from standard input, one datagram a line; Ctrl-D ends it.", file=sys.stderr)
     # Octets that are not UTF-8 are reported with their column, as any other character that is not a hex digit.
     return _read_lines(open(sys.stdin.fileno(), errors="surrogateescape", closefd=False))
-
-
-def _read_file(file: Path) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    except OSError as error:
-        raise DmnotidError(f"{file}: {error.strerror}") from error
 
 
 def _read_lines(lines: Iterable[str]) -> Iterator[Input]:

@@ -6,13 +6,16 @@ series. Counters begin at 0 with each start of the daemon.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from dmnotid.errors import discard_reasons
 from dmnotid.policy.sessions import Closed, PendingState
 from dmnotid.wire.notification import CONNECTION_TYPES, ConnectionType
 
 Labels = Mapping[str, str]
+
+# The three characters that the text formats escape in the value of a label.
+_ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 class Family(NamedTuple):
@@ -163,12 +166,8 @@ def _lines(family: Family, created: float | None) -> Iterator[str]:
 
 
 def _show_labels(labels: Labels) -> str:
-    pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
+    pairs = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items())
     return f"{{{pairs}}}" if pairs else ""
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _number(value: float) -> str:

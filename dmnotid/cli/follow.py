@@ -70,4 +70,5 @@ def _wait(path: str) -> Mapping[str, Any]:
 def line_of(event: Mapping[str, Any]) -> str:
     """Return the line of a record: its time, its level if that is not usual, and its sentence."""
     level = "" if event["level"] == "info" else f"{event['level']}: "
+    # With its own time as `now`, `moment` leaves the date out.
     return f"{moment(event['at'], event['at'])} {level}{event['sentence']}"

@@ -49,6 +49,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.http:
         sys.stdout.buffer.write(answer(read_head(_STANDARD_INPUT), scrape))
     elif arguments.write:
+        # The textfile collector reads only the older format.
         replace_file(arguments.write, scrape(openmetrics=False))
     else:
         print(scrape(openmetrics=arguments.openmetrics), end="")
@@ -91,6 +92,7 @@ def replace_file(file: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
         # Not a link that another user of the directory has put there.
         with beside.open("x", encoding="utf-8") as stream:
+            # node_exporter runs as a user of its own, whatever the umask here is.
             os.fchmod(stream.fileno(), 0o644)
             stream.write(text)
         beside.replace(file)

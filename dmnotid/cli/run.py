@@ -51,7 +51,11 @@ def run_daemon(file: Path | str = DEFAULT_CONFIG) -> int:
             log.logger.warning("configuration warning", problem=str(warning))
         run_to_completion(Daemon(config, manager=manager, on_reload=configure_log).run())
     except ConfigError as error:
-        _report(error, manager)
+        first, *others = map(str, error.problems)
+        more = f" (and {len(others)} more: dmnotid check shows them)" if others else ""
+        # systemd starts a service again and again, so one line for each start is enough.
+        print_error(f"{first}{more}" if manager.listens else error)
+        manager.status(f"configuration: {first}{more}")
         return EXIT_CONFIG
     except DmnotidError as error:
         log.logger.error("daemon not started", problem=str(error))
@@ -62,14 +66,6 @@ def run_daemon(file: Path | str = DEFAULT_CONFIG) -> int:
         log.logger.exception("internal error")
         return EXIT_PROBLEM
     return EXIT_OK
-
-
-def _report(error: ConfigError, manager: Manager) -> None:
-    """Print the problems; a service, which systemd starts again and again, prints one line."""
-    first, *others = map(str, error.problems)
-    more = f" (and {len(others)} more: dmnotid check shows them)" if others else ""
-    print_error(f"{first}{more}" if manager.listens else error)
-    manager.status(f"configuration: {first}{more}")
 
 
 def configure_log(config: Config) -> None:

@@ -154,6 +154,7 @@ def main(arguments: argparse.Namespace) -> int:
     if end - start > DEFAULT_MAX_HEADER_OCTETS and not arguments.force:
         most = f"at most {DEFAULT_MAX_HEADER_OCTETS} are allowed (6.1)"
         raise UsageError(f"the push headers have {end - start} octets, {most}: leave some out, or use --force")
+    # Notifications without SERVER-ID share the counter of the empty one.
     first = next_ids(server_id or "", arguments.count) if arguments.id is None else arguments.id
     if arguments.print:
         for notification_id in _paced(first, arguments.count, None):

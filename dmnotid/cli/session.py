@@ -87,6 +87,7 @@ async def serve(command: Sequence[str], facts: Facts) -> int:
     check_command(command)
     state = os.environ.get("STATE_DIRECTORY") or os.environ.get("RUNTIME_DIRECTORY")
     # systemd separates several directories with colons.
+    # Without a directory of the service, as in a shell, a lock has no place.
     lock = Locks(Path(state.partition(":")[0])).take(facts["server_id"]) if state else nullcontext()
     shown = {key: facts[key] for key in ("session", "server_id", "notification_id", "attempt")}
     if lock is None:

@@ -151,6 +151,7 @@ def _print_changes(sessions: Sequence[Session], *, as_json: bool) -> None:
 
 
 def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
+    # The reply of Retry has only numbers, so the states are read before and after.
     before = {it["session"]: it for it in _sessions(path, wanted)}
     started = call(path, "Retry", {**wanted, "all": every})["sessions"]
     after = {it["session"]: it for it in _sessions(path, wanted)}

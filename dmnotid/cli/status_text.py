@@ -139,7 +139,11 @@ def list_servers(status: Status, *, every: bool) -> Iterator[str]:
     if former:
         yield printable(f"still signed with the former secret: {', '.join(former)}")
     yield ""
-    yield _describe_pending(status)
+    counts = status["counts"]
+    states = {state: count for state, count in counts["states"].items() if count}
+    pending = count_pending(sum(states.values()), counts["oldest_pending"], now)
+    parts = ", ".join(f"{count:,} {state}" for state, count in states.items())
+    yield f"{pending}: {parts} (dmnotid sessions)" if parts else pending
 
 
 def _has_news(server: Mapping[str, Any], now: float) -> bool:
@@ -179,11 +183,3 @@ def _list_discards(status: Status) -> Iterator[str]:
         parts.append(f"{reason} {count:,}{source}")
     if parts:
         yield f"discarded: {', '.join(parts)}"
-
-
-def _describe_pending(status: Status) -> str:
-    counts = status["counts"]
-    states = {state: count for state, count in counts["states"].items() if count}
-    text = count_pending(sum(states.values()), counts["oldest_pending"], status["now"])
-    parts = ", ".join(f"{count:,} {state}" for state, count in states.items())
-    return f"{text}: {parts} (dmnotid sessions)" if parts else text
