@@ -60,6 +60,12 @@ def test_bare_package_is_received_and_verified() -> None:
 PUSH_DOOR, PACKAGE_DOOR = (Handover(bare, pid=5, uid=0) for bare in (False, True))
 
 
+def test_log_facts_name_the_sender_at_a_door_by_its_process() -> None:
+    assert Datagram(b"", NEAR, NOW).log_facts() == {"source": "192.0.2.7:40000"}
+    handed_in = Datagram(b"", Source("sms", None), NOW, PUSH_DOOR)
+    assert handed_in.log_facts() == {"source": "sms", "pid": 5, "uid": 0}
+
+
 def outcome(payload: bytes, handover: Handover | None, rules: Rules = RULES) -> str:
     """Return the server of a datagram, or the reason of the Discard."""
     try:
