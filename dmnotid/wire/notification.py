@@ -13,7 +13,7 @@ from functools import partial
 from struct import Struct, error, unpack
 from typing import Final, NamedTuple
 
-from dmnotid.errors import DecodeError, MalformedField, TrailingOctets, Truncated, UnsupportedVersion
+from dmnotid.errors import MalformedField, TrailingOctets, Truncated, UnsupportedVersion
 from dmnotid.wire.octets import PACKAGE, normal_server_id, remembering
 
 VERSION: Final = 2
@@ -133,12 +133,13 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
     most once, in rising order) or TrailingOctets, with the offset in the package. RESERVED may have any value.
     """
     size = len(octets)
+    # VER comes before every other check, because another version has another layout: an octet of DM 1.3 must not be
+    # reported as a truncated package of this version.
+    if size and octets[0] >> 4 != VERSION:
+        raise UnsupportedVersion(PACKAGE, "VER", 0, f"is {octets[0] >> 4}, {VERSION} is expected", octets)
     if size < HEADER_OCTETS:
-        raise _short_of_header(octets)
+        raise Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS} octets, {size} are left", octets)
     first, notification_id = _HEADER.unpack_from(octets)
-    # VER comes before every other check, because another version has another layout.
-    if first >> 12 != VERSION:
-        raise _unsupported_version(octets)
     # OC begins in octet 0 and has its last bit in octet 1.
     option_count = first >> 7 & MAX_OPTIONS
     server_id: str | None = None
@@ -206,18 +207,6 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
             octets,
         )
     )
-
-
-def _short_of_header(octets: bytes) -> DecodeError:
-    """Return the error of fewer octets than the header has; VER is checked first, as it needs only one."""
-    # An octet of DM 1.3 must not be reported as a truncated package of this version.
-    if octets and octets[0] >> 4 != VERSION:
-        return _unsupported_version(octets)
-    return Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS} octets, {len(octets)} are left", octets)
-
-
-def _unsupported_version(octets: bytes) -> UnsupportedVersion:
-    return UnsupportedVersion(PACKAGE, "VER", 0, f"is {octets[0] >> 4}, {VERSION} is expected", octets)
 
 
 # The value of an Option depends on its octets alone, so decoded values can be cached. The readers raise ValueError with
@@ -297,14 +286,11 @@ def encode_notification(
         raise ValueError(message)
     if sent_at is not None:
         values[OPTION_SHA256_DIGEST] = _bounded("time", sent_at, MAX_TIME).to_bytes(TIME_OCTETS, "big") + digest
-    return _encode_header(notification_id, reserved, len(values)) + _encode_options(values)
-
-
-def _encode_header(notification_id: int, reserved: int, option_count: int) -> bytes:
-    _bounded("number of Options", option_count, MAX_OPTIONS)
+    _bounded("number of Options", len(values), MAX_OPTIONS)
     _bounded("RESERVED", reserved, 0x7F)
     _bounded("NOTIFICATION-ID", notification_id, MAX_NOTIFICATION_ID)
-    return _HEADER.pack(VERSION << 12 | option_count << 7 | reserved, notification_id)
+    header = _HEADER.pack(VERSION << 12 | len(values) << 7 | reserved, notification_id)
+    return header + _encode_options(values)
 
 
 def _encode_options(values: dict[int, bytes]) -> bytes:
