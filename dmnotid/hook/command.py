@@ -5,8 +5,8 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
@@ -53,7 +53,13 @@ def start_command(
     try:
         command.start(arguments, environment, text)
     except (OSError, ValueError) as error:
-        message = f"{arguments[0]}: {_why_not_started(path_from(arguments[0]), error)}"
+        problem = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        # The kernel reports a missing interpreter as if the file itself were missing.
+        if isinstance(error, FileNotFoundError) and path_from(arguments[0]).exists():
+            problem = "its interpreter (the #! line) or its loader is missing"
+        elif isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+            problem = "neither a program for this machine nor a script whose first line is a #! line"
+        message = f"{arguments[0]}: {problem}"
         raise HookError(message, component=arguments[0]) from error
     return command
 
@@ -77,25 +83,6 @@ def check_calls() -> None:
                 "container, or SystemCallFilter= of a unit) has to allow this system call"
             )
             raise HookError(message) from error
-
-
-@contextmanager
-def _as_file(text: str) -> Iterator[int]:
-    """Put text into an anonymous file and give its descriptor. Unlike a pipe it takes any length without blocking."""
-    with os.fdopen(os.memfd_create("notification"), "wb") as file:
-        file.write(text.encode())
-        file.flush()
-        file.seek(0)
-        yield file.fileno()
-
-
-def _why_not_started(file: Path, error: Exception) -> str:
-    # The kernel reports a missing interpreter as if the file itself were missing.
-    if isinstance(error, FileNotFoundError) and file.exists():
-        return "its interpreter (the #! line) or its loader is missing"
-    if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
-        return "neither a program for this machine nor a script whose first line is a #! line"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 class Command:
@@ -144,7 +131,11 @@ class Command:
         # What a run needs is acquired before the command is started, so that no lack of it ends a running command.
         with ExitStack() as failed, ExitStack() as theirs:
             failed.callback(self._opened.close)
-            standard_input = theirs.enter_context(_as_file(text))
+            # An anonymous file, unlike a pipe, takes text of any length without blocking.
+            standard_input = theirs.enter_context(os.fdopen(os.memfd_create("notification"), "wb"))
+            standard_input.write(text.encode())
+            standard_input.flush()
+            standard_input.seek(0)
             is_read = self._on_output is not None
             stdout, stderr = (self._open_pipe(name, theirs) if is_read else None for name in ("stdout", "stderr"))
             # Not the loop's own: uvloop's refuses process_group=, and blocks the loop for milliseconds, this for less.
