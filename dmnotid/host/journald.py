@@ -44,12 +44,10 @@ class Journald:
 
 def encode(fields: Iterable[tuple[str, str]]) -> bytes:
     """Return the octets of a record; names consist of A-Z, 0-9 and _, as the journal requires."""
-    return b"".join(
-        _encode_field(name.encode("ascii"), value.encode("utf-8", "backslashreplace")) for name, value in fields
-    )
-
-
-def _encode_field(name: bytes, value: bytes) -> bytes:
-    if b"\n" in value:
-        return b"%b\n%b%b\n" % (name, len(value).to_bytes(8, "little"), value)
-    return b"%b=%b\n" % (name, value)
+    record = b""
+    for name, text in fields:
+        value = text.encode("utf-8", "backslashreplace")
+        # A line break would end the value, so its length comes before it.
+        border = b"\n%b" % len(value).to_bytes(8, "little") if b"\n" in value else b"="
+        record += b"%b%b%b\n" % (name.encode("ascii"), border, value)
+    return record

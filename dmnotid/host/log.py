@@ -159,15 +159,27 @@ def configure(
     """
     target = sys.stdout if stream is None else stream
     in_journal = form != "json" and _is_journal(target)
-    lines = _Lines(target, _open_journald() if in_journal else None)
+    journald: Journald | None = None
     rest: list[Processor]
     if in_journal:
+        # Without a channel, records remain lines.
+        with suppress(OSError):
+            journald = Journald()
         rest = [partial(_shorten, _octets_in_json), partial(_render_fields, events)]
     elif form == "text" or (form == "auto" and target.isatty()):
         # https://no-color.org: any value but the empty one turns colours off.
-        rest = _text_processors(colours=target.isatty() and not os.environ.get("NO_COLOR"))
+        colours = target.isatty() and not os.environ.get("NO_COLOR")
+        plain = structlog.dev.plain_traceback
+        rest = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            _escape,
+            partial(_shorten, _octets_in_text),
+            structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain, sort_keys=False),
+        ]
     else:
         rest = [_add_time, partial(_shorten, _octets_in_json), lambda _logger, _level, event: _encode_json(event)]
+    lines = _Lines(target, journald)
     structlog.configure(
         processors=[_format_exception, partial(_publish, events), *rest],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -211,25 +223,6 @@ def _is_journal(target: TextIO) -> bool:
     with suppress(OSError, ValueError):
         return leads_to_journal(target.fileno(), os.environ.get("JOURNAL_STREAM"))
     return False
-
-
-def _open_journald() -> Journald | None:
-    # Without a channel, records remain lines.
-    with suppress(OSError):
-        return Journald()
-    return None
-
-
-def _text_processors(*, colours: bool) -> list[Processor]:
-    return [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-        _escape,
-        partial(_shorten, _octets_in_text),
-        structlog.dev.ConsoleRenderer(
-            colors=colours, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
-        ),
-    ]
 
 
 def _add_time(_logger: object, level: str, event: EventDict) -> EventDict:

@@ -137,15 +137,12 @@ def _check_owner(component: str, found: os.stat_result) -> None:
         return
     if found.st_mode & stat.S_IWOTH:
         raise UntrustedPath(component, f"writable by others: chmod go-w {shlex.quote(component)}")
-    problem = f"writable by its group ({_group_name(found.st_gid)}): chmod g-w {shlex.quote(component)}"
+    try:
+        group = grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        group = str(found.st_gid)
+    problem = f"writable by its group ({group}): chmod g-w {shlex.quote(component)}"
     # As /usr/local is on Debian: root:staff 2775.
     if stat.S_ISDIR(found.st_mode):
         problem += ", or use another directory, because that group could exchange the files in this one"
     raise UntrustedPath(component, problem)
-
-
-def _group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)

@@ -24,18 +24,15 @@ def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int) -> socke
         path.chmod(mode)
     except OSError as error:
         sock.close()
-        raise EndpointError(f"{key}: {path}: {_explain(path, error)}") from error
+        # A path that is too long for an address is an error without a strerror.
+        problem = error.strerror or str(error)
+        if path.exists() and not path.is_socket():
+            problem = "exists and is not a socket; remove it, or configure another path"
+        raise EndpointError(f"{key}: {path}: {problem}") from error
     except EndpointError:
         sock.close()
         raise
     return sock
-
-
-def _explain(path: Path, error: OSError) -> str:
-    if path.exists() and not path.is_socket():
-        return "exists and is not a socket; remove it, or configure another path"
-    # A path that is too long for an address is an error without a strerror.
-    return error.strerror or str(error)
 
 
 def _remove_stale(key: str, path: Path, kind: socket.SocketKind) -> None:
