@@ -52,18 +52,16 @@ class Drops:
             return NOTHING
         self._counter = counter
         self._all += new
+        # Read after the socket's own counter, so that it includes every loss that the other one does.
+        lost = read_lost() if filtered else None
+        most = self._all if lost is None or self._lost_before is None else lost - self._lost_before
         # Computed from the totals, because a report can't be taken back: what was reported as lost stays lost.
-        junk = min(self._all - self._lost_at_most(), self._all - self._reported_lost) if filtered else 0
+        junk = min(self._all - most, self._all - self._reported_lost) if filtered else 0
         new_junk = max(junk - self._reported_junk, 0)
         self._reported_junk += new_junk
         new_lost = self._all - self._reported_junk - self._reported_lost
         self._reported_lost += new_lost
         return Dropped(new_junk, new_lost)
-
-    def _lost_at_most(self) -> int:
-        # Read after the socket's own counter, so that it includes every loss that the other one does.
-        now = read_lost()
-        return self._all if now is None or self._lost_before is None else now - self._lost_before
 
 
 def read_drops(sock: socket.socket) -> int:

@@ -10,6 +10,7 @@ on an IPv6-only socket, the source stays ::ffff:a.b.c.d, which no `sources` admi
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from dmnotid.host.log import logger
@@ -69,7 +70,14 @@ class Endpoint(BatchReader):
         v6 = sock.family == socket.AF_INET6
         self._dual = v6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         # Whether the kernel refuses IPv6 packets with such a sender. Every later filter does so too.
-        self._guarded = v6 and self._guard()
+        self._guarded = False
+        if v6:
+            # `configure` attaches a filter again, and logs its failure.
+            with suppress(OSError):
+                if self._dual:
+                    sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+                socketfilter.attach(sock, junk=True)
+                self._guarded = True
 
     def __str__(self) -> str:
         """`[::]:2948`, with the port that the kernel chose if 0 was configured."""
@@ -79,16 +87,6 @@ class Endpoint(BatchReader):
     def can_be_deceived(self) -> bool:
         """Whether no filter keeps IPv6 packets from passing for IPv4."""
         return self._dual and not self._guarded
-
-    def _guard(self) -> bool:
-        try:
-            if self._dual:
-                self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-            socketfilter.attach(self.socket, junk=True)
-        except OSError:
-            # `configure` attaches a filter again, and logs its failure.
-            return False
-        return True
 
     def configure(self, intake: Intake) -> None:
         """Apply `intake`; a failure is logged, and reception goes on without it."""
@@ -176,15 +174,11 @@ def source_of(address: tuple[Any, ...]) -> Source:
     match address:
         # A link-local address is ambiguous without its interface.
         case (host, port, _, scope) if scope and "%" not in host:
-            return Source(f"{host}%{_zone(scope)}", port)
+            try:
+                zone = socket.if_indextoname(scope)
+                zone.encode()
+            except (OSError, UnicodeEncodeError):
+                # The interface is gone, or its name is not UTF-8, which the database can't store.
+                zone = str(scope)
+            return Source(f"{host}%{zone}", port)
     return Source(address[0], address[1])
-
-
-def _zone(index: int) -> str:
-    try:
-        name = socket.if_indextoname(index)
-        name.encode()
-    except (OSError, UnicodeEncodeError):
-        # The interface is gone, or its name is not UTF-8, which the database can't store.
-        return str(index)
-    return name
