@@ -93,7 +93,11 @@ class KnownTimes:
 
     def write(self, database: sqlite3.Connection) -> None:
         """Write what has changed, in the transaction of the caller."""
-        database.executemany(_WRITE_SERVER, [self._row(server_id) for server_id in self._before])
+        rows = [
+            (server_id, *self.servers.get(server_id, NEVER_SIGNED), self.last_accepted.get(server_id))
+            for server_id in self._before
+        ]
+        database.executemany(_WRITE_SERVER, rows)
         if self.floor != self._floor_before:
             database.execute(_WRITE_FLOOR, (self.floor,))
 
@@ -151,9 +155,6 @@ class KnownTimes:
     def _save(self, server_id: str) -> None:
         # The first change since the commit alone has the committed values.
         self._before.setdefault(server_id, (self.servers.get(server_id), self.last_accepted.get(server_id)))
-
-    def _row(self, server_id: str) -> tuple[object, ...]:
-        return (server_id, *self.servers.get(server_id, NEVER_SIGNED), self.last_accepted.get(server_id))
 
     def _change(self, server_id: str, times: ServerTimes) -> None:
         self._save(server_id)
