@@ -96,7 +96,7 @@ class Daemon:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
                 reloads = group.create_task(self._reloader.run(), name="reloads")
                 pings = group.create_task(self._ping_watchdog(), name="watchdog")
-                await self._receive()
+                self._receive()
                 await self._stop.wait()
                 logger.info("daemon stopping", pending=self.pending)
                 self._manager.stopping()
@@ -172,7 +172,7 @@ class Daemon:
             self._control = Server(config.control, Interface(operations))
             stack.callback(self._control.close)
 
-    async def _receive(self) -> None:
+    def _receive(self) -> None:
         self.endpoints.open()
         if self._control is not None:
             self._control.open()

@@ -107,7 +107,12 @@ class Dispatcher:
             # A shorter `expire_after` leaves a session as much time as the journal gives one after a wrong clock.
             least = time.monotonic() + min(limits.expire_after, LAST_CHANCE)
             self._sessions.add_time(limits.expire_after - former.expire_after, least)
-        _log_held(self._sessions)
+        # Running ones count too: another try of theirs would be held.
+        waiting = (tracked.request.server_id for tracked in self._sessions.waiting)
+        for server_id, count in Counter([*waiting, *self._sessions.running]).items():
+            if server_id not in self._sessions.configured:
+                problem = "the server of these sessions is not configured"
+                logger.error("sessions held", server_id=server_id, sessions=count, problem=problem)
         self.wake()
 
     def add(self, requests: Iterable[SessionRequest]) -> None:
@@ -224,15 +229,6 @@ class Dispatcher:
     def _changed(self) -> None:
         self.wake()
         self._on_change()
-
-
-def _log_held(sessions: Sessions) -> None:
-    """Log the number of sessions of each server that is not configured."""
-    waiting = (tracked.request.server_id for tracked in sessions.waiting)
-    for server_id, count in Counter([*waiting, *sessions.running]).items():
-        if server_id not in sessions.configured:
-            problem = "the server of these sessions is not configured"
-            logger.error("sessions held", server_id=server_id, sessions=count, problem=problem)
 
 
 def _log_waiting(sessions: Sessions, links: Links) -> bool:
