@@ -4,7 +4,7 @@ A reader never reads past the octets that it is given, so the caller cuts out a 
 errors count from the first of the octets given.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Final, TypeVar
 
@@ -217,17 +217,11 @@ def normal_server_id(text: str) -> str:
         raise ValueError(message)
     import unicodedata  # noqa: PLC0415 - 100 KB, and few SERVER-IDs need it
 
-    if _longest_run(map(unicodedata.combining, text)) > MAX_COMBINING:
-        message = f"has more than {MAX_COMBINING} combining characters in a row"
-        raise ValueError(message)
+    run = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run > MAX_COMBINING:
+            message = f"has more than {MAX_COMBINING} combining characters in a row"
+            raise ValueError(message)
     # Not NFKC, which would make different ids equal.
     return unicodedata.normalize("NFC", text)
-
-
-def _longest_run(marks: Iterable[int]) -> int:
-    """Return the length of the longest run of numbers other than 0."""
-    run = longest = 0
-    for mark in marks:
-        run = run + 1 if mark else 0
-        longest = max(longest, run)
-    return longest
