@@ -3,14 +3,9 @@
 DmnotidError
 ├─ Discard                    the datagram ends here; `reason` is a stable word
 │  ├─ DecodeError             octets that break the specification, with field and offset
-│  │  ├─ Truncated            truncated
-│  │  ├─ TrailingOctets       trailing-octets
-│  │  ├─ MalformedField       malformed-field
-│  │  └─ UnsupportedVersion   unsupported-version
+│  │  └─ Truncated, TrailingOctets, MalformedField, UnsupportedVersion
 │  └─ Refusal                 well-formed, but not for this device
-│     ├─ PushTooLong          push-too-long
-│     ├─ NotAPush             not-a-push
-│     ├─ PushHeaderTooLong    push-header-too-long
+│     ├─ PushTooLong, NotAPush, PushHeaderTooLong
 │     ├─ ContentTypeMismatch, ApplicationIdMissing, ApplicationIdMismatch, ApplicationIdConflict
 │     ├─ UnknownServer, ServerUndiscovered, SourceNotAllowed
 │     ├─ SecretNotProvisioned, DigestMismatch, DigestMissing
