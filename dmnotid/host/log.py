@@ -105,7 +105,11 @@ class _Lines:
                 self._journald.send(fields)
                 return
         if self._dropped:
-            line = f"{_report_dropped(self._dropped, before=line)}\n{line}"
+            # In the form of the line after it, because one program reads both.
+            report = f"{'<4>' if line[:1] == '<' else ''}log lines dropped: {self._dropped}"
+            if line[:1] == "{":
+                report = _encode_json({"event": "log lines dropped", "level": "warning", "count": self._dropped})
+            line = f"{report}\n{line}"
         octets = f"{line}\n".encode(self._encoding, "backslashreplace")
         try:
             # Text that was printed to the stream before goes first.
@@ -142,13 +146,6 @@ def _writer(owner: object, descriptor: int) -> Callable[[bytes], int]:
     return partial(os.write, descriptor)
 
 
-def _report_dropped(count: int, *, before: str) -> str:
-    """Return a line in the form of the one that it is written before."""
-    if before[:1] == "{":
-        return _encode_json({"event": "log lines dropped", "level": "warning", "count": count})
-    return f"{'<4>' if before[:1] == '<' else ''}log lines dropped: {count}"
-
-
 def configure(
     level: str = "info", form: str = "auto", stream: TextIO | None = None, events: Mapping[str, Event] = _NO_EVENTS
 ) -> None:
@@ -158,7 +155,11 @@ def configure(
     "auto" send records with fields. `events` has the sentences.
     """
     target = sys.stdout if stream is None else stream
-    in_journal = form != "json" and _is_journal(target)
+    in_journal = False
+    if form != "json":
+        # A stream of a test may have no descriptor.
+        with suppress(OSError, ValueError):
+            in_journal = leads_to_journal(target.fileno(), os.environ.get("JOURNAL_STREAM"))
     journald: Journald | None = None
     rest: list[Processor]
     if in_journal:
@@ -216,13 +217,6 @@ def _sentence(events: Mapping[str, Event], event: EventDict) -> str:
         with suppress(KeyError):
             return printable(sentence.format_map(event))
     return str(name)
-
-
-def _is_journal(target: TextIO) -> bool:
-    # A stream of a test may have no descriptor.
-    with suppress(OSError, ValueError):
-        return leads_to_journal(target.fileno(), os.environ.get("JOURNAL_STREAM"))
-    return False
 
 
 def _add_time(_logger: object, level: str, event: EventDict) -> EventDict:
