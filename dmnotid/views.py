@@ -98,17 +98,15 @@ class Views:
             why = tracked.problem or request.last_try.outcome or "its last try failed"
             state = PendingState.HOOK if tracked.failed_starts else PendingState.PAUSED
             return _Explanation(state, why, request.not_before)
-        if missing := self._missing_for(request.notification.preferred_connections):
-            expiry = time.strftime("%Y-%m-%d", time.localtime(time.time() + request.expires_at - now))
-            return _Explanation(PendingState.WAITING, f"{missing}; expires on {expiry}")
-        return self._explain_order(request.server_id, now)
-
-    def _missing_for(self, preferred: tuple[ConnectionType, ...]) -> str | None:
+        preferred = request.notification.preferred_connections
         # There are few preferences, while tens of thousands of sessions may wait.
         if preferred not in self._missing:
             available = choose_connection(preferred, self._available) is not None
             self._missing[preferred] = None if available else explain_missing(self._links, preferred)
-        return self._missing[preferred]
+        if missing := self._missing[preferred]:
+            expiry = time.strftime("%Y-%m-%d", time.localtime(time.time() + request.expires_at - now))
+            return _Explanation(PendingState.WAITING, f"{missing}; expires on {expiry}")
+        return self._explain_order(request.server_id, now)
 
     def _explain_order(self, server_id: str, now: float) -> _Explanation:
         """Return why a session does not run that could run now."""
