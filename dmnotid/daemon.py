@@ -110,6 +110,7 @@ class Daemon:
                 # Late, so that an operator can ask which hooks the daemon waits for.
                 if self._control is not None:
                     await self._control.stop()
+                # After the hooks, so that the watchdog does not end a daemon that waits for them.
                 pings.cancel()
                 self._status.close()
         logger.info("daemon stopped", **self.counters, sessions=dict(self._dispatcher.counters))

@@ -169,6 +169,7 @@ class Dispatcher:
                     self._on_change()
                 if not self._stopping:
                     await self._start_all(group)
+                # If there may be more to log, the loop turns again at once, after reception had its turn.
                 change = (
                     now
                     if not self._stopping and _log_waiting(self._sessions, self._links)

@@ -203,6 +203,7 @@ class Transitions:
             rested_at = self._sessions.rested_at(request.server_id, now)
             if tracked.running is not None or tracked.closed is not None or max(request.not_before, rested_at) <= now:
                 return False
+            # Written, because after a restart the pause in the row would apply again.
             if request.not_before > now:
                 request = self._journal.postpone(request, 0)
             tracked.failed_starts, tracked.problem = 0, ""

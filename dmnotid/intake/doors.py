@@ -143,6 +143,7 @@ class Doors:
                     _permit(config)
                 doors[config.path] = door
             undo.pop_all()
+        # Only when nothing can fail any more: undoing needs the former settings.
         for config in configs:
             doors[config.path].config = config
         gone = [door for path, door in self._doors.items() if path not in doors]

@@ -164,6 +164,7 @@ class Journal(Listing):
 
     def begin(self, request: SessionRequest, attempt: int, connection: Connection) -> None:
         """Write that a try begins, before it does: after a crash the next one counts on."""
+        # The name of an interface may be octets that are not UTF-8, which the database can't store.
         place = str(connection.type), shown(connection.interface)
         self._write(_BEGIN, [(attempt, time.time(), None, *place, request.session)], request)
         self._open[request.session] = request.tried(attempt)
