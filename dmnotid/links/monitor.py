@@ -136,17 +136,15 @@ class Links:
     def _log(self, former: tuple[Connection, ...]) -> None:
         """Log which connections were lost since `former`, and which ones came."""
         links = {link.connection: link for link in self._links}
-        for connection in former:
-            if connection not in self._available:
+        for connection in dict.fromkeys((*former, *self._available)):
+            facts = {"interface": connection.interface, "connection": str(connection.type)}
+            if connection not in former:
+                logger.info("connection available", **facts)
+            elif connection not in self._available:
                 link = links.get(connection)
                 # A reload can lengthen `settle`.
                 missing = "gone" if link is None else link.missing or "settling"
-                facts = {"interface": connection.interface, "connection": str(connection.type)}
                 logger.info("connection lost", **facts, missing=missing)
-        for connection in self._available:
-            if connection not in former:
-                facts = {"interface": connection.interface, "connection": str(connection.type)}
-                logger.info("connection available", **facts)
 
 
 def _ignore_change() -> None:
