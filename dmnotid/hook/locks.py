@@ -107,8 +107,9 @@ def _lock(file: Path) -> ServerLock | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The former holder may have removed the file between the two calls above: then another one has the name.
-            if _is_at(file, descriptor):
-                return ServerLock(file, descriptor)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(file), os.fstat(descriptor)):  # noqa: PTH116 - beside fstat
+                    return ServerLock(file, descriptor)
         except BlockingIOError:
             os.close(descriptor)
             return None
@@ -116,10 +117,3 @@ def _lock(file: Path) -> ServerLock | None:
             os.close(descriptor)
             raise
         os.close(descriptor)
-
-
-def _is_at(file: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(file), os.fstat(descriptor))  # noqa: PTH116 - beside fstat
-    except FileNotFoundError:
-        return False

@@ -82,7 +82,9 @@ def _check_format(program: Path) -> None:
 def _find_machine_problem(header: bytes) -> str:
     """Return why an ELF binary can't run on this machine, "" if it can or a registered interpreter might run it."""
     with open("/proc/self/exe", "rb") as file:  # noqa: PTH123
-        own, machine = map(_machine, (file.read(_FIRST_OCTETS), header))
+        headers = file.read(_FIRST_OCTETS), header
+    # EI_DATA and e_machine: the octet 5 has the byte order of the octets 18 and 19.
+    own, machine = (int.from_bytes(it[18:20], "big" if it[5:6] == b"\2" else "little") for it in headers)
     if own == machine or any({own, machine} <= pair for pair in _MACHINES):
         return ""
     try:
@@ -91,11 +93,6 @@ def _find_machine_problem(header: bytes) -> str:
     except OSError:
         emulated = set()
     return "" if emulated else f"it is a binary for another machine (its ELF machine is {machine}, {own} is expected)"
-
-
-def _machine(header: bytes) -> int:
-    # EI_DATA and e_machine: the octet 5 has the byte order of the octets 18 and 19.
-    return int.from_bytes(header[18:20], "big" if header[5:6] == b"\2" else "little")
 
 
 def _find_script_problem(first: bytes) -> str:
