@@ -101,8 +101,7 @@ class Journal(Listing):
 
     def configure(self, *, limits: Limits, remember: float, longest_pause: float) -> None:
         """Use other limits from now on (seconds). An open request keeps its time."""
-        self._limits = limits
-        self._longest_pause = longest_pause
+        self._limits, self._longest_pause = limits, longest_pause
         self._duplicates.remember = remember
 
     @property
