@@ -96,7 +96,13 @@ class Daemon:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
                 reloads = group.create_task(self._reloader.run(), name="reloads")
                 pings = group.create_task(self._ping_watchdog(), name="watchdog")
-                self._receive()
+                self.endpoints.open()
+                if self._control is not None:
+                    self._control.open()
+                facts = {"servers": len(self.config.servers), "pending": self.pending}
+                logger.info("daemon ready", version=__version__, loop=loop_name(), **facts)
+                self._status.ready()
+                self.ready.set()
                 await self._stop.wait()
                 logger.info("daemon stopping", pending=self.pending)
                 self._manager.stopping()
@@ -172,15 +178,6 @@ class Daemon:
             operations = Operations(parts, self._reloader, self._manager.units)
             self._control = Server(config.control, Interface(operations))
             stack.callback(self._control.close)
-
-    def _receive(self) -> None:
-        self.endpoints.open()
-        if self._control is not None:
-            self._control.open()
-        servers = len(self.config.servers)
-        logger.info("daemon ready", version=__version__, loop=loop_name(), servers=servers, pending=self.pending)
-        self._status.ready()
-        self.ready.set()
 
     async def _ping_watchdog(self) -> None:
         """Ping as long as the loop runs and the journal responds, even with an error: no restart cures a full disk."""
