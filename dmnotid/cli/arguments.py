@@ -139,20 +139,24 @@ def add_option_arguments(group: argparse._ArgumentGroup) -> None:
 def parse_connection_types(text: str) -> tuple[ConnectionType, ...]:
     """Parse connection types separated by commas; the empty text has none."""
     try:
-        # Splitting the empty text would give one empty word.
-        return tuple(ConnectionType(word.strip()) for word in text.split(",")) if text else ()
+        return tuple(map(ConnectionType, _words(text)))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: a list of {', '.join(ConnectionType)} is expected") from None
 
 
 def parse_mo_indexes(text: str) -> tuple[int, ...]:
     """Parse MO indexes separated by commas; the empty text has none."""
-    return tuple(parse_number(word.strip(), 0, MAX_MO_INDEX) for word in text.split(",")) if text else ()
+    return tuple(parse_number(word, 0, MAX_MO_INDEX) for word in _words(text))
 
 
 def parse_cached_mos(text: str) -> tuple[CachedMo, ...]:
     """Parse INDEX:HEX pairs separated by commas; the empty text has none."""
-    return tuple(_cached_mo(word.strip()) for word in text.split(",")) if text else ()
+    return tuple(map(_cached_mo, _words(text)))
+
+
+def _words(text: str) -> list[str]:
+    # Splitting the empty text would give one empty word.
+    return [word.strip() for word in text.split(",")] if text else []
 
 
 def _cached_mo(word: str) -> CachedMo:
