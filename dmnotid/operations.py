@@ -101,11 +101,7 @@ class Operations:
             "hook": {"what": hook, "startable": not hook_problem, "problem": hook_problem or None},
             "journal": journal,
             "clock": {"believed": clock.believed, "floor": parts.journal.times.floor},
-            "counts": {
-                **_count(parts),
-                "states": {it: states[it] for it in _STATES},
-                "oldest_pending": oldest,
-            },
+            "counts": {**_count(parts), "states": {it: states[it] for it in _STATES}, "oldest_pending": oldest},
             # Loopback is a link to no other host, unless the configuration names it.
             "links": [_describe_link(it, parts.links, now) for it in parts.links.links if it.missing != UNCONFIGURED],
         }
@@ -147,6 +143,7 @@ class Operations:
                 "discarded": counts.discarded,
                 "pending": pending.get(server_id, 0),
                 "last_session": None if row is None else _describe_last(row, states.get(row.session, row.state)),
+                # Sessions of a server that is not configured do not start.
                 "held_back": server is None,
             }
 
@@ -249,6 +246,7 @@ class Operations:
 
 
 def _describe_sockets(parts: Parts, units: Mapping[int, str]) -> list[Facts]:
+    # Junk alone wakes no endpoint, so these counters may be old.
     parts.endpoints.report_drops()
     return [
         {

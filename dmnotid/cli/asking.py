@@ -74,4 +74,5 @@ def refusal(problem: Failed) -> list[str]:
 
 def problem_lines(problems: Iterable[Mapping[str, str]]) -> list[str]:
     """Return problems of a configuration as lines, each with its place."""
+    # Only a problem of the configuration has a place.
     return [printable(": ".join(filter(None, (problem["place"], problem["message"])))) for problem in problems]

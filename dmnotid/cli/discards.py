@@ -44,9 +44,11 @@ def lines_of(discard: Mapping[str, Any], now: float) -> Iterator[str]:
     """Yield a comment with everything but the octets, and the octets in hex, as `dmnotid decode` reads them."""
     claimed = f", server {discard['server']!r}" if discard["server"] is not None else ""
     about = f"{moment(discard['at'], now)} {discard['reason']} from {discard['source']}{claimed}"
+    # The SERVER-ID and the problem can have text of the sender.
     yield printable(f"# {about}: {discard['problem']}")
     octets = discard["octets"] or ""
     if len(octets) // 2 >= MAX_KEPT_OCTETS:
         yield f"# the first {MAX_KEPT_OCTETS} octets; decode finds the datagram truncated if it was longer"
+    # Without this word, decode takes the octets for a push.
     kind = f"{PACKAGE} " if discard["package"] else ""
     yield f"{kind}{octets}" if octets else "# the datagram was empty"

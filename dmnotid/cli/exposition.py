@@ -75,6 +75,7 @@ def _datagrams(counts: Mapping[str, Any]) -> Iterator[Family]:
     lost = [({"cause": "buffer"}, counts["lost"])]
     yield counter("datagrams_lost", "Datagrams that the kernel has dropped, by cause.", lost)
     found = counts["discarded"]
+    # Each reason has a sample from the start: without one, the first increase would be lost to rate().
     discarded = [({"reason": reason}, found.get(reason, 0)) for reason in discard_reasons()]
     yield counter("notifications_discarded", "Discarded datagrams by reason.", discarded)
     failed = "Notifications that were not accepted because the journal could not be written."
@@ -171,4 +172,5 @@ def _show_labels(labels: Labels) -> str:
 
 
 def _number(value: float) -> str:
+    # The formats have no truth values, so these become 0 and 1.
     return repr(value) if isinstance(value, float) else str(int(value))

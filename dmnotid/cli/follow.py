@@ -63,6 +63,7 @@ def _wait(path: str) -> Mapping[str, Any]:
         try:
             return call(path, "Status")
         except Unreachable as problem:
+            # Every other reason can pass by itself.
             if problem.why == "forbidden":
                 raise
 

@@ -13,4 +13,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Print the help, which exits with status 0."""
     parse([*filter(None, [arguments.command]), "--help"])
+    # Not reached: --help ends the program.
     raise AssertionError

@@ -13,6 +13,7 @@ def find_problem(hook: HookConfig) -> HookError | None:
     try:
         check_hook(hook)
     except HookError as error:
+        # Returned and not raised, because the commands report their other checks too.
         return error
     return None
 

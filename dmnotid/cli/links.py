@@ -67,6 +67,7 @@ def _load(file: Path | None) -> ConnectionsConfig:
     """Read `connections` of a configuration; the defaults if no file is given and the default one does not exist."""
     try:
         if file is None:
+            # Not exists(): a link that leads nowhere is a problem, not a missing file.
             DEFAULT_CONFIG.lstat()
     except FileNotFoundError:
         return ConnectionsConfig()

@@ -41,6 +41,7 @@ SERVICE_CREDENTIALS: Final = Path("/run/credentials/dmnotid.service")
 
 def operator_environ() -> Mapping[str, str]:
     """Return the environment for reading a configuration by hand: root has the credentials of the running service."""
+    # systemd opens that directory to the service and to root alone.
     if os.geteuid() or os.environ.get("CREDENTIALS_DIRECTORY") or not SERVICE_CREDENTIALS.is_dir():
         return os.environ
     return os.environ | {"CREDENTIALS_DIRECTORY": str(SERVICE_CREDENTIALS)}

@@ -308,6 +308,7 @@ def _paced(first: int, count: int, rate: float | None) -> Iterator[int]:
         if rate is not None:
             # Each time counts from the beginning, so that the delays of sleep() do not add up.
             time.sleep(max(0.0, begin + index / rate - time.monotonic()))
+        # After the highest id comes 0.
         yield first + index & MAX_NOTIFICATION_ID
 
 

@@ -75,6 +75,7 @@ def facts(session: Session) -> Iterator[tuple[str, str]]:
     yield "tries", _tries(session, " of ")
     if session["started"]:
         yield "last try", f"{moment(session['started'])} over {_over(session)}"
+    # Of an ended session, the reason usually is its outcome.
     if session["outcome"] and session["outcome"] not in because:
         yield "outcome", session["outcome"]
     for name, key in (("next try", "next"), ("expires", "expires"), ("closed", "closed")):

@@ -65,6 +65,7 @@ def check(ask: Callable[[], Mapping[str, Any]]) -> int:
         line = f"{summarize(status)}|{performance(status)}"
     except Unreachable as problem:
         line = explain(problem)
+        # If the monitor may not ask, the state of the daemon is unknown.
         if problem.why != "forbidden":
             word, found = "CRITICAL", CRITICAL
     except Failed as problem:

@@ -129,6 +129,7 @@ def list_servers(status: Status, *, every: bool) -> Iterator[str]:
     # Of a few servers, all are of interest.
     if len(servers) <= len(shown) + 10:
         shown = servers
+    # Soon after a start, the counts are small for that reason alone.
     if uptime < _DAY:
         yield f"Counts since the start, {span(uptime)} ago:"
     yield from columns([_TITLES, *(_row(server, now) for server in shown)], right=_NUMBERS)

@@ -37,6 +37,7 @@ def print_journal(journal: JournalCopy, now: float) -> None:
     rows = [row for row in journal.rows() if row.state == PENDING]
     pending = Counter(row.server_id for row in rows)
     count, oldest = journal.extent()
+    # Failed operations are counted by the running daemon, not in the journal.
     facts = {"octets": journal.octets, "remembered": count, "oldest": oldest, "errors": 0}
     written = moment(journal.written_at, now)
     print(printable(f"journal   {journal.file} as of {written}{describe_journal(facts, now)}"))
@@ -46,6 +47,7 @@ def print_journal(journal: JournalCopy, now: float) -> None:
     lines = []
     for server in servers:
         at, row = heard.get(server), last.get(server)
+        # Which servers are configured is not in the journal either.
         session = {"last_session": None if row is None else session_of(row), "held_back": False}
         ago = "never" if at is None else f"{span(now - at)} ago"
         lines.append((server, ago, str(pending[server]), describe_session(session, now)))
@@ -60,6 +62,7 @@ def show_sessions(directory: Path, wanted: Mapping[str, Any], show: Callable[[It
 
 def _find_sessions(journal: JournalCopy, wanted: Mapping[str, Any]) -> list[Session]:
     session, server = wanted["session"], wanted["server"]
+    # As in the daemon: a number alone finds a closed session too.
     closed_too = session is not None or "states" in wanted
     found = [
         session_of(row)

@@ -88,6 +88,7 @@ def _read_servers(value: Value) -> tuple[dict[str, Any], ...]:
 
 def _read_doors(value: Value) -> tuple[dict[str, Any], ...]:
     found = tuple(read_section(item, "doors[]") for item in value.items("a list of doors"))
+    # This default depends on another key, so the table below cannot have it.
     for door in found:
         door["source"] = door["source"] or DEFAULT_SOURCES.get(door["holds"])
     return found

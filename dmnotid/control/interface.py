@@ -136,6 +136,7 @@ class Interface:
                 missed += 1
             woken.set()
 
+        # Replies alone would detect a client that has left with the next record only.
         ended = asyncio.ensure_future(client.leave())
         ended.add_done_callback(lambda _: woken.set())
         unsubscribe = self._operations.subscribe(take)
