@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
@@ -127,7 +127,14 @@ def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn
             # A session that is not listed any more is closed.
             gone = [_find(path, number) for number in last if number not in found]
             changed = [it for number, it in found.items() if number not in last or _mark(it) != _mark(last[number])]
-            _print_changes([*gone, *changed], as_json=arguments.json)
+            changes = [*gone, *changed]
+            if arguments.json:
+                _print_json(changes)
+            elif changes:
+                now = time.time()
+                # Without the titles, but as wide.
+                lines = columns([TITLES, *(row(session, now) for session in changes)], right=[0])[1:]
+                print(f"--- {time.strftime('%H:%M:%S')}", *lines, sep="\n")
         # Output to a pipe is buffered in blocks, and its reader follows the changes too.
         sys.stdout.flush()
         last = found
@@ -138,16 +145,6 @@ def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn
 def _mark(session: Session) -> tuple[object, ...]:
     # Of a running session, the reason has the time since its start in it.
     return session["state"], session["attempts"], session["state"] == PendingState.RUNNING or session["why"]
-
-
-def _print_changes(sessions: Sequence[Session], *, as_json: bool) -> None:
-    if as_json:
-        _print_json(sessions)
-    elif sessions:
-        now = time.time()
-        # Without the titles, but as wide.
-        lines = columns([TITLES, *(row(session, now) for session in sessions)], right=[0])[1:]
-        print(f"--- {time.strftime('%H:%M:%S')}", *lines, sep="\n")
 
 
 def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
