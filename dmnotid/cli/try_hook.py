@@ -25,7 +25,7 @@ from dmnotid.hook.runner import Hook
 from dmnotid.host import log
 from dmnotid.host.loop import loop_factory, reset_signals
 from dmnotid.host.trust import check_trusted_path
-from dmnotid.links.availability import Link, available_connections, read_links
+from dmnotid.links.availability import available_connections, read_links
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import verify
 from dmnotid.policy.freshness import Clock
@@ -147,7 +147,13 @@ def _connection(
         _note(f"the network interfaces cannot be read: {error.strerror}")
         links = []
     if arguments.interface is not None:
-        return _named(links, arguments.interface)
+        link = next((it for it in links if it.name == arguments.interface), None)
+        if link is None:
+            _note(f"there is no network interface {arguments.interface} now")
+            return Connection(ConnectionType.ANY, arguments.interface)
+        if not link.available:
+            _note(f"the daemon would not use it now: {link}")
+        return Connection(link.type, link.name)
     wanted = preferred if kind is None else (kind,)
     found = choose_connection(wanted, available_connections(links))
     if found is None:
@@ -156,16 +162,6 @@ def _connection(
         found = Connection(usual, USUAL_INTERFACES[usual])
         _note(f"no suitable connection is available now; this one is made up: {found.interface} ({found.type})")
     return found if kind is None else Connection(kind, found.interface)
-
-
-def _named(links: Sequence[Link], name: str) -> Connection:
-    for link in links:
-        if link.name == name:
-            if not link.available:
-                _note(f"the daemon would not use it now: {link}")
-            return Connection(link.type, name)
-    _note(f"there is no network interface {name} now")
-    return Connection(ConnectionType.ANY, name)
 
 
 def _note(text: str) -> None:
