@@ -65,6 +65,7 @@ class Dispatcher:
             # Tries that former processes began count for the turn of a server and for `sessions.min_interval`.
             self._sessions.last_start = journal.last_starts()
         except JournalError as error:
+            # Not fatal: a server may get its next try too early, and no session is lost.
             logger.error("journal unreadable", problem=str(error))
         self.add(journal.pending())
         self.configure(config)

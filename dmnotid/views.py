@@ -51,6 +51,7 @@ class Views:
     def of(self, tracked: Tracked) -> SessionView:
         """Return one session."""
         request, last, run = tracked.request, tracked.request.last_try, tracked.running
+        # Read together, because their difference turns a monotonic time into one of a calendar.
         now, wall = time.monotonic(), time.time()
         explanation = self._describe_run(run, now) if run is not None else self._explain(tracked, now)
         notification = request.notification

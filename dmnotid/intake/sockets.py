@@ -183,6 +183,7 @@ class Endpoints:
     def close(self) -> None:
         """Drain all sockets for a limited time, and close them."""
         endpoints, doors = self._udp, self._doors
+        # Emptied, so that a second call, which follows each orderly stop, does nothing.
         self._passed, self._bound, self._doors = [], {}, None
         _close(endpoints if doors is None else [*endpoints, doors])
 

@@ -71,6 +71,7 @@ class Listing:
             sessions, last = [*self._changed.values()], self._last_rows
         for session in sessions:
             row = self.find(session)
+            # It may have been pruned meanwhile, or be damaged.
             if row is not None and is_whole(row):
                 last[row.server_id] = row._replace(package=None)
         self._last_rows = last

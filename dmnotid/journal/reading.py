@@ -55,6 +55,7 @@ def read_copy(directory: Path) -> Iterator[JournalCopy]:
             message = f"{file}: cannot copy the journal: {error.strerror}"
             raise JournalError(message) from error
         except JournalError as error:
+            # The copy is removed before an operator reads the message.
             raise type(error)(str(error).replace(str(copy), str(file))) from error
         with closing(database):
             yield JournalCopy(file, database, written_at)

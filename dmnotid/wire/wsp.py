@@ -354,6 +354,7 @@ def encode_field(name: int | str, value: FieldValue) -> bytes:
         if not 0 <= name < SHORT_INTEGER:
             message = f"a well-known field has 7 bits, not {name}"
             raise ValueError(message)
+        # More octets would need a length quote, which the decoder refuses in these fields.
         if name in INTEGER_FIELDS and isinstance(value, bytes) and len(value) > SHORT_LENGTH_MAX:
             message = f"{field_name(DEFAULT_PAGE, name)} holds an integer of at most {SHORT_LENGTH_MAX} octets"
             raise ValueError(message)
