@@ -74,7 +74,10 @@ def push_parts(datagram: bytes) -> list[Part]:
         parts.append(Part(2, datagram[2:start], "HeadersLen", str(body - start)))
         block = datagram[start:body]
         content_type, at = decode_content_type(block)
-        parts.append(Part(start, block[:at], "Content-Type", _show_content_type(content_type)))
+        shown = f"0x{content_type:02x}" if isinstance(content_type, int) else repr(content_type)
+        if content_type == CONTENT_TYPE_DM_NOTIFICATION:
+            shown = f"{CONTENT_TYPE_DM_NOTIFICATION_TEXT} ({shown})"
+        parts.append(Part(start, block[:at], "Content-Type", shown))
         for field in fields(block, at):
             # A number names different headers on different code pages.
             name = field_name(field.page, field.name) if isinstance(field.name, int) else repr(field.name)
@@ -84,12 +87,6 @@ def push_parts(datagram: bytes) -> list[Part]:
             octets = block[field.start : field.end]
             parts.append(Part(start + field.start, octets, "code page" if field.name is None else name, value))
     return parts
-
-
-def _show_content_type(content_type: int | str) -> str:
-    if content_type == CONTENT_TYPE_DM_NOTIFICATION:
-        return f"{CONTENT_TYPE_DM_NOTIFICATION_TEXT} (0x{content_type:02x})"
-    return f"0x{content_type:02x}" if isinstance(content_type, int) else repr(content_type)
 
 
 def _show_value(value: FieldValue) -> str:

@@ -120,7 +120,12 @@ class _Table:
         rows = {link.name: _row(link, connections) for link in links}
         changed = [row for name, row in rows.items() if self._rows.get(name) != row]
         changed += [(name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows]
-        choice = self._choose(links, connections)
+        preferred, chosen = self._preferred, choose_connection(self._preferred, connections)
+        session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
+        if chosen is None:
+            choice = f"{session} would wait: {printable(explain_missing(links, preferred))}"
+        else:
+            choice = f"{session} would use {printable(chosen.interface)} ({chosen.type}){self._proviso}"
         if not self._choice:
             print(self._lines([_TITLES, *changed]), choice, sep="\n")
         elif changed or choice != self._choice:
@@ -128,14 +133,6 @@ class _Table:
             if choice != self._choice:
                 print(choice)
         self._rows, self._choice = rows, choice
-
-    def _choose(self, links: Sequence[Link], connections: Sequence[Connection]) -> str:
-        preferred = self._preferred
-        session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
-        chosen = choose_connection(preferred, connections)
-        if chosen is None:
-            return f"{session} would wait: {printable(explain_missing(links, preferred))}"
-        return f"{session} would use {printable(chosen.interface)} ({chosen.type}){self._proviso}"
 
     def _lines(self, rows: Sequence[Sequence[str]]) -> str:
         # The name of an interface may contain escape sequences of terminals.
