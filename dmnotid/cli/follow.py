@@ -44,6 +44,7 @@ def _follow(path: str, wanted: Mapping[str, Any], *, as_json: bool) -> NoReturn:
     """Print the records of a daemon, and of the next one when it has ended. Raises Unreachable if there is none yet."""
     call(path, "Status")
     while True:
+        # A daemon that ends closes the connection, which is not an error here.
         with suppress(Unreachable):
             # The daemon may have nothing to log for days.
             for reply in stream(path, "Follow", wanted, patience=None):

@@ -116,6 +116,7 @@ def read_head(descriptor: int) -> bytes:
 def respond(status: str, body: str, content_type: str = "text/plain; charset=utf-8") -> bytes:
     """Return an HTTP response, after which the connection ends."""
     octets = body.encode()
+    # systemd starts this command for each connection, and it answers one request.
     fields = f"Content-Type: {content_type}\r\nContent-Length: {len(octets)}\r\nConnection: close"
     return f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + octets
 

@@ -8,6 +8,7 @@ from dmnotid.host.text import printable, span
 
 def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[str]:
     """Return rows as lines in columns; those in `right` (from 0) end at the same place. Text in them is escaped."""
+    # Escaped before it is measured, because an escaped character is wider.
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [

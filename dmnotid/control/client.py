@@ -110,9 +110,11 @@ def _read(sock: socket.socket) -> Iterator[dict[str, Any]]:
     """Yield the parameters of each reply. Raises Failed, OSError, EOFError, and the errors of MISSHAPEN."""
     rest = b""
     while octets := sock.recv(CHUNK_OCTETS):
+        # A reply can arrive in parts, and several can arrive at once.
         *messages, rest = (rest + octets).split(b"\0")
         for message in messages:
             reply = json.loads(message)
+            # The copy raises TypeError for anything but an object.
             found = {**(reply.get("parameters") or {})}
             if "error" in reply:
                 raise Failed(reply["error"].removeprefix(f"{INTERFACE}."), found)

@@ -39,6 +39,7 @@ PARAMETERS: Final[Mapping[str, Mapping[str, type]]] = {
 
 _REQUIRED: Final = {f"{INTERFACE}.Cancel": "session", f"{SERVICE}.GetInterfaceDescription": "interface"}
 _STREAMS: Final = frozenset(f"{INTERFACE}.{name}" for name in ("Sessions", "Discards", "Follow"))
+# These change something; the group of the socket may only read.
 _PRIVILEGED: Final = frozenset(f"{INTERFACE}.{name}" for name in ("Retry", "Cancel", "Reload"))
 
 
