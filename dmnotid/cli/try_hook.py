@@ -128,6 +128,7 @@ def make_up(config: Config, server: Server, arguments: argparse.Namespace) -> Se
     except Discard as discard:
         _note(f"the daemon would discard such a notification: {discard.reason}: {discard}")
     connection = _connection(config.connections, notification.preferred_connections, arguments)
+    # The request counts the tries before this one.
     request = SessionRequest(
         SESSION, server.id, notification, str(SOURCE), now, arguments.attempt - 1, not_before=0.0, expires_at=inf
     )

@@ -120,19 +120,18 @@ def read_group(value: Value) -> str:
 
 
 def _read_network(value: Value) -> Network:
-    expected = _NETWORK
     text = value.of("str", "a network").text
     try:
         # A strict parser would refuse host bits without the network that is probably meant.
         network = ip_network(text, strict=False)
         exact = "/" not in text or ip_address(text.partition("/")[0]) == network.network_address
     except ValueError:
-        raise Wrong(f"{shown(text)} is not a network; expected {expected}") from None
+        raise Wrong(f"{shown(text)} is not a network; expected {_NETWORK}") from None
     if not exact:
         raise Wrong(f"{shown(text)} has bits set after its prefix; write {network}")
     # A sender is compared without its zone, so a zone here would have no effect.
     if "%" in text:
-        raise Wrong(f"{shown(text)} has a zone; expected {expected}, without one")
+        raise Wrong(f"{shown(text)} has a zone; expected {_NETWORK}, without one")
     # The sender of an IPv4 packet is compared as IPv4, so such a network would never match.
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         raise Wrong(f"{shown(text)} is an IPv4 network in IPv6 form; write it as IPv4")
