@@ -171,11 +171,8 @@ class Dispatcher:
                 if not self._stopping:
                     await self._start_all(group)
                 # If there may be more to log, the loop turns again at once, after reception had its turn.
-                change = (
-                    now
-                    if not self._stopping and _log_waiting(self._sessions, self._links)
-                    else self._sessions.next_change(now)
-                )
+                more = not self._stopping and _log_waiting(self._sessions, self._links)
+                change = now if more else self._sessions.next_change(now)
                 pause = None if change is None else max(change - time.monotonic(), 0)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
