@@ -14,7 +14,6 @@ from typing import Final
 
 import pytest
 from jeepney import DBusAddress, new_method_call
-from jeepney.io.blocking import open_dbus_connection
 
 from tests.examples.support import EXAMPLES, PATIENCE
 from tests.processes import ENVIRONMENT, Run, Service, running
@@ -137,7 +136,7 @@ def test_messages_of_a_distributor_are_handed_in(short: Path, start: Run, record
         command = [sys.executable, str(BEARERS / "unifiedpush-door"), "a-token"]
         with program(command, DOOR=str(door), DBUS_SESSION_BUS_ADDRESS=bus.address) as process:
             wait_until(lambda: registered == [("Register", app, "a-token", "DM notifications")])
-            with open_dbus_connection(bus.address) as connection:
+            with bus.connect() as connection:
                 address = DBusAddress("/org/unifiedpush/Connector", app, "org.unifiedpush.Connector1")
                 for member, signature, *body in [
                     ("NewEndpoint", "ss", "a-token", "https://push.example/abc"),

@@ -11,7 +11,7 @@ from jeepney import DBusAddress, HeaderFields, MessageType, new_error, new_metho
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from jeepney.wrappers import DBusErrorResponse
 
-from tests.support import wait_until
+from tests.support import DEADLINE, wait_until
 
 OPEN: Final = """
   <policy context="default">
@@ -84,11 +84,15 @@ class PrivateBus:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def connect(self) -> DBusConnection:
+        """Connect to the bus. The second that jeepney waits for the bus is too short on a busy machine."""
+        return open_dbus_connection(self.address, auth_timeout=DEADLINE)
+
     def call(
         self, name: str, path: str, interface: str, method: str, signature: str | None = None, *body: object
     ) -> tuple[Any, ...]:
         """Call a method over a connection of its own. Raises DBusErrorResponse."""
-        with open_dbus_connection(self.address) as connection:
+        with self.connect() as connection:
             return call(connection, name, path, interface, method, signature, *body)
 
     def has(self, name: str) -> bool:
@@ -117,7 +121,7 @@ class Service:
 
     def __init__(self, bus: PrivateBus, name: str, answer: Callable[..., tuple[str, tuple[Any, ...]] | None]) -> None:
         self._answer = answer
-        self._connection = open_dbus_connection(bus.address)
+        self._connection = bus.connect()
         _bus = "org.freedesktop.DBus"
         call(self._connection, _bus, "/org/freedesktop/DBus", _bus, "RequestName", "su", name, 0)
         self._thread = threading.Thread(target=self._serve)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-from jeepney.io.blocking import open_dbus_connection
 from jeepney.wrappers import DBusErrorResponse
 
 from tests.support import wait_until
@@ -56,7 +55,7 @@ class ModemManager:
     @contextmanager
     def unplugged(self) -> Iterator[None]:
         """Unplug the modem while the block runs; afterwards it has another object."""
-        with open_dbus_connection(self._bus.address) as connection:
+        with self._bus.connect() as connection:
             for gone in (True, False):
                 call(connection, NAME, ROOT, NAME, "InhibitDevice", "sb", "/virtual/test", gone)
                 wait_until(lambda: bool(self.modems()) is not gone)  # noqa: B023 - it is called here alone

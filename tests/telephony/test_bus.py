@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from jeepney import DBusAddress, HeaderFields, new_signal
-from jeepney.io.blocking import open_dbus_connection
 from jeepney.wrappers import DBusErrorResponse
 
 from dmnotid.bearers.modemmanager import MESSAGING, NAME
@@ -27,7 +26,7 @@ def test_signal_of_a_stranger_is_ignored_when_it_is_sent_to_the_bearer(
     bus: PrivateBus, door: Door, bearer: StartBearer, telephony: str
 ) -> None:
     """Every user of the system bus may send one, with any contents."""
-    with open_dbus_connection(bus.address) as stranger:
+    with bus.connect() as stranger:
 
         def ask(name: str, method: str) -> tuple[Any, ...]:
             return call(stranger, name, "/", _BUS, method, None)

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from jeepney.io.blocking import open_dbus_connection
 
 from dmnotid.bearers.bus import Bus, open_bus
 from dmnotid.bearers.ofono import Agents
@@ -89,7 +88,7 @@ def test_bearer_waits_when_another_agent_is_registered(bus: PrivateBus, modem: M
     pushes: list[bytes] = []
 
     async def work(_connection: Bus, agents: Agents) -> None:
-        with open_dbus_connection(bus.address) as other, open_dbus_connection(bus.address) as monitor:
+        with bus.connect() as other, bus.connect() as monitor:
             call(other, "org.ofono", MODEM, PUSH, "RegisterAgent", "o", "/other")
             rule, monitoring = "member='RegisterAgent'", "org.freedesktop.DBus.Monitoring"
             call(
