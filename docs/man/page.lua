@@ -1,7 +1,7 @@
 -- Makes a man page of a document: `make man` runs pandoc with this filter.
 --
 -- The documents are written to be read as they are. What a man page wants besides is made here: NAME, SYNOPSIS and SEE ALSO,
--- sections in capitals, lists instead of tables (which no 80 columns hold), and man pages instead of links to files.
+-- sections in capitals, definitions instead of tables and lists of terms, and man pages instead of links to files.
 
 local stringify = pandoc.utils.stringify
 
@@ -104,50 +104,47 @@ function Link(link)
   return said
 end
 
--- A row becomes: the first cell (the cells between), and below it the last cell.
-local function term_of(cells, titles)
-  local term = pandoc.List(cells[1])
-  local between = pandoc.List()
-  for at = 2, #cells - 1 do
-    local said = stringify(cells[at])
-    if said ~= "" then
-      if #between > 0 then
-        between:extend({ pandoc.Str(";"), pandoc.Space() })
+-- Returns the term of an item such as "`--config FILE`: the configuration", and what follows it; nil for any other item. A term
+-- is literal text, perhaps with commas between and a remark in parentheses at the end.
+local function split_term(inlines)
+  local term, depth = pandoc.List(), 0
+  for at, inline in ipairs(inlines) do
+    local text = inline.t == "Str" and inline.text or ""
+    depth = depth + select(2, text:gsub("%(", "")) - select(2, text:gsub("%)", ""))
+    if depth == 0 and text:match(":$") and #term > 0 then
+      if text ~= ":" then
+        term:insert(pandoc.Str(text:sub(1, -2)))
       end
-      if titles[at] == "default" and said ~= "required" then
-        between:extend({ pandoc.Str("default:"), pandoc.Space() })
-      end
-      between:extend(cells[at])
+      return term, pandoc.List({ table.unpack(inlines, at + 2) })
     end
-  end
-  if #between > 0 then
-    if between[1] == WHOLE then
-      between:remove(1)
+    if depth == 0 and inline.t == "Str" and text ~= "," and not text:match("%)$") then
+      return nil
     end
-    term:extend({ pandoc.Space(), pandoc.Str("(") })
-    term:extend(between)
-    term:extend({ pandoc.Str(")") })
+    term:insert(inline)
   end
-  return term
+  return nil
 end
 
+-- A list of such items becomes a list of definitions, as man pages have them.
+function BulletList(list)
+  local items = {}
+  for _, blocks in ipairs(list.content) do
+    local term, meaning = split_term(blocks[1].content)
+    if term == nil then
+      return nil
+    end
+    table.insert(items, { term, { { pandoc.Plain(meaning) } } })
+  end
+  return pandoc.DefinitionList(items)
+end
+
+-- A row of a table of two columns becomes a definition, too.
 function Table(full)
   local plain = pandoc.utils.to_simple_table(full)
-  local function inlines(blocks)
-    return pandoc.utils.blocks_to_inlines(blocks)
-  end
-  local titles = {}
-  for at, title in ipairs(plain.headers) do
-    titles[at] = stringify(title)
-  end
   local items = {}
   for _, row in ipairs(plain.rows) do
-    local cells = {}
-    for at, cell in ipairs(row) do
-      cells[at] = inlines(cell)
-    end
-    local meaning = cells[#cells]
-    table.insert(items, { term_of(cells, titles), { { pandoc.Plain(meaning) } } })
+    local term, meaning = pandoc.utils.blocks_to_inlines(row[1]), pandoc.utils.blocks_to_inlines(row[#row])
+    table.insert(items, { term, { { pandoc.Plain(meaning) } } })
   end
   return pandoc.DefinitionList(items)
 end

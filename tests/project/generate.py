@@ -1,7 +1,7 @@
-"""Writes config/dmnotid.schema.json and the tables of docs/configuration.md from the table of configuration keys.
+"""Writes config/dmnotid.schema.json and the lists of docs/configuration.md from the table of configuration keys.
 
 `make docs` runs it, and it also writes the completion of the command line, the catalog of the systemd journal and the
-picture of the README. In the page, a table is between `<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of
+picture of the README. In the page, a list is between `<!-- keys: NAME… -->` and `<!-- end -->`, and has every key of
 the sections that the comment names; everything else of the page is written by hand.
 """
 
@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final
 
 from dmnotid.config import kinds
@@ -23,6 +24,8 @@ from tests.project.picture import PICTURE, SOURCE, draw
 ROOT: Final = Path(__file__).parents[2]
 SCHEMA_FILE: Final = ROOT / "config/dmnotid.schema.json"
 PAGE: Final = ROOT / "docs/configuration.md"
+WIDTH: Final = 100
+"""Longest line of a list, in characters."""
 
 DESCRIPTION: Final = (
     "The keys of dmnotid.yaml. `dmnotid check` also checks what a schema cannot express: files, secrets and durations "
@@ -184,22 +187,23 @@ def schema() -> str:
     return json.dumps(root, indent=2, ensure_ascii=False) + "\n"
 
 
-def table(names: list[str]) -> str:
-    """Return the table of all keys of some sections; a key for a mapping has no row unless it has a reader."""
-    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+def key_list(names: list[str]) -> str:
+    """Return the list of all keys of some sections; a key for a mapping has no item unless it has a reader."""
+    items = []
     for key in KEYS:
         if re.split(r"[.\[]", key.path)[0] in names and key.read is not None:
             default = json.dumps(default_of(key)).strip('"')
-            shown = "required" if key.required else "" if default == "null" else f"`{default}`"
-            rows.append(f"| `{key.path}` | {type_of(key)[0]} | {shown} | {key.sentence} |")
-    return "\n".join(rows)
+            more = "; required" if key.required else "" if default == "null" else f"; default: `{default}`"
+            item = f"* `{key.path}` ({type_of(key)[0]}{more}): {key.sentence}"
+            items.append(fill(item, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
+    return "\n".join(items)
 
 
 def page(text: str) -> str:
-    """Return the page with its tables made again."""
+    """Return the page with its lists made again."""
     return re.sub(
         r"<!-- keys: ([a-z_ ]+) -->\n.*?<!-- end -->",
-        lambda found: f"<!-- keys: {found[1]} -->\n{table(found[1].split())}\n<!-- end -->",
+        lambda found: f"<!-- keys: {found[1]} -->\n{key_list(found[1].split())}\n<!-- end -->",
         text,
         flags=re.DOTALL,
     )

@@ -2,11 +2,10 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-
-import pytest
 
 from dmnotid.errors import DecodeError, Refusal
 
@@ -26,26 +25,34 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Row(NamedTuple):
-    """A row of a table: its line number, and its cells."""
+    """A requirement: its line number, and what the page has about it."""
 
     line: int
     section: str
     requirement: str
-    decided_in: str
-    test: str
+    decided_in: list[tuple[str, str]]
+    test: list[tuple[str, str]]
 
 
-CELLS = {
-    number: [cell.strip() for cell in line.strip("|").split("|")]
-    for number, line in enumerate(PAGE.read_text(encoding="utf-8").splitlines(), 1)
-    if line.startswith("|") and not line.startswith(("| section |", "|---"))
-}
-ROWS = [Row(number, *cells) for number, cells in CELLS.items() if len(cells) == 4]
+ITEM = re.compile(r"(?m)^\* \*\*(.+?)\*\*: ((?:.+\n)+?)((?: {4}\* `.+`\n)+)")
+
+
+def rows() -> Iterator[Row]:
+    """Read the lists of the page: a requirement, and below it the functions that decide it and the tests."""
+    text = PAGE.read_text(encoding="utf-8")
+    for item in ITEM.finditer(text):
+        found = REFERENCE.findall(item[3])
+        tests = [reference for reference in found if reference[0].startswith("tests/")]
+        functions = [reference for reference in found if reference not in tests]
+        yield Row(text.count("\n", 0, item.start()) + 1, item[1], " ".join(item[2].split()), functions, tests)
+
+
+ROWS = list(rows())
 
 
 def references(column: str) -> set[tuple[str, str]]:
     """Return every file and function in a column."""
-    return {found for row in ROWS for found in REFERENCE.findall(getattr(row, column))}
+    return {found for row in ROWS for found in getattr(row, column)}
 
 
 @cache
@@ -61,15 +68,16 @@ def functions_in(path: str) -> dict[str, Function]:
     return found
 
 
-def test_every_row_has_four_cells_and_names_sections() -> None:
-    assert [number for number, cells in CELLS.items() if len(cells) != 4 or not all(cells)] == []
+def test_every_requirement_has_sections_functions_and_tests() -> None:
+    assert [row.line for row in ROWS if not all(row)] == []
     assert [row.line for row in ROWS if not all(map(SECTION.fullmatch, row.section.split(", ")))] == []
     assert len(ROWS) > 40
 
 
-@pytest.mark.parametrize("column", ["decided_in", "test"])
-def test_every_cell_consists_of_references(column: str) -> None:
-    assert [row.line for row in ROWS if REFERENCE.sub("", getattr(row, column)).strip()] == []
+def test_every_line_of_the_lists_belongs_to_a_requirement() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert [line for line in ITEM.sub("", text).splitlines() if line.lstrip().startswith("*")] == []
+    assert len(REFERENCE.findall(text)) == len(re.findall(r"(?m)^ {4}\* ", text))
 
 
 def test_every_row_is_decided_in_short_functions() -> None:
@@ -95,7 +103,7 @@ def test_every_row_has_a_test_that_carries_its_section() -> None:
     wrong = []
     for row in ROWS:
         sections = [section.removeprefix("WAP-230 ") for section in row.section.split(", ")]
-        nodes = [functions_in(path).get(name) for path, name in REFERENCE.findall(row.test)]
+        nodes = [functions_in(path).get(name) for path, name in row.test]
         texts = [ast.get_docstring(node) or "" for node in nodes if node is not None]
         if not any(section in text for section in sections for text in texts):
             wrong.append(row.line)

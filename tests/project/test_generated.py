@@ -1,4 +1,4 @@
-"""The schema, the tables of docs/configuration.md, the completion and the picture are those that `make docs` writes."""
+"""The schema, the lists of docs/configuration.md, the completion and the picture are those that `make docs` writes."""
 
 import re
 
@@ -14,7 +14,7 @@ def test_schema_is_fresh() -> None:
     assert SCHEMA_FILE.read_text() == schema(), "run make docs"
 
 
-def test_tables_are_fresh() -> None:
+def test_lists_are_fresh() -> None:
     text = PAGE.read_text()
     assert page(text) == text, "run make docs"
 
@@ -27,8 +27,8 @@ def test_picture_is_fresh() -> None:
     assert PICTURE.read_text() == draw(SOURCE.read_text()), "run make docs"
 
 
-def test_tables_have_every_key_once() -> None:
-    found = re.findall(r"(?m)^\| `([^`]+)` \|", PAGE.read_text())
+def test_lists_have_every_key_once() -> None:
+    found = re.findall(r"(?m)^\* `([^`]+)` \(.+?\)[:\n]", PAGE.read_text())
     assert sorted(found) == sorted(key.path for key in KEYS if key.read is not None)
 
 
@@ -36,11 +36,11 @@ def test_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(section_schema(""))
 
 
-def test_stale_table_is_replaced_and_other_text_is_kept() -> None:
+def test_stale_list_is_replaced_and_other_text_is_kept() -> None:
     text = "before\n<!-- keys: log -->\nold\n<!-- end -->\nafter\n"
     made = page(text)
-    assert made.startswith("before\n<!-- keys: log -->\n| key | type |")
-    assert made.endswith("| \n<!-- end -->\nafter\n".lstrip("| "))
+    assert made.startswith("before\n<!-- keys: log -->\n* `log.level` (")
+    assert made.endswith(".\n<!-- end -->\nafter\n")
     assert "old" not in made
     assert page(made) == made
 

@@ -83,7 +83,7 @@ def test_a_page_refers_to_pages_and_to_documents_that_are_there(pages: Path, nam
 
 
 def test_every_key_is_described(pages: Path) -> None:
-    keys = re.findall(r"(?m)^\| `([^`]+)` \|", (PROJECT / "docs/configuration.md").read_text())
+    keys = re.findall(r"(?m)^\* `([^`]+)` \(.+?\)[:\n]", (PROJECT / "docs/configuration.md").read_text())
     assert len(keys) > 30
     text, _ = read(pages / "dmnotid.yaml.5")
     described = {term.partition(" ")[0] for term in terms(text)}
