@@ -1,4 +1,4 @@
-"""The client side of the push door: each push is offered until the daemon gives a verdict.
+"""The client side of a door: one offer, and an outbox whose pushes are offered until the daemon gives a verdict.
 
 due --taken by the door--> offered --verdict--> finished
  ^                            |
@@ -9,7 +9,7 @@ due --taken by the door--> offered --verdict--> finished
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,19 +24,14 @@ PAUSE: Final = 5.0
 
 
 class Verdict(NamedTuple):
-    """The daemon's answer: the number of the session of an accepted push, or the reason of a discard."""
+    """The daemon's verdict on one datagram, "accepted" or the reason of a discard; `answer` is all of its answer."""
 
-    session: int | None = None
-    reason: str | None = None
-
-    @property
-    def final(self) -> bool:
-        """False if the push has to be offered again: a daemon whose queue is full does not keep it."""
-        return self.reason != QueueFull.reason
+    word: str
+    answer: Mapping[str, object]
 
 
 async def offer(door: Path, octets: bytes) -> Verdict:
-    """Send one push to the door and wait for its verdict. Raises DoorShut."""
+    """Send one datagram to a door and wait for its verdict. Raises DoorShut."""
     # A socket and an address for each offer: a late answer can't be mistaken for that to another push.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
@@ -50,16 +45,15 @@ async def offer(door: Path, octets: bytes) -> Verdict:
                 await loop.sock_sendall(sock, octets)
                 answer = json.loads(await loop.sock_recv(sock, 4096))
         except TimeoutError:
-            raise DoorShut(f"no answer within {ANSWER_WITHIN:g} s") from None
+            reasons = "the daemon does not read it, its journal fails, or the door is in another network namespace"
+            raise DoorShut(f"no answer within {ANSWER_WITHIN:g} s: {reasons}") from None
         except OSError as error:
             raise DoorShut(error.strerror or str(error)) from error
         except (RecursionError, ValueError):
             answer = None
     match answer:
-        case {"verdict": "accepted", "session": session}:
-            return Verdict(session=session)
-        case {"verdict": "discarded", "reason": reason}:
-            return Verdict(reason=reason)
+        case {"verdict": "accepted" as word, "session": _} | {"verdict": "discarded", "reason": str(word)}:
+            return Verdict(word, answer)
     raise DoorShut("the answer is not a verdict of dmnotid")
 
 
@@ -72,12 +66,12 @@ class Outbox:
     def __init__(
         self,
         door: Path,
-        on_verdict: Callable[[str, Verdict], None],
+        on_verdict: Callable[[str], object],
         *,
         most: int | None = None,
         pause: float = PAUSE,
     ) -> None:
-        """Keep at most `most` pushes, and call `on_verdict` with key and verdict of each that is finished."""
+        """Keep at most `most` pushes, and call `on_verdict` with the key of each that has its verdict."""
         # The path of the push door.
         self._door = door
         # Called once for each push, after the daemon's commit.
@@ -90,7 +84,7 @@ class Outbox:
         self._pushes: dict[str, bytes] = {}
         # The keys of pushes to be offered now; some may have been dropped since.
         self._due = asyncio.Queue[str]()
-        # Whether the last offer had no answer; only a change is logged.
+        # Whether the last offer had no answer.
         self._shut = False
 
     def __len__(self) -> int:
@@ -118,24 +112,22 @@ class Outbox:
             octets = self._pushes.get(key)
             if octets is None:
                 continue
+            problem = ""
             try:
-                verdict = await offer(self._door, octets)
+                verdict: Verdict | None = await offer(self._door, octets)
             except DoorShut as error:
-                self._note_door(str(error))
-                verdict = None
-            else:
-                self._note_door(None)
-            if verdict is None or not verdict.final:
+                verdict, problem = None, str(error)
+            # Only a change is logged.
+            if problem and not self._shut:
+                logger.warning("door shut", door=str(self._door), problem=problem, pushes=len(self._pushes))
+            elif self._shut and not problem:
+                logger.info("door open", door=str(self._door), pushes=len(self._pushes))
+            self._shut = bool(problem)
+            # A daemon whose queue is full has not kept the push.
+            if verdict is None or verdict.word == QueueFull.reason:
                 loop.call_later(self._pause, self._due.put_nowait, key)
                 continue
             self._pushes.pop(key, None)
-            outcome = verdict.reason or "accepted"
-            logger.info("push handed in", octets=len(octets), verdict=outcome, session=verdict.session)
-            self._on_verdict(key, verdict)
-
-    def _note_door(self, problem: str | None) -> None:
-        if problem is not None and not self._shut:
-            logger.warning("door shut", door=str(self._door), problem=problem, pushes=len(self._pushes))
-        elif problem is None and self._shut:
-            logger.info("door open", door=str(self._door), pushes=len(self._pushes))
-        self._shut = problem is not None
+            session = verdict.answer.get("session")
+            logger.info("push handed in", octets=len(octets), verdict=verdict.word, session=session)
+            self._on_verdict(key)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from dmnotid.bearers.bus import Bus, Event, stay_connected
-from dmnotid.bearers.door import Outbox, Verdict
+from dmnotid.bearers.door import Outbox
 from dmnotid.errors import BusError, Discard
 from dmnotid.host.log import logger
 from dmnotid.policy.routing import check_route
@@ -68,7 +68,7 @@ class ModemManager:
         # The tasks of this connection.
         self._tasks = tasks
         # The pushes without a verdict. ModemManager keeps them, so they need no limit here.
-        self._outbox = Outbox(door, self._on_verdict)
+        self._outbox = Outbox(door, lambda key: tasks.create_task(self._delete(*key.split())))
         # The unique name of the running ModemManager; empty if none runs.
         self._owner = ""
         # The modems of incomplete messages: the signal of the last part does not name the modem.
@@ -132,9 +132,6 @@ class ModemManager:
         if is_data and isinstance(octets, bytes) and octets and key not in self._outbox and _is_push(octets, path):
             logger.info("push received", modem=modem, octets=len(octets), sender=values.get("Number"))
             self._outbox.add(key, octets)
-
-    def _on_verdict(self, key: str, _verdict: Verdict) -> None:
-        self._tasks.create_task(self._delete(*key.split()))
 
     async def _delete(self, owner: str, modem: str, path: str) -> None:
         try:

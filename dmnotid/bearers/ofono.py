@@ -45,7 +45,7 @@ async def run(door: Path, on_ready: Callable[[], None]) -> None:
 
     `on_ready` is called once the bus is connected, even if oFono has no modem yet.
     """
-    outbox = Outbox(door, lambda *_: None, most=MAX_PUSHES)
+    outbox = Outbox(door, lambda _: None, most=MAX_PUSHES)
     numbers = count(1)
 
     def take(octets: bytes) -> None:

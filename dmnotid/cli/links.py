@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Final, NoReturn
 
 from dmnotid.cli.arguments import parse_connection_types
 from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK
+from dmnotid.cli.table import columns
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_connections
 from dmnotid.config.values import ConnectionsConfig
@@ -102,7 +104,7 @@ async def _follow(config: ConnectionsConfig, show: Show) -> NoReturn:
 
 
 class _Table:
-    """Shows all interfaces, then those that have changed, in columns that stay in place."""
+    """Shows all interfaces, then those that have changed."""
 
     def __init__(self, preferred: Sequence[ConnectionType], proviso: str) -> None:
         # The connection types that the session prefers, most wanted first.
@@ -113,13 +115,14 @@ class _Table:
         self._rows: dict[str, tuple[str, ...]] = {}
         # The sentence shown last; empty before the first table.
         self._choice = ""
-        # Columns only grow, so later rows line up with earlier ones.
-        self._widths = [0] * len(_TITLES)
 
     def show(self, links: Sequence[Link], connections: Sequence[Connection]) -> None:
         rows = {link.name: _row(link, connections) for link in links}
-        changed = [row for name, row in rows.items() if self._rows.get(name) != row]
-        changed += [(name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows]
+        gone = [(name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows]
+        # All rows are laid out, so that the changed ones line up with the table.
+        titles, *lines = columns([_TITLES, *rows.values(), *gone])
+        news = [self._rows.get(name) != row for name, row in rows.items()] + [True] * len(gone)
+        changed = list(compress(lines, news))
         preferred, chosen = self._preferred, choose_connection(self._preferred, connections)
         session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
         if chosen is None:
@@ -127,19 +130,12 @@ class _Table:
         else:
             choice = f"{session} would use {printable(chosen.interface)} ({chosen.type}){self._proviso}"
         if not self._choice:
-            print(self._lines([_TITLES, *changed]), choice, sep="\n")
+            print(titles, *lines, choice, sep="\n")
         elif changed or choice != self._choice:
-            print(f"--- {time.strftime('%H:%M:%S')}", *([self._lines(changed)] if changed else []), sep="\n")
+            print(f"--- {time.strftime('%H:%M:%S')}", *changed, sep="\n")
             if choice != self._choice:
                 print(choice)
         self._rows, self._choice = rows, choice
-
-    def _lines(self, rows: Sequence[Sequence[str]]) -> str:
-        # The name of an interface may contain escape sequences of terminals.
-        cells = [[printable(cell) for cell in row] for row in rows]
-        for column, texts in enumerate(zip(*cells, strict=True)):
-            self._widths[column] = max(self._widths[column], *map(len, texts))
-        return "\n".join("  ".join(map(str.ljust, row, self._widths)).rstrip() for row in cells)
 
 
 def _row(link: Link, connections: Sequence[Connection]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """`dmnotid send`: build and send a notification as a DM server must (5.3.5, steps 1 to 3)."""
 
 import argparse
+import asyncio
 import errno
 import fcntl
 import json
@@ -10,13 +11,15 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, NamedTuple, TextIO
 
+from dmnotid.bearers.door import Verdict, offer
 from dmnotid.cli.arguments import (
     add_option_arguments,
     find_server,
@@ -27,14 +30,13 @@ from dmnotid.cli.arguments import (
     parse_server_id,
     parse_time,
 )
-from dmnotid.cli.handing import open_door
 from dmnotid.cli.order import BREAKS, PACKAGE_BREAKS, Order
-from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
+from dmnotid.cli.process import EXIT_OK, operator_environ
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.secrets import without_line_break
 from dmnotid.config.values import Config
-from dmnotid.errors import DmnotidError, UsageError
+from dmnotid.errors import DmnotidError, DoorShut, UsageError
 from dmnotid.policy.addresses import show_address
 from dmnotid.sentences import show_time
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME
@@ -104,6 +106,7 @@ def _parse_rate(text: str) -> float:
 
 def _parse_signed_time(text: str) -> float:
     seconds = parse_time(text)
+    # The field is an unsigned 32-bit number of seconds.
     if not 0 <= seconds <= MAX_TIME:
         raise argparse.ArgumentTypeError(f"{text!r}: a time from 1970 to 2106 is expected")
     return seconds
@@ -160,8 +163,6 @@ def main(arguments: argparse.Namespace) -> int:
         for notification_id in _paced(first, arguments.count, None):
             print(order.build(notification_id).hex())
         return EXIT_OK
-    if isinstance(arguments.to, Path):
-        return _hand_in_all(order, first, arguments, config)
     return _send_all(order, first, arguments, config)
 
 
@@ -212,53 +213,69 @@ def _read_secret(file: Path) -> bytes:
     return secret
 
 
+class Way(NamedTuple):
+    """The way to a daemon: the name of its end, whether that is on this machine, and how to send one datagram."""
+
+    peer: str
+    is_local: bool
+    send: Callable[[bytes], Verdict | None]
+
+
 def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: Config | None) -> int:
-    host, port = arguments.to
+    """Send every datagram, at a door each once the one before is answered."""
+    verdicts: Counter[str] = Counter()
+    to = f"unix:{arguments.to}" if isinstance(arguments.to, Path) else show_address(*arguments.to)
     try:
-        with _connect(host, port) as sock:
+        with _open_door(arguments.to) if isinstance(arguments.to, Path) else _open_socket(*arguments.to) as way:
             for index, notification_id in enumerate(_paced(first, arguments.count, arguments.rate)):
                 datagram = order.build(notification_id)
-                sock.send(datagram)
+                verdict = way.send(datagram)
                 if index < SHOWN:
-                    peer = show_address(*sock.getpeername()[:2])
-                    print(f"sent {len(datagram)} octets to {peer}: {_describe(order, notification_id)}")
-            # The last datagram has no later call on the socket that would report its error.
-            _raise_pending(sock)
-            own, peer = sock.getsockname()[0], sock.getpeername()[0]
-    except (OSError, UnicodeError) as error:
-        problem = error.strerror if isinstance(error, OSError) else f"not a host name: {error}"
-        print(f"dmnotid send: {show_address(host, port)}: {problem}", file=sys.stderr)
-        return EXIT_PROBLEM
+                    print(f"sent {len(datagram)} octets to {way.peer}: {_describe(order, notification_id)}")
+                if verdict is not None:
+                    verdicts[verdict.word] += 1
+                    if index < SHOWN:
+                        print(f"answer: {json.dumps(verdict.answer)}")
+    except UnicodeError as error:
+        raise DmnotidError(f"dmnotid send: {to}: not a host name: {error}") from error
+    except (DoorShut, OSError) as error:
+        raise DmnotidError(f"dmnotid send: {to}: {getattr(error, 'strerror', error)}") from error
     if arguments.count > SHOWN:
         last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
-        print(f"sent {arguments.count} datagrams in all, NOTIFICATION-ID {first} to {last}")
-    # The kernel sends to an own address from that address.
-    is_local = ip_address(peer.partition("%")[0]).is_loopback or peer == own
-    if config is not None and is_local and arguments.broken is None:
+        found = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
+        ids = f"NOTIFICATION-ID {first} to {last}"
+        print(f"sent {arguments.count} datagrams in all, {ids}{': ' if found else ''}{found}")
+    # Without verdicts, that of a datagram which was not broken on purpose is likely.
+    accepted = verdicts["accepted"] if verdicts else arguments.broken is None
+    if config is not None and way.is_local and accepted:
         _warn_of_used_ids(first, arguments, config)
     return EXIT_OK
 
 
-def _hand_in_all(order: Order, first: int, arguments: argparse.Namespace, config: Config | None) -> int:
-    """Hand in every datagram at a door, each once the one before is answered."""
-    verdicts: Counter[str] = Counter()
-    with open_door(arguments.to) as door:
-        for index, notification_id in enumerate(_paced(first, arguments.count, arguments.rate)):
-            datagram = order.build(notification_id)
-            door.send(datagram)
-            if index < SHOWN:
-                print(f"sent {len(datagram)} octets to {door}: {_describe(order, notification_id)}")
-            text, verdict = door.answer()
-            verdicts[verdict] += 1
-            if index < SHOWN:
-                print(f"answer: {text}")
-    if arguments.count > SHOWN:
-        last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
-        found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-        print(f"sent {arguments.count} datagrams in all, NOTIFICATION-ID {first} to {last}: {found}")
-    if config is not None and verdicts["accepted"]:
-        _warn_of_used_ids(first, arguments, config)
-    return EXIT_OK
+@contextmanager
+def _open_door(path: Path) -> Iterator[Way]:
+    with asyncio.Runner() as runner:
+        yield Way(f"unix:{path}", is_local=True, send=lambda datagram: runner.run(offer(path, datagram)))
+
+
+@contextmanager
+def _open_socket(host: str, port: int) -> Iterator[Way]:
+    # The first address is the preferred one: getaddrinfo() sorts by RFC 6724.
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as sock:
+        # Only a connected UDP socket receives errors such as "connection refused".
+        sock.connect(address)
+        own, peer = sock.getsockname()[0], sock.getpeername()[0]
+        # The kernel sends to an own address from that address.
+        is_local = ip_address(peer.partition("%")[0]).is_loopback or peer == own
+
+        def send(datagram: bytes) -> None:
+            sock.send(datagram)
+
+        yield Way(show_address(*sock.getpeername()[:2]), is_local, send)
+        # The last datagram has no later call on the socket that would report its error: a closed port, for example.
+        if refused := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(refused, os.strerror(refused))
 
 
 def _warn_of_used_ids(first: int, arguments: argparse.Namespace, config: Config) -> None:
@@ -272,26 +289,6 @@ def _warn_of_used_ids(first: int, arguments: argparse.Namespace, config: Config)
         f"A daemon with {config.file} remembers {ids} of {server.id!r} for {spell(config.remember)}"
         " (duplicates.remember): until then it discards a notification of the real server with the same id."
     )
-
-
-def _connect(host: str, port: int) -> socket.socket:
-    # The first address is the preferred one: getaddrinfo() sorts by RFC 6724.
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    sock = socket.socket(family, kind, protocol)
-    try:
-        # Only a connected UDP socket receives errors such as "connection refused".
-        sock.connect(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _raise_pending(sock: socket.socket) -> None:
-    # After the send, the kernel reports on the socket that a port of this machine is closed.
-    refused = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if refused:
-        raise OSError(refused, os.strerror(refused))
 
 
 def _describe(order: Order, notification_id: int) -> str:
@@ -347,7 +344,7 @@ def _count_up(counter: TextIO, server_id: str, count: int) -> int:
     try:
         known = json.loads(counter.read() or "{}")
         first = int(known.get(server_id, _random_id())) + 1
-    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+    except (ValueError, AttributeError, TypeError):
         # The file was cut off or edited: start again.
         known, first = {}, _random_id()
     known[server_id] = (first + count - 1) & MAX_NOTIFICATION_ID
