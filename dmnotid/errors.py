@@ -18,16 +18,12 @@ DmnotidError
 ├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
 │  └─ JournalDamaged          … because its file is damaged; it is set aside for a new one
-├─ NoSuchSession              the journal has no session of this number
-├─ NotPending                 a session is in a state in which it can't be cancelled or retried
+├─ NoSuchSession, NotPending  a session that can't be cancelled or retried: it is unknown, or in another state
 │  └─ NotKept                 … because its notification was not kept
-├─ HookError                  a hook can't be started
-├─ DoorShut                   a push door gives no answer
-├─ BusLost                    the system bus is not there
-└─ BusError                   the reply to a call over the bus is an error
+└─ HookError                  a hook can't be started
 
-An exception carries its facts as attributes and builds its sentence in `__str__`: most discards are counted, and never
-written out.
+The bearers and the control socket have exceptions of their own. Those here carry their facts as attributes and build
+their sentence in `__str__`: most discards are counted, and never written out.
 """
 
 from collections.abc import Iterable
@@ -322,8 +318,13 @@ class ConfigProblem(NamedTuple):
 
     def __str__(self) -> str:
         """`FILE:LINE:COLUMN: servers[1].secret: what is wrong and what is expected`."""
+        return f"{self.place}: {self.message}"
+
+    @property
+    def place(self) -> str:
+        """`FILE:LINE:COLUMN: servers[1].secret`, as far as the problem has them."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        return f"{place}: {self.path}" if self.path else place
 
 
 class ConfigError(Facts, DmnotidError):
@@ -339,13 +340,9 @@ class UntrustedPath(DmnotidError):
     """A path that another user can change, at the file, directory or link `component`; `problem` has the way out."""
 
     def __init__(self, component: str, problem: str) -> None:
-        super().__init__(component, problem)
+        super().__init__(f"{component}: {problem}")
         self.component = component
         self.problem = problem
-
-    def __str__(self) -> str:
-        """`/srv/hook: writable by others: chmod go-w /srv/hook`."""
-        return f"{self.component}: {self.problem}"
 
 
 # A caller that refuses an untrusted path also refuses one that leads nowhere.
@@ -400,19 +397,3 @@ class HookError(DmnotidError):
         self.component = component
         # False if another user can change it: maybe an attacker, so `check` and `test-hook` name that apart.
         self.trusted = trusted
-
-
-class DoorShut(DmnotidError):
-    """A push door is not there, or gives no verdict; the push may be offered again."""
-
-
-class BusLost(DmnotidError):
-    """The system bus can't be reached, or has closed the connection."""
-
-
-class BusError(Facts, DmnotidError):
-    """A process on the bus replies with an error; `name` is that of D-Bus, `text` is for people and may be empty."""
-
-    sentence = "{name}: {text}"
-    name: str
-    text: str

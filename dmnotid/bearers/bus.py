@@ -22,7 +22,7 @@ from jeepney.auth import AuthenticationError
 from jeepney.bus import get_bus
 from jeepney.io.asyncio import DBusConnection, open_dbus_connection
 
-from dmnotid.errors import BusError, BusLost
+from dmnotid.errors import DmnotidError
 from dmnotid.host.log import logger
 
 PAUSE: Final = 5.0
@@ -30,6 +30,18 @@ PAUSE: Final = 5.0
 
 _BUS: Final = "org.freedesktop.DBus"
 _UNKNOWN_METHOD: Final = "org.freedesktop.DBus.Error.UnknownMethod"
+
+
+class BusLost(DmnotidError):
+    """The system bus can't be reached, or has closed the connection."""
+
+
+class BusError(DmnotidError):
+    """A process on the bus replies with an error: its name of D-Bus, and a text for people that may be empty."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
 
 
 class Event(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dmnotid.errors import DoorShut, QueueFull
+from dmnotid.errors import DmnotidError, QueueFull
 from dmnotid.host.log import logger
 
 ANSWER_WITHIN: Final = 10.0
@@ -21,6 +21,10 @@ ANSWER_WITHIN: Final = 10.0
 
 PAUSE: Final = 5.0
 """Time until a push without a verdict is offered again, in seconds: that of `RestartSec=` in dmnotid.service."""
+
+
+class DoorShut(DmnotidError):
+    """A door is not there, or gives no verdict; the datagram may be offered again."""
 
 
 class Verdict(NamedTuple):

@@ -19,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-from dmnotid.bearers.bus import Bus, Event, stay_connected
+from dmnotid.bearers.bus import Bus, BusError, Event, stay_connected
 from dmnotid.bearers.door import Outbox
-from dmnotid.errors import BusError, Discard
+from dmnotid.errors import Discard
 from dmnotid.host.log import logger
 from dmnotid.policy.routing import check_route
 from dmnotid.wire.wsp import decode_push

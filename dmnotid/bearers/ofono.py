@@ -17,9 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from dmnotid.bearers.bus import Bus, Event, stay_connected
+from dmnotid.bearers.bus import Bus, BusError, Event, stay_connected
 from dmnotid.bearers.door import Outbox
-from dmnotid.errors import BusError
 from dmnotid.host.log import logger
 
 MAX_PUSHES: Final = 64

@@ -125,9 +125,10 @@ def _check(
         wanted=lambda _id, _key, form: not (skip and form == "credential"),
     )
     # For another file than that of the service, only a unit that has its sockets open matters.
-    own = arguments.config == DEFAULT_CONFIG
-    passed = _passed_addresses(units[0], {"ActiveState=active", "LoadState=loaded" if own else ""})
-    doors = _passed_addresses(units[1], {"ActiveState=active", "UnitFileState=enabled" if own else ""})
+    own, active = arguments.config == DEFAULT_CONFIG, {"ActiveState=active"}
+    # The service starts its socket unit, but that of the doors only if it is enabled.
+    passed = _passed_addresses(units[0], {*active, "LoadState=loaded"} if own else active)
+    doors = _passed_addresses(units[1], {*active, "UnitFileState=enabled"} if own else active)
     problem = find_problem(config.hook)
     # StateDirectory= of the service.
     state_made = user is not None and config.state == DEFAULT_STATE and not os.path.lexists(config.state)
@@ -175,12 +176,8 @@ def _check_doors(doors: Sequence[DoorConfig]) -> None:
 
 
 def _passed_addresses(shown: str, in_force: Collection[str]) -> list[str]:
-    """Return the addresses or paths of a socket unit, which the service does not bind.
-
-    None if the unit has none of the properties that mean that it starts with the service, or has its sockets open.
-    """
-    lines = shown.splitlines()
-    if not any(it in lines for it in in_force if it):
+    """Return the addresses or paths of a socket unit with one of the properties `in_force`: systemd binds them."""
+    if set(in_force).isdisjoint(shown.splitlines()):
         return []
     return re.findall(r"(?m)^Listen=(\S+) \(Datagram\)$", shown)
 
@@ -223,11 +220,11 @@ def summary(
     `problem` is why its hook would not be started. `passed` are the addresses, and `doors` the paths of doors, that the
     socket units pass.
     """
-    yield from section("servers", (_describe_server(server, secrets_read) for server in config.servers))
+    yield from section("servers", (_describe_server(server, read=secrets_read) for server in config.servers))
     addresses = ", ".join(passed or map(str, config.listen))
     yield f"listen       {addresses} ({'UDP, passed by dmnotid.socket' if passed else 'UDP'})"
     if config.doors:
-        yield from section("doors", (_describe_door(door, str(door.path) in doors) for door in config.doors))
+        yield from section("doors", (_describe_door(door, doors) for door in config.doors))
     yield f"state        {config.state}{' (systemd makes it)' if state_made else ''}"
     socket = f"socket {str(config.hook.socket)!r}"
     hook = " ".join(map(repr, config.hook.command)) if config.hook.socket is None else socket
@@ -235,10 +232,10 @@ def summary(
     yield from section("connections", map(str, _links(config)))
 
 
-def _describe_server(server: Server, secret_read: bool) -> str:  # noqa: FBT001 - of one caller
+def _describe_server(server: Server, *, read: bool) -> str:
     # Random octets replace a secret that was not read, and their number has no meaning.
     def describe(name: str, secret: bytes) -> str:
-        return f"a {name}" + (f" of {len(secret)} octets" if secret_read else "")
+        return f"a {name}" + (f" of {len(secret)} octets" if read else "")
 
     facts = ["no secret" if server.secret is None else describe("secret", server.secret)]
     if server.former_secret is not None:
@@ -252,9 +249,9 @@ def _describe_server(server: Server, secret_read: bool) -> str:  # noqa: FBT001 
     return f"{server.id!r}: {', '.join(facts)}"
 
 
-def _describe_door(door: DoorConfig, passed: bool) -> str:  # noqa: FBT001 - of one caller
+def _describe_door(door: DoorConfig, passed: Sequence[str]) -> str:
     group = "" if door.group is None else f", group {door.group}"
-    owner = "passed by dmnotid-doors.socket" if passed else f"mode {door.mode:04o}{group}"
+    owner = "passed by dmnotid-doors.socket" if str(door.path) in passed else f"mode {door.mode:04o}{group}"
     return f"{door.path} ({door.holds}, source {door.source}, {owner})"
 
 

@@ -109,7 +109,10 @@ def _judge(arguments: argparse.Namespace) -> Judge:
     config = None
     if arguments.config:
         # The secret that is needed may be readable for this user although another server's is not.
-        config = load_config(arguments.config, operator_environ(), unread=_report_unread)
+        def report(problem: ConfigProblem) -> None:
+            print(f"{problem}; decode continues without this secret", file=sys.stderr)
+
+        config = load_config(arguments.config, operator_environ(), unread=report)
     rules, source = None if config is None else config.rules, arguments.source
     if config is not None and source is not None and source.port is None:
         names = {door.source for door in config.doors}
@@ -124,10 +127,6 @@ def _judge(arguments: argparse.Namespace) -> Judge:
     clock = judge_clock(time.time(), None) if arguments.at is None else Clock(arguments.at)
     # Without --source, no server has sources left to compare that address with.
     return Judge(arguments.package, rules, source or Source("::", 0), clock)
-
-
-def _report_unread(problem: ConfigProblem) -> None:
-    print(f"{problem}; decode continues without this secret", file=sys.stderr)
 
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:

@@ -11,41 +11,43 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dmnotid import sender
 from dmnotid.cli.anatomy import palette_for
 from dmnotid.cli.decode import Judge, decide, describe
+from dmnotid.cli.order import Order
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM
 from dmnotid.cli.table import columns
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
-from dmnotid.errors import DmnotidError
 from dmnotid.host import log
 from dmnotid.host.loop import run_to_completion
 from dmnotid.policy.addresses import show_address
 from dmnotid.policy.freshness import Clock
 from dmnotid.policy.reception import Datagram
+from dmnotid.wire.notification import ConnectionType
 
 SERVER_ID: Final = "dm.example.com"
 FIRST_ID: Final = 50_001
 PATIENCE: Final = 20
 """Maximum time for the effect of one datagram, in seconds."""
 
-# The hook prints its facts; a real one starts a DM client here.
-_HOOK: Final = 'echo "DM session with $DMNOTID_SERVER_ID over $DMNOTID_INTERFACE ($DMNOTID_CONNECTION), facts:"; cat'
-
-# Loopback stands in for a mobile connection: every machine has it, and few have a real mobile one.
-_CONFIG: Final = """\
+# The hook prints its facts; a real one starts a DM client here. Loopback stands in for a mobile connection, as every
+# machine has it.
+_CONFIG: Final = f"""\
 servers:
-  - id: {server_id}
+  - id: {SERVER_ID}
     secret: {{file: secret}}
 hook:
-  command: [/bin/sh, -c, {hook}]
+  command:
+    - /bin/sh
+    - -c
+    - 'echo "DM session with $DMNOTID_SERVER_ID over $DMNOTID_INTERFACE ($DMNOTID_CONNECTION), facts:"; cat'
 listen: "127.0.0.1:0"
-state: {state}
+state: state
 connections:
   reach: any
   settle: 0
@@ -86,14 +88,8 @@ def _prepare(directory: Path) -> Config:
     file = directory / "dmnotid.yaml"
     # The umask may let the group write new files, and the daemon refuses such a configuration.
     file.touch(mode=0o600)
-    state = directory / "state"
-    file.write_text(_CONFIG.format(server_id=SERVER_ID, hook=_quoted(_HOOK), state=_quoted(str(state))))
+    file.write_text(_CONFIG)
     return load_config(file, os.environ)
-
-
-def _quoted(text: str) -> str:
-    # In single quotes YAML interprets nothing but the quote itself, which is doubled.
-    return "'" + text.replace("'", "''") + "'"
 
 
 class _Demo:
@@ -134,29 +130,22 @@ class _Demo:
             raise BrokenPipeError
 
     def _show(self, datagram: Datagram) -> None:
-        # The daemon calls this, and takes an exception for an internal error of its own.
+        lines = [f"{len(datagram.payload)} octets from {datagram.source}"]
+        # One datagram is enough to explain the format, and the log has the verdict of each.
+        if self._full or not self._shown:
+            self._shown = True
+            judge = Judge(False, self._config.rules, datagram.source, Clock(datagram.received_at))  # noqa: FBT003
+            verdict = decide(datagram.payload, judge)
+            *anatomy, conclusion = describe(datagram.payload, verdict, judge, self._palette)
+            # Only the daemon can detect a duplicate, so the conclusion about a good datagram is left to its log.
+            lines = [f"{lines[0]}:", *anatomy, *([conclusion] if verdict.discard else [])]
         try:
-            self._print(datagram)
+            # The log is written past this buffer, and the order of the lines must be that of the events.
+            print(*(f"    {line}" for line in lines), sep="\n", flush=True)
         except BrokenPipeError:
+            # The daemon calls this function, and would take an exception for an internal error of its own.
             self._reader_left = True
             self._daemon.stop()
-
-    def _print(self, datagram: Datagram) -> None:
-        received = f"    {len(datagram.payload)} octets from {datagram.source}"
-        # One datagram is enough to explain the format, and the log has the verdict of each.
-        if self._shown and not self._full:
-            print(received, flush=True)
-            return
-        self._shown = True
-        print(f"{received}:")
-        judge = Judge(bare=False, rules=self._config.rules, source=datagram.source, clock=Clock(datagram.received_at))
-        verdict = decide(datagram.payload, judge)
-        *anatomy, conclusion = describe(datagram.payload, verdict, judge, self._palette)
-        # Only the daemon can detect a duplicate, so the conclusion about a good datagram is left to its log.
-        for line in anatomy if verdict.discard is None else [*anatomy, conclusion]:
-            print("   ", line)
-        # The log is written past this buffer, and the order of the lines must be that of the events.
-        sys.stdout.flush()
 
     async def _tell_story(self) -> None:
         """Send every datagram and check its effect; stops the daemon with `--once`, and on an error."""
@@ -187,7 +176,8 @@ class _Demo:
         def counted() -> str:
             return " ".join((self._daemon.counters - before).keys() - {"received"})
 
-        _send(step.datagram, (host, port))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(step.datagram, (host, port))
         # The session ends before the next step, so that the output of the hook is below its own title.
         if not (await _until(lambda: bool(counted())) and await _until(lambda: not self._daemon.pending)):
             return "not counted" if not counted() else "not done"
@@ -223,34 +213,23 @@ async def _until(condition: Callable[[], bool]) -> bool:
     return True
 
 
-def _send(datagram: bytes, address: tuple[str, int]) -> None:
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(datagram, address)
-    except OSError as error:
-        raise DmnotidError(f"dmnotid demo: sending over loopback failed: {error.strerror}") from error
-
-
 def _story(config: Config) -> Iterator[Step]:
     secret = config.servers[0].secret or b""
-    signed = _datagram(FIRST_ID, secret)
-    two_days_ago = time.time() - 2 * 86_400
-    yield Step("a signed notification", signed, "accepted")
-    yield Step("the same notification again", signed, "duplicate")
-    yield Step("a forged one: signed with another secret", _datagram(FIRST_ID + 1, secret[::-1]), "digest-mismatch")
-    yield Step("an old one: signed two days ago", _datagram(FIRST_ID + 2, secret, sent_at=two_days_ago), "stale")
-    yield Step("one of a server that is not configured", _datagram(1, secret, "other.example"), "unknown-server")
-    # A HeadersLen of 127 octets, of which five are there.
-    yield Step("junk: eight octets", b"\x00\x06\x7f" + secrets.token_bytes(5), "truncated")
-
-
-def _datagram(notification_id: int, secret: bytes, server_id: str = SERVER_ID, sent_at: float | None = None) -> bytes:
-    package = sender.build(
-        notification_id,
-        server_id=server_id,
-        preferred_connections=("mobile", "wireless"),
+    order = Order(
+        server_id=SERVER_ID,
+        secret=secret,
+        preferred=(ConnectionType.MOBILE, ConnectionType.WIRELESS),
         requested_mos=(1, 2),
         cached_mos=((3, bytes.fromhex("deadbeef")),),
-        sent_at=time.time() if sent_at is None else sent_at,
     )
-    return sender.push(sender.sign(package, secret), tid=notification_id & 0xFF)
+    signed = order.build(FIRST_ID)
+    yield Step("a signed notification", signed, "accepted")
+    yield Step("the same notification again", signed, "duplicate")
+    forged = replace(order, secret=secret[::-1]).build(FIRST_ID + 1)
+    yield Step("a forged one: signed with another secret", forged, "digest-mismatch")
+    old = replace(order, sent_at=time.time() - 2 * 86_400).build(FIRST_ID + 2)
+    yield Step("an old one: signed two days ago", old, "stale")
+    strange = replace(order, server_id="other.example").build(1)
+    yield Step("one of a server that is not configured", strange, "unknown-server")
+    # A HeadersLen of 127 octets, of which five are there.
+    yield Step("junk: eight octets", b"\x00\x06\x7f" + secrets.token_bytes(5), "truncated")

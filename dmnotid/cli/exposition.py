@@ -51,17 +51,25 @@ def families(status: Mapping[str, Any], *, servers: bool = True) -> Iterator[Fam
     yield gauge("build_info", "Version of the daemon and its event loop.", 1, **version)
     yield gauge("start_time_seconds", "Start of the daemon, in POSIX seconds.", status["started"])
     config = status["config"]
-    accepted = config["reload_refused"] is None
-    yield gauge("config_last_reload_successful", "Whether the last reload was accepted; 1 before the first.", accepted)
+    reloaded = config["reload_refused"] is None
+    yield gauge("config_last_reload_successful", "Whether the last reload was accepted; 1 before the first.", reloaded)
     loaded = "Time at which the configuration in force was read, in POSIX seconds."
     yield gauge("config_last_reload_success_timestamp_seconds", loaded, config["loaded"])
     yield gauge("hook_startable", "Whether the hook can be started.", status["hook"]["startable"])
     yield gauge("clock_believed", "Whether the clock of the device is believed.", status["clock"]["believed"])
     yield from _datagrams(status["counts"])
     yield from _doors(status["sockets"])
-    yield from _servers(status["servers"], status["counts"]["accepted"], one_each=servers)
+    accepted_by = [({"server": server["id"]}, server["accepted"]) for server in status["servers"]]
+    accepted = accepted_by if servers else status["counts"]["accepted"]
+    yield counter("notifications_accepted", "Accepted notifications by server.", accepted)
+    heard = {it["id"]: it["last_accepted"] for it in status["servers"] if it["last_accepted"] is not None}
+    yield from last_accepted(heard, one_each=servers)
     yield from _sessions(status["counts"])
-    yield _connections(status["links"])
+    available = {link["type"] for link in status["links"] if link["available"]}
+    # A session may prefer `any`, but it is not the type of a connection.
+    types = [kind for kind in CONNECTION_TYPES if kind is not ConnectionType.ANY]
+    connections = [("", {"type": str(kind)}, kind in available) for kind in types]
+    yield Family("connection_available", "gauge", "Whether a connection of a type is available.", connections)
     journal = status["journal"]
     # A journal that can't be read has no size.
     if journal["octets"] is not None:
@@ -92,13 +100,6 @@ def _doors(sockets: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     if received:
         meaning = "Datagrams that other processes have handed in, by the name of the door; received ones include them."
         yield counter("door_datagrams_received", meaning, [({"door": door}, count) for door, count in received.items()])
-
-
-def _servers(servers: Sequence[Mapping[str, Any]], accepted: int, *, one_each: bool) -> Iterator[Family]:
-    last = {server["id"]: server["last_accepted"] for server in servers if server["last_accepted"] is not None}
-    by_server = [({"server": server["id"]}, server["accepted"]) for server in servers]
-    yield counter("notifications_accepted", "Accepted notifications by server.", by_server if one_each else accepted)
-    yield from last_accepted(last, one_each=one_each)
 
 
 def last_accepted(last: Mapping[str, float], *, one_each: bool) -> Iterator[Family]:
@@ -135,13 +136,6 @@ def oldest_pending(at: float) -> Family:
 def journal_bytes(octets: int) -> Family:
     """Return the size of the journal."""
     return gauge("journal_bytes", "Size of the journal, in octets.", octets)
-
-
-def _connections(links: Sequence[Mapping[str, Any]]) -> Family:
-    available = {link["type"] for link in links if link["available"]}
-    types = [kind for kind in CONNECTION_TYPES if kind is not ConnectionType.ANY]
-    samples = [("", {"type": str(kind)}, kind in available) for kind in types]
-    return Family("connection_available", "gauge", "Whether a connection of a type is available.", samples)
 
 
 def render(metrics: Iterable[Family], *, created: float | None = None) -> str:

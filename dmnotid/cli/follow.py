@@ -53,20 +53,16 @@ def _follow(path: str, wanted: Mapping[str, Any], *, as_json: bool) -> NoReturn:
                 # Output to a pipe is buffered in blocks.
                 sys.stdout.flush()
         print_error("the daemon has ended; its records continue once it answers again", WARNING)
-        status = _wait(path)
+        status = None
+        while status is None:
+            time.sleep(PAUSE)
+            try:
+                status = call(path, "Status")
+            except Unreachable as problem:
+                # Every other reason can pass by itself.
+                if problem.why == "forbidden":
+                    raise
         print_error(f"dmnotid {status['program']} answers, pid {status['pid']}", WARNING)
-
-
-def _wait(path: str) -> Mapping[str, Any]:
-    """Wait until a daemon answers, and return its status. Raises Unreachable if this user may not ask it."""
-    while True:
-        time.sleep(PAUSE)
-        try:
-            return call(path, "Status")
-        except Unreachable as problem:
-            # Every other reason can pass by itself.
-            if problem.why == "forbidden":
-                raise
 
 
 def line_of(event: Mapping[str, Any]) -> str:

@@ -4,11 +4,11 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from dmnotid.cli.asking import answered, explain, refusal
 from dmnotid.cli.exposition import Family, families, journal_bytes, last_accepted, oldest_pending, render, up
@@ -50,14 +50,14 @@ def _main(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(answer(read_head(_STANDARD_INPUT), scrape))
     elif arguments.write:
         # The textfile collector reads only the older format.
-        replace_file(arguments.write, scrape(openmetrics=False))
+        replace_file(arguments.write, scrape(PLAIN))
     else:
-        print(scrape(openmetrics=arguments.openmetrics), end="")
+        print(scrape(OPENMETRICS if arguments.openmetrics else PLAIN), end="")
     return EXIT_OK
 
 
-def _scrape(arguments: argparse.Namespace, *, openmetrics: bool) -> str:
-    """Ask the daemon, and return the metrics. Raises Unreachable if this user may not ask."""
+def _scrape(arguments: argparse.Namespace, content_type: str) -> str:
+    """Ask the daemon, and return the metrics in a format. Raises Unreachable if this user may not ask."""
     started, one_each = 0.0, not arguments.no_servers
     try:
         status = call(find_socket(arguments), "Status")
@@ -66,7 +66,7 @@ def _scrape(arguments: argparse.Namespace, *, openmetrics: bool) -> str:
         if problem.why == "forbidden":
             raise
         found = _stopped(find_state(arguments), one_each=one_each)
-    return render(found, created=started if openmetrics else None)
+    return render(found, created=started if content_type == OPENMETRICS else None)
 
 
 def _stopped(state: Path, *, one_each: bool) -> Iterator[Family]:
@@ -121,15 +121,8 @@ def respond(status: str, body: str, content_type: str = "text/plain; charset=utf
     return f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + octets
 
 
-class Scrape(Protocol):
-    """How `answer` gets its text."""
-
-    def __call__(self, *, openmetrics: bool) -> str:
-        """Return the metrics."""
-
-
-def answer(head: bytes, scrape: Scrape) -> bytes:
-    """Return the HTTP response to the head of a request."""
+def answer(head: bytes, scrape: Callable[[str], str]) -> bytes:
+    """Return the HTTP response to the head of a request; `scrape` returns the metrics in a format."""
     request = _REQUEST.fullmatch(head)
     if request is None:
         return respond("400 Bad Request", "a GET request of HTTP/1.0 or 1.1 is expected\n")
@@ -137,11 +130,11 @@ def answer(head: bytes, scrape: Scrape) -> bytes:
     if request[1].partition(b"?")[0] != b"/metrics":
         return respond("404 Not Found", "the metrics are at /metrics\n")
     # A client that names the format accepts it; Prometheus does so by default.
-    openmetrics = b"application/openmetrics-text" in head.lower()
+    content_type = OPENMETRICS if b"application/openmetrics-text" in head.lower() else PLAIN
     try:
-        text = scrape(openmetrics=openmetrics)
+        text = scrape(content_type)
     except Unreachable as problem:
         return respond("503 Service Unavailable", f"{explain(problem)}\n")
     except Failed as problem:
         return respond("503 Service Unavailable", "\n".join([*refusal(problem), ""]))
-    return respond("200 OK", text, OPENMETRICS if openmetrics else PLAIN)
+    return respond("200 OK", text, content_type)

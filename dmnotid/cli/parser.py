@@ -1,9 +1,9 @@
 """The command line that all commands share."""
 
 import argparse
-import gc
 import importlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from dmnotid import __version__
@@ -36,12 +36,9 @@ _MODULES: Final = {"test-hook": "try_hook"}
 """The modules of commands that are not called like their command."""
 
 
-class _Formatter(argparse.HelpFormatter):
-    """Fits help into 80 columns, whatever the width of the terminal."""
-
-    def __init__(self, prog: str) -> None:
-        # To find the width of the terminal, argparse imports shutil at each start, even if no help is shown.
-        super().__init__(prog, width=78)
+# To find the width of the terminal, argparse would import shutil at each start, even if no help is shown.
+_FORMATTER: Final = partial(argparse.HelpFormatter, width=78)
+"""Fits help into 80 columns, whatever the width of the terminal."""
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -60,12 +57,7 @@ def run_command(words: Sequence[str]) -> int:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse a command line. Exits with status 2 if it is wrong, and with 0 after --help or --version."""
-    # A collection during the imports finds no garbage, and all of them together are a twentieth of the daemon's start.
-    gc.disable()
     parser = build_parser(words)
-    # The first collection would otherwise look at every imported object, which takes a twelfth of the start.
-    gc.freeze()
-    gc.enable()
     if words and words[0] not in COMMANDS and not words[0].startswith("-"):
         hint = suggest(words[0], COMMANDS) or "dmnotid help lists the commands"
         parser.error(f"{words[0]!r} is not a command; {hint}")
@@ -76,7 +68,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Build the parser for a command line. Only the modules of commands that occur in `words` are imported."""
     parser = argparse.ArgumentParser(
         prog="dmnotid",
-        formatter_class=_Formatter,
+        formatter_class=_FORMATTER,
         description="Receives OMA DM 2.0 notifications (WAP Push on UDP 2948) and starts the DM sessions they ask for.",
     )
     parser.add_argument("--version", action="version", version=f"dmnotid {__version__}")
@@ -85,7 +77,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
         summary = COMMANDS[name]
         command = commands.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=_Formatter
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=_FORMATTER
         )
         # A device that decodes a datagram should not pay for the import of the daemon.
         if name in words:

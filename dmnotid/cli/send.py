@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from dmnotid.bearers.door import Verdict, offer
+from dmnotid.bearers.door import DoorShut, Verdict, offer
 from dmnotid.cli.arguments import (
     add_option_arguments,
     find_server,
@@ -36,7 +36,7 @@ from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.secrets import without_line_break
 from dmnotid.config.values import Config
-from dmnotid.errors import DmnotidError, DoorShut, UsageError
+from dmnotid.errors import DmnotidError, UsageError
 from dmnotid.policy.addresses import show_address
 from dmnotid.sentences import show_time
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME

@@ -36,16 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--all", action="store_true", help="list closed sessions too; retry all that are paused or resting")
     add("--server", type=parse_server_id, metavar="ID", help="the sessions of this server")
     since = "the sessions accepted or closed since then: -1d, or a time as for decode --at"
-    add("--since", type=_parse_since, metavar="TIME", help=since)
+    # No session is of the future, so -1d can mean now-1d.
+    add("--since", type=lambda it: parse_time(f"now{it}" if it[:1] == "-" else it), metavar="TIME", help=since)
     add("--watch", action="store_true", help="follow changes until Ctrl-C")
     add("--json", action="store_true", help="print one JSON object a line")
     add_places(parser)
     # Before Python 3.13, argparse takes -1d for an option.
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # noqa: SLF001
-
-
-def _parse_since(text: str) -> float:
-    return parse_time(f"now{text}" if text.startswith("-") else text)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -99,7 +96,7 @@ def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool
     """Print sessions: one object a line, or a table, or all facts of one."""
     now, times, found = time.time(), "states" in wanted, list(sessions)
     if as_json:
-        _print_json(found)
+        sys.stdout.writelines(f"{json.dumps(session)}\n" for session in found)
     elif wanted["session"] is not None:
         print("\n".join(columns(facts(found[0]))))
     else:
@@ -108,11 +105,6 @@ def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool
             print("\n".join(columns([TITLES_OF_ALL if times else TITLES, *rows], right=[0])))
         print(count_pending(sum(session["closed"] is None for session in found)))
     return EXIT_OK
-
-
-def _print_json(sessions: Iterable[Session]) -> None:
-    for session in sessions:
-        print(json.dumps(session))
 
 
 def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn:
@@ -129,7 +121,7 @@ def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn
             changed = [it for number, it in found.items() if number not in last or _mark(it) != _mark(last[number])]
             changes = [*gone, *changed]
             if arguments.json:
-                _print_json(changes)
+                sys.stdout.writelines(f"{json.dumps(session)}\n" for session in changes)
             elif changes:
                 now = time.time()
                 # Without the titles, but as wide.

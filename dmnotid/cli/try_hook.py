@@ -15,6 +15,7 @@ from typing import Final
 
 from dmnotid.cli.arguments import add_option_arguments, find_server, parse_count, parse_server_id
 from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
+from dmnotid.cli.order import Order
 from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK, EXIT_PROBLEM
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
@@ -33,7 +34,6 @@ from dmnotid.policy.retry import Retry, after_try
 from dmnotid.policy.schedule import choose_connection
 from dmnotid.policy.servers import Server
 from dmnotid.policy.sessions import Closed, Connection, Outcome, Result, SessionRequest, SessionStart
-from dmnotid.sender import build, sign
 from dmnotid.wire.notification import ConnectionType, decode_notification
 
 SESSION: Final = 0
@@ -109,19 +109,18 @@ def main(arguments: argparse.Namespace) -> int:
 def make_up(config: Config, server: Server, arguments: argparse.Namespace) -> SessionStart:
     """Make a try of a notification that was never received. Raises DmnotidError for a value that does not fit."""
     now = time.time()
-    secret = None if arguments.unsigned else server.secret
+    order = Order(
+        server_id=server.id,
+        secret=None if arguments.unsigned else server.secret,
+        preferred=arguments.prefer,
+        requested_mos=arguments.req_mo,
+        cached_mos=arguments.req_mo_cv,
+        sent_at=now,
+    )
     try:
-        package = build(
-            NOTIFICATION_ID,
-            server_id=server.id,
-            preferred_connections=arguments.prefer,
-            requested_mos=arguments.req_mo,
-            cached_mos=arguments.req_mo_cv,
-            sent_at=None if secret is None else now,
-        )
+        notification = decode_notification(order.build_package(NOTIFICATION_ID))
     except ValueError as error:
         raise DmnotidError(f"dmnotid test-hook: {error}") from error
-    notification = decode_notification(package if secret is None else sign(package, secret))
     # A discard is only noted: the hook can be tried before a server has a secret.
     try:
         verify(notification, server, SOURCE, Clock(now), config.freshness)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.bearers.door import Outbox, Verdict, offer
-from dmnotid.errors import DoorShut
+from dmnotid.bearers.door import DoorShut, Outbox, Verdict, offer
 from tests.bearers.door import MISSHAPEN, Door, forging
 from tests.support import LogLines, eventually
 

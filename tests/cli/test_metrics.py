@@ -78,8 +78,8 @@ def parts(response: bytes) -> tuple[str, dict[str, str], str]:
     return line, dict(field.split(": ", 1) for field in fields), body.decode()
 
 
-def scrape(*, openmetrics: bool) -> str:
-    return "openmetrics\n" if openmetrics else "plain\n"
+def scrape(content_type: str) -> str:
+    return {OPENMETRICS: "openmetrics\n", PLAIN: "plain\n"}[content_type]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,7 @@ def test_octets_that_are_no_request_are_a_bad_request(head: bytes) -> None:
     ],
 )
 def test_request_that_the_daemon_does_not_serve_is_unavailable(error: Exception, problem: str) -> None:
-    def scrape(*, openmetrics: bool) -> str:
-        assert not openmetrics
+    def scrape(_: str) -> str:
         raise error
 
     response = answer(b"GET /metrics HTTP/1.1\r\n\r\n", scrape).decode()

@@ -9,9 +9,8 @@ from typing import Final
 
 import pytest
 
-from dmnotid.bearers.bus import open_bus
+from dmnotid.bearers.bus import BusError, open_bus
 from dmnotid.bearers.modemmanager import ModemManager as Bearer
-from dmnotid.errors import BusError
 from tests.bearers.door import Door
 from tests.project.packaging import PROJECT
 from tests.support import IS_ROOT, LogLines, eventually, push, wait_until, without_privileges

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.bearers.bus import Bus, open_bus
+from dmnotid.bearers.bus import Bus, BusError, open_bus
 from dmnotid.bearers.ofono import Agents
-from dmnotid.errors import BusError
 from tests.project.packaging import PROJECT
 from tests.support import LogLines, eventually, push, without_privileges
 from tests.telephony.bus import PrivateBus
