@@ -40,12 +40,11 @@ class Done(NamedTuple):
     err: str
 
 
-def dmnotid(*words: str, given: bytes | None = b"", **environ: str) -> Done:
-    """Run a command to its end with `given` on standard input (none: closed)."""
-    # A shell closes standard input; subprocess can't.
-    argv = PROGRAM if given is not None else ("/bin/sh", "-c", 'exec "$@" <&-', "sh", *PROGRAM)
+def dmnotid(*words: str, given: bytes = b"", **environ: str) -> Done:
+    """Run a command to its end with `given` on standard input."""
+    argv = [*PROGRAM, *words]
     done = subprocess.run(
-        [*argv, *words], input=given, capture_output=True, env=os.environ | environ, timeout=PATIENCE, check=False
+        argv, input=given, capture_output=True, env=os.environ | environ, timeout=PATIENCE, check=False
     )
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 

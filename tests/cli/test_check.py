@@ -10,8 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from dmnotid.cli import main
-from tests.cli.program import PROGRAM, SECRET, Done, shows_secret, write_config
+from tests.cli.program import PROGRAM, SECRET, Done, call, shows_secret, write_config
 from tests.netns import Namespace, needs_namespace
 from tests.support import IS_ROOT, wait_until, write_script
 
@@ -29,15 +28,13 @@ def state_in(directory: Path) -> str:
     return f"state: {directory}/state\n"
 
 
-def checked(config: Path, capsys: pytest.CaptureFixture[str]) -> Done:
-    status = main(["check", "--config", str(config)])
-    output = capsys.readouterr()
-    return Done(status, output.out, output.err)
+def checked(config: Path, *words: str) -> Done:
+    return call("check", *words, "--config", str(config))
 
 
-def test_summary_has_a_line_for_each_fact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_has_a_line_for_each_fact(tmp_path: Path) -> None:
     config = write_config(tmp_path, SERVERS, f"listen: ['127.0.0.1:2948', '[::1]:40000']\nstate: {tmp_path}/there\n")
-    done = checked(config, capsys)
+    done = checked(config)
     assert (done.status, done.err) == (0, "")
     assert done.out.partition("connections")[0].splitlines() == [
         f"{config}: well-formed",
@@ -50,23 +47,21 @@ def test_summary_has_a_line_for_each_fact(tmp_path: Path, capsys: pytest.Capture
     ]
 
 
-def test_credentials_are_skipped_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_credentials_are_skipped_if_asked(tmp_path: Path) -> None:
     servers = "- {id: a, secret: {credential: a}}\n- {id: b, secret: {credential: b}}\n"
     config = write_config(tmp_path, servers)
-    assert "$CREDENTIALS_DIRECTORY is not set" in checked(config, capsys).err
-    assert main(["check", "--skip-credentials", "--config", str(config)]) == 0
-    output = capsys.readouterr()
-    assert output.err == ""
-    assert output.out.splitlines()[1:3] == [
+    assert "$CREDENTIALS_DIRECTORY is not set" in checked(config).err
+    done = checked(config, "--skip-credentials")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[1:3] == [
         "servers      'a': a secret, must sign, from anywhere",
         "             'b': a secret, must sign, from anywhere",
     ]
     config.write_text(config.read_text().replace("credential: b", "credential: /b"))
-    assert main(["check", "--skip-credentials", "--config", str(config)]) == 1
-    assert "is a path; expected the name of a credential" in capsys.readouterr().err
+    assert "is a path; expected the name of a credential" in checked(config, "--skip-credentials").err
 
 
-def test_summary_has_the_former_secret_with_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_has_the_former_secret_with_its_end(tmp_path: Path) -> None:
     forms = [
         "{text: former-lantern-1}",
         "{hex: 00112233445566778899aabbccddeeff, until: 2999-12-31}",
@@ -78,7 +73,7 @@ def test_summary_has_the_former_secret_with_its_end(tmp_path: Path, capsys: pyte
         f"- {{id: s{at}, secret: {{text: current-lantern-{at}}}, former_secret: {former}}}\n"
         for at, former in enumerate(forms)
     )
-    done = checked(write_config(tmp_path, servers), capsys)
+    done = checked(write_config(tmp_path, servers))
     assert done.status == 0
     assert [line[13:] for line in done.out.splitlines()[1:4]] == [
         "'s0': a secret of 17 octets, a former secret of 16 octets, must sign, from anywhere",
@@ -89,14 +84,12 @@ def test_summary_has_the_former_secret_with_its_end(tmp_path: Path, capsys: pyte
     assert not shows_secret(done.out + done.err)
 
 
-def test_nothing_but_problems_is_printed_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_but_problems_is_printed_if_asked(tmp_path: Path) -> None:
     """At a reload the daemon itself logs the warnings."""
     config = write_config(tmp_path, "- {id: dm, secret: {text: hush-hush}}")
-    assert main(["check", "--quiet", "--config", str(config)]) == 0
-    assert capsys.readouterr() == ("", "")
+    assert checked(config, "--quiet") == Done(0, "", "")
     config.write_text("listen: 5\n")
-    assert main(["check", "--quiet", "--config", str(config)]) == 1
-    assert "listen: is a number" in capsys.readouterr().err
+    assert "listen: is a number" in checked(config, "--quiet").err
 
 
 OWN_GROUP = grp.getgrgid(os.getegid()).gr_name
@@ -125,15 +118,10 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     ("load", "active"), [("loaded", "active"), ("loaded", "inactive"), ("masked", "inactive"), ("", "")]
 )
 def test_addresses_are_those_of_the_socket_unit_if_it_is_in_force(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    systemctl: Callable[..., None],
-    listen: str,
-    load: str,
-    active: str,
+    tmp_path: Path, systemctl: Callable[..., None], listen: str, load: str, active: str
 ) -> None:
     systemctl(load, active)
-    done = checked(write_config(tmp_path, more=listen), capsys)
+    done = checked(write_config(tmp_path, more=listen))
     assert done.status == 0
     own = "127.0.0.1:7" if listen else "[::]:2948"
     # A unit that is loaded and inactive matters for the configuration of the service only.
@@ -144,16 +132,14 @@ def test_addresses_are_those_of_the_socket_unit_if_it_is_in_force(
     assert done.err == (ignored if listen and passed else "")
 
 
-def test_doors_are_those_of_their_unit_or_are_to_be_bound(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], systemctl: Callable[..., None]
-) -> None:
+def test_doors_are_those_of_their_unit_or_are_to_be_bound(tmp_path: Path, systemctl: Callable[..., None]) -> None:
     doors = f"""doors:
   - {{path: /run/no/push, holds: push}}
   - {{path: {tmp_path}/package, holds: package, mode: "0600", group: {OWN_GROUP}, source: mqtt}}
 """
     systemctl("loaded", "active", "/run/no/push (Datagram)\nListen=/run/no/other")
     config = write_config(tmp_path, more=doors)
-    done = checked(config, capsys)
+    done = checked(config)
     assert done.status == 0
     assert (
         "\ndoors        /run/no/push (push, source sms, passed by dmnotid-doors.socket)\n"
@@ -162,18 +148,16 @@ def test_doors_are_those_of_their_unit_or_are_to_be_bound(
     assert "warning: doors: /run/no/other of dmnotid-doors.socket has no entry, so it is not read\n" in done.err
     # Without the unit, the daemon would have to bind it where it cannot.
     systemctl("masked", "inactive")
-    done = checked(config, capsys)
+    done = checked(config)
     assert done.status == 1
     assert "doors: /run/no: No such file or directory: make it, or enable dmnotid-doors.socket" in done.err
 
 
-def test_door_that_others_can_replace_is_a_problem(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], systemctl: Callable[..., None]
-) -> None:
+def test_door_that_others_can_replace_is_a_problem(tmp_path: Path, systemctl: Callable[..., None]) -> None:
     systemctl("masked", "inactive")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    done = checked(write_config(tmp_path, more=f"doors: [{{path: {tmp_path}/open/x, holds: push}}]\n"), capsys)
+    done = checked(write_config(tmp_path, more=f"doors: [{{path: {tmp_path}/open/x, holds: push}}]\n"))
     assert done.status == 1
     assert f"doors: {tmp_path}/open: writable by others" in done.err
 
@@ -205,9 +189,7 @@ def shared() -> Iterator[Path]:
         (0o600, NOBODY, "cannot be read: Permission denied"),
     ],
 )
-def test_secret_is_checked_for_the_user_of_the_service(
-    shared: Path, capsys: pytest.CaptureFixture[str], mode: int, group: int, problem: str
-) -> None:
+def test_secret_is_checked_for_the_user_of_the_service(shared: Path, mode: int, group: int, problem: str) -> None:
     (shared / "key").write_bytes(SECRET)
     os.chown(shared / "key", 0, group)
     (shared / "key").chmod(mode)
@@ -216,9 +198,8 @@ def test_secret_is_checked_for_the_user_of_the_service(
     (shared / "state").mkdir()
     os.chown(shared / "state", NOBODY, NOBODY)
     for user in ([], ["--user", "nobody"]):
-        status = main(["check", *user, "--config", str(config)])
-        done = capsys.readouterr()
-        assert status == bool(problem)
+        done = checked(config, *user)
+        assert done.status == bool(problem)
         assert problem in done.err
         assert "checked for the user nobody" in done.err if problem else "checked for the user nobody" in done.out
     assert os.getresuid() == (0, 0, 0)
@@ -238,9 +219,7 @@ def test_secret_is_checked_for_the_user_of_the_service(
         ("file/below", "{shared}/file: not a directory"),
     ],
 )
-def test_state_is_checked_for_the_user_of_the_service(
-    shared: Path, capsys: pytest.CaptureFixture[str], state: str, problem: str
-) -> None:
+def test_state_is_checked_for_the_user_of_the_service(shared: Path, state: str, problem: str) -> None:
     """Or the nearest directory above it that exists."""
     for name, owner in (("own", NOBODY), ("roots", 0), ("others", NOBODY - 1)):
         (shared / name).mkdir()
@@ -248,45 +227,40 @@ def test_state_is_checked_for_the_user_of_the_service(
     (shared / "file").touch()
     config = write_config(shared, "- {id: dm, require_digest: no}", f"state: {shared}/{state}\n")
     config.chmod(0o644)
-    assert main(["check", "--user", "nobody", "--config", str(config)]) == bool(problem)
-    assert problem.format(shared=shared) in capsys.readouterr().err
+    done = checked(config, "--user", "nobody")
+    assert done.status == bool(problem)
+    assert problem.format(shared=shared) in done.err
 
 
 @pytest.mark.root
 @needs_root
-def test_journal_that_the_user_of_the_service_cannot_write_is_a_problem(
-    shared: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_journal_that_the_user_of_the_service_cannot_write_is_a_problem(shared: Path) -> None:
     """As after a start by root."""
     (shared / "state").mkdir()
     (shared / "state/journal.sqlite3").touch(mode=0o600)
     os.chown(shared / "state", NOBODY, NOBODY)
     config = write_config(shared, "- {id: dm, require_digest: no}", f"state: {shared}/state\n")
     config.chmod(0o644)
-    assert checked(config, capsys).err.startswith(f"state: {shared}/state/journal.sqlite3: Permission denied; ")
+    assert checked(config).err.startswith(f"state: {shared}/state/journal.sqlite3: Permission denied; ")
 
 
 @pytest.mark.root
 @needs_root
-def test_hook_that_the_user_of_the_service_cannot_run_is_a_problem(
-    shared: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hook_that_the_user_of_the_service_cannot_run_is_a_problem(shared: Path) -> None:
     hook = write_script(shared / "hook", "exit 0", mode=0o700)
     config = write_config(shared, "- {id: dm, require_digest: no}", f"state: {shared}/state\n", hook=str(hook))
     config.chmod(0o644)
     (shared / "state").mkdir()
-    assert checked(config, capsys).status == 0
+    assert checked(config).status == 0
     os.chown(shared / "state", NOBODY, NOBODY)
-    assert f"{hook}: not executable" in checked(config, capsys).err
+    assert f"{hook}: not executable" in checked(config).err
 
 
-def test_state_below_a_directory_of_another_user_is_a_problem_as_for_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_state_below_a_directory_of_another_user_is_a_problem_as_for_run(tmp_path: Path) -> None:
     above = tmp_path / "o"
     above.mkdir()
     above.chmod(0o777)
-    done = checked(write_config(tmp_path, more=f"state: {above}/state\n"), capsys)
+    done = checked(write_config(tmp_path, more=f"state: {above}/state\n"))
     assert done.status == 1
     assert done.err.startswith(f"state: {above}: writable by others")
 
@@ -294,33 +268,32 @@ def test_state_below_a_directory_of_another_user_is_a_problem_as_for_run(
 @pytest.mark.root
 @needs_root
 @pytest.mark.skipif(os.path.lexists("/var/lib/dmnotid"), reason="dmnotid is installed here")
-def test_missing_state_that_systemd_makes_is_no_problem(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_state_that_systemd_makes_is_no_problem(shared: Path) -> None:
     config = write_config(shared, "- {id: dm, require_digest: no}")
     config.write_text(config.read_text().replace(state_in(shared), ""))
     config.chmod(0o644)
-    assert main(["check", "--user", "nobody", "--config", str(config)]) == 0
-    assert "\nstate        /var/lib/dmnotid (systemd makes it)\n" in capsys.readouterr().out
+    done = checked(config, "--user", "nobody")
+    assert done.status == 0
+    assert "\nstate        /var/lib/dmnotid (systemd makes it)\n" in done.out
 
 
-def test_user_may_be_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = str(write_config(tmp_path))
-    assert main(["check", "--user", str(os.geteuid()), "--config", config]) == 0
-    name = pwd.getpwuid(os.geteuid()).pw_name
-    assert main(["check", "--user", name, "--config", config]) == 0
-    by_number, by_name = capsys.readouterr().out.split(f"{config}: ")[1:]
-    assert by_number == by_name
+def test_user_may_be_a_number(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    by_number = checked(config, "--user", str(os.geteuid()))
+    assert by_number.status == 0
+    assert checked(config, "--user", pwd.getpwuid(os.geteuid()).pw_name) == by_number
 
 
 @pytest.mark.parametrize("user", ["no such user", "", "4294967295", "-1", "99999999999999999999"])
-def test_unknown_user_is_a_wrong_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], user: str) -> None:
-    with pytest.raises(SystemExit):
-        main(["check", "--user", user, "--config", str(write_config(tmp_path))])
-    assert f"there is no user {user!r}" in capsys.readouterr().err
+def test_unknown_user_is_a_wrong_command_line(tmp_path: Path, user: str) -> None:
+    done = checked(write_config(tmp_path), "--user", user)
+    assert done.status == 2
+    assert f"there is no user {user!r}" in done.err
 
 
-def test_summary_has_every_connection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_has_every_connection(tmp_path: Path) -> None:
     more = "connections: {reach: any, wireline: {interfaces: [lo]}}\n"
-    lines = checked(write_config(tmp_path, more=more), capsys).out.splitlines()
+    lines = checked(write_config(tmp_path, more=more)).out.splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("connections  "))
     found = [line[13:] for line in lines[first:]]
     assert [line for line in found if line.startswith("lo: ")] == ["lo: available (wireline: configured: lo)"]
@@ -354,26 +327,22 @@ def test_summary_has_the_missing_condition_of_an_interface(tmp_path: Path) -> No
         wait_until(lambda: state() == "wlan0: up, no carrier")
 
 
-def test_summary_has_the_defaults(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], systemctl: Callable[..., None]
-) -> None:
+def test_summary_has_the_defaults(tmp_path: Path, systemctl: Callable[..., None]) -> None:
     systemctl("masked", "inactive")
     config = write_config(tmp_path)
     config.write_text(config.read_text().replace(state_in(tmp_path), ""))
-    done = checked(config, capsys)
+    done = checked(config)
     assert "\nlisten       [::]:2948 (UDP)\nstate        /var/lib/dmnotid" in done.out
 
 
-def test_summary_has_the_state_directory_of_the_unit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_summary_has_the_state_directory_of_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/other")
     config = write_config(tmp_path)
     config.write_text(config.read_text().replace(state_in(tmp_path), ""))
-    assert f"\nstate        {tmp_path}/other\n" in checked(config, capsys).out
+    assert f"\nstate        {tmp_path}/other\n" in checked(config).out
 
 
-def test_problems_are_printed_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_are_printed_all_at_once(tmp_path: Path) -> None:
     config = tmp_path / "dmnotid.yaml"
     config.touch(mode=0o600)
     config.write_text(
@@ -384,7 +353,7 @@ def test_problems_are_printed_all_at_once(tmp_path: Path, capsys: pytest.Capture
         "listen: 5\n"
         "freshnes: {}\n"
     )
-    done = checked(config, capsys)
+    done = checked(config)
     assert (done.status, done.out) == (1, "")
     places = [line.removeprefix(f"{config}:").split(" ")[:2] for line in done.err.splitlines()]
     assert places == [
@@ -397,20 +366,18 @@ def test_problems_are_printed_all_at_once(tmp_path: Path, capsys: pytest.Capture
     assert not shows_secret(done.err)
 
 
-def test_missing_configuration_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = checked(tmp_path / "none", capsys)
+def test_missing_configuration_is_a_problem(tmp_path: Path) -> None:
+    done = checked(tmp_path / "none")
     assert done == Done(1, "", f"{tmp_path}/none: cannot be read: No such file or directory\n")
 
 
-def test_configuration_is_a_problem_if_others_can_write_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_is_a_problem_if_others_can_write_it(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     config.chmod(0o666)
-    assert checked(config, capsys) == Done(1, "", f"{config}: {config}: writable by others: chmod go-w {config}\n")
+    assert checked(config) == Done(1, "", f"{config}: {config}: writable by others: chmod go-w {config}\n")
 
 
-def test_secret_file_is_a_problem_if_others_can_write_its_directory(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_secret_file_is_a_problem_if_others_can_write_its_directory(tmp_path: Path) -> None:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     secret = secrets / "key"
@@ -419,7 +386,7 @@ def test_secret_file_is_a_problem_if_others_can_write_its_directory(
     config = write_config(tmp_path, "- {id: a, secret: {file: secrets/key}}")
     secrets.chmod(0o777)
     problem = f"servers[0].secret.file: {secrets}: writable by others: chmod go-w {secrets}"
-    assert checked(config, capsys) == Done(1, "", f"{config}:2:28: {problem}\n")
+    assert checked(config) == Done(1, "", f"{config}:2:28: {problem}\n")
 
 
 @pytest.mark.parametrize(
@@ -428,14 +395,13 @@ def test_secret_file_is_a_problem_if_others_can_write_its_directory(
     ids=["send", "decode", "links", "test-hook"],
 )
 def test_command_that_starts_no_program_reads_a_configuration_that_others_can_write(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path
 ) -> None:
     """As in the directories of developers whose umask is 002."""
     config = write_config(tmp_path)
     tmp_path.chmod(0o777)
-    assert "chmod go-w" in checked(config, capsys).err
-    main([words[0], "--config", str(config), *words[1:]])
-    assert "chmod go-w" not in capsys.readouterr().err
+    assert "chmod go-w" in checked(config).err
+    assert "chmod go-w" not in call(words[0], "--config", str(config), *words[1:]).err
 
 
 @pytest.mark.parametrize(
@@ -449,13 +415,13 @@ def test_command_that_starts_no_program_reads_a_configuration_that_others_can_wr
     ],
 )
 def test_hook_that_would_not_be_started_is_a_problem_after_the_summary(
-    mode: int | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mode: int | None, problem: str, tmp_path: Path
 ) -> None:
     hook = tmp_path / "hook"
     if mode is not None:
         hook.touch()
         hook.chmod(mode)
-    done = checked(write_config(tmp_path, hook=str(hook)), capsys)
+    done = checked(write_config(tmp_path, hook=str(hook)))
     assert done.status == 1
     state = "not trusted" if "writable" in problem else "not startable"
     assert f"\nhook         '{hook}': {state} ({hook}: {problem}" in done.out
@@ -469,31 +435,29 @@ def write_socket_config(directory: Path, path: str) -> Path:
     return config
 
 
-def test_trusted_socket_is_reported_with_its_absolute_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trusted_socket_is_reported_with_its_absolute_path(tmp_path: Path) -> None:
     config, path = write_socket_config(tmp_path, "session"), tmp_path / "session"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
         path.chmod(0o666)
-        done = checked(config, capsys)
+        done = checked(config)
     assert (done.status, done.err) == (0, "")
     assert f"\nhook         socket '{path}': its path is trusted\n" in done.out
 
 
 @pytest.mark.parametrize(("kind", "problem"), [("none", "No such file or directory"), ("file", "not a socket")])
-def test_unusable_socket_is_a_problem(
-    kind: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_socket_is_a_problem(kind: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch(mode=0o600)
-    done = checked(write_socket_config(tmp_path, str(tmp_path / kind)), capsys)
+    done = checked(write_socket_config(tmp_path, str(tmp_path / kind)))
     assert done.status == 1
     assert f"\nhook         socket '{tmp_path}/{kind}': not startable ({tmp_path}/{kind}: {problem})\n" in done.out
     why = f"{tmp_path}/{kind}: {problem}"
     assert done.err == f"hook.socket: not startable, so no session would start: {why}\n"
 
 
-def test_warning_does_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warning_does_not_fail(tmp_path: Path) -> None:
     config = write_config(tmp_path, "- {id: a, secret: {text: hush-hush}}")
-    done = checked(config, capsys)
+    done = checked(config)
     assert done.status == 0
     assert done.err.startswith(f"warning: {config}:2:28: servers[0].secret.text: has only 9 octets")
     assert not shows_secret(done.out + done.err, b"hush-hush")
@@ -511,17 +475,12 @@ SECRETS = {
 @pytest.mark.parametrize("kind", SECRETS)
 @pytest.mark.parametrize("more", ["", "listen: 5\n", "sources: [\n"])
 def test_secret_is_not_shown(
-    kind: str,
-    more: str,
-    secret_file: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, more: str, secret_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     secret_file.with_name("dm").symlink_to(secret_file)
     config = write_config(tmp_path, f"- {{id: dm, secret: {SECRETS[kind]}}}", more)
-    done = checked(config, capsys)
+    done = checked(config)
     assert done.status == bool(more)
     assert "a secret of 21 octets" in done.out or more
     assert not shows_secret(done.out + done.err)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmnotid.cli import main
 from dmnotid.cli.anatomy import PLAIN
 from dmnotid.cli.decode import Judge, answer, decide, describe
 from dmnotid.policy.addresses import Source
@@ -55,15 +54,13 @@ def signed(server_id: str | None = SERVER_ID, secret: bytes = SECRET, sent_at: i
     return encode_push(sign(package, secret))
 
 
-def shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> Done:
-    status = main(["decode", *words])
-    captured = capsys.readouterr()
-    return Done(status, captured.out, captured.err)
+def shown(words: list[str]) -> Done:
+    return call("decode", *words)
 
 
-def asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:  # noqa: ANN401 - JSON
+def asked(words: list[str]) -> Any:  # noqa: ANN401 - JSON
     """Return the one JSON object that `decode --json` answers with, and see that the exit status goes with it."""
-    done = shown(["--json", *words], capsys)
+    done = shown(["--json", *words])
     found = json.loads(done.out)
     assert done.status == (found["verdict"] != "accept")
     assert done.err == ""
@@ -73,12 +70,12 @@ def asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:  # noqa:
 # --- Ways in
 
 
-def test_hex_arguments_are_joined(capsys: pytest.CaptureFixture[str]) -> None:
-    together = shown([GOOD], capsys)
+def test_hex_arguments_are_joined() -> None:
+    together = shown([GOOD])
     assert together.status == 0
     assert together.out.endswith("accepted: well-formed; server, digest and age need --config\n\n")
-    assert shown([GOOD[:5], GOOD[5:].upper()], capsys) == together
-    assert shown([" ".join(GOOD[at : at + 2] for at in range(0, len(GOOD), 2))], capsys) == together
+    assert shown([GOOD[:5], GOOD[5:].upper()]) == together
+    assert shown([" ".join(GOOD[at : at + 2] for at in range(0, len(GOOD), 2))]) == together
 
 
 @pytest.mark.parametrize(
@@ -89,15 +86,13 @@ def test_hex_arguments_are_joined(capsys: pytest.CaptureFixture[str]) -> None:
         (["\x1b[31m"], "arguments: column 1: '\\x1b' is not a hex digit"),
     ],
 )
-def test_argument_that_is_not_hex_is_reported_with_its_column(
-    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert shown(words, capsys) == Done(1, "", problem + "\n")
+def test_argument_that_is_not_hex_is_reported_with_its_column(words: list[str], problem: str) -> None:
+    assert shown(words) == Done(1, "", problem + "\n")
 
 
-def test_empty_argument_is_an_empty_datagram(capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_argument_is_an_empty_datagram() -> None:
     """`dmnotid decode "$NOTHING"` must not wait for standard input."""
-    done = shown([""], capsys)
+    done = shown([""])
     assert done.status == 1
     assert done.out.startswith("discarded: truncated at octet 0 of 0: ")
 
@@ -147,14 +142,14 @@ DUMPS = {
 
 
 @pytest.mark.parametrize("dump", DUMPS.values(), ids=DUMPS)
-def test_hex_dump_with_offsets_is_refused_whole(dump: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hex_dump_with_offsets_is_refused_whole(dump: str) -> None:
     """Its rows would be read as one datagram each, with the offsets as octets."""
     problem = "looks like a row of a hex dump: the octets alone are expected, on one line (raw octets: --file FILE)"
     done = call("decode", given=f"{GOOD}\n{dump}".encode())
     assert (done.status, done.err) == (1, f"line 2: {problem}\n")
     assert done.out.count("accepted") == 1
     assert "discarded" not in done.out
-    assert shown([dump], capsys) == Done(1, "", f"arguments: {problem}\n")
+    assert shown([dump]) == Done(1, "", f"arguments: {problem}\n")
 
 
 @pytest.mark.parametrize("datagram", ["0000", "00000000", "0106 03d8 af87 2000 0001", "0006 03d8 af87 2000 0001"])
@@ -171,16 +166,14 @@ def test_datagram_in_words_is_not_a_hex_dump(datagram: str) -> None:
         ("0b 05 04 0b 84 23 f0 00 03 a1 02 01 01 06 03 d8 af 87 20 00 00 01", 12),
     ],
 )
-def test_push_after_an_sms_header_is_refused_with_a_hint(
-    datagram: str, octet: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = asked([datagram], capsys)
+def test_push_after_an_sms_header_is_refused_with_a_hint(datagram: str, octet: int) -> None:
+    found = asked([datagram])
     assert found["reason"] == "not-a-push"
     assert f"the octets before octet {octet} look like an SMS user data header" in found["problem"]
 
 
-def test_application_id_as_text_is_named_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    found = asked(["01 06 04 d8 af 37 00 20 00 00 01"], capsys)
+def test_application_id_as_text_is_named_as_text() -> None:
+    found = asked(["01 06 04 d8 af 37 00 20 00 00 01"])
     assert found["problem"] == "X-Wap-Application-Id is the text '7', the integer 7 or its URI is expected"
 
 
@@ -211,21 +204,21 @@ def test_input_that_is_not_utf8_is_reported_with_its_column() -> None:
     assert done.out.endswith("accepted: well-formed; server, digest and age need --config\n\n")
 
 
-def test_file_is_one_datagram(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_is_one_datagram(tmp_path: Path) -> None:
     """Raw octets, none of which is a line's end or a comment's beginning."""
     datagram = encode_push(encode_notification(0x0A23), tid=0x0A)
     file = tmp_path / "datagram"
     file.write_bytes(datagram)
-    done = shown(["--file", str(file)], capsys)
-    assert done == shown([datagram.hex()], capsys)
+    done = shown(["--file", str(file)])
+    assert done == shown([datagram.hex()])
     assert done.status == 0
     assert call("decode", "--file", "-", given=datagram) == done
 
 
-def test_empty_file_is_an_empty_datagram(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_file_is_an_empty_datagram(tmp_path: Path) -> None:
     file = tmp_path / "empty"
     file.touch()
-    done = shown(["--file", str(file)], capsys)
+    done = shown(["--file", str(file)])
     assert (done.status, done.err) == (1, "")
     assert done.out == (
         "discarded: truncated at octet 0 of 0: Push PDU: HeadersLen at octet 0: the datagram ends before it\n\n"
@@ -233,37 +226,35 @@ def test_empty_file_is_an_empty_datagram(tmp_path: Path, capsys: pytest.CaptureF
     assert call("decode", "--file", "-") == done
 
 
-def test_unreadable_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown(["--file", str(tmp_path)], capsys) == Done(1, "", f"{tmp_path}: Is a directory\n")
+def test_unreadable_file_is_reported(tmp_path: Path) -> None:
+    assert shown(["--file", str(tmp_path)]) == Done(1, "", f"{tmp_path}: Is a directory\n")
     missing = tmp_path / "none"
-    assert shown(["--file", str(missing)], capsys) == Done(1, "", f"{missing}: No such file or directory\n")
+    assert shown(["--file", str(missing)]) == Done(1, "", f"{missing}: No such file or directory\n")
 
 
-def test_file_and_hex_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["decode", "--file", str(tmp_path / "none"), GOOD])
-    assert caught.value.code == 2
-    assert "--file" in capsys.readouterr().err
+def test_file_and_hex_together_are_refused(tmp_path: Path) -> None:
+    done = shown(["--file", str(tmp_path / "none"), GOOD])
+    assert done.status == 2
+    assert "--file" in done.err
 
 
 @pytest.mark.parametrize("words", [["--at", "now"], ["--source", "::1"]])
-def test_options_of_the_configuration_need_it(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["decode", *words, GOOD])
-    assert caught.value.code == 2
-    assert "--at and --source are for the checks that --config FILE adds" in capsys.readouterr().err
+def test_options_of_the_configuration_need_it(words: list[str]) -> None:
+    done = shown([*words, GOOD])
+    assert done.status == 2
+    assert "--at and --source are for the checks that --config FILE adds" in done.err
 
 
-def test_package_is_decoded_without_a_push(capsys: pytest.CaptureFixture[str]) -> None:
-    done = shown(["--package", PACKAGE], capsys)
+def test_package_is_decoded_without_a_push() -> None:
+    done = shown(["--package", PACKAGE])
     assert done.status == 0
     assert done.out.startswith("        0  20                        VER              2\n")
-    assert shown(["--package", GOOD], capsys).out.splitlines()[-2] == (
+    assert shown(["--package", GOOD]).out.splitlines()[-2] == (
         "discarded: unsupported-version at octet 0 of 10: "
         "DM Notification: VER at octet 0: is 0, 2 is expected [01 06 03 d8 af 87 20 00 00 01]"
     )
-    assert asked(["--package", PACKAGE], capsys)["body_offset"] == 0
-    assert shown([PACKAGE], capsys).out.endswith("discarded: not-a-push: the PDU type is 0x00, Push is expected\n\n")
+    assert asked(["--package", PACKAGE])["body_offset"] == 0
+    assert shown([PACKAGE]).out.endswith("discarded: not-a-push: the PDU type is 0x00, Push is expected\n\n")
 
 
 # --- The place of the problem
@@ -301,8 +292,8 @@ DM = "DM Notification"
         ),
     ],
 )
-def test_verdict_has_the_octet_of_the_problem(datagram: str, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
-    done = shown([datagram], capsys)
+def test_verdict_has_the_octet_of_the_problem(datagram: str, verdict: str) -> None:
+    done = shown([datagram])
     assert done.status == 1
     assert done.out.splitlines()[-2] == f"discarded: {verdict}"
 
@@ -310,8 +301,8 @@ def test_verdict_has_the_octet_of_the_problem(datagram: str, verdict: str, capsy
 # --- JSON
 
 
-def test_json_has_every_fact(capsys: pytest.CaptureFixture[str]) -> None:
-    assert asked([signed().hex()], capsys) == {
+def test_json_has_every_fact() -> None:
+    assert asked([signed().hex()]) == {
         "verdict": "accept",
         "reason": None,
         "body_offset": 6,
@@ -326,8 +317,8 @@ def test_json_has_every_fact(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_json_of_a_package_without_options_has_empty_facts(capsys: pytest.CaptureFixture[str]) -> None:
-    found = asked([GOOD], capsys)
+def test_json_of_a_package_without_options_has_empty_facts() -> None:
+    found = asked([GOOD])
     assert found["sent_at"] is None
     assert found["server_id"] is None
     assert found["signed"] is False
@@ -342,8 +333,8 @@ def test_json_has_every_key_always(octets: bytes) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_json_has_every_key_for_input_that_is_not_hex(capsys: pytest.CaptureFixture[str]) -> None:
-    assert json.loads(shown(["--json", "zz"], capsys).out).keys() >= KEYS
+def test_json_has_every_key_for_input_that_is_not_hex() -> None:
+    assert json.loads(shown(["--json", "zz"]).out).keys() >= KEYS
 
 
 def test_json_agrees_with_the_vectors() -> None:
@@ -360,18 +351,16 @@ def test_json_agrees_with_the_vectors() -> None:
 # --- On to server, digest and age
 
 
-def test_configuration_adds_server_digest_and_age(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_adds_server_digest_and_age(tmp_path: Path) -> None:
     config = ["--config", str(write_config(tmp_path)), "--at", str(NOW + 90)]
-    done = shown([*config, signed().hex()], capsys)
+    done = shown([*config, signed().hex()])
     assert done.status == 0
     assert done.out.splitlines()[-2] == f"accepted: signed by '{SERVER_ID}', 90 s before 2025-01-01T00:01:30Z"
-    assert asked([*config, signed().hex()], capsys)["server"] == SERVER_ID
-    assert asked([*config, signed(server_id=None).hex()], capsys)["server"] == SERVER_ID
+    assert asked([*config, signed().hex()])["server"] == SERVER_ID
+    assert asked([*config, signed(server_id=None).hex()])["server"] == SERVER_ID
 
 
-def test_unreadable_secrets_are_reported_once_and_not_provisioned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_secrets_are_reported_once_and_not_provisioned(tmp_path: Path) -> None:
     former = b"a former lantern, 0041"
     servers = f"""
     - {{id: {SERVER_ID}, secret: {{text: {SECRET.decode()}}}, former_secret: {{text: "{former.decode()}"}}}}
@@ -380,7 +369,7 @@ def test_unreadable_secrets_are_reported_once_and_not_provisioned(
     """
     config = write_config(tmp_path, servers)
     words = ["--config", str(config), "--at", str(NOW)]
-    done = shown([*words, signed().hex()], capsys)
+    done = shown([*words, signed().hex()])
     assert (done.status, done.out.splitlines()[-2].partition(",")[0]) == (0, f"accepted: signed by '{SERVER_ID}'")
     problems = [line.partition(": ")[2] for line in done.err.splitlines()]
     assert [problem.partition(": ")[0] for problem in problems] == [
@@ -388,8 +377,8 @@ def test_unreadable_secrets_are_reported_once_and_not_provisioned(
         "servers[2].secret.file",
     ]
     assert all(problem.endswith("; decode continues without this secret") for problem in problems)
-    assert "\ndiscarded: secret-not-provisioned: " in shown([*words, signed("gone").hex()], capsys).out
-    by_former = shown([*words, signed(secret=former).hex()], capsys).out
+    assert "\ndiscarded: secret-not-provisioned: " in shown([*words, signed("gone").hex()]).out
+    by_former = shown([*words, signed(secret=former).hex()]).out
     assert f"accepted: signed by '{SERVER_ID}' with its former secret, " in by_former
 
 
@@ -404,37 +393,35 @@ def test_unreadable_secrets_are_reported_once_and_not_provisioned(
         (encode_push(encode_notification(1)), "server-undiscovered"),
     ],
 )
-def test_well_formed_datagram_is_refused_by_the_configuration(
-    datagram: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_well_formed_datagram_is_refused_by_the_configuration(datagram: bytes, reason: str, tmp_path: Path) -> None:
     """Its facts are shown all the same."""
     config = ["--config", str(write_config(tmp_path, more="freshness: {max_skew: 10m}\n")), "--at", str(NOW)]
-    assert asked([datagram.hex()], capsys)["verdict"] == "accept"
-    found = asked([*config, datagram.hex()], capsys)
+    assert asked([datagram.hex()])["verdict"] == "accept"
+    found = asked([*config, datagram.hex()])
     assert (found["verdict"], found["reason"], found["body_offset"]) == ("discard", reason, 6)
     assert found["notification_id"] is not None
-    assert f"\ndiscarded: {reason}: " in shown([*config, datagram.hex()], capsys).out
+    assert f"\ndiscarded: {reason}: " in shown([*config, datagram.hex()]).out
 
 
 @pytest.mark.parametrize("at", ["2025-01-01T00:00:00Z", "2025-01-01T01:00:00+01:00", str(NOW)])
-def test_at_is_believed_as_given(at: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_is_believed_as_given(at: str, tmp_path: Path) -> None:
     """Even before the program's release."""
     config = ["--config", str(write_config(tmp_path, more="freshness: {max_skew: 10m}\n")), "--at", at]
-    assert asked([*config, signed(sent_at=NOW + 601).hex()], capsys)["reason"] == "from-the-future"
-    assert asked([*config, signed(sent_at=NOW).hex()], capsys)["verdict"] == "accept"
+    assert asked([*config, signed(sent_at=NOW + 601).hex()])["reason"] == "from-the-future"
+    assert asked([*config, signed(sent_at=NOW).hex()])["verdict"] == "accept"
 
 
-def test_age_is_measured_from_now_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_age_is_measured_from_now_by_default(tmp_path: Path) -> None:
     config = ["--config", str(write_config(tmp_path))]
-    assert asked([*config, signed().hex()], capsys)["reason"] == "stale"
+    assert asked([*config, signed().hex()])["reason"] == "stale"
 
 
-def test_at_accepts_a_time_relative_to_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert asked(["--config", str(write_config(tmp_path)), "--at", "now-2d", GOOD], capsys)["verdict"] == "discard"
+def test_at_accepts_a_time_relative_to_now(tmp_path: Path) -> None:
+    assert asked(["--config", str(write_config(tmp_path)), "--at", "now-2d", GOOD])["verdict"] == "discard"
 
 
-def test_at_accepts_a_time_after_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert asked(["--config", str(write_config(tmp_path)), "--at=now-2d", GOOD], capsys)["verdict"] == "discard"
+def test_at_accepts_a_time_after_an_equals_sign(tmp_path: Path) -> None:
+    assert asked(["--config", str(write_config(tmp_path)), "--at=now-2d", GOOD])["verdict"] == "discard"
 
 
 NEAR = "- {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [192.0.2.0/24, '2001:db8::/32']}"
@@ -452,67 +439,64 @@ NEAR = "- {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [
     ],
 )
 def test_source_is_compared_with_the_sources_of_the_server(
-    source: str | None, reason: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: str | None, reason: str | None, tmp_path: Path
 ) -> None:
     words = ["--config", str(write_config(tmp_path, NEAR)), "--at", str(NOW), signed().hex()]
-    assert asked([*words, *([] if source is None else ["--source", source])], capsys)["reason"] == reason
+    assert asked([*words, *([] if source is None else ["--source", source])])["reason"] == reason
 
 
 DOORS = "doors: [{path: /run/x, holds: push}, {path: /run/y, holds: package}]\n"
 THROUGH_SMS = "- {id: dm.example.com, secret: {text: lantern-and-rope-0042}, sources: [192.0.2.0/24, sms]}"
 
 
-def test_door_is_compared_with_the_sources_of_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_door_is_compared_with_the_sources_of_the_server(tmp_path: Path) -> None:
     """4."""
     config = ["--config", str(write_config(tmp_path, THROUGH_SMS, DOORS)), "--at", str(NOW), signed().hex()]
-    assert asked([*config, "--source", "sms"], capsys)["verdict"] == "accept"
-    assert asked([*config, "--source", "local"], capsys)["reason"] == "source-not-allowed"
-    with pytest.raises(SystemExit) as caught:
-        main(["decode", *config, "--source", "mqtt"])
-    assert caught.value.code == 2
-    assert "has no door of that name; the doors are local, sms" in capsys.readouterr().err
+    assert asked([*config, "--source", "sms"])["verdict"] == "accept"
+    assert asked([*config, "--source", "local"])["reason"] == "source-not-allowed"
+    done = shown([*config, "--source", "mqtt"])
+    assert done.status == 2
+    assert "has no door of that name; the doors are local, sms" in done.err
 
 
-def test_push_header_limit_is_that_of_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_header_limit_is_that_of_the_configuration(tmp_path: Path) -> None:
     datagram = encode_push(encode_notification(1), further=[("X-A", "b" * 41)]).hex()
-    assert asked([datagram], capsys)["reason"] == "push-header-too-long"
+    assert asked([datagram])["reason"] == "push-header-too-long"
     config = write_config(tmp_path, "- {id: a, require_digest: false}", "push: {max_header_octets: 49}\n")
-    assert asked(["--config", str(config), datagram], capsys)["verdict"] == "accept"
+    assert asked(["--config", str(config), datagram])["verdict"] == "accept"
 
 
-def test_unsigned_notification_is_accepted_if_the_server_allows_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unsigned_notification_is_accepted_if_the_server_allows_it(tmp_path: Path) -> None:
     config = write_config(tmp_path, "- {id: a, require_digest: false}")
-    assert shown(["--config", str(config), GOOD], capsys).out.splitlines()[-2] == (
+    assert shown(["--config", str(config), GOOD]).out.splitlines()[-2] == (
         "accepted: from 'a', unsigned, which its configuration allows"
     )
 
 
-def test_bare_package_is_verified_with_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bare_package_is_verified_with_a_configuration(tmp_path: Path) -> None:
     config = ["--config", str(write_config(tmp_path)), "--at", str(NOW), "--package"]
-    assert asked([*config, signed()[6:].hex()], capsys)["verdict"] == "accept"
+    assert asked([*config, signed()[6:].hex()])["verdict"] == "accept"
 
 
-def test_missing_configuration_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = shown(["--config", str(tmp_path / "none"), GOOD], capsys)
+def test_missing_configuration_is_reported(tmp_path: Path) -> None:
+    done = shown(["--config", str(tmp_path / "none"), GOOD])
     assert (done.status, done.out) == (1, "")
     assert done.err == f"{tmp_path}/none: cannot be read: No such file or directory\n"
 
 
-def test_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written(tmp_path: Path) -> None:
     """Neither the journal nor any other file of the configuration."""
     config = write_config(tmp_path, more=f"state: {tmp_path}/state\n")
     before = sorted(tmp_path.rglob("*"))
-    assert shown(["--config", str(config), "--at", str(NOW), signed().hex()], capsys).status == 0
+    assert shown(["--config", str(config), "--at", str(NOW), signed().hex()]).status == 0
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_secrets_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
     config = str(write_config(tmp_path))
     for datagram in (signed(), signed(secret=b"other"), signed("other")):
         for words in ([], ["--json"]):
-            done = shown([*words, "--config", config, "--at", str(NOW), datagram.hex()], capsys)
+            done = shown([*words, "--config", config, "--at", str(NOW), datagram.hex()])
             assert not shows_secret(done.out + done.err)
 
 

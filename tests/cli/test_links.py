@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dmnotid.cli import main
-from tests.cli.program import PATIENCE, PROGRAM, Done
+from tests.cli.program import PATIENCE, PROGRAM, Done, call
 from tests.netns import Namespace, in_namespace
 from tests.support import further
 
@@ -357,10 +356,8 @@ def test_watch_ends_at_the_next_change_if_its_reader_is_gone(words: list[str], p
 # --- The configuration
 
 
-def links_of(config: Path | None, capsys: pytest.CaptureFixture[str], *words: str) -> Done:
-    status = main(["links", *([] if config is None else ["--config", str(config)]), *words])
-    captured = capsys.readouterr()
-    return Done(status, captured.out, captured.err)
+def links_of(config: Path | None, *words: str) -> Done:
+    return call("links", *([] if config is None else ["--config", str(config)]), *words)
 
 
 def loopback(done: Done) -> str:
@@ -377,24 +374,20 @@ def config(tmp_path: Path) -> Path:
 USUAL = "dmnotid.cli.links.DEFAULT_CONFIG"
 
 
-def test_defaults_are_used_without_configuration(
-    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_defaults_are_used_without_configuration(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(USUAL, config)
-    assert loopback(links_of(None, capsys)).endswith("  not configured  loopback")
+    assert loopback(links_of(None)).endswith("  not configured  loopback")
 
 
-def test_default_configuration_is_read_if_it_exists(
-    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_configuration_is_read_if_it_exists(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text(LOOPBACK)
     monkeypatch.setattr(USUAL, config)
-    assert loopback(links_of(None, capsys)).endswith("  configured: lo")
+    assert loopback(links_of(None)).endswith("  configured: lo")
 
 
 @pytest.mark.parametrize("kind", ["link to nothing", "loop", "below a file"])
 def test_default_configuration_is_reported_if_unreadable(
-    kind: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kind: str, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual, problem = {
         "link to nothing": (config, "No such file or directory"),
@@ -406,11 +399,11 @@ def test_default_configuration_is_reported_if_unreadable(
     else:
         config.symlink_to("none" if kind == "link to nothing" else config)
     monkeypatch.setattr(USUAL, usual)
-    assert links_of(None, capsys) == Done(1, "", f"{usual}: cannot be read: {problem}\n")
+    assert links_of(None) == Done(1, "", f"{usual}: cannot be read: {problem}\n")
 
 
 @pytest.mark.parametrize("words", [[], ["--json"], ["--watch"]])
-def test_wrong_connections_are_reported(words: list[str], config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_connections_are_reported(words: list[str], config: Path) -> None:
     config.write_text(
         "connections:\n"
         "  reach: world\n"
@@ -419,7 +412,7 @@ def test_wrong_connections_are_reported(words: list[str], config: Path, capsys: 
         "  mobile: {interfaces: [usb0]}\n"
         "  lan: {}\n"
     )
-    done = links_of(config, capsys, *words)
+    done = links_of(config, *words)
     assert (done.status, done.out) == (1, "")
     assert [line.removeprefix(f"{config}:") for line in done.err.splitlines()] == [
         "2:10: connections.reach: is 'world'; expected internet, any or a list of networks",
@@ -432,22 +425,20 @@ def test_wrong_connections_are_reported(words: list[str], config: Path, capsys: 
     ]
 
 
-def test_rest_of_the_configuration_is_ignored(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rest_of_the_configuration_is_ignored(config: Path) -> None:
     """Secrets too, unreadable ones and those that every user can read."""
     config.write_text(
         f"servers: [{{id: a, secret: {{file: /none}}}}, {{id: a, secret: {{text: x}}}}]\nhook: 5\nlog:\n{LOOPBACK}"
     )
     config.chmod(0o666)
-    assert re.search(" yes +configured: lo$", loopback(links_of(config, capsys)))
+    assert re.search(" yes +configured: lo$", loopback(links_of(config)))
 
 
-def test_missing_configuration_is_reported(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert links_of(config, capsys) == Done(1, "", f"{config}: cannot be read: No such file or directory\n")
+def test_missing_configuration_is_reported(config: Path) -> None:
+    assert links_of(config) == Done(1, "", f"{config}: cannot be read: No such file or directory\n")
 
 
-def test_unreadable_links_are_reported(
-    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_links_are_reported(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a sandbox without AF_NETLINK."""
 
     def refuse(_: object) -> None:
@@ -457,7 +448,7 @@ def test_unreadable_links_are_reported(
     monkeypatch.setattr("dmnotid.links.availability.read_state", refuse)
     problem = "network interfaces cannot be read: Address family not supported by protocol\n"
     for words in ([], ["--json"], ["--watch"]):
-        assert links_of(config, capsys, *words) == Done(1, "", problem)
+        assert links_of(config, *words) == Done(1, "", problem)
 
 
 # --- Users and output

@@ -10,124 +10,48 @@ from pathlib import Path
 import pytest
 
 from dmnotid import __version__
-from dmnotid.cli import main
 from dmnotid.cli.parser import COMMANDS
-from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, dmnotid
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, call, dmnotid
+from tests.project.completion import actions_of
 
 GOOD = "010603d8af87 20000001"
 JUNK = "0106"
 
 
-def usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a wrong command line, and return the last line of its message: exit status 2, nothing on stdout."""
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("usage: dmnotid")
-    return told.err.splitlines()[-1]
+def test_version_is_printed() -> None:
+    assert call("--version") == Done(0, f"dmnotid {__version__}\n", "")
 
 
-def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"dmnotid {__version__}\n"
-
-
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
-    told = capsys.readouterr().out
+def test_help_names_every_command() -> None:
+    done = call("--help")
+    assert done.status == 0
     for name, summary in COMMANDS.items():
-        assert re.search(rf"^    {name}\s+{re.escape(summary)}$", told, re.MULTILINE)
-
-
-def test_option_in_place_of_the_file_of_run_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A plain `run` is read without argparse, and must refuse the same."""
-    assert usage_error(["run", "--config", "--json"], capsys).endswith("argument --config: expected one argument")
+        assert re.search(rf"^    {name}\s+{re.escape(summary)}$", done.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("columns", ["40", "200"])
-def test_help_has_80_columns_in_every_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
-) -> None:
+def test_help_has_80_columns_in_every_terminal(columns: str) -> None:
     """argparse would import shutil at each start, to find out about the terminal."""
-    monkeypatch.setenv("COLUMNS", columns)
-    with pytest.raises(SystemExit):
-        main(["send", "--help"])
-    assert max(map(len, capsys.readouterr().out.splitlines())) in range(70, 81)
-
-
-OPTIONS = {
-    "run": ["--config FILE"],
-    "status": ["--json", "--check", "--all", "--socket PATH", "--config FILE"],
-    "sessions": [
-        *["N", "--all", "--server ID", "--since TIME", "--watch", "--json", "--socket PATH", "--config FILE"],
-    ],
-    "follow": ["--server ID", "--session N", "--level LEVEL", "--json", "--socket PATH", "--config FILE"],
-    "discards": ["REASON", "--socket PATH", "--config FILE"],
-    "reload": ["--socket PATH", "--config FILE"],
-    "metrics": ["--no-servers", "--openmetrics", "--write FILE", "--http", "--socket PATH", "--config FILE"],
-    "check": ["--config FILE", "--user NAME", "--skip-credentials", "--quiet"],
-    "decode": ["HEX", "--file FILE", "--package", "--json", "--config FILE", "--at TIME", "--source SOURCE"],
-    "send": [
-        *[
-            "--to DESTINATION",
-            "--package",
-            "--print",
-            "--count N",
-            "--rate N",
-            "--server ID",
-            "--no-server-id",
-            "--config FILE",
-        ],
-        *["--secret-file FILE", "--unsigned", "--id N", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
-        *["--time TIME", "--tid N", "--header NAME:VALUE"],
-    ],
-    "links": ["--config FILE", "--prefer TYPE", "--watch", "--json"],
-    "test-hook": [
-        *["--config FILE", "--run", "--json", "--server ID", "--prefer TYPE", "--req-mo N", "--req-mo-cv N:HEX"],
-        *["--unsigned", "--connection TYPE", "--interface NAME", "--attempt N"],
-    ],
-    "session": ["COMMAND"],
-    "bearer": ["TELEPHONY", "--door PATH"],
-    "demo": ["--once"],
-    "help": ["COMMAND"],
-}
+    assert max(map(len, call("send", "--help", COLUMNS=columns).out.splitlines())) in range(70, 81)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([name, "--help"])
-    assert caught.value.code == 0
-    listed = capsys.readouterr().out.partition("\n\n")[2].splitlines()
-    for option in OPTIONS[name]:
-        at = [index for index, line in enumerate(listed) if line.startswith(f"  {option}")]
-        assert len(at) == 1, option
-        words = listed[at[0]].removeprefix(f"  {option}") + listed[min(at[0] + 1, len(listed) - 1)]
-        assert len(words.split()) > 1, f"{option} has no help"
+def test_help_of_a_command_explains_every_argument(name: str) -> None:
+    """tests/project/test_man.py compares the arguments with the page of each command."""
+    assert call(name, "--help").status == 0
+    assert [action.dest for action in actions_of(name) if not action.help] == []
 
 
 @pytest.mark.parametrize("words", [[], ["check"], ["help"]])
-def test_help_command_prints_what_the_option_prints(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["help", *words])
-    assert caught.value.code == 0
-    printed = capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([*words, "--help"])
-    assert printed == capsys.readouterr().out
+def test_help_command_prints_what_the_option_prints(words: list[str]) -> None:
+    printed = call("help", *words)
+    assert printed.status == 0
+    assert printed == call(*words, "--help")
 
 
-def test_help_names_the_default_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_default_configuration() -> None:
     for name in ("run", "check", "links", "test-hook"):
-        with pytest.raises(SystemExit):
-            main([name, "--help"])
-        assert "default: /etc/dmnotid/dmnotid.yaml" in capsys.readouterr().out
+        assert "default: /etc/dmnotid/dmnotid.yaml" in call(name, "--help").out
 
 
 @pytest.mark.parametrize(
@@ -142,6 +66,8 @@ def test_help_names_the_default_configuration(capsys: pytest.CaptureFixture[str]
         (["demo", "--twice"], "dmnotid: error: unrecognized arguments: --twice"),
         (["run", "here"], "dmnotid: error: unrecognized arguments: here"),
         (["check", "--config"], "dmnotid check: error: argument --config: expected one argument"),
+        # A plain `run` is read without argparse, and must refuse the same.
+        (["run", "--config", "--json"], "dmnotid run: error: argument --config: expected one argument"),
         (["decode", "--at", "then", "00"], "dmnotid decode: error: argument --at: 'then': POSIX seconds"),
         (
             ["links", "--prefer", "wifi"],
@@ -152,8 +78,11 @@ def test_help_names_the_default_configuration(capsys: pytest.CaptureFixture[str]
         (["decode", "--source", "Here", "00"], "argument --source: 'Here': an IPv4 or IPv6 address"),
     ],
 )
-def test_wrong_command_line_is_exit_status_2(words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert wanted in usage_error(words, capsys)
+def test_wrong_command_line_is_exit_status_2(words: list[str], wanted: str) -> None:
+    done = call(*words)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("usage: dmnotid")
+    assert wanted in done.err.splitlines()[-1]
 
 
 def test_exit_status_is_that_of_the_command() -> None:
@@ -167,10 +96,9 @@ def test_installed_script_is_the_same_program() -> None:
     assert Done(done.returncode, done.stdout, done.stderr) == dmnotid("decode", GOOD)
 
 
-def test_error_of_a_command_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["decode", "--file", str(tmp_path / "none")]) == 1
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("", f"{tmp_path}/none: No such file or directory\n")
+def test_error_of_a_command_is_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    assert call("decode", "--file", str(missing)) == Done(1, "", f"{missing}: No such file or directory\n")
 
 
 def test_command_imports_no_other_command() -> None:
@@ -238,28 +166,15 @@ def test_reader_that_closed_the_pipe_before_sees_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_full_disk_is_reported() -> None:
-    done = through_shell('"$@" decode > /dev/full', given=MANY)
-    assert done.status == 1
-    assert "No space left on device" in done.err
-    assert "Traceback" not in done.err
+@pytest.mark.parametrize("given", [MANY, JUNK], ids=["long", "buffered"])
+def test_full_disk_is_reported(given: str) -> None:
+    done = through_shell('"$@" decode > /dev/full', given=given)
+    assert (done.status, done.err) == (1, "dmnotid: [Errno 28] No space left on device\n")
 
 
-def test_full_disk_is_reported_for_buffered_output() -> None:
-    done = through_shell('"$@" decode 0106 > /dev/full')
-    assert done.status == 1
-    assert "No space left on device" in done.err
-    assert "Exception ignored" not in done.err
-
-
-def test_closed_standard_input_is_no_traceback() -> None:
-    done = dmnotid("decode", given=None)
-    assert done.status == 1
-    assert "Traceback" not in done.err
-
-
-def test_closed_standard_output_is_no_traceback() -> None:
-    done = through_shell('"$@" decode 0106 >&-')
+@pytest.mark.parametrize("line", ['"$@" decode <&-', '"$@" decode 0106 >&-'])
+def test_closed_stream_is_no_traceback(line: str) -> None:
+    done = through_shell(line)
     assert done.status == 1
     assert "Traceback" not in done.err
 

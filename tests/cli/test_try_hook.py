@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dmnotid.cli import main
 from dmnotid.config.values import ConnectionsConfig
 from dmnotid.links.availability import Link, read_links
-from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, Terminal, dmnotid, shows_secret, write_config
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, Terminal, call, dmnotid, shows_secret, write_config
 from tests.support import is_alive, wait_until, write_script
 
 SERVERS = """\
@@ -61,18 +60,13 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path, write_config(tmp_path, SERVERS, LOOPBACK))
 
 
-def run(place: Place, capsys: pytest.CaptureFixture[str], *words: str) -> Done:
-    try:
-        status = main([*place.words, *words])
-    except SystemExit as ended:  # a wrong command line
-        status = int(ended.code or 0)
-    captured = capsys.readouterr()
-    return Done(status, captured.out, captured.err)
+def run(place: Place, *words: str) -> Done:
+    return call(*place.words, *words)
 
 
-def shown(place: Place, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+def shown(place: Place, *words: str) -> dict[str, Any]:
     """Return the object that --json prints."""
-    done = run(place, capsys, "--json", *words)
+    done = run(place, "--json", *words)
     assert done.status == 0
     found = json.loads(done.out)
     return {**found, "facts": json.loads(found["stdin"])}
@@ -84,14 +78,12 @@ def shown(place: Place, capsys: pytest.CaptureFixture[str], *words: str) -> dict
 WISHES = ["--prefer", "mobile,any", "--req-mo", "1,0xffff", "--req-mo-cv", "3:deadbeef,4:00000000"]
 
 
-def test_shown_arguments_environment_and_input_are_those_of_the_hook(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shown_arguments_environment_and_input_are_those_of_the_hook(place: Place) -> None:
     """Once shown as JSON, and once recorded by a hook: alike but for the clock."""
     record = place.directory / "record"
     file = place.script(RECORDER, f", environment: {{RECORD: '{record}', LANG: C}}")
     words = [*WISHES, "--attempt", "3", "--server", "b 'c'", "--interface", "lo"]
-    wanted = shown(place, capsys, *words)
+    wanted = shown(place, *words)
     done = dmnotid(*place.words, *words, "--run", SECRET_OF_THE_CALLER="x")
     assert done.status == 0, done
     found = json.loads(record.read_text())
@@ -124,11 +116,11 @@ def test_shown_arguments_environment_and_input_are_those_of_the_hook(
     }
 
 
-def test_text_has_the_same_facts_as_json(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_the_same_facts_as_json(place: Place) -> None:
     place.configure("""{command: [/bin/true, "a\\nb", "{server_id}"], environment: {A: "x y\\e[31m"}}""")
     words = ["--interface", "lo", "--connection", "mobile"]
-    wanted = shown(place, capsys, *words)
-    done = run(place, capsys, *words)
+    wanted = shown(place, *words)
+    done = run(place, *words)
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[:5] == [
@@ -145,27 +137,27 @@ def test_text_has_the_same_facts_as_json(place: Place, capsys: pytest.CaptureFix
     assert lines[-1].startswith('input        {"version": 1, "session": 0, ')
 
 
-def test_first_server_is_the_default(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown(place, capsys)["facts"]["server_id"] == "dm.example.com"
-    facts = shown(place, capsys, "--server", "open")["facts"]
+def test_first_server_is_the_default(place: Place) -> None:
+    assert shown(place)["facts"]["server_id"] == "dm.example.com"
+    facts = shown(place, "--server", "open")["facts"]
     assert (facts["server_id"], facts["signed"], facts["sent_at"]) == ("open", False, None)
 
 
 @pytest.mark.parametrize("secret", ["{credential: none}", "{file: none}", "{text: hush-hush}"])
 @pytest.mark.parametrize("words", [[], ["--run"]])
-def test_no_secret_is_needed(place: Place, secret: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_secret_is_needed(place: Place, secret: str, words: list[str]) -> None:
     """The notification is signed with a secret that is made up."""
     place.configure("{command: [/bin/true]}", LOOPBACK, f"- {{id: a, secret: {secret}, former_secret: {secret}}}")
-    done = run(place, capsys, *words)
+    done = run(place, *words)
     assert (done.status, done.err) == (0, "")
     assert "DMNOTID_SIGNED='1'" in done.out
 
 
 @pytest.mark.parametrize(("server", "dropped"), [("dm.example.com", True), ("open", False)])
 def test_unsigned_notification_is_noted_if_the_daemon_would_discard_it(
-    place: Place, server: str, capsys: pytest.CaptureFixture[str], *, dropped: bool
+    place: Place, server: str, *, dropped: bool
 ) -> None:
-    done = run(place, capsys, "--unsigned", "--server", server)
+    done = run(place, "--unsigned", "--server", server)
     assert done.status == 0
     assert "DMNOTID_SIGNED='0'" in done.out
     assert ("the daemon would discard such a notification: digest-missing: " in done.err) == dropped
@@ -186,12 +178,7 @@ def test_unsigned_notification_is_noted_if_the_daemon_would_discard_it(
     ],
 )
 def test_connection_is_chosen_given_or_made_up(
-    place: Place,
-    words: list[str],
-    connection: tuple[str, str],
-    note: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    place: Place, words: list[str], connection: tuple[str, str], note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a machine that has loopback alone, as a wireline connection."""
 
@@ -199,7 +186,7 @@ def test_connection_is_chosen_given_or_made_up(
         return [link for link in read_links(config) if link.name == "lo"]
 
     monkeypatch.setattr("dmnotid.cli.try_hook.read_links", read_loopback)
-    done = run(place, capsys, "--json", *words)
+    done = run(place, "--json", *words)
     found = json.loads(done.out)
     assert (found["connection"], found["interface"]) == connection
     assert found["environment"]["DMNOTID_CONNECTION"] == connection[0]
@@ -207,35 +194,31 @@ def test_connection_is_chosen_given_or_made_up(
     assert len(done.err.splitlines()) == bool(note)
 
 
-def test_unavailable_interface_is_noted(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unavailable_interface_is_noted(place: Place) -> None:
     place.configure("{command: [/bin/true]}", "")
-    done = run(place, capsys, "--interface", "lo")
+    done = run(place, "--interface", "lo")
     assert done.status == 0
     assert "over lo (any)" in done.out
     assert done.err.startswith("dmnotid test-hook: the daemon would not use it now: lo: ")
 
 
-def test_unreadable_links_are_noted(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_links_are_noted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise OSError(1, os.strerror(1))
 
     monkeypatch.setattr("dmnotid.cli.try_hook.read_links", refuse)
-    done = run(place, capsys)
+    done = run(place)
     assert done.status == 0
     assert "over eth0 (any)" in done.out
     assert "the network interfaces cannot be read: Operation not permitted" in done.err
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_untrusted_hook_is_shown_with_status_1(
-    place: Place, words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_untrusted_hook_is_shown_with_status_1(place: Place, words: list[str]) -> None:
     """All is shown the same, with exit 1."""
     file = place.script("exit 0")
     file.chmod(0o775)
-    done = run(place, capsys, *words)
+    done = run(place, *words)
     why = f"{file}: writable by its group ({file.group()}): chmod g-w {file}"
     assert done.status == 1
     assert done.err.endswith(f"hook.command: not trusted, so no session would start: {why}\n")
@@ -246,17 +229,17 @@ def test_untrusted_hook_is_shown_with_status_1(
         assert f"hook         not trusted ({why})\n" in done.out
 
 
-def test_secrets_are_not_shown(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_are_not_shown(place: Place) -> None:
     place.configure("{command: [/bin/true], environment: {TOKEN: for-the-hook-to-see}}")
     for words in ([], ["--json"], ["--run"], ["--server", "other"], ["--unsigned"]):
-        done = run(place, capsys, *words)
+        done = run(place, *words)
         assert not shows_secret(done.out + done.err), words
         assert "for-the-hook-to-see" in done.out or done.status == 2
 
 
-def test_warnings_of_the_configuration_are_shown(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_of_the_configuration_are_shown(place: Place) -> None:
     place.configure("{command: [/bin/true], environment: {PATH: $PATH}}")
-    assert run(place, capsys).err.startswith("warning: ")
+    assert run(place).err.startswith("warning: ")
 
 
 @pytest.mark.parametrize(
@@ -272,17 +255,14 @@ def test_warnings_of_the_configuration_are_shown(place: Place, capsys: pytest.Ca
         (["--interface", "ä" * 8], "the name of a network interface is expected"),
     ],
 )
-def test_malformed_argument_is_refused(
-    place: Place, words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([*place.words, *words])
-    assert caught.value.code == 2
-    assert wanted in capsys.readouterr().err
+def test_malformed_argument_is_refused(place: Place, words: list[str], wanted: str) -> None:
+    done = run(place, *words)
+    assert done.status == 2
+    assert wanted in done.err
 
 
-def test_value_above_the_size_of_an_option_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(place, capsys, "--req-mo", ",".join(["1"] * 3_000))
+def test_value_above_the_size_of_an_option_is_refused(place: Place) -> None:
+    done = run(place, "--req-mo", ",".join(["1"] * 3_000))
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith("dmnotid test-hook: ")
     assert len(done.err.splitlines()) == 1
@@ -306,16 +286,10 @@ def test_value_above_the_size_of_an_option_is_refused(place: Place, capsys: pyte
     ],
 )
 def test_run_shows_the_outcome_and_what_follows(
-    place: Place,
-    capsys: pytest.CaptureFixture[str],
-    text: str,
-    words: list[str],
-    status: int,
-    outcome: str,
-    follows: str,
+    place: Place, text: str, words: list[str], status: int, outcome: str, follows: str
 ) -> None:
     place.script(f"echo over $DMNOTID_INTERFACE; echo trouble >&2; {text}")
-    done = run(place, capsys, "--run", *words, "--interface", "lo")
+    done = run(place, "--run", *words, "--interface", "lo")
     assert (done.status, done.err) == (status, "")
     lines = done.out.splitlines()
     assert lines[-2:] == [f"outcome      {outcome}", f"next         {follows}"]
@@ -342,19 +316,19 @@ def test_run_resets_signals_as_the_daemon_does(place: Place) -> None:
     assert done.stdout.count("0" * 16) == 2
 
 
-def test_run_is_refused_if_others_can_write_the_configuration(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_is_refused_if_others_can_write_the_configuration(place: Place) -> None:
     ran = place.directory / "ran"
     place.script(f"touch '{ran}'")
     place.file.chmod(0o666)
     problem = f"{place.file}: {place.file}: writable by others: chmod go-w {place.file}\n"
-    assert run(place, capsys, "--run") == Done(1, "", problem)
+    assert run(place, "--run") == Done(1, "", problem)
     assert not ran.exists()
 
 
-def test_run_of_an_untrusted_hook_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_of_an_untrusted_hook_is_refused(place: Place) -> None:
     file = place.script("exit 0")
     file.chmod(0o757)
-    done = run(place, capsys, "--run")
+    done = run(place, "--run")
     assert done.status == 1
     assert f"outcome      not started: {file}: writable by others: chmod go-w {file}\n" in done.out
 
@@ -428,21 +402,21 @@ def listener(place: Place) -> Iterator[socket.socket]:
         yield sock
 
 
-def test_socket_is_shown(place: Place, listener: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
-    found = shown(place, capsys)
+def test_socket_is_shown(place: Place, listener: socket.socket) -> None:
+    found = shown(place)
     assert found["socket"] == listener.getsockname()
     assert "argv" not in found
     assert "environment" not in found
     assert found["trusted"] is True
-    lines = run(place, capsys).out.splitlines()
+    lines = run(place).out.splitlines()
     assert lines[1:3] == ["hook         its path is trusted", f"socket       '{listener.getsockname()}'"]
     assert lines[3].startswith('input        {"version": 1, ')
     assert len(lines) == 4
 
 
-def test_missing_socket_is_shown_with_status_1(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_socket_is_shown_with_status_1(place: Place) -> None:
     place.configure("{socket: session}")
-    done = run(place, capsys)
+    done = run(place)
     assert done.status == 1
     why = f"{place.directory}/session: No such file or directory"
     assert done.err == f"hook.socket: not startable, so no session would start: {why}\n"
