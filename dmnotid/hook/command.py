@@ -59,8 +59,7 @@ def start_command(
             problem = "its interpreter (the #! line) or its loader is missing"
         elif isinstance(error, OSError) and error.errno == errno.ENOEXEC:
             problem = "neither a program for this machine nor a script whose first line is a #! line"
-        message = f"{arguments[0]}: {problem}"
-        raise HookError(message, component=arguments[0]) from error
+        raise HookError(f"{arguments[0]}: {problem}", component=arguments[0]) from error
     return command
 
 

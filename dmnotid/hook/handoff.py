@@ -120,8 +120,7 @@ async def hand_over(path: Path, octets: bytes, output: Callable[[bytes], None]) 
         except OSError as error:
             full = isinstance(error, BlockingIOError)
             problem = "its queue of connections is full" if full else error.strerror or str(error)
-            message = f"{path}: {problem}"
-            raise HookError(message, component=str(path)) from error
+            raise HookError(f"{path}: {problem}", component=str(path)) from error
         answer = Answer(output)
         try:
             await _exchange(sock, events, ready, memoryview(octets), answer)

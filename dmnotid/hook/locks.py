@@ -93,8 +93,7 @@ class Locks:
             try:
                 return ServerLock(None, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             except OSError:
-                message = f"{file}: {error.strerror}"
-                raise HookError(message, component=str(file)) from error
+                raise HookError(f"{file}: {error.strerror}", component=str(file)) from error
         self._held_since.pop(server_id, None)
         return lock
 

@@ -152,8 +152,7 @@ def _passed_sockets(environ: MutableMapping[str, str]) -> tuple[list[socket.sock
         logger.warning("passed sockets ignored", problem=problem)
         return [], {}
     if not _is_number(count):
-        message = f"LISTEN_FDS: {count!r}: the number of passed descriptors is expected"
-        raise EndpointError(message)
+        raise EndpointError(f"LISTEN_FDS: {count!r}: the number of passed descriptors is expected")
     named = dict(enumerate((names or "").split(":"), FIRST_PASSED))
     numbers = range(FIRST_PASSED, FIRST_PASSED + int(count))
     sockets = [_passed_socket(number, named.get(number) or "unnamed") for number in numbers]
@@ -167,15 +166,13 @@ def _passed_socket(number: int, name: str) -> socket.socket:
         os.set_inheritable(number, False)  # noqa: FBT003 - the standard library takes it by position
         sock = socket.socket(fileno=number)
     except OSError as error:
-        message = f"{where}: {error.strerror}: {_EXPECTED}"
-        raise EndpointError(message) from error
+        raise EndpointError(f"{where}: {error.strerror}: {_EXPECTED}") from error
     name = sock.getsockname()
     known = sock.family in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX} and sock.type == socket.SOCK_DGRAM
     # A UDP socket that is not bound has port 0. A Unix socket without a path has an empty or an abstract name (octets).
     bound = known and (isinstance(name, str) and name if sock.family == socket.AF_UNIX else name[1])
     if not bound:
-        message = f"{where}: is another kind of socket: {_EXPECTED}"
-        raise EndpointError(message)
+        raise EndpointError(f"{where}: is another kind of socket: {_EXPECTED}")
     return sock
 
 

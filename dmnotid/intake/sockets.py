@@ -236,8 +236,7 @@ def bind(address: ListenAddress, *, ipv6_only: bool = False) -> socket.socket:
             return bind(instead)
         message = f"listen: {address}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
-            message = f"{message}: another process has it, or systemd for dmnotid.socket"
-        raise EndpointError(message) from error
+            raise EndpointError(f"{message}: another process has it, or systemd for dmnotid.socket") from error
 
 
 def _bind(address: ListenAddress, *, ipv6_only: bool) -> socket.socket:

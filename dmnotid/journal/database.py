@@ -184,13 +184,11 @@ def _prepare(database: sqlite3.Connection, file: Path) -> None:
     database.execute("BEGIN IMMEDIATE")
     database.execute("COMMIT")
     if tuple(name for _, name, *_ in database.execute("PRAGMA table_info(session)")) != COLUMNS:
-        message = f"{file}: the table of the journal has other columns than {', '.join(COLUMNS)}"
-        raise JournalDamaged(message)
+        raise JournalDamaged(f"{file}: the table of the journal has other columns than {', '.join(COLUMNS)}")
     # With its highest number used up, SQLite would report a full disk for ever.
     (highest,) = database.execute(_HIGHEST).fetchone()
     if not isinstance(highest, int) or highest > MAX_SESSION:
-        message = f"{file}: the session number {highest!r} is too high"
-        raise JournalDamaged(message)
+        raise JournalDamaged(f"{file}: the session number {highest!r} is too high")
 
 
 def _seal_octets(server_id: bytes | None, *others: Any) -> int | None:  # noqa: ANN401 - any value of a damaged row
@@ -210,8 +208,7 @@ def _version(database: sqlite3.Connection, file: Path) -> int:
     # The first schema had no application_id.
     known = {0: 0, 1: 0}.get(version, APPLICATION_ID | version) if 0 <= version <= 0xFF else None  # noqa: PLR2004
     if application != known or bool(tables) != bool(version):
-        message = f"{file}: not a journal of dmnotid (version {version}, application {application:#x})"
-        raise JournalDamaged(message)
+        raise JournalDamaged(f"{file}: not a journal of dmnotid (version {version}, application {application:#x})")
     if version > SCHEMA_VERSION:
         message = f"{file}: schema {version} was written by a newer dmnotid; at most {SCHEMA_VERSION} is expected"
         raise JournalError(message)

@@ -133,8 +133,7 @@ class Duplicates:
         row = Row._make(found)
         # Such a row can't decide: it might keep its notification from being accepted, and not have its session either.
         if row.state != UNREADABLE and not is_sound(row):
-            message = f"session {row.session}: its row in the journal is not as it was written"
-            raise JournalDamaged(message)
+            raise JournalDamaged(f"session {row.session}: its row in the journal is not as it was written")
         if len(self._cache) >= CACHED_ROWS:
             self._cache.clear()
         self._cache[identity] = row

@@ -128,8 +128,7 @@ class JournalFile:
         Creates a missing directory. Raises JournalError.
         """
         if self._closed:
-            message = f"{self.file}: cannot use the journal: it is closed"
-            raise JournalError(message)
+            raise JournalError(f"{self.file}: cannot use the journal: it is closed")
         database = self._database
         if database is None:
             return self._open()
@@ -296,8 +295,7 @@ def check_state(state: Path) -> None:
             for side in _SIDE_FILES:
                 check_trusted_if_there(directory / f"{name}{side}")
     except UntrustedPath as error:
-        message = f"state: {error}; a directory that no other user can write to is expected"
-        raise JournalError(message) from error
+        raise JournalError(f"state: {error}; a directory that no other user can write to is expected") from error
 
 
 def _make_directory(directory: Path) -> None:
@@ -341,5 +339,4 @@ def _rename(file: Path, to: Path) -> None:
             with suppress(FileNotFoundError):
                 Path(f"{file}{side}").rename(f"{to}{side}")
     except OSError as error:
-        message = f"{file}: damaged, and cannot be renamed to {to.name}: {error.strerror}"
-        raise JournalError(message) from error
+        raise JournalError(f"{file}: damaged, and cannot be renamed to {to.name}: {error.strerror}") from error

@@ -236,8 +236,7 @@ class Journal(Listing):
         """Execute a statement once for each of `rows`, in one transaction; it changes the rows of these requests."""
         if self._admitted:
             # COMMIT would include the admission, before the caller has decided about it.
-            message = f"{self.file}: cannot write the journal: an admission is not committed"
-            raise JournalError(message)
+            raise JournalError(f"{self.file}: cannot write the journal: an admission is not committed")
         self._file.write(statement, rows)
         self._duplicates.note_change()
         self._changed.update((request.server_id, request.session) for request in changed)
@@ -253,8 +252,7 @@ class Journal(Listing):
         restore(database, self._open.values())
         # Repeats are looked up by the index, and one that it does not find would be taken for a new notification.
         for (session,) in database.execute(SELECT_MISPLACED):
-            message = f"{self.file}: the index does not find session {session}"
-            raise JournalDamaged(message)
+            raise JournalDamaged(f"{self.file}: the index does not find session {session}")
         for row in map(make_row, database.execute(SELECT_OPEN).fetchall()):
             if row.session in self._open:
                 continue

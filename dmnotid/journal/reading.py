@@ -52,8 +52,7 @@ def read_copy(directory: Path) -> Iterator[JournalCopy]:
             message = f"{file}: {error.strerror}; root and the user of the daemon can read the journal"
             raise JournalError(message) from error
         except OSError as error:
-            message = f"{file}: cannot copy the journal: {error.strerror}"
-            raise JournalError(message) from error
+            raise JournalError(f"{file}: cannot copy the journal: {error.strerror}") from error
         except JournalError as error:
             # The copy is removed before an operator reads the message.
             raise type(error)(str(error).replace(str(copy), str(file))) from error
@@ -65,8 +64,7 @@ def _copy(file: Path, copy: Path) -> float:
     """Copy a database and its log; return the time of the last write."""
     # The user of the daemon can exchange the file, and root may be reading it.
     if file.is_symlink() or not file.is_file():
-        message = f"{file}: there is no journal; a regular file is expected"
-        raise JournalError(message)
+        raise JournalError(f"{file}: there is no journal; a regular file is expected")
     shutil.copyfile(file, copy)
     log = Path(f"{file}-wal")
     if log.is_symlink() or not log.is_file():

@@ -189,15 +189,12 @@ def read_request(row: Row, limits: Limits, longest_pause: float) -> SessionReque
     if message := _misfit(row):
         raise ValueError(message)
     if row.package is None:
-        message = "package is missing"
-        raise ValueError(message)
+        raise ValueError("package is missing")
     notification = decode_notification(row.package)
     if fingerprint(notification.octets) != row.fingerprint or notification.notification_id != row.notification_id:
-        message = "package is not the one that was written"
-        raise ValueError(message)
+        raise ValueError("package is not the one that was written")
     if row.state != PENDING:
-        message = f"state is {row.state!r}, {PENDING!r} is expected"
-        raise ValueError(message)
+        raise ValueError(f"state is {row.state!r}, {PENDING!r} is expected")
     # The file has wall clock times, memory has monotonic ones. The wall clock may have been wrong by years when it was
     # written, or may be now, so a pause has an upper bound and the remaining time a lower one.
     now, monotonic, whole = time.time(), time.monotonic(), limits.expire_after

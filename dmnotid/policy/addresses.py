@@ -50,8 +50,7 @@ def parse_address(text: str, default_port: int = WAP_PUSH_PORT) -> tuple[str, in
         return host, default_port
     # int() would accept a sign, spaces and the digits of other scripts.
     if not host or not (port.isascii() and port.isdecimal()) or int(port) > MAX_PORT:
-        message = f"{text!r} is not an address, with or without a port"
-        raise ValueError(message)
+        raise ValueError(f"{text!r} is not an address, with or without a port")
     return host, int(port)
 
 

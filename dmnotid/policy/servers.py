@@ -101,8 +101,7 @@ class Servers:
         for server in servers:
             identity = normal_server_id(server.id)
             if identity in self._by_id:
-                message = f"SERVER-ID {identity!r} is configured twice"
-                raise ValueError(message)
+                raise ValueError(f"SERVER-ID {identity!r} is configured twice")
             self._by_id[identity] = server
         # The number of servers with a secret, and those servers.
         self._signer_count = sum(bool(server.secrets) for server in self)
