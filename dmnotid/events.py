@@ -32,7 +32,6 @@ EVENTS: Final[Mapping[str, Event]] = {
     "internal error": Event("An internal error was logged with its traceback", "e6376f92e1084f1da610c88857242a0c"),
     "uvloop missing": Event("uvloop cannot be used: {problem}; instead: {instead}"),
     "service manager not notified": Event("The service manager could not be notified: {problem}"),
-    "watchdog ignored": Event("The watchdog is ignored: {problem}"),
     "passed sockets ignored": Event("The sockets passed by the service manager are ignored: {problem}"),
     "control client refused": Event(
         "A client of the control socket, pid {pid}, was refused: {problem}",

@@ -9,7 +9,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, MutableMapping
-from pathlib import Path
 from typing import Final
 
 from dmnotid.errors import EndpointError
@@ -29,7 +28,6 @@ MAX_STATUS_OCTETS: Final = 256
 """Maximum length of a status line in octets, as it is sent."""
 
 _MICROSECONDS: Final = 1_000_000
-_MAX_DIGITS: Final = 20
 _EXPECTED: Final = "a bound UDP socket, or a Unix datagram socket at a path, is expected (ListenDatagram=)"
 
 
@@ -46,7 +44,9 @@ class Manager:
         # Within so many seconds it expects a ping; None without a watchdog.
         self.watchdog = _watchdog(environ)
         # The Unix socket that takes messages; None if it wants none.
-        self._address = _notify_address(environ.pop("NOTIFY_SOCKET", ""))
+        address = environ.pop("NOTIFY_SOCKET", "")
+        # `@` stands for the NUL that begins a name in the abstract namespace.
+        self._address = (f"\0{address[1:]}" if address.startswith("@") else address) or None
         # Whether a failure to send was logged: one line is enough.
         self._complained = False
 
@@ -151,8 +151,6 @@ def _passed_sockets(environ: MutableMapping[str, str]) -> tuple[list[socket.sock
         problem = f"LISTEN_PID: the sockets were passed to process {pid}, this is {os.getpid()}: start it with exec"
         logger.warning("passed sockets ignored", problem=problem)
         return [], {}
-    if not _is_number(count):
-        raise EndpointError(f"LISTEN_FDS: {count!r}: the number of passed descriptors is expected")
     named = dict(enumerate((names or "").split(":"), FIRST_PASSED))
     numbers = range(FIRST_PASSED, FIRST_PASSED + int(count))
     sockets = [_passed_socket(number, named.get(number) or "unnamed") for number in numbers]
@@ -176,27 +174,8 @@ def _passed_socket(number: int, name: str) -> socket.socket:
     return sock
 
 
-def _is_number(text: str) -> bool:
-    """Return whether a text is a decimal number of at most 20 digits (64 bits)."""
-    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
-
-
 def _watchdog(environ: MutableMapping[str, str]) -> float | None:
     pid, microseconds = environ.pop("WATCHDOG_PID", None), environ.pop("WATCHDOG_USEC", None)
     if microseconds is None or pid not in {None, str(os.getpid())}:
         return None
-    if not (_is_number(microseconds) and int(microseconds)):
-        logger.warning("watchdog ignored", problem=f"WATCHDOG_USEC: {microseconds!r}: microseconds are expected")
-        return None
     return int(microseconds) / _MICROSECONDS
-
-
-def _notify_address(text: str) -> str | None:
-    """Return the address for messages: a path, or a name in the abstract namespace, which is written with `@`."""
-    if text.startswith("@"):
-        return f"\0{text[1:]}"
-    if text and not Path(text).is_absolute():
-        problem = f"NOTIFY_SOCKET: {text!r}: an absolute path, or a name with @ before it, is expected"
-        logger.warning("service manager not notified", problem=problem)
-        return None
-    return text or None
