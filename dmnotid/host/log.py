@@ -175,14 +175,15 @@ def configure(
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             _escape,
-            partial(_shorten, _octets_in_text),
+            # The renderer quotes a text that contains a space.
+            partial(_shorten, lambda text: len(repr(text).encode()) - len("''")),
             structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain, sort_keys=False),
         ]
     else:
-        rest = [_add_time, partial(_shorten, _octets_in_json), lambda _logger, _level, event: _encode_json(event)]
+        rest = [partial(_shorten, _octets_in_json), _render_json]
     lines = _Lines(target, journald)
     structlog.configure(
-        processors=[_format_exception, partial(_publish, events), *rest],
+        processors=[structlog.processors.format_exc_info, partial(_publish, events), *rest],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: lines,
         # A reload may change level and format.
@@ -219,15 +220,6 @@ def _sentence(events: Mapping[str, Event], event: EventDict) -> str:
     return str(name)
 
 
-def _add_time(_logger: object, level: str, event: EventDict) -> EventDict:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"event": event.pop("event"), "level": level, "time": now, **event}
-
-
-def _format_exception(logger_: object, level: str, event: EventDict) -> EventDict:
-    return structlog.processors.format_exc_info(logger_, "error" if level == "exception" else level, event)
-
-
 def _shorten(size: Callable[[str], int], _logger: object, _level: str, event: EventDict) -> EventDict:
     """Shorten the texts of a record, the only place that does: `size` is their number of octets in a line."""
     for key, value in event.items():
@@ -253,9 +245,9 @@ def _octets_in_json(text: str) -> int:
     return len(_encode_json(text)) - len('""')
 
 
-def _octets_in_text(text: str) -> int:
-    # The renderer quotes a text that contains a space.
-    return len(repr(text).encode()) - len("''")
+def _render_json(_logger: object, level: str, event: EventDict) -> str:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _encode_json({"event": event.pop("event"), "level": level, "time": now, **event})
 
 
 def _render_fields(

@@ -31,15 +31,15 @@ def run_to_completion(
     main: Coroutine[Any, Any, None], make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 ) -> None:
     """Run a coroutine on a new event loop, that of `loop_factory` by default. Raises what `main` raises."""
+
+    async def run() -> None:
+        await main
+        # The loop removes its signal handlers when it closes: a signal after that would kill the process by its default
+        # action, and an orderly stop would end with the wrong exit status.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
     with asyncio.Runner(loop_factory=make_loop or loop_factory()) as runner:
-        runner.run(_with_signals_blocked_at_the_end(main))
-
-
-async def _with_signals_blocked_at_the_end(main: Coroutine[Any, Any, None]) -> None:
-    await main
-    # The loop removes its signal handlers when it closes: a signal after that would kill the process by its default
-    # action, and an orderly stop would end with the wrong exit status.
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        runner.run(run())
 
 
 def loop_name() -> str:
