@@ -103,7 +103,7 @@ class Sessions:
         for tracked in self.waiting:
             if tracked.failed_starts:
                 tracked.failed_starts = 0
-                self.queue(tracked.request.later(time.monotonic()))
+                self.queue(tracked.request._replace(not_before=time.monotonic()))
 
     def begin(self, run: Try) -> None:
         """Take a session out of the schedule: its try is committed, and its hook starts."""

@@ -82,7 +82,7 @@ class Transitions:
             facts = {"problem": str(error), "again_in": WRITE_AGAIN_AFTER}
             logger.error("session not started", **request.log_facts(start.attempt), **facts)
             tracked.problem = f"its start could not be written: {error}"
-            self._sessions.queue(request.later(time.monotonic() + WRITE_AGAIN_AFTER))
+            self._sessions.queue(request._replace(not_before=time.monotonic() + WRITE_AGAIN_AFTER))
             return False
         self.counters["tries"] += 1
         run = Try(self._hook, start, lock)
@@ -127,7 +127,7 @@ class Transitions:
             return
         # A try that did not begin is not one of `attempts`.
         facts = {**tracked.request.log_facts(tracked.request.attempts + not_started), "again_in": round(verdict, 1)}
-        later = tracked.request.later(time.monotonic() + verdict)
+        later = tracked.request._replace(not_before=time.monotonic() + verdict)
         if not_started:
             logger.error("hook not started", **facts, problem=outcome.detail)
         else:

@@ -176,7 +176,7 @@ async def test_session_that_has_just_ended_shows_that_this_is_not_written_yet(tm
         before = time.time()
         request = bench.journal.admit(verified(1))
         bench.journal.commit()
-        bench.dispatcher.add([request.tried(999)])
+        bench.dispatcher.add([request._replace(attempts=999)])
         (view,) = bench.dispatcher.views()
         await bench.end_all()
     assert (view.state, view.why) == ("paused", "failed: interrupted too often; not written to the journal yet")

@@ -166,7 +166,7 @@ class Journal(Listing):
         # The name of an interface may be octets that are not UTF-8, which the database can't store.
         place = str(connection.type), shown(connection.interface)
         self._write(_BEGIN, [(attempt, time.time(), None, *place, request.session)], request)
-        self._open[request.session] = request.tried(attempt)
+        self._open[request.session] = request._replace(attempts=attempt)
         self._running.add(request.session)
 
     def postpone(self, request: SessionRequest, pause: float, outcome: str = "") -> SessionRequest:
@@ -177,7 +177,7 @@ class Journal(Listing):
         # The try has ended, whether the pause can be written or not.
         self._running.discard(request.session)
         self._write(_POSTPONE, [(request.attempts, time.time() + pause, shown(outcome), request.session)], request)
-        later = self._open[request.session] = request.later(time.monotonic() + pause)
+        later = self._open[request.session] = request._replace(not_before=time.monotonic() + pause)
         return later
 
     def take_back(self, request: SessionRequest) -> None:

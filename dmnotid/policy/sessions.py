@@ -58,14 +58,6 @@ class SessionRequest(NamedTuple):
             "attempt": self.attempts if attempt is None else attempt,
         }
 
-    def tried(self, attempts: int) -> "SessionRequest":
-        """Return the same request after that many tries."""
-        return self._replace(attempts=attempts)
-
-    def later(self, not_before: float) -> "SessionRequest":
-        """Return the same request with that earliest time for its next try."""
-        return self._replace(not_before=not_before)
-
     def with_time(self, more: float, least: float) -> "SessionRequest":
         """Return the same request with `more` seconds added before it expires; a negative number takes time away.
 

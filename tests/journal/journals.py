@@ -95,7 +95,7 @@ def fill(journal: Journal) -> None:
             journal.close([(request, Closed.DONE, "exit 0")])
         elif number % 3 == 1:
             journal.begin(request, 1, LOOPBACK)
-            journal.postpone(request.tried(1), 0, "exit 7")
+            journal.postpone(request._replace(attempts=1), 0, "exit 7")
 
 
 def ids(journal: Journal) -> list[int]:

@@ -343,7 +343,7 @@ def test_revived_session_is_pending_without_tries_and_with_all_of_its_time(
     with open_journal(tmp_path) as journal:
         former = admit(journal, received_at=time.time() - YEARS)
         journal.begin(former, 5, LOOPBACK)
-        former = journal.postpone(former.tried(5), 1_000, "exit 7")
+        former = journal.postpone(former._replace(attempts=5), 1_000, "exit 7")
         journal.close([(former, closed, "given up")])
         if not reopened:
             request = journal.revive(former.session)

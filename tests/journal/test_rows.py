@@ -44,7 +44,7 @@ def read(row: Row) -> SessionRequest:
 
 
 def test_request_becomes_a_row_and_a_request_again() -> None:
-    request = read(make_row()).tried(4).later(time.monotonic() + 50)
+    request = read(make_row())._replace(attempts=4, not_before=time.monotonic() + 50)
     row = Row._make(row_of(request))
     assert is_whole(row)
     again = read(row)

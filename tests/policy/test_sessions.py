@@ -13,12 +13,6 @@ def test_limits_have_their_defaults() -> None:
     assert Limits() == Limits(concurrency=1, max_pending=16, expire_after=604_800)
 
 
-def test_tries_and_pauses_change_nothing_else_of_a_request() -> None:
-    """5.3.4."""
-    assert REQUEST.tried(4) == REQUEST._replace(attempts=4)
-    assert REQUEST.later(99.5) == REQUEST._replace(not_before=99.5)
-
-
 def test_server_id_is_given_or_discovered() -> None:
     """5.3."""
     named = decode_notification(encode_notification(1, server_id="a"))
@@ -28,8 +22,8 @@ def test_server_id_is_given_or_discovered() -> None:
 
 def test_log_facts_have_the_last_try_unless_given() -> None:
     facts = {"session": 1, "server_id": "a", "notification_id": 1, "attempt": 3}
-    assert REQUEST.tried(3).log_facts() == facts
-    assert REQUEST.tried(3).log_facts(4) == facts | {"attempt": 4}
+    assert REQUEST._replace(attempts=3).log_facts() == facts
+    assert REQUEST._replace(attempts=3).log_facts(4) == facts | {"attempt": 4}
 
 
 @pytest.mark.parametrize(("more", "least", "expires_at"), [(7, 60, 57), (-7, 9, 43), (-7, 45, 45), (-7, 60, 50)])
