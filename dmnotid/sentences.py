@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import ClassVar, Final, dataclass_transform
 
 MAX_SHOWN: Final = 64
-"""Maximum length, in characters, of a text from the network in a sentence."""
+"""Maximum length, in characters, of a text from the network, a file or a hook in a sentence."""
 
 MAX_SHOWN_BITS: Final = 64
 """Maximum length of an integer from the network that is written out: a long-integer may have 240 bits."""

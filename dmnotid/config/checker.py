@@ -14,13 +14,10 @@ from dmnotid.config.files import CheckPath
 from dmnotid.config.tree import KINDS, RESOLVED_KINDS, Node, Wrong, find_invisible
 from dmnotid.config.values import path_from
 from dmnotid.errors import ConfigError, ConfigProblem
-from dmnotid.sentences import shortened, suggest
+from dmnotid.sentences import MAX_SHOWN, shortened, suggest
 
 T = TypeVar("T")
 D = TypeVar("D")
-
-MAX_SHOWN: Final = 60
-"""Longest part of a text that a message shows, in characters."""
 
 # Only a key that looks like a name is repeated in a path.
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,39}"

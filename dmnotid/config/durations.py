@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from dmnotid.sentences import shortened
+from dmnotid.sentences import MAX_SHOWN, shortened
 
 MAX_DURATION: Final = 3_650 * 86_400.0
 """Longest duration that a key accepts, in seconds."""
@@ -20,7 +20,7 @@ def parse_duration(text: str) -> float:
     # A number of 13 digits exceeds MAX_DURATION in any unit. \d would also match the digits of other scripts.
     found = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h|d)", text)
     if found is None:
-        raise ValueError(f"{shortened(text, 60)!r} is not a duration; expected {DURATION_EXPECTED}")
+        raise ValueError(f"{shortened(text, MAX_SHOWN)!r} is not a duration; expected {DURATION_EXPECTED}")
     return int(found[1]) * _UNITS[found[2]]
 
 

@@ -6,22 +6,8 @@ The reader follows it; `make docs` writes config/dmnotid.schema.json and the tab
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from dmnotid.config import kinds
 from dmnotid.config.checker import Choice, Duration, Number, Value, read_boolean, read_path
-from dmnotid.config.kinds import (
-    read_command,
-    read_control,
-    read_door_name,
-    read_environment,
-    read_group,
-    read_interfaces,
-    read_last_day,
-    read_listen,
-    read_mode,
-    read_reach,
-    read_server_id,
-    read_socket,
-    read_sources,
-)
 from dmnotid.config.secrets import FORMS, read_former_secret, read_secret
 from dmnotid.config.values import (
     DEFAULT_MODE,
@@ -82,14 +68,10 @@ def read_section(value: Value | None, path: str) -> dict[str, Any]:
     return found
 
 
-def _read_servers(value: Value) -> tuple[dict[str, Any], ...]:
-    return tuple(read_section(item, "servers[]") for item in value.items("a list of servers"))
-
-
-def _read_doors(value: Value) -> tuple[dict[str, Any], ...]:
-    found = tuple(read_section(item, "doors[]") for item in value.items("a list of doors"))
+def _read_sections(value: Value) -> tuple[dict[str, Any], ...]:
+    found = tuple(read_section(item, f"{value.path}[]") for item in value.items(f"a list of {value.path}"))
     # This default depends on another key, so the table below cannot have it.
-    for door in found:
+    for door in found if value.path == "doors" else ():
         door["source"] = door["source"] or DEFAULT_SOURCES.get(door["holds"])
     return found
 
@@ -125,29 +107,34 @@ _DOOR_NAME: Final = "The name of the door as a source; `sms` for pushes and `loc
 _HOLDS: Final = Choice(*DEFAULT_SOURCES)
 
 KEYS: Final = (
-    Key("servers", _read_servers, (), "The DM servers whose notifications are accepted.", required=True),
-    Key("servers[].id", read_server_id, None, "The SERVER-ID, as in the server's notifications.", required=True),
+    Key("servers", _read_sections, (), "The DM servers whose notifications are accepted.", required=True),
+    Key("servers[].id", kinds.read_server_id, None, "The SERVER-ID, as in the server's notifications.", required=True),
     Key("servers[].secret", read_secret, None, "The secret shared with this server: exactly one of five keys."),
     *_forms("servers[].secret"),
     Key("servers[].former_secret", read_former_secret, None, _FORMER),
     *_forms("servers[].former_secret"),
-    Key("servers[].former_secret.until", read_last_day, None, _UNTIL),
+    Key("servers[].former_secret.until", kinds.read_last_day, None, _UNTIL),
     Key("servers[].require_digest", read_boolean, True, "Whether every notification must be signed."),  # noqa: FBT003
-    Key("servers[].sources", read_sources, (), "The networks and doors that notifications come from; all, if absent."),
+    Key(
+        "servers[].sources",
+        kinds.read_sources,
+        (),
+        "The networks and doors that notifications come from; all, if absent.",
+    ),
     Key("hook", None, None, "The session starter: `command` or `socket`, and the keys that belong to it."),
-    Key("hook.command", read_command, (), "The argument list that starts a session, run without a shell."),
-    Key("hook.socket", read_socket, None, "The `AF_UNIX` stream socket of another process that starts sessions."),
-    Key("hook.environment", read_environment, _HOOK.environment, "Variables added to the environment of a command."),
+    Key("hook.command", kinds.read_command, (), "The argument list that starts a session, run without a shell."),
+    Key("hook.socket", kinds.read_socket, None, "The `AF_UNIX` stream socket of another process that starts sessions."),
+    Key("hook.environment", kinds.read_environment, _HOOK.environment, "Variables added to a command's environment."),
     Key("hook.timeout", POSITIVE, _HOOK.timeout, "The longest run, after which TERM ends it."),
     Key("hook.kill_after", FROM_ZERO, _HOOK.kill_after, "The time from TERM to KILL for a command."),
     Key("hook.stop_grace", FROM_ZERO, _HOOK.stop_grace, "The time that hooks have to end when dmnotid stops."),
-    Key("listen", read_listen, _LISTEN, "The address to receive on, or a list of addresses."),
-    Key("doors", _read_doors, (), "The doors: Unix sockets through which other processes hand in notifications."),
-    Key("doors[].path", read_socket, None, "The path of the `AF_UNIX` datagram socket.", required=True),
+    Key("listen", kinds.read_listen, _LISTEN, "The address to receive on, or a list of addresses."),
+    Key("doors", _read_sections, (), "The doors: Unix sockets through which other processes hand in notifications."),
+    Key("doors[].path", kinds.read_socket, None, "The path of the `AF_UNIX` datagram socket.", required=True),
     Key("doors[].holds", _HOLDS, None, "What one datagram is: a whole push, or a package alone.", required=True),
-    Key("doors[].mode", read_mode, DEFAULT_MODE, "The mode of the socket, in octal and in quotes."),
-    Key("doors[].group", read_group, None, "The group of the socket; that of the daemon, unless given."),
-    Key("doors[].source", read_door_name, None, _DOOR_NAME),
+    Key("doors[].mode", kinds.read_mode, DEFAULT_MODE, "The mode of the socket, in octal and in quotes."),
+    Key("doors[].group", kinds.read_group, None, "The group of the socket; that of the daemon, unless given."),
+    Key("doors[].source", kinds.read_door_name, None, _DOOR_NAME),
     Key("receive_buffer", _BUFFER, DEFAULT_RECEIVE_BUFFER, "The size of the kernel's buffer in front of each socket."),
     Key("state", read_path, DEFAULT_STATE, "The directory of the journal; `$STATE_DIRECTORY` if that is set."),
     Key("push", None, None, "Limits of the Push PDU."),
@@ -175,14 +162,14 @@ KEYS: Final = (
     Key("retry.longest", POSITIVE, _RETRY.longest, "The longest pause; at least `retry.first`."),
     Key("retry.attempts", Number(1, 1_000), _RETRY.attempts, "The number of tries in all."),
     Key("connections", None, None, "When a connection is available, and of which type."),
-    Key("connections.reach", read_reach, _LINKS.reach, "The destinations that an available connection has a route to."),
+    Key("connections.reach", kinds.read_reach, _LINKS.reach, "The destinations that a connection needs a route to."),
     Key("connections.settle", FROM_ZERO, _LINKS.settle, "The time without a break before a session uses a connection."),
     Key("connections.mobile", None, None, "Which interfaces are mobile."),
-    Key("connections.mobile.interfaces", read_interfaces, (), "Names of mobile interfaces, with `*`, `?` and `[...]`."),
+    Key("connections.mobile.interfaces", kinds.read_interfaces, (), "Names of mobile interfaces, or patterns (`*?[]`)."),
     Key("connections.wireless", None, None, "Which interfaces are wireless."),
-    Key("connections.wireless.interfaces", read_interfaces, (), "The same for wireless interfaces."),
+    Key("connections.wireless.interfaces", kinds.read_interfaces, (), "The same for wireless interfaces."),
     Key("connections.wireline", None, None, "Which interfaces are wireline."),
-    Key("connections.wireline.interfaces", read_interfaces, (), "The same for wireline interfaces."),
+    Key("connections.wireline.interfaces", kinds.read_interfaces, (), "The same for wireline interfaces."),
     Key("log", None, None, "The log."),
     Key("log.level", _LEVELS, _LOG.level, "The lowest level that is logged."),
     Key("log.format", _FORMATS, _LOG.format, "`text` for people, `json` for programs; `auto` looks for a terminal."),
@@ -190,11 +177,11 @@ KEYS: Final = (
     Key("log.junk", read_boolean, _LOG.junk, "Whether datagrams that cannot be a push are logged too."),
     Key(
         "control",
-        read_control,
+        kinds.read_control,
         None,
         "The control socket; `off` for none. Without the key, `$RUNTIME_DIRECTORY/control`, or none.",
     ),
-    Key("control.socket", read_socket, None, "The path of the control socket.", required=True),
+    Key("control.socket", kinds.read_socket, None, "The path of the control socket.", required=True),
 )
 
 SECTIONS: Final[dict[str, dict[str, Key]]] = {}

@@ -14,7 +14,7 @@ from typing import Final
 
 from dmnotid.errors import HookError
 from dmnotid.hook.output import CHUNK_OCTETS, LINE_ENDS
-from dmnotid.sentences import shortened
+from dmnotid.sentences import MAX_SHOWN, shortened
 
 MAX_ANSWER_OCTETS: Final = 1_024
 """Maximum length of a line with an exit status; a longer line is output."""
@@ -23,8 +23,6 @@ MAX_ANSWER_OCTETS: Final = 1_024
 MAX_EXIT: Final = 255
 EXPECTED: Final = '{"exit": N}'
 """The last line of an answer."""
-
-_MAX_SHOWN: Final = 64
 
 
 class Answer:
@@ -67,7 +65,7 @@ class Answer:
         """What was received instead of an exit status."""
         if not self._last:
             return f"ended without {EXPECTED}: nothing was received"
-        text = shortened(self._last.decode("utf-8", "backslashreplace"), _MAX_SHOWN)
+        text = shortened(self._last.decode("utf-8", "backslashreplace"), MAX_SHOWN)
         return f"ended without {EXPECTED}: the last line is {text!r}"
 
     def _end_line(self, line: bytes) -> None:
