@@ -21,7 +21,7 @@ from dmnotid.control.interface import Interface
 from dmnotid.control.varlink import Server
 from dmnotid.dispatcher import Dispatcher
 from dmnotid.errors import EndpointError, JournalError
-from dmnotid.hook.runner import check_kernel
+from dmnotid.hook.command import check_kernel
 from dmnotid.host.log import logger
 from dmnotid.host.loop import loop_name
 from dmnotid.host.systemd import Manager, StatusLine

@@ -5,18 +5,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from dmnotid.errors import (
-    DigestMismatch,
-    DigestMissing,
-    Discard,
-    Duplicate,
-    FromTheFuture,
-    QueueFull,
-    SecretNotProvisioned,
-    SourceNotAllowed,
-    Stale,
-    TrailingOctets,
-)
+from dmnotid import errors
+from dmnotid.errors import Discard, Duplicate
 from dmnotid.host.log import logger
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
@@ -37,15 +27,9 @@ MAX_KEPT_OCTETS: Final = 600
 """Maximum number of octets that are kept of one of them: most notifications have fewer."""
 
 SUSPICIOUS: Final = (
-    DigestMismatch,
-    DigestMissing,
-    FromTheFuture,
-    QueueFull,
-    SecretNotProvisioned,
-    SourceNotAllowed,
-    Stale,
-    TrailingOctets,
-)
+    errors.DigestMismatch, errors.DigestMissing, errors.FromTheFuture, errors.QueueFull, errors.SecretNotProvisioned,
+    errors.SourceNotAllowed, errors.Stale, errors.TrailingOctets,
+)  # fmt: skip
 """Discards that an operator should see: a sender claims to be a server, or a known server makes an error."""
 
 

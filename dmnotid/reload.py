@@ -17,7 +17,7 @@ from dmnotid.config.loading import load_config
 from dmnotid.config.values import Config
 from dmnotid.dispatcher import Dispatcher
 from dmnotid.errors import ConfigError, ConfigProblem, DmnotidError, EndpointError
-from dmnotid.hook.runner import check_kernel
+from dmnotid.hook.command import check_kernel
 from dmnotid.host.log import logger
 from dmnotid.host.systemd import Manager, StatusLine
 from dmnotid.host.trust import check_trusted_path

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from structlog.typing import FilteringBoundLogger
 
-from dmnotid.config.values import path_from
+from dmnotid.config.values import HookConfig, path_from
 from dmnotid.errors import HookError
 from dmnotid.hook.locks import ServerLock
 from dmnotid.hook.output import CHUNK_OCTETS
@@ -63,8 +63,11 @@ def start_command(
     return command
 
 
-def check_calls() -> None:
-    """Ensure that the kernel has the system calls that a command needs, and allows them. Raises HookError."""
+def check_kernel(config: HookConfig) -> None:
+    """Ensure that the kernel has, and allows, the system calls that a command needs. Raises HookError."""
+    # The other side of a socket is not started by this process.
+    if config.socket is not None:
+        return
     # Checked at the start, because no repair of the hook cures this: every session would wait until it expires.
     calls: dict[str, Callable[[], int]] = {
         "memfd_create": partial(os.memfd_create, "notification"),

@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from dmnotid.config.values import HookConfig
 from dmnotid.errors import HookError
-from dmnotid.hook.command import Command, check_calls, start_command
+from dmnotid.hook.command import Command, start_command
 from dmnotid.hook.facts import build_arguments, build_environment, build_input, find_home, session_facts
 from dmnotid.hook.handoff import hand_over
 from dmnotid.hook.locks import ServerLock
@@ -129,13 +129,6 @@ def _with_reason(outcome: Outcome, output: OutputLog) -> Outcome:
     output.flush()
     done = outcome.result is Result.DONE
     return outcome if done else outcome._replace(last_line=shortened(output.last_line, MAX_LAST_LINE))
-
-
-def check_kernel(config: HookConfig) -> None:
-    """Ensure that the kernel has what a hook needs, which no repair of the hook can change. Raises HookError."""
-    # The other side of a socket is not started by this process.
-    if config.socket is None:
-        check_calls()
 
 
 def judge(exit_code: int) -> Outcome:

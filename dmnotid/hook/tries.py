@@ -7,6 +7,7 @@ made --begin--> running --hook ended--> ended
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from dmnotid.hook.locks import ServerLock
 from dmnotid.hook.runner import Hook
@@ -58,7 +59,7 @@ class Try:
                 if not self._is_ending:
                     kind, interface = self.start.connection
                     logger.info("session started", **facts, connection=str(kind), interface=interface)
-                    self.outcome = await self.hook.run(self.start, self._lock, self._on_start)
+                    self.outcome = await self.hook.run(self.start, self._lock, partial(setattr, self, "pid"))
         except asyncio.CancelledError:
             # Not raised again: that the task ended early shows in the missing outcome.
             pass
@@ -66,6 +67,3 @@ class Try:
             logger.exception("internal error", **facts)
             self.outcome = Outcome(Result.FAILED, repr(error))
         on_end(self)
-
-    def _on_start(self, pid: int) -> None:
-        self.pid = pid

@@ -234,9 +234,9 @@ def bind(address: ListenAddress, *, ipv6_only: bool = False) -> socket.socket:
             instead = ListenAddress("0.0.0.0", address.port)  # noqa: S104
             logger.warning("IPv6 missing", listen=str(address), instead=str(instead))
             return bind(instead)
-        message = f"listen: {address}: {error.strerror or error}"
-        if error.errno == errno.EADDRINUSE:
-            raise EndpointError(f"{message}: another process has it, or systemd for dmnotid.socket") from error
+        in_use = error.errno == errno.EADDRINUSE
+        owner = ": another process has it, or systemd for dmnotid.socket" if in_use else ""
+        raise EndpointError(f"listen: {address}: {error.strerror or error}{owner}") from error
 
 
 def _bind(address: ListenAddress, *, ipv6_only: bool) -> socket.socket:

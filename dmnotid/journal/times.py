@@ -171,8 +171,8 @@ def read_times(database: sqlite3.Connection) -> tuple[list[tuple[str, ServerTime
     # A file of the third schema has no arrivals.
     rows = database.execute("SELECT * FROM server").fetchall()
     servers = [
-        (server_id, ServerTimes(newest, forgotten), arrival[0] if arrival and _is_arrival(arrival[0]) else None)
-        for server_id, newest, forgotten, *arrival in rows
+        (server_id, ServerTimes(newest, forgotten), shown_time(at) or None if isinstance(at, float) else None)
+        for server_id, newest, forgotten, at, *_ in ((*row, None) for row in rows)
         if is_text(server_id) and _is_time(newest) and (_is_time(forgotten) or forgotten == NEVER_SIGNED.forgotten)
     ]
     floors = [floor for (floor,) in database.execute("SELECT floor FROM clock")]
@@ -182,7 +182,3 @@ def read_times(database: sqlite3.Connection) -> tuple[list[tuple[str, ServerTime
 
 def _is_time(value: object) -> bool:
     return isinstance(value, int) and 0 <= value <= MAX_TIME
-
-
-def _is_arrival(value: object) -> bool:
-    return isinstance(value, float) and shown_time(value) == value

@@ -44,7 +44,7 @@ class Links:
         # What counts as a connection, and for how long it has to be available.
         self._config = config
         # Every interface at the last read that succeeded, in the order of the indexes.
-        self._links: tuple[Link, ...] = ()
+        self.links: tuple[Link, ...] = ()
         # The first of the reads, in a row up to the last one, at which a connection was available (monotonic seconds).
         self._since: dict[Connection, float] = {}
         # The connections that have settled, the best route first.
@@ -55,11 +55,6 @@ class Links:
         self._on_change: Callable[[], None] = _ignore_change
         # Causes the reads between those of the caller; None while closed.
         self._watch: _Watch | None = None
-
-    @property
-    def links(self) -> tuple[Link, ...]:
-        """Every interface, as the last read found it."""
-        return self._links
 
     def available(self) -> tuple[Connection, ...]:
         """Return what sessions may use, as of the last read, the best route first."""
@@ -117,9 +112,9 @@ class Links:
 
     def _update(self, links: tuple[Link, ...]) -> None:
         """Move each connection to its next state, and announce what changed."""
-        former_links, former = self._links, self._available
+        former_links, former = self.links, self._available
         now, settle = time.monotonic(), self._config.settle
-        self._links = links
+        self.links = links
         self._since = {link.connection: self._since.get(link.connection, now) for link in links if link.available}
         left = {connection: since + settle - now for connection, since in self._since.items() if since + settle > now}
         self._available = available_connections(link for link in links if link.connection not in left)
@@ -135,7 +130,7 @@ class Links:
 
     def _log(self, former: tuple[Connection, ...]) -> None:
         """Log which connections were lost since `former`, and which ones came."""
-        links = {link.connection: link for link in self._links}
+        links = {link.connection: link for link in self.links}
         for connection in dict.fromkeys((*former, *self._available)):
             facts = {"interface": connection.interface, "connection": str(connection.type)}
             if connection not in former:

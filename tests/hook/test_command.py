@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from dmnotid.config.values import HookConfig
 from dmnotid.errors import HookError
 from dmnotid.hook import command as command_module
-from dmnotid.hook.command import Command, check_calls, group_is_alive, start_command
+from dmnotid.hook.command import Command, check_kernel, group_is_alive, start_command
 from dmnotid.host.log import logger
 from tests.hook.runs import WRITE_PIDS, children, is_reaped, pids_of
 from tests.support import IS_ROOT, LogLines, Recorder, descriptors, eventually, is_alive, wait_until, write_script
@@ -187,7 +188,7 @@ def refuse_readers(monkeypatch: pytest.MonkeyPatch, working: int) -> None:
 
 
 def test_kernel_of_this_machine_has_the_system_calls() -> None:
-    check_calls()
+    check_kernel(HookConfig(("/bin/true",)))
 
 
 # Output
