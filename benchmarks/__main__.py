@@ -9,10 +9,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Final
 
 from benchmarks import asking, bearers, bursts, floods, growth, keeping, rest, waking, walk
-from benchmarks.figures import RUNS, Figure, Measure, Scale, table
+from benchmarks.figures import RUNS, WIDTH, Figure, Measure, Scale, table
 from benchmarks.machine import about
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "developers" / "performance.md"
@@ -74,7 +75,7 @@ def write(figures: Sequence[Figure]) -> None:
     kept = DOCUMENT.read_text(encoding="utf-8").partition(MARK)[0]
     date, *where = about()
     said = f"Measured on {date} ({', '.join(where)}); {RUNS} runs, each beside its yardstick."
-    DOCUMENT.write_text(f"{kept}{MARK}\n{said}\n\n{table(figures)}\n", encoding="utf-8")
+    DOCUMENT.write_text(f"{kept}{MARK}\n{fill(said, WIDTH)}\n\n{table(figures)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

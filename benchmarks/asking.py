@@ -40,7 +40,7 @@ def status(scale: Scale) -> Iterator[Figure]:
                 for _ in range(calls):
                     call(str(control), "Status")
                 values.append(1_000 * (usage(service.process.pid).seconds - before) / calls)
-    yield Figure(f"a Status of the control socket, {FEW} servers", values, "{:.3f} ms", at_most=0.3)
+    yield Figure("a Status of the control socket", values, "{:.3f} ms", at_most=0.3, about=f"{FEW} servers")
 
 
 def longest_turn(scale: Scale) -> Iterator[Figure]:
@@ -59,8 +59,8 @@ def longest_turn(scale: Scale) -> Iterator[Figure]:
         }
         found = {name: [_longest(file, ask) for _ in range(scale.runs)] for name, ask in asks.items()}
     for name, values in found.items():
-        what = f"longest turn of the loop during {name}, {number:,} servers, {rows:,} rows"
-        yield Figure(what, values, "{:.1f} ms", at_most=5)
+        what, about = f"longest turn of the loop, {name}", f"{number:,} servers, {rows:,} rows"
+        yield Figure(what, values, "{:.1f} ms", at_most=5, about=about)
 
 
 def _fill(directory: Path, configured: list[dict[str, Any]], each: int) -> None:

@@ -34,4 +34,4 @@ def idle_bearer(scale: Scale) -> Iterator[Figure]:
             own, other = (memory(pid).rss / 1000 for pid in (bearer.pid, bare.pid))
             bearer.terminate()
     yield Figure("idle memory of a bearer, RSS", [own], "{:.1f} MB", "a bare interpreter", [other])
-    yield Figure("idle minute of a bearer: wake-ups", [after.wake_ups - before.wake_ups], "{:.0f}", at_most=0)
+    yield Figure("idle minute of a bearer, wake-ups", [after.wake_ups - before.wake_ups], "{:.0f}", at_most=0)

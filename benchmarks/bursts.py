@@ -30,17 +30,16 @@ Send = Callable[[tuple[str, int], Sequence[bytes]], None]
 
 def burst(scale: Scale) -> Iterator[Figure]:
     """Measure how much of a burst is accepted with the default `receive_buffer`."""
-    what = f"a burst of {BURST:,} notifications while the daemon doesn't read, accepted"
     with scratch() as directory, daemon(directory, sessions=MANY) as service:
-        yield figure(f"{what} ({{}})", held(scale, service, send_all))
+        yield figure(f"accepted of a burst of {BURST:,}", held(scale, service, send_all))
     if problem := why_not():
         print(f"not measured beyond loopback: {problem}", file=sys.stderr)
         return
     with far_away() as (service, send_from):
-        yield figure("the same over a network device ({})", held(scale, service, partial(send_from, send_all)))
+        yield figure("the same over a network device", held(scale, service, partial(send_from, send_all)))
     with far_away() as (service, send_from):
         in_pages = held(scale, service, partial(send_from, send_in_pages))
-        yield figure("the same, each with a page of memory of its own ({})", in_pages)
+        yield figure("the same, each in a page of memory", in_pages)
 
 
 class Held(NamedTuple):
@@ -52,8 +51,8 @@ class Held(NamedTuple):
 
 def figure(what: str, runs: Sequence[Held]) -> Figure:
     """Return the line of the table."""
-    octets = f"{median(run.octets for run in runs):,.0f} octets each in the buffer"
-    return Figure(what.format(octets), [run.accepted for run in runs], "{:.1f} %", at_least=100)
+    about = f"the daemon does not read meanwhile; {median(run.octets for run in runs):,.0f} octets each in the buffer"
+    return Figure(what, [run.accepted for run in runs], "{:.1f} %", at_least=100, about=about)
 
 
 def held(scale: Scale, service: Service, send: Send) -> list[Held]:

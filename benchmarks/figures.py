@@ -2,7 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
+from textwrap import fill
 from typing import Final, NamedTuple
+
+WIDTH: Final = 100
+"""Columns of a terminal that the table has to fit."""
 
 RUNS: Final = 5
 
@@ -29,8 +33,9 @@ class Scale(NamedTuple):
 class Figure(NamedTuple):
     """One line of the table: the value of each run, and that of its yardstick.
 
-    `unit` is a format such as "{:,.0f}/s". `at_least` or `at_most` is the target: of the ratio of the two where there
-    is a yardstick, else of the value itself; without a target the line is only reported.
+    `what` is a short name, and `about` has the details, which do not fit into the table. `unit` is a format such as
+    "{:,.0f}/s". `at_least` or `at_most` is the target: of the ratio of the two where there is a yardstick, else of the
+    value itself; without a target the line is only reported.
     """
 
     what: str
@@ -40,6 +45,7 @@ class Figure(NamedTuple):
     yardsticks: Sequence[float] = ()
     at_least: float | None = None
     at_most: float | None = None
+    about: str = ""
 
     @property
     def ratios(self) -> list[float]:
@@ -68,29 +74,32 @@ class Figure(NamedTuple):
 
     def cells(self) -> tuple[str, ...]:
         """Return a line of the table."""
-        beside = f"{self.yardstick}: {self.unit.format(median(self.yardsticks))}" if self.yardsticks else self.yardstick
+        ratios, number = self.ratios, "{:.2f}" if self.yardsticks else self.unit.partition("}")[0] + "}"
+        ratio = number.format(median(ratios)) if self.yardsticks else ""
+        spread = f"{number.format(min(ratios))} to {number.format(max(ratios))}" if len(ratios) > 1 else ""
         verdict = {True: "yes", False: "no", None: ""}[self.met]
-        return self.what, self.unit.format(median(self.values)), beside, self._ratio(), self.target, verdict
+        return self.what, self.unit.format(median(self.values)), ratio, spread, self.target, verdict
 
-    def _ratio(self) -> str:
-        ratios, form = self.ratios, "{:.2f}" if self.yardsticks else self.unit
-        if len(ratios) == 1:
-            return form.format(ratios[0])
-        return f"{form.format(median(ratios))} ({form.format(min(ratios))} to {form.format(max(ratios))})"
+    def note(self) -> str:
+        """Return what the table has no room for, empty if that is nothing."""
+        beside = [f"{self.yardstick}: {self.unit.format(median(self.yardsticks))}"] if self.yardsticks else []
+        return "; ".join([*([self.about] if self.about else []), *beside])
 
 
-HEADINGS: Final = ("what", "median", "yardstick", "ratio (least to most)", "target", "met")
+HEADINGS: Final = ("what", "median", "ratio", "least to most", "target", "met")
 
 Measure = Callable[[Scale], Iterator[Figure]]
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Write figures as a table of Markdown."""
+    """Write figures as a table of Markdown, with a list of their notes below it."""
     rows = [HEADINGS, *(figure.cells() for figure in figures)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(HEADINGS))]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     rule = " | ".join("-" * width for width in widths)
-    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
+    notes = [f"* **{figure.what}**: {figure.note()}" for figure in figures if figure.note()]
+    wrapped = [fill(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in notes]
+    return "\n".join([*(f"| {line} |" for line in (lines[0], rule, *lines[1:])), *([""] if notes else []), *wrapped])
 
 
 def quantile(values: Sequence[float], part: float) -> float:

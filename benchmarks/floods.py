@@ -49,8 +49,9 @@ def junk_cost(scale: Scale) -> Iterator[Figure]:
                 if udp_socket(*address).drops - before != flood.sent:
                     values[-1] = float("nan")
         least = min(rates)
-        what = f"processor time in {seconds:g} s of junk ({kind}, {least:,.0f}/s), beyond that at rest"
-        yield Figure(what, [value - other for value, other in zip(values, others, strict=True)], "{:.3f} ms", at_most=0)
+        about = f"processor time in {seconds:g} s of it, at {least:,.0f}/s, beyond that at rest"
+        beyond = [value - other for value, other in zip(values, others, strict=True)]
+        yield Figure(f"junk: {kind}", beyond, "{:.3f} ms", at_most=0, about=about)
 
 
 def cost(service: Service, seconds: float) -> float:
@@ -81,8 +82,8 @@ def true_beside_junk(scale: Scale) -> Iterator[Figure]:
             with flooding(service.address, junk, processors=SENDERS):
                 values.append(true_share(service, numbers, seconds))
             others.append(true_share(service, numbers, seconds))
-    what = f"true notifications accepted, {TRUE_RATE}/s, beside junk at the sender's full speed"
-    yield Figure(what, values, "{:.1f} %", "without a flood", others, at_least=1)
+    about = f"true notifications, {TRUE_RATE}/s, beside junk at the sender's full speed"
+    yield Figure("accepted beside junk", values, "{:.1f} %", "without a flood", others, at_least=1, about=about)
 
 
 def true_beside_forgeries(scale: Scale) -> Iterator[Figure]:
@@ -96,6 +97,7 @@ def true_beside_forgeries(scale: Scale) -> Iterator[Figure]:
                 half.append(true_share(service, numbers, seconds))
             with flooding(service.address, forgeries, processors=SENDERS):
                 all_of_them.append(true_share(service, numbers, seconds))
-    beside = f"beside half of the forgeries that it can judge ({median(rates):,.0f}/s)"
-    yield Figure(f"true notifications accepted, {TRUE_RATE}/s, {beside}", half, "{:.1f} %", at_least=99)
-    yield Figure("the same beside forgeries at the sender's full speed", all_of_them, "{:.1f} %")
+    about = f"half of what the daemon can judge: {median(rates):,.0f}/s"
+    yield Figure("accepted beside half of the forgeries", half, "{:.1f} %", at_least=99, about=about)
+    about = "at the sender's full speed"
+    yield Figure("accepted beside all forgeries", all_of_them, "{:.1f} %", about=about)

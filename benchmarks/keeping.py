@@ -40,7 +40,7 @@ def group_commit(scale: Scale) -> Iterator[Figure]:
             made = [new(next(numbers)) for _ in range(rows)]
             values.append(admit(directory / str(run), made))
             others.append(insert(directory / f"{run}.sqlite3", made[: rows // 4]))
-    what = f"new notifications admitted, in bursts of {BATCH}"
+    what = f"new notifications, in bursts of {BATCH}"
     yield Figure(what, values, "{:,.0f}/s", "single rows committed", others, at_least=5)
 
 

@@ -96,7 +96,7 @@ def idle_memory(scale: Scale) -> Iterator[Figure]:
         beside = "the interpreter with its imports"
         yield Figure(f"idle memory, {kind.upper()}", values, "{:.1f} MB", beside, others, at_most=most)
     more = [own - plain for own, plain in zip(alone.found(WITH_DOOR, "Rss"), alone.found(DAEMON, "Rss"), strict=True)]
-    yield Figure("idle memory with a door, RSS beyond that without", more, "{:.2f} MB", at_most=0.2)
+    yield Figure("idle memory that a door adds, RSS", more, "{:.2f} MB", at_most=0.2)
     alone.forget()
 
 
@@ -131,12 +131,11 @@ def idle_minute(scale: Scale) -> Iterator[Figure]:
         after = usage(service.process.pid), usage(manager.service.process.pid)
     alone, watched = (there.wake_ups - then.wake_ups for then, there in zip(before, after, strict=True))
     seconds, for_pings = (there.seconds - then.seconds for then, there in zip(before, after, strict=True))
-    yield Figure("idle minute: wake-ups, a door included", [alone], "{:.0f}", "none", at_most=0)
-    yield Figure("idle minute: processor time", [1_000 * seconds], "{:.3f} ms", "none", at_most=0)
-    yield Figure(
-        f"idle minute with a watchdog: wake-ups beyond its {pings} pings", [watched - pings], "{:.0f}", at_most=0
-    )
-    yield Figure("the same: processor time for each ping", [1_000 * for_pings / pings], "{:.3f} ms")
+    yield Figure("idle minute, wake-ups", [alone], "{:.0f}", at_most=0, about="of a daemon with a door")
+    yield Figure("idle minute, processor time", [1_000 * seconds], "{:.3f} ms", at_most=0)
+    about = f"beyond those of its {pings} pings"
+    yield Figure("idle minute, watchdog, wake-ups", [watched - pings], "{:.0f}", at_most=0, about=about)
+    yield Figure("the same, processor time of a ping", [1_000 * for_pings / pings], "{:.3f} ms")
 
 
 class Manager:

@@ -138,8 +138,8 @@ def waking(scale: Scale) -> Iterator[Figure]:
             theirs.append(latencies(hook, other, [octets] * times))
     for part, name in ((0.5, "p50"), (0.99, "p99")):
         values, others = ([quantile(run, part) for run in runs] for runs in (ours, theirs))
-        what = f"datagram to the hook's first instruction, {name} of {times}"
-        yield Figure(what, values, "{:.2f} ms", "snmptrapd", others)
+        about = f"to its first instruction; {name} of {times} datagrams"
+        yield Figure(f"from the datagram to the hook, {name}", values, "{:.2f} ms", "snmptrapd", others, about=about)
 
 
 def waking_busy(scale: Scale) -> Iterator[Figure]:
@@ -166,5 +166,6 @@ def waking_busy(scale: Scale) -> Iterator[Figure]:
             busy = [latencies(hook, address, fresh(30_000 + run * times, times)) for run in range(scale.runs)]
     for part, name in ((0.5, "p50"), (0.99, "p99")):
         values, others = ([quantile(run, part) for run in runs] for runs in (busy, rest))
-        what = f"the same beside a hook and 10,000 duplicates/s, {name} of {times}"
-        yield Figure(what, values, "{:.2f} ms", "itself at rest", others, at_most=1.5)
+        about = "beside a hook that runs and 10,000 duplicates/s"
+        what = f"the same under load, {name}"
+        yield Figure(what, values, "{:.2f} ms", "itself at rest", others, at_most=1.5, about=about)

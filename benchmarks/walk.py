@@ -82,8 +82,8 @@ def pure_half(scale: Scale) -> Iterator[Figure]:
     for _ in range(scale.runs):
         values.append(1e6 * timed(lambda: receive_push(datagram, rules, clock), times))
         others.append(1e6 * timed(lambda: hmac.compare_digest(hashlib.sha256(octets).digest(), digest), times))
-    what = "a signed package with five Options through the pure half"
-    yield Figure(what, values, "{:.2f} µs", "SHA-256 of the same octets, compared", others)
+    yardstick, about = "SHA-256 of the same octets, compared", "signed, with five Options"
+    yield Figure("a package through the pure half", values, "{:.2f} µs", yardstick, others, about=about)
 
 
 def rate_of(address: tuple[str, int], datagrams: Sequence[bytes], seconds: float) -> float:
@@ -108,8 +108,9 @@ def duplicates(scale: Scale) -> Iterator[Figure]:
         for _ in range(scale.runs):
             values.append(rate_of(service.address, many, seconds))
             others.append(rate_of(("127.0.0.1", int(port)), many, seconds))
-    what = f"signed duplicates of {DIFFERENT:,} notifications through the whole daemon"
-    yield Figure(what, values, "{:,.0f}/s", "a uvloop endpoint that only counts", others, at_least=0.1)
+    yardstick, about = "a uvloop endpoint that only counts", f"signed, of {DIFFERENT:,} notifications"
+    what = "duplicates through the whole daemon"
+    yield Figure(what, values, "{:,.0f}/s", yardstick, others, at_least=0.1, about=about)
 
 
 def decode_lines(scale: Scale) -> Iterator[Figure]:
@@ -120,8 +121,8 @@ def decode_lines(scale: Scale) -> Iterator[Figure]:
     for form, arguments in (("text", decode), ("--json", [*decode, "--json"])):
         runs = [(lines_rate(arguments, text), lines_rate(["-c", PRINTER], text)) for _ in range(scale.runs)]
         values, others = zip(*runs, strict=True)
-        what = f"`dmnotid decode` of {lines:,} lines, {form}"
-        yield Figure(what, values, "{:,.0f} lines/s", "an interpreter that prints the lines", others)
+        yardstick, about = "an interpreter that prints the lines", f"lines a second, of {lines:,}"
+        yield Figure(f"`dmnotid decode`, {form}", values, "{:,.0f}/s", yardstick, others, about=about)
 
 
 def lines_rate(arguments: Sequence[str], text: bytes) -> float:

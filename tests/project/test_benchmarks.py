@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.__main__ import DOCUMENT, MARK
 from benchmarks.bursts import send_all, send_in_pages
-from benchmarks.figures import HEADINGS, Figure, Scale, quantile, table
+from benchmarks.figures import HEADINGS, WIDTH, Figure, Scale, quantile, table
 from benchmarks.load import SEGMENTS, Sender, flooding
 from benchmarks.machine import usage
 from benchmarks.rest import watching
@@ -23,13 +23,16 @@ def test_figure_with_a_yardstick_is_judged_by_its_ratio() -> None:
     assert figure.ratios == [0.5, 1.5, 1.0]
     assert figure.met is True
     assert figure._replace(at_least=1.1).met is False
-    assert figure.cells() == ("x", "20/s", "y: 20/s", "1.00 (0.50 to 1.50)", "≥ 1", "yes")
+    assert figure.cells() == ("x", "20/s", "1.00", "0.50 to 1.50", "≥ 1", "yes")
+    assert figure.note() == "y: 20/s"
+    assert figure._replace(about="z").note() == "z; y: 20/s"
 
 
 def test_figure_without_a_yardstick_is_judged_by_its_value() -> None:
     figure = Figure("x", [1.0, 3.0, 2.0], "{:.1f} ms", at_most=1.5)
     assert figure.met is False
-    assert figure.cells() == ("x", "2.0 ms", "", "2.0 ms (1.0 ms to 3.0 ms)", "≤ 1.5 ms", "no")
+    assert figure.cells() == ("x", "2.0 ms", "", "1.0 to 3.0", "≤ 1.5 ms", "no")
+    assert figure.note() == ""
     assert figure._replace(at_most=None).cells()[-2:] == ("", "")
 
 
@@ -38,6 +41,12 @@ def test_table_has_one_line_for_each_figure() -> None:
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
     assert all(heading in lines[0] for heading in HEADINGS)
+
+
+def test_details_of_a_figure_are_in_a_list_below_the_table() -> None:
+    lines = table([Figure("x", [1], "{}"), Figure("y", [2], "{}", about="many " * 30)]).splitlines()
+    assert [line[:10] for line in lines[4:]] == ["", "* **y**: m", "  many man"]
+    assert max(map(len, lines)) <= WIDTH
 
 
 def test_quantile_of_values() -> None:
