@@ -17,11 +17,8 @@ from dmnotid.wire.octets import normal_server_id
 MAX_SOCKET_PATH: Final = 107
 """Longest path of an AF_UNIX address, in octets, without the NUL at its end."""
 
-MAX_DOOR_NAME: Final = 32
-"""Longest name of a door, in characters."""
-
 # No such name is an IP address: those have a colon, or begin with a digit.
-DOOR_NAME: Final = rf"[a-z][a-z0-9-]{{0,{MAX_DOOR_NAME - 1}}}"
+DOOR_NAME: Final = "[a-z][a-z0-9-]*"
 
 MAX_PATTERN: Final = 64
 """Longest pattern for names of interfaces, in characters."""
@@ -91,7 +88,7 @@ def explain_unknown_door(name: str, doors: Iterable[str]) -> str:
 
 def read_door_name(value: Value) -> str:
     """Read the name of a door."""
-    expected = f"lower-case letters, digits and -, a letter first, at most {MAX_DOOR_NAME} characters"
+    expected = "lower-case letters, digits and -, a letter first"
     text = read_some_text(value, expected)
     if not re.fullmatch(DOOR_NAME, text):
         raise Wrong(f"is {shown(text)}; expected {expected}")

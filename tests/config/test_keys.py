@@ -90,7 +90,7 @@ NETWORKS: tuple[list[Any], list[Any]] = (
 )
 SOURCES: tuple[list[Any], list[Any]] = (
     [*NETWORKS[0], ["sms"], ["10.0.0.0/8", "sms"]],
-    [*(it for it in NETWORKS[1] if it != ["x"]), ["Sms"], ["sms_1"], ["s" * 33], [""]],
+    [*(it for it in NETWORKS[1] if it != ["x"]), ["Sms"], ["sms_1"], [""]],
 )
 INTERFACES: tuple[list[Any], list[Any]] = (
     [["eth0"], ["wl*", "x[0-9]?"]],
@@ -176,7 +176,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "doors[].holds": (["push", "package"], ["", "Push", "sms", 1, None, []]),
     "doors[].mode": (["0660", "660", "0600", "0775"], ["", "0666", "0662", "66", "00660", "0o660", "0668", 660, None]),
     "doors[].group": (["dmnotid-doors", "Users_1"], ["", "a b", "a:b", "a/b", 1, None, []]),
-    "doors[].source": (["sms", "a", "a-1", "s" * 32], ["", "Sms", "1a", "-a", "a_b", "s" * 33, "::1", 1, None, []]),
+    "doors[].source": (["sms", "a", "a-1"], ["", "Sms", "1a", "-a", "a_b", "::1", 1, None, []]),
     "state": PATH,
     "control": (
         [False, {"socket": "/x"}],
