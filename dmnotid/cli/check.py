@@ -128,7 +128,9 @@ def _check(
     own, active = arguments.config == DEFAULT_CONFIG, {"ActiveState=active"}
     # The service starts its socket unit, but that of the doors only if it is enabled.
     passed = _passed_addresses(units[0], {*active, "LoadState=loaded"} if own else active)
-    doors = _passed_addresses(units[1], {*active, "UnitFileState=enabled"} if own else active)
+    listed = _passed_addresses(units[1], {*active, "UnitFileState=enabled"} if own else active)
+    # As the daemon compares them: an entry may have /var/run in place of /run.
+    doors = [os.path.realpath(path) for path in listed]
     problem = find_problem(config.hook)
     # StateDirectory= of the service.
     state_made = user is not None and config.state == DEFAULT_STATE and not os.path.lexists(config.state)
@@ -138,14 +140,14 @@ def _check(
             print_error(f"warning: {warning}", WARNING)
         if passed and config.listen_given:
             print_error("warning: listen: is ignored, because dmnotid.socket passes its sockets", WARNING)
-        for path in sorted({*doors} - {str(door.path) for door in config.doors}):
+        for path in sorted({*doors} - {os.path.realpath(door.path) for door in config.doors}):
             print_error(f"warning: doors: {path} of dmnotid-doors.socket has no entry, so it is not read", WARNING)
         print(f"{config.file}: well-formed" + ("" if user is None else f" (checked for the user {user.pw_name})"))
         for line in summary(config, problem, passed, doors, secrets_read=not skip, state_made=state_made):
             print(line)
     if problem is not None:
         print_problem(config.hook, problem)
-    _check_doors([door for door in config.doors if str(door.path) not in doors])
+    _check_doors([door for door in config.doors if os.path.realpath(door.path) not in doors])
     if not state_made:
         check_state(config.state)
         _check_writable(config.state.absolute())
@@ -217,8 +219,8 @@ def summary(
 ) -> Iterator[str]:
     """Describe a configuration, one fact a line.
 
-    `problem` is why its hook would not be started. `passed` are the addresses, and `doors` the paths of doors, that the
-    socket units pass.
+    `problem` is why its hook would not be started. `passed` are the addresses, and `doors` the paths of doors without
+    links, that the socket units pass.
     """
     yield from section("servers", (_describe_server(server, read=secrets_read) for server in config.servers))
     addresses = ", ".join(passed or map(str, config.listen))
@@ -251,7 +253,8 @@ def _describe_server(server: Server, *, read: bool) -> str:
 
 def _describe_door(door: DoorConfig, passed: Sequence[str]) -> str:
     group = "" if door.group is None else f", group {door.group}"
-    owner = "passed by dmnotid-doors.socket" if str(door.path) in passed else f"mode {door.mode:04o}{group}"
+    by_unit = os.path.realpath(door.path) in passed
+    owner = "passed by dmnotid-doors.socket" if by_unit else f"mode {door.mode:04o}{group}"
     return f"{door.path} ({door.holds}, source {door.source}, {owner})"
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import stat
 from pathlib import Path
 
 from dmnotid.errors import EndpointError
@@ -37,6 +38,10 @@ def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int) -> socke
 
 def _remove_stale(key: str, path: Path, kind: socket.SocketKind) -> None:
     """Remove a socket that no process has open. Raises OSError, and EndpointError if one does."""
+    mode = path.stat().st_mode
+    # A process that is killed before it sets the mode leaves none, with which its user cannot connect.
+    if not mode & stat.S_IWUSR:
+        path.chmod(stat.S_IMODE(mode) | stat.S_IWUSR)
     with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))

@@ -54,6 +54,8 @@ class Door(BatchReader):
         self.config = config
         # Whether the service manager bound it.
         self.passed = passed
+        # Its file. The socket holds the inode, so no later file has that number.
+        self._file = config.path.stat()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         # A socket unit may have requested it (Timestamping=); it would take the place of the credentials.
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 0)
@@ -66,6 +68,14 @@ class Door(BatchReader):
     def door(self) -> str:
         """The name of the door."""
         return self.config.source
+
+    @property
+    def lost(self) -> bool:
+        """Whether no sender can reach it: its file was removed, or another one is in its place."""
+        try:
+            return not os.path.samestat(self._file, self.config.path.stat())
+        except OSError:
+            return True
 
     def read(self, now: float) -> Iterator[Datagram]:
         """Yield queued datagrams; see BatchReader."""
@@ -95,8 +105,8 @@ class Door(BatchReader):
             self.socket.close()
 
     def remove(self) -> None:
-        """Remove the socket from its path, unless it was passed."""
-        if not self.passed:
+        """Remove the socket from its path, unless it was passed, or another file is there."""
+        if not self.passed and not self.lost:
             with suppress(OSError):
                 self.config.path.unlink()
 
@@ -107,8 +117,9 @@ class Doors:
     def __init__(self, deliver: Deliver, passed: Iterable[socket.socket] = ()) -> None:
         # Called with the datagrams of each door.
         self._deliver = deliver
-        # The sockets that the service manager passed, by path; those of doors that are not configured are not read.
-        self._passed = {Path(sock.getsockname()): sock for sock in passed}
+        # The sockets that the service manager passed; those of doors that are not configured are not read. By path
+        # without links: an entry may have /var/run, in place of which systemd binds /run.
+        self._passed = {os.path.realpath(sock.getsockname()): sock for sock in passed}
         # The doors, in the order of the configuration.
         self._doors: dict[Path, Door] = {}
         # Maximum length of a datagram, also for doors that a reload opens.
@@ -129,16 +140,18 @@ class Doors:
     def bind(self, configs: Sequence[DoorConfig]) -> list[Door]:
         """Open new doors, change those with other settings, and return those that are gone, which the caller closes.
 
-        Raises EndpointError, and changes nothing then.
+        A door whose file is gone is opened again. Raises EndpointError, and changes nothing then.
         """
         doors: dict[Path, Door] = {}
         with ExitStack() as undo:
             for config in configs:
                 door = self._doors.get(config.path)
-                if door is None:
+                if door is None or (door.lost and not door.passed):
                     door = self._new_door(config)
                     undo.callback(door.close, 0)
-                elif not door.passed and config != door.config:
+                elif door.passed:
+                    _check_passed(config.path)
+                elif config != door.config:
                     undo.callback(_permit, door.config)
                     _permit(config)
                 doors[config.path] = door
@@ -146,18 +159,18 @@ class Doors:
         # Only when nothing can fail any more: undoing needs the former settings.
         for config in configs:
             doors[config.path].config = config
-        gone = [door for path, door in self._doors.items() if path not in doors]
-        new = [door for path, door in doors.items() if path not in self._doors]
+        gone = [door for path, door in self._doors.items() if doors.get(path) is not door]
+        new = [door for path, door in doors.items() if self._doors.get(path) is not door]
         self._doors = doors
         if self._receiving:
             _open(new)
-        for path in self._passed.keys() - doors.keys():
+        for path in self._passed.keys() - set(map(os.path.realpath, doors)):
             problem = "the service manager passes it, and no entry of `doors` has its path"
-            logger.warning("door ignored", door=str(path), problem=problem)
+            logger.warning("door ignored", door=path, problem=problem)
         return gone
 
     def _new_door(self, config: DoorConfig) -> Door:
-        passed = self._passed.get(config.path)
+        passed = self._passed.get(os.path.realpath(config.path))
         if passed is None:
             check_door(config)
             # No other user can reach it before it has its group.
@@ -209,6 +222,9 @@ def _check_passed(path: Path) -> None:
     """Ensure that no other user can replace a passed door, and that not every user may send. Raises EndpointError."""
     try:
         check_trusted_socket(path)
+    except UnusablePath as error:
+        # The unit can be opened again only while the service does not run.
+        raise EndpointError(f"doors: {error}: stop dmnotid-doors.socket and restart dmnotid") from error
     except UntrustedPath as error:
         raise EndpointError(f"doors: {error}") from error
     if path.stat().st_mode & stat.S_IWOTH:

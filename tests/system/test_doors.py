@@ -112,9 +112,23 @@ def test_door_without_an_entry_is_not_read_until_a_reload_adds_it(device: Device
     assert [line["door"] for line in device.records("door ignored")] == [PACKAGE]
     hand_in(device, PACKAGE, package(1, preferred=NOWHERE), answer=False)
     assert hand_in(device, PUSH, push(2, preferred=NOWHERE))[1]["verdict"] == "accepted"
-    device.configure(doors=DOORS, servers=[{**FIRST, "sources": ["sms", "local"]}])
+    # By another path to it.
+    wanted = [DOORS[0], {**DOORS[1], "path": f"/var{PACKAGE}"}]
+    device.configure(doors=wanted, servers=[{**FIRST, "sources": ["sms", "local"]}])
     device.run("systemctl", "reload", "dmnotid.service")
     device.wait_accepted(1, 2)
+
+
+def test_door_whose_file_was_removed_is_opened_again_as_the_reload_says(device: Device) -> None:
+    device.configure(doors=DOORS)
+    device.run("systemctl", "enable", "--now", UNIT)
+    device.start()
+    device.run("rm", PUSH)
+    problem = f"doors: {PUSH}: No such file or directory: stop {UNIT} and restart dmnotid"
+    assert problem in device.machine.attempt("dmnotid", "reload").stderr
+    device.run("systemctl", "stop", UNIT)
+    device.run("systemctl", "restart", "dmnotid.service")
+    assert hand_in(device, PUSH, push(1, preferred=NOWHERE))[1]["verdict"] == "accepted"
 
 
 def test_door_works_for_a_daemon_without_network(device: Device) -> None:
