@@ -273,6 +273,11 @@ class Recorder:
         found = sorted(file for file in self.records.iterdir() if file.suffix != ".new")
         return [json.loads(file.read_text()) for file in found]
 
+    @property
+    def notification_ids(self) -> list[int]:
+        """The NOTIFICATION-ID of each run."""
+        return [int(run["environment"]["DMNOTID_NOTIFICATION_ID"]) for run in self.runs]
+
 
 def is_alive(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
@@ -31,13 +30,6 @@ def needs(*tools: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def short() -> Iterator[Path]:
-    """A directory whose path is short enough for sockets."""
-    with TemporaryDirectory() as directory:
-        yield Path(directory)
-
-
-@pytest.fixture
 def recorder(short: Path) -> Recorder:
     return Recorder(short)
 
@@ -46,10 +38,6 @@ def recorder(short: Path) -> Recorder:
 def start(short: Path) -> Iterator[Run]:
     with running(short) as start:
         yield start
-
-
-def ids(recorder: Recorder) -> list[int]:
-    return sorted(int(one["environment"]["DMNOTID_NOTIFICATION_ID"]) for one in recorder.runs)
 
 
 def with_door(short: Path, start: Run, recorder: Recorder, holds: str) -> tuple[Service, Path]:
@@ -116,7 +104,7 @@ def test_packages_by_mqtt_start_their_hooks_once(short: Path, start: Run, record
     publish(first, package(3))
     with program(command, DOOR=str(door)):
         service.wait("session done", 4)
-    assert ids(recorder) == [1, 2, 3, 9]
+    assert sorted(recorder.notification_ids) == [1, 2, 3, 9]
     assert {run["environment"]["DMNOTID_SOURCE"] for run in recorder.runs} == {"local"}
     assert set(service.reasons()) == {"duplicate"}
 
@@ -147,7 +135,7 @@ def test_messages_of_a_distributor_are_handed_in(short: Path, start: Run, record
                 service.wait("session done")
             assert process.stdout is not None
             assert process.stdout.readline() == "https://push.example/abc\n"
-    assert ids(recorder) == [7]
+    assert sorted(recorder.notification_ids) == [7]
 
 
 @needs("cc")
@@ -170,7 +158,7 @@ int main(int count, char **arguments)
         done = subprocess.run([short / "vendor", path], input=push(7), check=False, timeout=PATIENCE)
         assert done.returncode == status
     service.wait("session done")
-    assert ids(recorder) == [7]
+    assert sorted(recorder.notification_ids) == [7]
 
 
 @needs("systemd-analyze")

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support import push, wait_until
 from tests.system.device import Device
-from tests.telephony.modem import Modem, tcp_listener
+from tests.telephony.modem import Modem
 from tests.telephony.sms import deliver
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -35,7 +35,7 @@ def test_push_by_sms_starts_a_session_through_the_shipped_units(request: pytest.
     device.configure(doors=[{"path": "/run/dmnotid-doors/push.sock", "holds": "push", "source": "sms"}])
     device.run("systemctl", "start", "dmnotid-doors.socket")
     device.start()
-    with Modem(device.machine.call(tcp_listener)) as modem:
+    with device.machine.call(Modem) as modem:
         phone = f"[phonesim]\nDriver=phonesim\nAddress=127.0.0.1\nPort={modem.port}\n"
         device.machine.write("/etc/ofono/phonesim.conf", phone)
         # It is masked, as most devices have no modem.

@@ -1,16 +1,21 @@
-"""A private system bus: dbus-daemon with a configuration of its own, calls to its services, and polkit's part."""
+"""A private system bus: dbus-daemon with a configuration of its own, its users, and polkit's part."""
 
+import asyncio
 import os
+import re
+import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+import pytest
 from jeepney import DBusAddress, HeaderFields, MessageType, new_error, new_method_call, new_method_return
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from jeepney.wrappers import DBusErrorResponse
 
+from dmnotid.bearers.bus import Bus, open_bus
 from tests.support import DEADLINE, wait_until
 
 OPEN: Final = """
@@ -42,6 +47,16 @@ CONFIGURATION: Final = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS 
 </busconfig>
 """
 """The general part is that of the system bus of Debian."""
+
+BEARER: Final = ("dmnotid-bearer", "nobody")
+"""The user of the units, and one that every machine has."""
+
+
+def rules(file: Path) -> str:
+    """Return the rules of a policy that a package has."""
+    (found,) = re.findall("<busconfig>(.*)</busconfig>", file.read_text(), flags=re.DOTALL)
+    own, other = BEARER
+    return str(found).replace(f'user="{own}"', f'user="{other}"')
 
 
 class PrivateBus:
@@ -114,6 +129,53 @@ def call(
         raise DBusErrorResponse(reply)
     found: tuple[Any, ...] = reply.body
     return found
+
+
+def over(bus: PrivateBus, work: Callable[[Bus, asyncio.TaskGroup], Awaitable[None]]) -> None:
+    """Do something over a connection as the bearers have it, with tasks that are cancelled afterwards."""
+
+    async def connected() -> None:
+        async with open_bus() as connection, asyncio.TaskGroup() as tasks:
+            await work(connection, tasks)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+        asyncio.run(connected())
+
+
+class Daemon:
+    """A process that has a name on the bus; ended with the block."""
+
+    def __init__(self, bus: PrivateBus, name: str, log: Path, command: Sequence[str | Path], **more: str) -> None:
+        self.bus = bus
+        self._name = name
+        self._log = log
+        self._command = command
+        # Further variables of its environment.
+        self._more = more
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait for its name."""
+        environment = {**self.bus.environment, **self._more}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, env=environment, stdout=log, stderr=log)
+        self.bus.wait_for(self._name)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        assert self._process is not None
+        # Nothing is sent if it has ended with its bus.
+        self._process.send_signal(number)
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class Service:

@@ -1,28 +1,16 @@
-"""A private bus, a modem, oFono, a door, and bearers."""
+"""A private bus, a modem, telephony daemons, a door, and bearers."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.bearers.door import Door
 from tests.processes import DMNOTID, ENVIRONMENT, Program
-from tests.support import IS_ROOT
-from tests.telephony.bus import PrivateBus
-from tests.telephony.modem import Modem, tcp_listener
-from tests.telephony.ofonod import OFONOD, Ofonod
-
-TOOLS = ("dbus-daemon", OFONOD, "unshare")
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A directory whose path is short enough for sockets."""
-    with TemporaryDirectory() as directory:
-        yield Path(directory)
+from tests.telephony.bus import Polkit, PrivateBus
+from tests.telephony.modem import Modem
+from tests.telephony.modemmanager import ModemManager
+from tests.telephony.ofonod import Ofonod
 
 
 @pytest.fixture
@@ -33,14 +21,26 @@ def bus(short: Path) -> Iterator[PrivateBus]:
 
 @pytest.fixture
 def modem() -> Iterator[Modem]:
-    with Modem(tcp_listener()) as modem:
+    with Modem() as modem:
         yield modem
 
 
 @pytest.fixture
 def ofono(bus: PrivateBus, modem: Modem, short: Path) -> Iterator[Ofonod]:
-    with Ofonod(bus, short, modem.port) as ofono:
+    with Ofonod(bus, short, modem) as ofono:
         yield ofono
+
+
+@pytest.fixture
+def polkit(bus: PrivateBus) -> Iterator[Polkit]:
+    with Polkit(bus) as polkit:
+        yield polkit
+
+
+@pytest.fixture
+def manager(bus: PrivateBus, polkit: Polkit, modem: Modem, short: Path) -> Iterator[ModemManager]:  # noqa: ARG001 - it asks polkit
+    with ModemManager(bus, short, modem) as manager:
+        yield manager
 
 
 @pytest.fixture
@@ -67,11 +67,3 @@ def bearer(bus: PrivateBus, short: Path) -> Iterator[StartBearer]:
         if one.process.poll() is None:
             one.process.kill()
         one.process.wait()
-
-
-def why_no_ofono() -> str:
-    """Return the reason why oFono cannot run on this machine; empty if it can."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        return f"needs {', '.join(missing)}"
-    return "" if IS_ROOT and os.path.isdir("/var/lib/ofono") else "needs root, for a mount namespace"  # noqa: PTH112

@@ -1,11 +1,13 @@
 """A modem that speaks AT commands (3GPP TS 27.005, 27.007), as far as telephony daemons ask before they take an SMS."""
 
 import re
+import select
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Self
+from uuid import uuid4
 
 IMSI: Final = "001010123456789"
 
@@ -42,17 +44,20 @@ ERRORS: Final = r"AT\+(CRSM|CPINR|CIND|CMER|CLCC|SIMSTATE|CUAD|CSIM).*|AT\+[A-Z]
 
 
 class Modem:
-    """A modem at a listening socket, for one daemon at a time; ended with the block."""
+    """A modem for one daemon at a time; ended with the block."""
 
-    def __init__(self, listener: socket.socket, answers: dict[str, str] | None = None) -> None:
-        self._listener = listener
-        # Regular expressions of commands with their answers; those given come first.
-        self._answers = {**(answers or {}), **ANSWERS}
+    def __init__(self) -> None:
+        # A port of loopback, for oFono's phonesim plugin; an abstract socket, for ModemManager's test profiles.
+        port, abstract = self._listeners = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)
+        self.port: int = port.getsockname()[1]
+        # The first word is a part of the name.
+        self.name = f"abstract:{uuid4()}"
+        abstract.bind(f"\0{self.name}")
+        abstract.listen()
         # The connection of the daemon.
         self._peer: socket.socket | None = None
         # Announcements come from other threads than answers.
         self._sending = threading.Lock()
-        self.port: int = listener.getsockname()[1] if listener.family is socket.AF_INET else 0
         # The TPDUs in its memory by index, and all commands that it has received.
         self.stored: dict[int, bytes] = {}
         self.commands: list[str] = []
@@ -66,16 +71,13 @@ class Modem:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Wakes the thread from accept(), or from recv().
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self.hang_up()
+        # Wakes the thread from select(), or from recv().
+        for sock in (*self._listeners, *([] if self._peer is None else [self._peer])):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
-        self._listener.close()
-
-    def hang_up(self) -> None:
-        """Close the connection, as a modem that is unplugged."""
-        with suppress(OSError, AttributeError):
-            self._peer.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+        for listener in self._listeners:
+            listener.close()
 
     def send(self, *tpdus: bytes) -> None:
         """Hand TPDUs over without storing them (+CMT)."""
@@ -92,8 +94,9 @@ class Modem:
 
     def _serve(self) -> None:
         while True:
+            listener, *_ = select.select(self._listeners, [], [])[0]
             try:
-                self._peer, _ = self._listener.accept()
+                self._peer, _ = listener.accept()
             except OSError:
                 return
             with self._peer, suppress(OSError):
@@ -113,7 +116,7 @@ class Modem:
                     self._octets(b"\r\n> ") if prompts else self._write(*self._answer(command))
 
     def _answer(self, command: str) -> list[str]:  # noqa: PLR0911 - one for each kind of command
-        for pattern, answer in self._answers.items():
+        for pattern, answer in ANSWERS.items():
             if re.fullmatch(pattern, command):
                 return [answer, "OK"]
         here = self.stored if self.one_memory or self._memory == "ME" else {}
@@ -140,16 +143,3 @@ class Modem:
         assert self._peer is not None, "no daemon is connected"
         with self._sending:
             self._peer.sendall(octets)
-
-
-def tcp_listener() -> socket.socket:
-    """Listen on a free port of loopback, for oFono's phonesim plugin."""
-    return socket.create_server(("127.0.0.1", 0))
-
-
-def abstract_listener(name: str) -> socket.socket:
-    """Listen on an abstract Unix socket, for ModemManager's test profiles."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(f"\0{name}")
-    listener.listen()
-    return listener

@@ -1,16 +1,16 @@
 """The real ModemManager with a modem of the tests, on a private bus."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from jeepney.wrappers import DBusErrorResponse
 
 from tests.support import wait_until
-from tests.telephony.bus import PrivateBus, call
+from tests.telephony.bus import Daemon, PrivateBus, call
+from tests.telephony.modem import Modem
 
 MODEMMANAGER: Final = shutil.which("ModemManager") or "/usr/sbin/ModemManager"
 NAME: Final = "org.freedesktop.ModemManager1"
@@ -28,34 +28,31 @@ def why_no_modemmanager() -> str:
     return f"needs {' and '.join(missing)}" if missing else ""
 
 
-class ModemManager:
-    """A ModemManager with one modem at an abstract socket; ended with the block."""
+class ModemManager(Daemon):
+    """A ModemManager with one modem; ended with the block."""
 
-    def __init__(self, bus: PrivateBus, directory: Path, socket_name: str) -> None:
-        """`socket_name` begins with "abstract:", which is a part of the name of the socket."""
-        self._bus = bus
-        self._socket_name = socket_name
-        self._log = directory / "modemmanager.log"
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, bus: PrivateBus, directory: Path, modem: Modem) -> None:
+        super().__init__(bus, NAME, directory / "modemmanager.log", [MODEMMANAGER, "--debug", *ISOLATED])
+        self._modem = modem
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [MODEMMANAGER, "--debug", *ISOLATED], env=self._bus.environment, stdout=log, stderr=log
-            )
-        self._bus.wait_for(NAME)
-        self.plug_in()
-
-    def plug_in(self) -> None:
-        """Connect the modem, and enable it as a connection manager does."""
-        self._bus.call(NAME, ROOT, f"{NAME}.Test", "SetProfile", "ssas", "test", "generic", [self._socket_name])
+        """Start it, connect the modem, and enable it as a connection manager does."""
+        super().start()
+        self.bus.call(NAME, ROOT, f"{NAME}.Test", "SetProfile", "ssas", "test", "generic", [self._modem.name])
         wait_until(self.modems)
         self.enable(enabled=True)
 
     @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop it while the block runs."""
+        self.stop()
+        yield
+        self.start()
+
+    @contextmanager
     def unplugged(self) -> Iterator[None]:
         """Unplug the modem while the block runs; afterwards it has another object."""
-        with self._bus.connect() as connection:
+        with self.bus.connect() as connection:
             for gone in (True, False):
                 call(connection, NAME, ROOT, NAME, "InhibitDevice", "sb", "/virtual/test", gone)
                 wait_until(lambda: bool(self.modems()) is not gone)  # noqa: B023 - it is called here alone
@@ -63,36 +60,46 @@ class ModemManager:
                     yield
         self.enable(enabled=True)
 
-    def stop(self) -> None:
-        assert self._process is not None
-        # It ends by itself with its bus.
-        self._process.terminate()
-        self._process.wait()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def modems(self) -> list[str]:
-        """Return the modems that can have messages."""
-        (objects,) = self._bus.call(NAME, ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects")
-        return [path for path, interfaces in objects.items() if MESSAGING in interfaces]
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Disable the modem while the block runs."""
+        self.enable(enabled=False)
+        yield
+        self.enable(enabled=True)
 
     def enable(self, *, enabled: bool) -> None:
         """Enable or disable the modem, as a connection manager does."""
         self.call(MODEM, "Enable", "b", enabled)
 
+    def modems(self) -> list[str]:
+        """Return the modems that can have messages."""
+        (objects,) = self.bus.call(NAME, ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects")
+        return [path for path, interfaces in objects.items() if MESSAGING in interfaces]
+
     def call(self, interface: str, method: str, signature: str | None = None, *body: object) -> tuple[Any, ...]:
         """Call a method of the modem."""
         (modem,) = self.modems()
-        return self._bus.call(NAME, modem, interface, method, signature, *body)
+        return self.bus.call(NAME, modem, interface, method, signature, *body)
 
-    def settle(self) -> None:
-        """Let ModemManager finish its work with the modem: it ignores messages that are announced meanwhile."""
+    def receive(self, *tpdus: bytes) -> None:
+        """Let messages arrive in the memory of the modem, each after ModemManager has read the one before.
+
+        ModemManager 1.20.4 ignores the announcement of a message while it reads or deletes another one, and reads that
+        message when the modem is enabled the next time.
+        """
+        for tpdu in tpdus:
+            self._settle()
+            before = self._reads()
+            self._modem.store(tpdu)
+            wait_until(lambda: self._reads() > before)  # noqa: B023 - it is called here alone
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let ModemManager finish its work with the modem."""
         self.call(MODEM, "Command", "su", "AT", 30)
+
+    def _reads(self) -> int:
+        return sum(command.startswith("AT+CMGR=") for command in self._modem.commands)
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the properties of the messages in the list of the modem."""
@@ -100,7 +107,7 @@ class ModemManager:
         found = []
         for path in paths:
             try:
-                (values,) = self._bus.call(NAME, path, "org.freedesktop.DBus.Properties", "GetAll", "s", f"{NAME}.Sms")
+                (values,) = self.bus.call(NAME, path, "org.freedesktop.DBus.Properties", "GetAll", "s", f"{NAME}.Sms")
             except DBusErrorResponse:
                 # A bearer has deleted it.
                 continue

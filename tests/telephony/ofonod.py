@@ -1,60 +1,51 @@
 """The real ofonod with its phonesim plugin, on a private bus."""
 
+import os
 import shutil
-import signal
-import subprocess
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from tests.support import wait_until
-from tests.telephony.bus import PrivateBus
+from tests.support import IS_ROOT, wait_until
+from tests.telephony.bus import Daemon, PrivateBus
+from tests.telephony.modem import Modem
 
 OFONOD: Final = shutil.which("ofonod") or "/usr/sbin/ofonod"
+NAME: Final = "org.ofono"
 MODEM: Final = "/phonesim"
 PUSH: Final = "org.ofono.PushNotification"
 
 
-class Ofonod:
-    """An ofonod with one modem at a TCP port; ended with the block."""
+def why_no_ofono() -> str:
+    """Return what this machine lacks for oFono; empty if nothing."""
+    missing = [tool for tool in ("dbus-daemon", OFONOD, "unshare") if shutil.which(tool) is None]
+    if missing:
+        return f"needs {', '.join(missing)}"
+    return "" if IS_ROOT and os.path.isdir("/var/lib/ofono") else "needs root, for a mount namespace"  # noqa: PTH112
 
-    def __init__(self, bus: PrivateBus, directory: Path, port: int) -> None:
-        self._bus = bus
-        self._log = directory / "ofonod.log"
-        self._file = directory / "phonesim.conf"
-        self._file.write_text(f"[phonesim]\nDriver=phonesim\nAddress=127.0.0.1\nPort={port}\n")
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+class Ofonod(Daemon):
+    """An ofonod with one modem; ended with the block."""
+
+    def __init__(self, bus: PrivateBus, directory: Path, modem: Modem) -> None:
+        phone = directory / "phonesim.conf"
+        phone.write_text(f"[phonesim]\nDriver=phonesim\nAddress=127.0.0.1\nPort={modem.port}\n")
         # Parts of messages lie in /var/lib/ofono: each run has an empty one.
         script = 'mount -t tmpfs none /var/lib/ofono && exec "$@"'
-        environment = {**self._bus.environment, "OFONO_PHONESIM_CONFIG": str(self._file), "OFONO_AT_DEBUG": "1"}
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", script, "sh", OFONOD, "--nodetach", "--debug=*"],
-                env=environment, stdout=log, stderr=log,
-            )  # fmt: skip
-        self._bus.wait_for("org.ofono")
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", OFONOD, "--nodetach", "--debug=*"]
+        variables = {"OFONO_PHONESIM_CONFIG": str(phone), "OFONO_AT_DEBUG": "1"}
+        super().__init__(bus, NAME, directory / "ofonod.log", command, **variables)
+
+    def start(self) -> None:
+        super().start()
         self.power(on=True)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-        self._process.wait()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def power(self, *, on: bool) -> None:
         """Power the modem on or off, and wait until it takes messages, or takes no more."""
         modem = "org.ofono.Modem"
         wait_until(lambda: MODEM in self.modems())
-        self._bus.call("org.ofono", MODEM, modem, "SetProperty", "sv", "Powered", ("b", on))
+        self.bus.call(NAME, MODEM, modem, "SetProperty", "sv", "Powered", ("b", on))
         wait_until(lambda: (PUSH in self.modems()[MODEM]["Interfaces"][1]) == on)
 
     def modems(self) -> dict[str, dict[str, Any]]:
-        (modems,) = self._bus.call("org.ofono", "/", "org.ofono.Manager", "GetModems")
+        (modems,) = self.bus.call(NAME, "/", "org.ofono.Manager", "GetModems")
         return dict(modems)

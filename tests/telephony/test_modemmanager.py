@@ -1,20 +1,19 @@
 """The bearer for ModemManager, with the real ModemManager, a simulated modem and a private bus."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from dmnotid.wire.wsp import encode_push
 from tests.bearers.door import Door
-from tests.processes import running
-from tests.support import Recorder, package, push, wait_until
+from tests.support import package, push, wait_until
 from tests.telephony.bus import Polkit, PrivateBus
 from tests.telephony.conftest import StartBearer
-from tests.telephony.modem import Modem, abstract_listener
+from tests.telephony.modem import Modem
 from tests.telephony.modemmanager import MESSAGING, NAME, ModemManager, why_no_modemmanager
 from tests.telephony.sms import deliver, text
-from tests.telephony.test_whole import configured, ids
 
 pytestmark = [
     pytest.mark.telephony,
@@ -26,42 +25,6 @@ LONG = push(8, unknown=[(9, bytes(300))])
 
 RECEIVING = 2
 """MMSmsState of a message with missing parts."""
-
-
-@pytest.fixture
-def polkit(bus: PrivateBus) -> Iterator[Polkit]:
-    with Polkit(bus) as polkit:
-        yield polkit
-
-
-@pytest.fixture
-def modem(short: Path) -> Iterator[Modem]:
-    with Modem(abstract_listener(f"abstract:{short.name}")) as modem:
-        yield modem
-
-
-@pytest.fixture
-def manager(bus: PrivateBus, polkit: Polkit, modem: Modem, short: Path) -> Iterator[ModemManager]:  # noqa: ARG001 - both first
-    with ModemManager(bus, short, f"abstract:{short.name}") as manager:
-        yield manager
-
-
-def receive(manager: ModemManager, modem: Modem, *tpdus: bytes) -> None:
-    """Let messages arrive in the memory of the modem, each after ModemManager has read the one before.
-
-    ModemManager 1.20.4 ignores the announcement of a message while it reads or deletes another one, and reads that
-    message when the modem is enabled the next time.
-    """
-    for tpdu in tpdus:
-        manager.settle()
-        before = len(reads(modem))
-        modem.store(tpdu)
-        wait_until(lambda: len(reads(modem)) > before)  # noqa: B023 - it is called here alone
-    manager.settle()
-
-
-def reads(modem: Modem) -> list[str]:
-    return [command for command in modem.commands if command.startswith("AT+CMGR=")]
 
 
 def test_push_is_handed_in_and_then_deleted_when_it_comes_by_sms(
@@ -76,13 +39,13 @@ def test_push_is_handed_in_and_then_deleted_when_it_comes_by_sms(
 
     door.answer = answer
     sent = push(6)
-    receive(manager, modem, *deliver(sent))
+    manager.receive(*deliver(sent))
     one = bearer("modemmanager", door.path)
     wait_until(lambda: door.pushes == [sent] and not modem.stored)
     first, *others = deliver(LONG)
-    receive(manager, modem, first)
+    manager.receive(first)
     wait_until(lambda: [message["State"] for message in manager.messages()] == [RECEIVING])
-    receive(manager, modem, *others)
+    manager.receive(*others)
     wait_until(lambda: door.pushes == [sent, LONG] and not modem.stored)
     assert stored_at_answer == [1, 3]
     assert [line["verdict"] for line in one.of("push handed in")] == ["accepted", "accepted"]
@@ -96,7 +59,7 @@ def test_push_for_another_port_is_handed_in_when_it_is_a_dm_notification(
     # The limit for push headers is that of the daemon's configuration.
     long_header = encode_push(package(3), further=[("X-Padding", "x" * 60)])
     sent = [push(1), push(2), long_header]
-    receive(manager, modem, *deliver(sent[0], port=2949), *deliver(sent[1], port=None), *deliver(sent[2]))
+    manager.receive(*deliver(sent[0], port=2949), *deliver(sent[1], port=None), *deliver(sent[2]))
     bearer("modemmanager", door.path)
     wait_until(lambda: door.pushes == sent and not modem.stored)
 
@@ -112,13 +75,13 @@ def test_other_messages_are_left_alone_when_a_push_is_taken(
         *deliver(encode_push(b"xyz", application=8)),
         *deliver(b"\xff"),
     ]
-    receive(manager, modem, *others)
+    manager.receive(*others)
     # A draft of a user, whose octets are those of a push.
     manager.call(MESSAGING, "Create", "a{sv}", {"number": ("s", "+1"), "data": ("ay", push())})
     one = bearer("modemmanager", door.path)
     one.wait("message left", 4)
     sent = push(9)
-    receive(manager, modem, *others, *deliver(sent))
+    manager.receive(*others, *deliver(sent))
     wait_until(lambda: door.pushes == [sent] and len(modem.stored) == 2 * len(others))
     assert len(manager.messages()) == 2 * len(others) + 1
     reasons = [line["reason"] for line in one.of("message left")]
@@ -135,41 +98,30 @@ def test_messages_passed_on_without_storing_do_not_reach_the_bearer(
     assert "AT+CNMI=2,1,2,1,0" in modem.commands
     modem.send(*deliver(push(1)))
     sent = push(2)
-    receive(manager, modem, *deliver(sent))
+    manager.receive(*deliver(sent))
     wait_until(lambda: door.pushes == [sent])
 
 
 @pytest.mark.parametrize(
-    "verdict", [{"verdict": "accepted", "session": 3}, {"verdict": "discarded", "reason": "stale"}]
+    ("first", "offers"), [(None, 2), ("queue-full", 2), ("stale", 1)], ids=["no answer", "queue full", "stale"]
 )
-def test_push_is_deleted_when_the_daemon_has_a_verdict(
-    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer, verdict: dict[str, object]
-) -> None:
-    door.answer = lambda _: verdict
-    one = bearer("modemmanager", door.path)
-    receive(manager, modem, *deliver(push()))
-    wait_until(lambda: not modem.stored)
-    record = one.wait("push handed in")
-    assert record["verdict"] == verdict.get("reason", "accepted")
-    assert len(door.pushes) == 1
-
-
-@pytest.mark.parametrize("answer", [None, {"verdict": "discarded", "reason": "queue-full"}])
-def test_push_is_left_and_offered_again_when_there_is_no_verdict_or_the_queue_is_full(
-    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer, answer: dict[str, object] | None
+def test_push_is_offered_until_its_verdict_is_final_and_then_deleted(
+    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer, first: str | None, offers: int
 ) -> None:
     """A push without an answer may have been accepted; the daemon then discards the second one as a duplicate."""
     stored = []
 
-    def second(_: bytes) -> dict[str, object] | None:
+    def answer(_: bytes) -> dict[str, object] | None:
         stored.append(len(modem.stored))
-        return {"verdict": "accepted", "session": 1} if len(stored) > 1 else answer
+        if len(stored) > 1:
+            return {"verdict": "accepted", "session": 1}
+        return None if first is None else {"verdict": "discarded", "reason": first}
 
-    door.answer = second
+    door.answer = answer
     bearer("modemmanager", door.path)
-    receive(manager, modem, *deliver(push()))
+    manager.receive(*deliver(push()))
     wait_until(lambda: not modem.stored)
-    assert stored == [1, 1]
+    assert stored == [1] * offers
 
 
 def test_push_is_left_until_the_door_is_there(
@@ -177,7 +129,7 @@ def test_push_is_left_until_the_door_is_there(
 ) -> None:
     one = bearer("modemmanager", short / "push.sock")
     sent = push()
-    receive(manager, modem, *deliver(sent))
+    manager.receive(*deliver(sent))
     one.wait("door shut")
     assert len(modem.stored) == 1
     with Door(short / "push.sock") as door:
@@ -186,48 +138,41 @@ def test_push_is_left_until_the_door_is_there(
         assert door.pushes == [sent]
 
 
-def test_push_is_handed_in_when_it_arrived_while_the_modem_was_disabled(
-    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
-) -> None:
-    """Even if the bearer starts meanwhile: the list of a disabled modem is an error."""
-    manager.enable(enabled=False)
-    bearer("modemmanager", door.path).wait("bus connected")
-    sent = [push(1), push(2)]
-    modem.store(*deliver(sent[0]), announce=False)
-    manager.enable(enabled=True)
-    wait_until(lambda: door.pushes == sent[:1] and not modem.stored)
-    manager.enable(enabled=False)
-    modem.store(*deliver(sent[1]), announce=False)
-    manager.enable(enabled=True)
-    wait_until(lambda: door.pushes == sent and not modem.stored)
-
-
-def test_push_is_handed_in_when_the_modem_was_unplugged(
-    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
-) -> None:
-    bearer("modemmanager", door.path).wait("bus connected")
-    sent = [push(1), push(2)]
-    receive(manager, modem, *deliver(sent[0]))
-    wait_until(lambda: door.pushes == sent[:1] and not modem.stored)
-    with manager.unplugged():
-        modem.store(*deliver(sent[1]), announce=False)
-    wait_until(lambda: door.pushes == sent and not modem.stored)
-
-
-def test_push_is_handed_in_once_when_modemmanager_is_restarted(
-    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+@pytest.mark.parametrize("interrupted", [ModemManager.disabled, ModemManager.unplugged, ModemManager.stopped])
+def test_push_is_handed_in_once_when_it_arrived_in_an_interruption(
+    manager: ModemManager,
+    modem: Modem,
+    door: Door,
+    bearer: StartBearer,
+    interrupted: Callable[[ModemManager], AbstractContextManager[None]],
 ) -> None:
     """ModemManager reuses its object numbers, and the bearer must not mistake a push for an earlier one."""
     bearer("modemmanager", door.path).wait("bus connected")
     sent = [push(1), push(2), push(3)]
-    receive(manager, modem, *deliver(sent[0]))
+    manager.receive(*deliver(sent[0]))
     wait_until(lambda: door.pushes == sent[:1] and not modem.stored)
-    manager.stop()
-    modem.store(*deliver(sent[1]), announce=False)
-    manager.start()
+    with interrupted(manager):
+        modem.store(*deliver(sent[1]), announce=False)
     wait_until(lambda: door.pushes == sent[:2] and not modem.stored)
-    receive(manager, modem, *deliver(sent[2]))
+    manager.receive(*deliver(sent[2]))
     wait_until(lambda: door.pushes == sent and not modem.stored)
+
+
+@pytest.mark.parametrize("interrupted", [ModemManager.disabled, ModemManager.stopped])
+def test_push_is_handed_in_when_the_bearer_starts_in_an_interruption(
+    manager: ModemManager,
+    modem: Modem,
+    door: Door,
+    bearer: StartBearer,
+    interrupted: Callable[[ModemManager], AbstractContextManager[None]],
+) -> None:
+    """The list of a disabled modem is an error."""
+    with interrupted(manager):
+        one = bearer("modemmanager", door.path)
+        one.wait("bus connected")
+        assert bool(one.of("telephony missing")) is (interrupted is ModemManager.stopped)
+        modem.store(*deliver(push()), announce=False)
+    wait_until(lambda: len(door.pushes) == 1 and not modem.stored)
 
 
 def test_push_is_not_taken_for_one_of_an_earlier_run_of_modemmanager(
@@ -236,12 +181,11 @@ def test_push_is_not_taken_for_one_of_an_earlier_run_of_modemmanager(
     """The first message of each run has the same path, and the first one is still in the bearer."""
     one = bearer("modemmanager", short / "push.sock")
     sent = [push(1), push(2)]
-    receive(manager, modem, *deliver(sent[0]))
+    manager.receive(*deliver(sent[0]))
     one.wait("door shut")
-    manager.stop()
-    modem.stored.clear()
-    modem.store(*deliver(sent[1]), announce=False)
-    manager.start()
+    with manager.stopped():
+        modem.stored.clear()
+        modem.store(*deliver(sent[1]), announce=False)
     one.wait("push received", 2)
     with Door(short / "push.sock") as door:
         wait_until(lambda: sorted(door.pushes) == sorted(sent) and not modem.stored)
@@ -253,26 +197,15 @@ def test_push_is_handed_in_once_when_the_bus_is_restarted(
     """ModemManager ends with its bus."""
     one = bearer("modemmanager", door.path)
     sent = [push(1), push(2)]
-    with Polkit(bus), ModemManager(bus, short, f"abstract:{short.name}") as manager:
-        receive(manager, modem, *deliver(sent[0]))
+    with Polkit(bus), ModemManager(bus, short, modem) as manager:
+        manager.receive(*deliver(sent[0]))
         wait_until(lambda: door.pushes == sent[:1] and not modem.stored)
     bus.stop()
     one.wait("bus lost")
     modem.store(*deliver(sent[1]), announce=False)
     bus.start()
-    with Polkit(bus), ModemManager(bus, short, f"abstract:{short.name}"):
+    with Polkit(bus), ModemManager(bus, short, modem):
         wait_until(lambda: door.pushes == sent and not modem.stored)
-
-
-@pytest.mark.usefixtures("polkit")
-def test_bearer_waits_for_a_modemmanager_that_starts_later(
-    bus: PrivateBus, modem: Modem, short: Path, door: Door, bearer: StartBearer
-) -> None:
-    bearer("modemmanager", door.path).wait("telephony missing")
-    sent = push()
-    modem.store(*deliver(sent), announce=False)
-    with ModemManager(bus, short, f"abstract:{short.name}"):
-        wait_until(lambda: door.pushes == [sent] and not modem.stored)
 
 
 def test_push_is_handed_in_as_often_as_the_list_has_it_and_deleted(
@@ -281,8 +214,8 @@ def test_push_is_handed_in_as_often_as_the_list_has_it_and_deleted(
     """A modem with one memory for SM and ME: ModemManager lists each message twice."""
     modem.one_memory = True
     modem.store(*deliver(push()), announce=False)
-    manager.enable(enabled=False)
-    manager.enable(enabled=True)
+    with manager.disabled():
+        pass
     wait_until(lambda: len(manager.messages()) == 2)
     accepted, duplicate = {"verdict": "accepted", "session": 1}, {"verdict": "discarded", "reason": "duplicate"}
     door.answer = lambda _: duplicate if door.pushes else accepted
@@ -291,7 +224,7 @@ def test_push_is_handed_in_as_often_as_the_list_has_it_and_deleted(
     # The memory has only one of the two.
     one.wait("message not deleted")
     sent = push(9)
-    receive(manager, modem, *deliver(sent))
+    manager.receive(*deliver(sent))
     wait_until(lambda: door.pushes[2:] == [sent] and not modem.stored)
 
 
@@ -300,62 +233,29 @@ def test_missing_permission_is_logged_once_and_pushes_stay(
 ) -> None:
     polkit.allowed = lambda action: action != f"{NAME}.Messaging"
     one = bearer("modemmanager", door.path)
-    receive(manager, modem, *deliver(push(1)), *deliver(push(2)))
+    manager.receive(*deliver(push(1)), *deliver(push(2)))
     one.wait("push handed in", 2)
     wait_until(lambda: polkit.asked.count(f"{NAME}.Messaging") == 2)
     polkit.allowed = lambda _: True
-    receive(manager, modem, *deliver(push(3)))
+    manager.receive(*deliver(push(3)))
     wait_until(lambda: len(modem.stored) == 2)
     (line,) = one.of("message not deleted")
     assert "polkit" in line["problem"]
 
 
 def test_idle_bearer_waits_without_a_timer_and_is_not_woken_by_the_state_of_a_modem(
-    manager: ModemManager, modem: Modem, door: Door, bearer: StartBearer
+    manager: ModemManager, door: Door, bearer: StartBearer
 ) -> None:
     one = bearer("modemmanager", door.path)
-    receive(manager, modem, *deliver(push()))
+    manager.receive(*deliver(push()))
     wait_until(lambda: not manager.messages() and waits_without_a_timer(one.process.pid))
     counts = []
     # The first round gives the process time for the reply to its Delete.
     for _ in range(2):
-        manager.enable(enabled=False)
-        manager.enable(enabled=True)
+        with manager.disabled():
+            pass
         counts.append(wake_ups(one.process.pid))
     assert counts[0] == counts[1]
-
-
-def test_notification_by_sms_starts_its_hook_once_whatever_is_restarted(
-    manager: ModemManager, modem: Modem, short: Path, bearer: StartBearer
-) -> None:
-    """From the SMS to the hook, each id once: ModemManager, the bearer, the door, and the daemon."""
-    recorder = Recorder(short)
-    file, door = configured(short, recorder)
-    first = push(1)
-    sent = [first, push(2, unknown=[(9, bytes(300))]), push(3, secret=b"forged"), first]
-    with running(short) as run:
-        daemon = run(file)
-        daemon.wait("daemon ready")
-        one = bearer("modemmanager", door)
-        for octets in sent:
-            receive(manager, modem, *deliver(octets))
-            wait_until(lambda: not modem.stored)
-        verdicts = [line["verdict"] for line in one.of("push handed in")]
-        assert verdicts == ["accepted", "accepted", "digest-mismatch", "duplicate"]
-        daemon.wait("session done", 2)
-        # Nothing is lost while the daemon is down, and ModemManager and the bearer are restarted meanwhile.
-        daemon.stop()
-        receive(manager, modem, *deliver(push(4)))
-        one.wait("door shut")
-        manager.stop()
-        one.stop()
-        modem.store(*deliver(push(5)), announce=False)
-        manager.start()
-        bearer("modemmanager", door).wait("door shut")
-        assert len(modem.stored) == 2
-        run(file).wait("session done", 2)
-        wait_until(lambda: not modem.stored)
-    assert ids(recorder) == [1, 2, 4, 5]
 
 
 def waits_without_a_timer(pid: int) -> bool:

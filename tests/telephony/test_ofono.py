@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dmnotid.bearers.bus import Bus, open_bus
+from dmnotid.bearers.bus import Bus
 from dmnotid.bearers.ofono import Agents
 from tests.bearers.door import Door
 from tests.support import LogLines, eventually, push, wait_until
-from tests.telephony.bus import PrivateBus, call
-from tests.telephony.conftest import StartBearer, why_no_ofono
+from tests.telephony.bus import PrivateBus, call, over
+from tests.telephony.conftest import StartBearer
 from tests.telephony.modem import Modem
-from tests.telephony.ofonod import MODEM, PUSH, Ofonod
+from tests.telephony.ofonod import MODEM, NAME, PUSH, Ofonod, why_no_ofono
 from tests.telephony.sms import SENDER, deliver
 
 pytestmark = [
@@ -48,39 +48,22 @@ def test_push_is_handed_in_once_when_it_comes_by_sms(modem: Modem, door: Door, b
 
 
 @pytest.mark.usefixtures("ofono")
-@pytest.mark.parametrize("source_port", [0, 2948, 9200, 40000])
-def test_push_is_handed_in_once_whatever_its_source_port(
-    modem: Modem, door: Door, bearer: StartBearer, source_port: int
+def test_destination_port_alone_decides_which_messages_are_handed_in(
+    modem: Modem, door: Door, bearer: StartBearer
 ) -> None:
     running = bearer("ofono", door.path)
     running.wait("agent registered")
-    modem.send(*deliver(PUSHES[7], source_port=source_port))
-    modem.send(*deliver(PUSHES[8]))
-    running.wait("push handed in", 2)
-    assert door.pushes == PUSHES[7:9]
-
-
-@pytest.mark.usefixtures("ofono")
-def test_message_to_another_port_stays_in_ofono(modem: Modem, door: Door, bearer: StartBearer) -> None:
-    running = bearer("ofono", door.path)
-    running.wait("agent registered")
-    modem.send(*deliver(PUSHES[7], port=2949), *deliver(b"a text", port=None), *deliver(PUSHES[8]))
-    running.wait("push handed in")
-    assert door.pushes == [PUSHES[8]]
+    modem.send(*deliver(PUSHES[0], port=2949), *deliver(b"a text", port=None))
+    sent = PUSHES[1:5]
+    for octets, source_port in zip(sent, [0, 2948, 9200, 40000], strict=True):
+        modem.send(*deliver(octets, source_port=source_port))
+    running.wait("push handed in", len(sent))
+    assert door.pushes == sent
 
 
 def with_agents(bus: PrivateBus, take: Callable[[bytes], None], work: Callable[[Bus, Agents], Awaitable[None]]) -> None:
     """Do something with agents in this process, which try again at once."""
-
-    async def connected() -> None:
-        async with open_bus() as connection, asyncio.TaskGroup() as tasks:
-            await work(connection, Agents(connection, tasks, take, again_in=0.05))
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-        asyncio.run(connected())
+    over(bus, lambda connection, tasks: work(connection, Agents(connection, tasks, take, again_in=0.05)))
 
 
 @pytest.mark.usefixtures("ofono")
@@ -89,7 +72,7 @@ def test_bearer_waits_when_another_agent_is_registered(bus: PrivateBus, modem: M
 
     async def work(_connection: Bus, agents: Agents) -> None:
         with bus.connect() as other, bus.connect() as monitor:
-            call(other, "org.ofono", MODEM, PUSH, "RegisterAgent", "o", "/other")
+            call(other, NAME, MODEM, PUSH, "RegisterAgent", "o", "/other")
             rule, monitoring = "member='RegisterAgent'", "org.freedesktop.DBus.Monitoring"
             call(
                 monitor, "org.freedesktop.DBus", "/org/freedesktop/DBus", monitoring, "BecomeMonitor", "asu", [rule], 0
@@ -114,7 +97,7 @@ def test_agent_is_registered_again_when_ofono_releases_only_the_agent(bus: Priva
         await agents.start()
         await eventually(lambda: logged.of("agent registered"))
         # oFono answers this with Release, as it does after an error of the agent.
-        await connection.call("org.ofono", MODEM, PUSH, "UnregisterAgent", "o", f"/dmnotid{MODEM}")
+        await connection.call(NAME, MODEM, PUSH, "UnregisterAgent", "o", f"/dmnotid{MODEM}")
         await eventually(lambda: len(logged.of("agent registered")) > 1)
 
     with_agents(bus, lambda _: None, work)
@@ -159,7 +142,7 @@ def test_bearer_waits_for_ofono_when_it_starts_first(
 ) -> None:
     running = bearer("ofono", door.path)
     assert running.wait("telephony missing")["name"] == "org.ofono"
-    with Ofonod(bus, short, modem.port):
+    with Ofonod(bus, short, modem):
         running.wait("agent registered")
 
 

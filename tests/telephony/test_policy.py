@@ -1,20 +1,18 @@
-"""The D-Bus policy that is shipped: beside that of oFono, on a bus that allows nothing else, and as another user."""
+"""The D-Bus policy for oFono that is shipped: beside that of oFono, on a bus that allows nothing else."""
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dmnotid.bearers.bus import Bus, BusError, open_bus
+from dmnotid.bearers.bus import Bus, BusError
 from dmnotid.bearers.ofono import Agents
 from tests.project.packaging import PROJECT
 from tests.support import LogLines, eventually, push, without_privileges
-from tests.telephony.bus import PrivateBus
-from tests.telephony.conftest import why_no_ofono
+from tests.telephony.bus import PrivateBus, over, rules
 from tests.telephony.modem import Modem
-from tests.telephony.ofonod import MODEM
+from tests.telephony.ofonod import MODEM, NAME, why_no_ofono
 from tests.telephony.sms import deliver
 
 pytestmark = [
@@ -27,37 +25,15 @@ OFONO = Path("/etc/dbus-1/system.d/ofono.conf")
 OURS = PROJECT / "systemd/dmnotid-ofono.conf"
 
 
-def rules(file: Path) -> str:
-    """Return the rules of a policy, for a user that every machine has."""
-    (found,) = re.findall("<busconfig>(.*)</busconfig>", file.read_text(), flags=re.DOTALL)
-    return str(found).replace('user="dmnotid-bearer"', 'user="nobody"')
-
-
 @pytest.fixture
 def bus(short: Path, request: pytest.FixtureRequest) -> Iterator[PrivateBus]:
     with PrivateBus(short, "".join(map(rules, request.param))) as bus:
         yield bus
 
 
-def as_nobody(bus: PrivateBus, work: Callable[[Bus, asyncio.TaskGroup], Awaitable[None]]) -> None:
-    """Do something over a connection of another user."""
-
-    async def connected() -> None:
-        async with open_bus() as connection, asyncio.TaskGroup() as tasks:
-            await work(connection, tasks)
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-
-    with without_privileges(bus.path):
-        asyncio.run(connected())
-
-
 @pytest.mark.usefixtures("ofono")
 @pytest.mark.parametrize("bus", [[OFONO, OURS]], indirect=True)
-def test_user_of_the_bearer_may_be_agent_and_nothing_else(
-    bus: PrivateBus, modem: Modem, monkeypatch: pytest.MonkeyPatch, logged: LogLines
-) -> None:
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+def test_user_of_the_bearer_may_be_agent_and_nothing_else(bus: PrivateBus, modem: Modem, logged: LogLines) -> None:
     pushes: list[bytes] = []
 
     async def work(connection: Bus, tasks: asyncio.TaskGroup) -> None:
@@ -66,18 +42,18 @@ def test_user_of_the_bearer_may_be_agent_and_nothing_else(
         modem.send(*deliver(push(7)))
         await eventually(lambda: pushes)
         with pytest.raises(BusError, match="AccessDenied"):
-            await connection.call("org.ofono", MODEM, "org.ofono.Modem", "SetProperty", "sv", "Powered", ("b", False))
+            await connection.call(NAME, MODEM, "org.ofono.Modem", "SetProperty", "sv", "Powered", ("b", False))
 
-    as_nobody(bus, work)
+    with without_privileges(bus.path):
+        over(bus, work)
 
 
 @pytest.mark.usefixtures("ofono")
 @pytest.mark.parametrize("bus", [[OFONO]], indirect=True)
-def test_missing_policy_is_logged(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch, logged: LogLines) -> None:
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-
+def test_missing_policy_is_logged(bus: PrivateBus, logged: LogLines) -> None:
     async def work(connection: Bus, tasks: asyncio.TaskGroup) -> None:
         await Agents(connection, tasks, lambda _: None).start()
 
-    as_nobody(bus, work)
+    with without_privileges(bus.path):
+        over(bus, work)
     assert "AccessDenied" in logged.of("telephony missing")[0]["problem"]

@@ -1,80 +1,99 @@
-"""From an SMS to the hook: ofonod, the bearer, the door, and the daemon."""
+"""From an SMS to the hook, each id once: a telephony daemon, its bearer, the door, and the daemon."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.processes import Run, running
+from dmnotid.wire.wsp import encode_push
+from tests.processes import Run, Service, running
 from tests.support import SECRET, SERVER_ID, Recorder, push, wait_until, write_config
-from tests.telephony.conftest import StartBearer, why_no_ofono
+from tests.telephony.conftest import StartBearer
 from tests.telephony.modem import Modem
+from tests.telephony.modemmanager import ModemManager, why_no_modemmanager
+from tests.telephony.ofonod import why_no_ofono
 from tests.telephony.sms import deliver
 
-pytestmark = [
-    pytest.mark.telephony,
-    pytest.mark.skipif(bool(why_no_ofono()), reason=why_no_ofono()),
-    pytest.mark.usefixtures("ofono"),
-]
+pytestmark = pytest.mark.telephony
+needs_ofono = pytest.mark.skipif(bool(why_no_ofono()), reason=why_no_ofono())
+needs_modemmanager = pytest.mark.skipif(bool(why_no_modemmanager()), reason=why_no_modemmanager())
 
-# Content-Type application/vnd.wap.mms-message, X-Wap-Application-Id mms.ua, and how an m-notification-ind begins.
-MMS = bytes.fromhex("01 06 03 be af 84 8c 82 98 31 00 8d 92")
+LONG = push(8, unknown=[(9, bytes(300))])
+"""A push that takes three parts."""
+MMS = encode_push(b"mms", content_type=0x3E, application=4)
+FORGED = push(9, secret=b"forged")
+
+
+class Device:
+    """A door, a server that may send through it alone, and a hook."""
+
+    def __init__(self, directory: Path, run: Run) -> None:
+        self.hook = Recorder(directory)
+        self.door = directory / "push.sock"
+        server = {"id": SERVER_ID, "secret": {"text": SECRET.decode()}, "sources": ["sms"]}
+        doors = [{"path": str(self.door), "holds": "push", "source": "sms"}]
+        self._file = write_config(directory, self.hook.command, servers=[server], doors=doors)
+        self._run = run
+
+    def start(self) -> Service:
+        daemon = self._run(self._file)
+        daemon.wait("daemon ready")
+        return daemon
 
 
 @pytest.fixture
-def run(short: Path) -> Iterator[Run]:
+def device(short: Path) -> Iterator[Device]:
     with running(short) as run:
-        yield run
+        yield Device(short, run)
 
 
-def configured(directory: Path, recorder: Recorder) -> tuple[Path, Path]:
-    """Configure a server that may send through the door alone; the file, and the path of the door."""
-    path = directory / "push.sock"
-    server = {"id": SERVER_ID, "secret": {"text": SECRET.decode()}, "sources": ["sms"]}
-    door = {"path": str(path), "holds": "push", "source": "sms"}
-    return write_config(directory, recorder.command, servers=[server], doors=[door]), path
-
-
-def ids(recorder: Recorder) -> list[int]:
-    return sorted(int(one["environment"]["DMNOTID_NOTIFICATION_ID"]) for one in recorder.runs)
-
-
-def test_notification_by_sms_starts_its_hook_once(modem: Modem, short: Path, run: Run, bearer: StartBearer) -> None:
-    recorder = Recorder(short)
-    file, door = configured(short, recorder)
-    daemon = run(file)
-    daemon.wait("daemon ready")
-    sms = bearer("ofono", door)
-    sms.wait("agent registered")
-    long = push(8, unknown=[(9, bytes(300))])
+@needs_ofono
+@pytest.mark.usefixtures("ofono")
+def test_notification_starts_its_hook_once_when_ofono_receives_it(
+    modem: Modem, device: Device, bearer: StartBearer
+) -> None:
+    """It waits in the bearer while the daemon is down."""
+    daemon = device.start()
+    one = bearer("ofono", device.door)
+    one.wait("agent registered")
     first = push(7)
-    modem.send(*deliver(first), *deliver(long), *deliver(MMS), *deliver(push(9, secret=b"forged")))
+    modem.send(*deliver(first), *deliver(LONG), *deliver(MMS), *deliver(FORGED))
     modem.store(*deliver(push(10)), *deliver(first))
     verdicts = ["accepted", "accepted", "content-type-mismatch", "digest-mismatch", "accepted", "duplicate"]
-    sms.wait("push handed in", len(verdicts))
-    assert [record["verdict"] for record in sms.of("push handed in")] == verdicts
+    one.wait("push handed in", len(verdicts))
+    assert [record["verdict"] for record in one.of("push handed in")] == verdicts
     daemon.wait("session done", 3)
-    assert ids(recorder) == [7, 8, 10]
-    assert {one["environment"]["DMNOTID_SOURCE"] for one in recorder.runs} == {"sms"}
+    assert {run["environment"]["DMNOTID_SOURCE"] for run in device.hook.runs} == {"sms"}
+    daemon.stop()
+    modem.send(*deliver(push(11)), *deliver(push(12)))
+    one.wait("door shut")
+    one.wait("push received", len(verdicts) + 2)
+    device.start().wait("session done", 2)
+    assert sorted(device.hook.notification_ids) == [7, 8, 10, 11, 12]
 
 
-def test_notification_waits_in_the_bearer_while_the_daemon_is_down(
-    modem: Modem, short: Path, run: Run, bearer: StartBearer
+@needs_modemmanager
+def test_notification_starts_its_hook_once_when_modemmanager_receives_it(
+    manager: ModemManager, modem: Modem, device: Device, bearer: StartBearer
 ) -> None:
-    recorder = Recorder(short)
-    file, door = configured(short, recorder)
-    daemon = run(file)
-    daemon.wait("daemon ready")
-    sms = bearer("ofono", door)
-    sms.wait("agent registered")
-    modem.send(*deliver(push(7)))
-    daemon.wait("session done")
-    assert daemon.stop() == 0
-    modem.send(*deliver(push(8)), *deliver(push(9)))
-    sms.wait("door shut")
-    sms.wait("push received", 3)
-    daemon = run(file)
+    """Whatever is restarted meanwhile."""
+    daemon = device.start()
+    one = bearer("modemmanager", device.door)
+    first = push(7)
+    for octets in (first, LONG, FORGED, first):
+        manager.receive(*deliver(octets))
+        wait_until(lambda: not modem.stored)
+    verdicts = [line["verdict"] for line in one.of("push handed in")]
+    assert verdicts == ["accepted", "accepted", "digest-mismatch", "duplicate"]
     daemon.wait("session done", 2)
-    sms.wait("door open")
-    wait_until(lambda: len(sms.of("push handed in")) == 3)
-    assert ids(recorder) == [7, 8, 9]
+    daemon.stop()
+    manager.receive(*deliver(push(10)))
+    one.wait("door shut")
+    with manager.stopped():
+        one.stop()
+        modem.store(*deliver(push(11)), announce=False)
+    bearer("modemmanager", device.door).wait("door shut")
+    assert len(modem.stored) == 2
+    device.start().wait("session done", 2)
+    wait_until(lambda: not modem.stored)
+    assert sorted(device.hook.notification_ids) == [7, 8, 10, 11]

@@ -67,7 +67,7 @@ class Case:
 
     def ran(self) -> list[int]:
         """Return the NOTIFICATION-IDs of all runs, in order."""
-        return [int(run["environment"]["DMNOTID_NOTIFICATION_ID"]) for run in self.recorder.runs]
+        return self.recorder.notification_ids
 
 
 def fill(filler: Path) -> None:

@@ -135,7 +135,7 @@ def test_hook_runs_once_beside_hostile_datagrams_and_after_a_restart(tmp_path: P
         for reason in ("truncated", "trailing-octets", "not-a-push", "digest-mismatch", "unknown-server", "stale"):
             assert stopped[reason] >= 2, reason
     assert recorder.names == [(1, 1), (2, 1), (3, 1)]
-    assert [run["environment"]["DMNOTID_NOTIFICATION_ID"] for run in recorder.runs] == ["1", "100", "101"]
+    assert recorder.notification_ids == [1, 100, 101]
     assert service.errors == ""
 
 
