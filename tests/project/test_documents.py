@@ -27,7 +27,7 @@ def test_no_command_line_has_a_secret_in_it(page: Path) -> None:
 
 def test_stop_of_the_service_takes_its_socket_along() -> None:
     """The next datagram would start it again; only without its socket unit it has none to stop."""
-    stops = [line for page in PAGES for line in re.findall(r"systemctl stop dmnotid.*", page.read_text())]
+    stops = [line for page in PAGES for line in re.findall(r"systemctl stop dmnotid\..*", page.read_text())]
     assert [line for line in stops if "dmnotid.socket" not in line] == ["systemctl stop dmnotid.service"]
     assert "systemctl stop dmnotid.service\nsystemctl unmask dmnotid.socket" in (
         (PROJECT / "docs/install.md").read_text()
