@@ -141,3 +141,10 @@ STATUS: Final[dict[str, Any]] = {
         {"interface": "wwan0", "type": "mobile", "available": False, "why": "up, no address", "since": None},
     ],
 }
+
+
+def changed(**facts: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return STATUS with other facts; those of a section are added to it."""
+    return STATUS | {
+        name: STATUS[name] | value if isinstance(STATUS[name], dict) else value for name, value in facts.items()
+    }

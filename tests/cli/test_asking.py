@@ -17,7 +17,7 @@ from tests.processes import WITHOUT_PRIVILEGES, needs_setpriv
 from tests.support import further
 
 COMMANDS = (
-    *(["status"], ["sessions", "cancel", "7"]),
+    *(["status"], ["status", "--all"], ["sessions", "cancel", "7"]),
     *further(["follow"], ["discards"], ["reload"], ["sessions"], ["sessions", "retry", "7"]),
 )
 
@@ -27,19 +27,22 @@ def printed(done: Done) -> str:
     return (done.out or done.err).splitlines()[0]
 
 
+def as_nobody(*words: str, directory: Path) -> Done:
+    """Run a command as a user without privileges, for the daemon of this runtime directory."""
+    done = subprocess.run(
+        [*WITHOUT_PRIVILEGES, *PROGRAM, *words],
+        env=os.environ | {"RUNTIME_DIRECTORY": str(directory)},
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_no_daemon_is_exit_status_3(words: list[str], tmp_path: Path) -> None:
-    done = call(*words, "--socket", str(tmp_path / "control"))
+    # systemd separates several directories with colons.
+    done = call(*words, RUNTIME_DIRECTORY=f"{tmp_path}:/run/other")
     assert done.status == 3
     assert printed(done) == f"dmnotid does not run ({tmp_path}/control: no daemon listens there)"
-
-
-def test_plain_status_without_a_daemon_is_exit_status_3(tmp_path: Path) -> None:
-    done = call("status", RUNTIME_DIRECTORY=f"{tmp_path}:/run/other")
-    assert (done.status, done.out.splitlines()[0]) == (
-        3,
-        f"dmnotid does not run ({tmp_path}/control: no daemon listens there)",
-    )
 
 
 def test_daemon_that_does_not_accept_may_be_starting(tmp_path: Path) -> None:
@@ -67,42 +70,18 @@ def test_daemon_that_closes_the_connection_is_exit_status_3(words: list[str], tm
 
 
 @needs_setpriv
-def test_plain_status_without_permission_is_exit_status_4(tmp_path: Path) -> None:
-    with listening(tmp_path / "control"):
-        (tmp_path / "control").chmod(0)
-        environ = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)}
-        command = [*WITHOUT_PRIVILEGES, *PROGRAM, "status"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=PATIENCE, check=False)
-    assert (done.returncode, done.stderr) == (4, "")
-    assert done.stdout.startswith(f"dmnotid does not answer ({tmp_path}/control: only root, ")
-
-
-@needs_setpriv
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_user_without_permission_is_exit_status_4(words: list[str], tmp_path: Path) -> None:
-    with listening(tmp_path / "control"):
-        (tmp_path / "control").chmod(0)
-        command = [*WITHOUT_PRIVILEGES, *PROGRAM, *words, "--socket", str(tmp_path / "control")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 4
-    assert (done.stdout or done.stderr).startswith(f"dmnotid does not answer ({tmp_path}/control: only root, ")
-
-
-@needs_setpriv
 @pytest.mark.parametrize("words", [*COMMANDS, ["metrics"]], ids=" ".join)
-def test_user_who_cannot_enter_the_runtime_directory_is_exit_status_4(words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", ["run/control", "run"])
+def test_user_without_permission_is_exit_status_4(words: list[str], closed: str, tmp_path: Path) -> None:
+    """For the socket, or for its directory."""
     directory = tmp_path / "run"
     directory.mkdir()
     with listening(directory / "control"):
-        directory.chmod(0)
-        done = subprocess.run(
-            [*WITHOUT_PRIVILEGES, *PROGRAM, *words],
-            env=os.environ | {"RUNTIME_DIRECTORY": str(directory)},
-            capture_output=True, text=True, timeout=PATIENCE, check=False,
-        )  # fmt: skip
+        (tmp_path / closed).chmod(0)
+        done = as_nobody(*words, directory=directory)
         directory.chmod(0o700)
-    assert done.returncode == 4
-    assert (done.stdout or done.stderr).startswith(f"dmnotid does not answer ({directory}/control: only root, ")
+    assert done.status == 4
+    assert (done.out or done.err).startswith(f"dmnotid does not answer ({directory}/control: only root, ")
 
 
 @needs_setpriv
@@ -115,11 +94,9 @@ def test_check_without_an_answer_is_critical_or_unknown(
 ) -> None:
     with listening(tmp_path / "control") as sock:
         sock.close() if mode is None else (tmp_path / "control").chmod(mode)
-        command = [*WITHOUT_PRIVILEGES, *PROGRAM, "status", "--check"]
-        environ = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=PATIENCE, check=False)
-    assert (done.returncode, done.stderr) == (status, "")
-    assert done.stdout.startswith(word)
+        done = as_nobody("status", "--check", directory=tmp_path)
+    assert (done.status, done.err) == (status, "")
+    assert done.out.startswith(word)
 
 
 @pytest.mark.parametrize(

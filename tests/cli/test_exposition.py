@@ -1,6 +1,5 @@
 """The metrics of a status, read by the official parsers and by promtool."""
 
-import copy
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
@@ -14,79 +13,22 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from dmnotid.cli.exposition import families, render
 from dmnotid.errors import discard_reasons
 from dmnotid.policy.sessions import Closed, PendingState
+from tests.cli.examples import NOW, changed
+from tests.cli.examples import STATUS as EXAMPLE
 
 Parser = Callable[[str], Iterable[Metric]]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
-STARTED: Final = 1_795_972_791.25
-
-STATUS: Final[dict[str, Any]] = {
-    "version": 1,
-    "now": 1_795_984_311.0,
-    "started": STARTED,
-    "pid": 441,
-    "program": "0.2.0",
-    "loop": "uvloop",
-    "config": {
-        "file": "/etc/dmnotid/dmnotid.yaml",
-        "loaded": 1_795_972_869.5,
-        "reload_refused": {"at": 1_795_975_331.0, "problems": 9},
-    },
-    "problems": [{"place": "/etc/dmnotid/dmnotid.yaml:4:5", "message": "servers[1].secret: is missing"}],
-    "sockets": [
-        {"listen": "[::]:2948", "unit": "dmnotid.socket", "door": None, "received": 1003, "lost": 2, "junk": 12_403}
-    ],
-    "hook": {"what": "/usr/local/sbin/start-dm-session", "startable": True, "problem": None},
-    "journal": {
-        "file": "/var/lib/dmnotid/journal.sqlite3",
-        "octets": 217_088,
-        "remembered": 909,
-        "oldest": 1_795_700_000.0,
-        "errors": 3,
-    },
-    "clock": {"believed": True, "floor": 1_795_000_000},
-    "counts": {
-        "received": 1003,
-        "accepted": 910,
-        "not_accepted": 4,
-        "bugs": 5,
-        "junk": 12_403,
-        "lost": 2,
-        "discarded": {"digest-mismatch": 60, "truncated": 24, "unknown-server": 1},
-        "tries": 911,
-        "interrupted": 0,
-        "closed": {"done": 909, "refused": 0, "failed": 1, "expired": 0, "cancelled": 0},
-        "duration_sum": 41.25,
-        "duration_count": 909,
-        "states": {"running": 0, "queued": 0, "resting": 0, "paused": 0, "waiting": 1, "held": 0, "hook": 0},
-        "oldest_pending": 1_795_972_972.125,
-    },
-    "servers": [
-        {"id": "acme.example", "last_accepted": 1_795_983_920.75, "accepted": 905},
-        {"id": "dm.example.com", "last_accepted": 1_795_976_000.0, "accepted": 5},
-        {"id": "third.example", "last_accepted": None, "accepted": 0},
-    ],
-    "links": [
-        {"interface": "eth0", "type": "wireline", "available": True, "why": None, "since": 1_795_972_983.0},
-        {"interface": "wwan0", "type": "mobile", "available": False, "why": "no address", "since": None},
-        {"interface": "tun0", "type": "any", "available": True, "why": None, "since": 1_795_972_983.0},
-    ],
-}
+STATUS: Final = changed(
+    config={"reload_refused": {"at": NOW - 9_000, "problems": 9}},
+    counts={"lost": 2, "not_accepted": 4, "bugs": 5, "duration_sum": 41.25},
+    journal={"errors": 3},
+    links=[*EXAMPLE["links"], {"interface": "tun0", "type": "any", "available": True, "why": None, "since": NOW}],
+)
+STARTED: Final[float] = STATUS["started"]
 
 HOSTILE: Final = 'a"b\\c\nd\\n\r"} 1\u2028{\t#'
 """A SERVER-ID whose characters end labels, values, lines or comments of the text format."""
-
-
-def status(**changes: object) -> dict[str, Any]:
-    """Return STATUS with other values; `counts__lost` is the key `lost` of `counts`."""
-    changed = copy.deepcopy(STATUS)
-    for name, value in changes.items():
-        outer, _, inner = name.partition("__")
-        if inner:
-            changed[outer][inner] = value
-        else:
-            changed[outer] = value
-    return changed
 
 
 def read(text: str, parse: Parser = parse_plain) -> Samples:
@@ -111,14 +53,14 @@ EXPECTED: Final[dict[str, float]] = {
     "dmnotid_up": 1,
     "dmnotid_start_time_seconds": STARTED,
     "dmnotid_config_last_reload_successful": 0,
-    "dmnotid_config_last_reload_success_timestamp_seconds": 1_795_972_869.5,
+    "dmnotid_config_last_reload_success_timestamp_seconds": NOW - 11_400,
     "dmnotid_hook_startable": 1,
     "dmnotid_clock_believed": 1,
     "dmnotid_datagrams_received_total": 1003,
     "dmnotid_datagrams_refused_total": 12_403,
     "dmnotid_notifications_not_accepted_total": 4,
     "dmnotid_internal_errors_total": 5,
-    "dmnotid_session_oldest_pending_timestamp_seconds": 1_795_972_972.125,
+    "dmnotid_session_oldest_pending_timestamp_seconds": NOW - 7_920,
     "dmnotid_session_tries_total": 911,
     "dmnotid_session_duration_seconds_sum": 41.25,
     "dmnotid_session_duration_seconds_count": 909,
@@ -134,11 +76,11 @@ def test_metric_without_label_has_the_value_of_the_status() -> None:
 
 def test_metric_with_labels_has_a_sample_for_each_value() -> None:
     samples = plain(STATUS)
-    assert samples["dmnotid_build_info", (("loop", "uvloop"), ("version", "0.2.0"))] == 1
+    assert samples["dmnotid_build_info", (("loop", "uvloop"), ("version", "0.1.0"))] == 1
     assert series(samples, "dmnotid_datagrams_lost_total", "cause") == {"buffer": 2}
     accepted = {"acme.example": 905, "dm.example.com": 5, "third.example": 0}
     assert series(samples, "dmnotid_notifications_accepted_total", "server") == accepted
-    heard = {"acme.example": 1_795_983_920.75, "dm.example.com": 1_795_976_000.0}
+    heard = {"acme.example": NOW - 180, "dm.example.com": NOW - 7_860}
     assert series(samples, "dmnotid_notification_last_accepted_timestamp_seconds", "server") == heard
     types = {"mobile": 0, "wireless": 0, "wireline": 1}
     assert series(samples, "dmnotid_connection_available", "type") == types
@@ -153,7 +95,7 @@ def test_doors_have_a_sample_for_each_name_and_none_without_doors() -> None:
         for path, (name, received) in names.items()
     ]
     name = "dmnotid_door_datagrams_received_total"
-    assert series(plain(status(sockets=[*STATUS["sockets"], *doors])), name, "door") == {"sms": 5, "local": 0}
+    assert series(plain(changed(sockets=[*STATUS["sockets"], *doors])), name, "door") == {"sms": 5, "local": 0}
     assert name not in {found for found, _ in plain(STATUS)}
 
 
@@ -178,32 +120,32 @@ def test_every_metric_has_help_and_a_type(parse: Parser) -> None:
 
 @pytest.mark.parametrize("found", [{}, {"digest-mismatch": 60}, {"made-up": 7, "stale": 1}])
 def test_reasons_are_those_of_the_program_when_the_daemon_counts_others(found: dict[str, int]) -> None:
-    samples = series(plain(status(counts__discarded=found)), "dmnotid_notifications_discarded_total", "reason")
+    samples = series(plain(changed(counts={"discarded": found})), "dmnotid_notifications_discarded_total", "reason")
     assert samples == {reason: found.get(reason, 0) for reason in discard_reasons()}
     assert len(samples) > 20
 
 
 def test_states_and_outcomes_begin_at_0_when_the_daemon_has_none() -> None:
-    samples = plain(status(counts__states={}, counts__closed={}, links=[]))
+    samples = plain(changed(counts={"states": {}, "closed": {}}, links=[]))
     assert series(samples, "dmnotid_sessions", "state") == dict.fromkeys(PendingState, 0)
     assert series(samples, "dmnotid_sessions_closed_total", "outcome") == dict.fromkeys(Closed, 0)
     assert set(series(samples, "dmnotid_connection_available", "type").values()) == {0}
 
 
 def test_size_of_the_journal_is_absent_when_it_cannot_be_read() -> None:
-    names = {name for name, _ in plain(status(journal__octets=None))}
+    names = {name for name, _ in plain(changed(journal={"octets": None}))}
     assert EXPECTED.keys() - names == {"dmnotid_journal_bytes"}
 
 
 def test_series_of_the_oldest_session_is_absent_when_none_is_pending() -> None:
-    names = {name for name, _ in plain(status(counts__oldest_pending=None))}
+    names = {name for name, _ in plain(changed(counts={"oldest_pending": None}))}
     assert EXPECTED.keys() - names == {"dmnotid_session_oldest_pending_timestamp_seconds"}
 
 
 @pytest.mark.parametrize("parse", [parse_plain, parse_openmetrics])
 def test_hostile_server_id_is_the_value_of_one_label(parse: Parser) -> None:
     servers = [{"id": HOSTILE, "last_accepted": 7.5, "accepted": 3}]
-    text = render(families(status(servers=servers)), created=None if parse is parse_plain else STARTED)
+    text = render(families(changed(servers=servers)), created=None if parse is parse_plain else STARTED)
     samples = read(text, parse)
     assert series(samples, "dmnotid_notifications_accepted_total", "server") == {HOSTILE: 3}
     assert series(samples, "dmnotid_notification_last_accepted_timestamp_seconds", "server") == {HOSTILE: 7.5}
@@ -215,13 +157,13 @@ def test_one_sample_replaces_those_of_servers_when_they_are_left_out() -> None:
     samples = plain(STATUS, servers=False)
     assert {name for (name, labels) in samples if labels and labels[0][0] == "server"} == set()
     assert samples["dmnotid_notifications_accepted_total", ()] == 910
-    assert samples["dmnotid_notification_last_accepted_timestamp_seconds", ()] == 1_795_983_920.75
+    assert samples["dmnotid_notification_last_accepted_timestamp_seconds", ()] == NOW - 180
 
 
 def test_no_time_is_given_when_no_server_was_ever_accepted() -> None:
     servers = [{"id": "dm.example.com", "last_accepted": None, "accepted": 0}]
     for one_each in (True, False):
-        names = {name for name, _ in plain(status(servers=servers), servers=one_each)}
+        names = {name for name, _ in plain(changed(servers=servers), servers=one_each)}
         assert "dmnotid_notification_last_accepted_timestamp_seconds" not in names
 
 

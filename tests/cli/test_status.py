@@ -6,16 +6,9 @@ import pytest
 
 from dmnotid.cli.status import check
 from dmnotid.cli.status_text import describe, list_servers, print_text, report
-from tests.cli.examples import DISCARD, DONE, NOW, STATUS, server
+from tests.cli.examples import DISCARD, DONE, NOW, STATUS, changed, server
 
 pytestmark = pytest.mark.usefixtures("utc")
-
-
-def changed(**facts: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return the example with other facts; those of a section are added to it."""
-    return STATUS | {
-        name: STATUS[name] | value if isinstance(STATUS[name], dict) else value for name, value in facts.items()
-    }
 
 
 def test_daemon_without_a_problem_is_described() -> None:

@@ -303,21 +303,19 @@ async def test_socket_of_a_running_process_is_refused(tmp_path: Path) -> None:
         assert await works(tmp_path / "control")
 
 
-def test_path_that_is_not_a_socket_is_refused_and_kept(tmp_path: Path) -> None:
-    (tmp_path / "control").write_text("notes")
-    with pytest.raises(EndpointError, match=r"control\.socket: .*/control: exists and is not a socket; remove it"):
-        Server(tmp_path / "control", Interface(Plain()))
-    assert (tmp_path / "control").read_text() == "notes"
-
-
-def test_directory_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match=r"/none/control: No such file or directory"):
-        Server(tmp_path / "none/control", Interface(Plain()))
-
-
-def test_path_that_is_too_long_for_an_address_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match=r"/x{108}: AF_UNIX path too long"):
-        Server(tmp_path / ("x" * 108), Interface(Plain()))
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("notes", "/notes: exists and is not a socket; remove it"),
+        ("none/control", "/none/control: No such file or directory"),
+        ("x" * 108, "/x{108}: AF_UNIX path too long"),
+    ],
+)
+def test_path_that_cannot_be_bound_is_named_and_kept(tmp_path: Path, name: str, problem: str) -> None:
+    (tmp_path / "notes").write_text("kept")
+    with pytest.raises(EndpointError, match=rf"control\.socket: .*{problem}"):
+        Server(tmp_path / name, Interface(Plain()))
+    assert (tmp_path / "notes").read_text() == "kept"
 
 
 async def test_stop_ends_connections_and_leaves_nothing_open(tmp_path: Path) -> None:
