@@ -151,21 +151,21 @@ def parse_mo_indexes(text: str) -> tuple[int, ...]:
 
 def parse_cached_mos(text: str) -> tuple[CachedMo, ...]:
     """Parse INDEX:HEX pairs separated by commas; the empty text has none."""
-    return tuple(map(_cached_mo, _words(text)))
+    found = []
+    for word in _words(text):
+        index, _, validator = word.partition(":")
+        try:
+            octets = parse_hex(validator)
+        except ValueError:
+            # Of no length that is expected, so that the message is the same.
+            octets = b""
+        if len(octets) != CACHE_VALIDATOR_OCTETS:
+            expected = f"an MO index and {CACHE_VALIDATOR_OCTETS} octets of hex are expected, as in 3:deadbeef"
+            raise argparse.ArgumentTypeError(f"{word!r}: {expected}")
+        found.append((parse_number(index, 0, MAX_MO_INDEX), octets))
+    return tuple(found)
 
 
 def _words(text: str) -> list[str]:
     # Splitting the empty text would give one empty word.
     return [word.strip() for word in text.split(",")] if text else []
-
-
-def _cached_mo(word: str) -> CachedMo:
-    index, _, validator = word.partition(":")
-    try:
-        octets = parse_hex(validator)
-    except ValueError:
-        octets = b""
-    if len(octets) != CACHE_VALIDATOR_OCTETS:
-        expected = f"an MO index and {CACHE_VALIDATOR_OCTETS} octets of hex are expected, as in 3:deadbeef"
-        raise argparse.ArgumentTypeError(f"{word!r}: {expected}")
-    return parse_number(index, 0, MAX_MO_INDEX), octets

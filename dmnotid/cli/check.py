@@ -226,7 +226,13 @@ def summary(
     addresses = ", ".join(passed or map(str, config.listen))
     yield f"listen       {addresses} ({'UDP, passed by dmnotid.socket' if passed else 'UDP'})"
     if config.doors:
-        yield from section("doors", (_describe_door(door, doors) for door in config.doors))
+        lines = []
+        for door in config.doors:
+            group = "" if door.group is None else f", group {door.group}"
+            by_unit = os.path.realpath(door.path) in doors
+            owner = "passed by dmnotid-doors.socket" if by_unit else f"mode {door.mode:04o}{group}"
+            lines.append(f"{door.path} ({door.holds}, source {door.source}, {owner})")
+        yield from section("doors", lines)
     yield f"state        {config.state}{' (systemd makes it)' if state_made else ''}"
     socket = f"socket {str(config.hook.socket)!r}"
     hook = " ".join(map(repr, config.hook.command)) if config.hook.socket is None else socket
@@ -249,13 +255,6 @@ def _describe_server(server: Server, *, read: bool) -> str:
     facts.append("must sign" if server.require_digest else "may come unsigned")
     facts.append(f"from {', '.join(map(str, server.sources)) or 'anywhere'}")
     return f"{server.id!r}: {', '.join(facts)}"
-
-
-def _describe_door(door: DoorConfig, passed: Sequence[str]) -> str:
-    group = "" if door.group is None else f", group {door.group}"
-    by_unit = os.path.realpath(door.path) in passed
-    owner = "passed by dmnotid-doors.socket" if by_unit else f"mode {door.mode:04o}{group}"
-    return f"{door.path} ({door.holds}, source {door.source}, {owner})"
 
 
 def _links(config: Config) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from dmnotid.cli.arguments import PACKAGE
@@ -30,14 +29,14 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.reason is not None and arguments.reason not in reasons:
         hint = suggest(arguments.reason, reasons) or f"the reasons are {', '.join(reasons)}"
         raise UsageError(f"{arguments.reason!r} is not a reason; {hint}")
-    return answered(partial(_print, find_socket(arguments), arguments.reason))
+    path, now = find_socket(arguments), time.time()
 
+    def ask() -> int:
+        for reply in stream(path, "Discards", {"reason": arguments.reason}):
+            print("\n".join(lines_of(reply["discard"], now)))
+        return EXIT_OK
 
-def _print(path: str, reason: str | None) -> int:
-    now = time.time()
-    for reply in stream(path, "Discards", {"reason": reason}):
-        print("\n".join(lines_of(reply["discard"], now)))
-    return EXIT_OK
+    return answered(ask)
 
 
 def lines_of(discard: Mapping[str, Any], now: float) -> Iterator[str]:

@@ -143,21 +143,18 @@ def render(metrics: Iterable[Family], *, created: float | None = None) -> str:
 
     If `created` is given, the format is OpenMetrics 1.0, and counters have begun at that time, in POSIX seconds.
     """
-    lines = [line for family in metrics for line in _lines(family, created)]
+    lines = []
+    for family in metrics:
+        name = f"dmnotid_{family.name}"
+        # OpenMetrics names the family, the older format its samples.
+        title = f"{name}_total" if family.kind == "counter" and created is None else name
+        lines += [f"# HELP {title} {family.meaning}", f"# TYPE {title} {family.kind}"]
+        for suffix, labels, value in family.samples:
+            lines.append(f"{name}{suffix}{_show_labels(labels)} {_number(value)}")
+            # Once for a summary, which has two samples.
+            if created is not None and suffix in ("_total", "_count"):
+                lines.append(f"{name}_created{_show_labels(labels)} {_number(created)}")
     return "\n".join([*lines, "" if created is None else "# EOF\n"])
-
-
-def _lines(family: Family, created: float | None) -> Iterator[str]:
-    name = f"dmnotid_{family.name}"
-    # OpenMetrics names the family, the older format its samples.
-    title = f"{name}_total" if family.kind == "counter" and created is None else name
-    yield f"# HELP {title} {family.meaning}"
-    yield f"# TYPE {title} {family.kind}"
-    for suffix, labels, value in family.samples:
-        yield f"{name}{suffix}{_show_labels(labels)} {_number(value)}"
-        # Once for a summary, which has two samples.
-        if created is not None and suffix in ("_total", "_count"):
-            yield f"{name}_created{_show_labels(labels)} {_number(created)}"
 
 
 def _show_labels(labels: Labels) -> str:

@@ -41,19 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print, write or serve the metrics; those of a daemon that does not run are valid too."""
-    return answered(partial(_main, arguments))
-
-
-def _main(arguments: argparse.Namespace) -> int:
     scrape = partial(_scrape, arguments)
-    if arguments.http:
-        sys.stdout.buffer.write(answer(read_head(_STANDARD_INPUT), scrape))
-    elif arguments.write:
-        # The textfile collector reads only the older format.
-        replace_file(arguments.write, scrape(PLAIN))
-    else:
-        print(scrape(OPENMETRICS if arguments.openmetrics else PLAIN), end="")
-    return EXIT_OK
+
+    def ask() -> int:
+        if arguments.http:
+            sys.stdout.buffer.write(answer(read_head(_STANDARD_INPUT), scrape))
+        elif arguments.write:
+            # The textfile collector reads only the older format.
+            replace_file(arguments.write, scrape(PLAIN))
+        else:
+            print(scrape(OPENMETRICS if arguments.openmetrics else PLAIN), end="")
+        return EXIT_OK
+
+    return answered(ask)
 
 
 def _scrape(arguments: argparse.Namespace, content_type: str) -> str:

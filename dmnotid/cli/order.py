@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dmnotid import sender
+from dmnotid.sentences import show_time
 from dmnotid.wire.notification import CachedMo, ConnectionType
 from dmnotid.wire.wsp import header_border
 
@@ -91,3 +92,10 @@ class Order:
             sent_at=None if self.secret is None else sent_at,
         )
         return package if self.secret is None else sender.sign(package, self.secret)
+
+    def describe(self, notification_id: int) -> str:
+        """Return a datagram in words: `NOTIFICATION-ID 7, SERVER-ID 'dm.example.com', signed as of now`."""
+        server = "no SERVER-ID" if self.server_id is None else f"SERVER-ID {self.server_id!r}"
+        signed_at = "now" if self.sent_at is None else show_time(self.sent_at)
+        signature = "unsigned" if self.secret is None else f"signed as of {signed_at}"
+        return f"NOTIFICATION-ID {notification_id}, {server}, {signature}"

@@ -1,7 +1,6 @@
 """`dmnotid reload`: apply a changed configuration, and report its problems here."""
 
 import argparse
-from functools import partial
 from typing import Final
 
 from dmnotid.cli.asking import answered, problem_lines
@@ -20,12 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Reload; 0 once the new configuration is in force, 1 if it has problems, 3 or 4 if the daemon can't be asked."""
-    return answered(partial(_reload, find_socket(arguments)))
+    path = find_socket(arguments)
 
+    def ask() -> int:
+        warnings = problem_lines(call(path, "Reload", patience=PATIENCE)["warnings"])
+        # At `systemctl reload`, those of the daemon's own log are enough.
+        for line in () if in_journal() else warnings:
+            print_error(f"warning: {line}", WARNING)
+        return EXIT_OK
 
-def _reload(path: str) -> int:
-    warnings = problem_lines(call(path, "Reload", patience=PATIENCE)["warnings"])
-    # At `systemctl reload`, those of the daemon's own log are enough.
-    for line in () if in_journal() else warnings:
-        print_error(f"warning: {line}", WARNING)
-    return EXIT_OK
+    return answered(ask)

@@ -38,7 +38,6 @@ from dmnotid.config.secrets import without_line_break
 from dmnotid.config.values import Config
 from dmnotid.errors import DmnotidError, UsageError
 from dmnotid.policy.addresses import show_address
-from dmnotid.sentences import show_time
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, WAP_PUSH_PORT, encode_field, header_border
 
@@ -226,12 +225,12 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
     verdicts: Counter[str] = Counter()
     to = f"unix:{arguments.to}" if isinstance(arguments.to, Path) else show_address(*arguments.to)
     try:
-        with _open_door(arguments.to) if isinstance(arguments.to, Path) else _open_socket(*arguments.to) as way:
+        with _open(arguments.to) as way:
             for index, notification_id in enumerate(_paced(first, arguments.count, arguments.rate)):
                 datagram = order.build(notification_id)
                 verdict = way.send(datagram)
                 if index < SHOWN:
-                    print(f"sent {len(datagram)} octets to {way.peer}: {_describe(order, notification_id)}")
+                    print(f"sent {len(datagram)} octets to {way.peer}: {order.describe(notification_id)}")
                 if verdict is not None:
                     verdicts[verdict.word] += 1
                     if index < SHOWN:
@@ -253,15 +252,13 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
 
 
 @contextmanager
-def _open_door(path: Path) -> Iterator[Way]:
-    with asyncio.Runner() as runner:
-        yield Way(f"unix:{path}", is_local=True, send=lambda datagram: runner.run(offer(path, datagram)))
-
-
-@contextmanager
-def _open_socket(host: str, port: int) -> Iterator[Way]:
+def _open(to: tuple[str, int] | Path) -> Iterator[Way]:
+    if isinstance(to, Path):
+        with asyncio.Runner() as runner:
+            yield Way(f"unix:{to}", is_local=True, send=lambda datagram: runner.run(offer(to, datagram)))
+        return
     # The first address is the preferred one: getaddrinfo() sorts by RFC 6724.
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    family, kind, protocol, _, address = socket.getaddrinfo(*to, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as sock:
         # Only a connected UDP socket receives errors such as "connection refused".
         sock.connect(address)
@@ -289,13 +286,6 @@ def _warn_of_used_ids(first: int, arguments: argparse.Namespace, config: Config)
         f"A daemon with {config.file} remembers {ids} of {server.id!r} for {spell(config.remember)}"
         " (duplicates.remember): until then it discards a notification of the real server with the same id."
     )
-
-
-def _describe(order: Order, notification_id: int) -> str:
-    server = "no SERVER-ID" if order.server_id is None else f"SERVER-ID {order.server_id!r}"
-    signed_at = "now" if order.sent_at is None else show_time(order.sent_at)
-    signature = "unsigned" if order.secret is None else f"signed as of {signed_at}"
-    return f"NOTIFICATION-ID {notification_id}, {server}, {signature}"
 
 
 def _paced(first: int, count: int, rate: float | None) -> Iterator[int]:
