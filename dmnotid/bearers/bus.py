@@ -76,6 +76,7 @@ class Bus:
         # Whether a telephony daemon runs is for the administrator to decide.
         message.header.flags = MessageFlag.no_auto_start
         serial = next(self._connection.outgoing_serial)
+        # Before it is sent, because the reply is read by another task.
         self._calls[serial] = asyncio.get_running_loop().create_future()
         try:
             await self._send(message, serial)
@@ -83,6 +84,7 @@ class Bus:
         finally:
             del self._calls[serial]
         if reply.header.message_type is MessageType.error:
+            # By custom, the first value of an error is a sentence.
             text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
             raise BusError(reply.header.fields[HeaderFields.error_name], text)
         values: tuple[Any, ...] = reply.body
@@ -112,6 +114,7 @@ class Bus:
                     if not message.header.flags & MessageFlag.no_reply_expected:
                         await self._send(new_method_return(message) if known else new_error(message, _UNKNOWN_METHOD))
                 case _:
+                    # The caller may have been cancelled meanwhile.
                     reply = self._calls.get(message.header.fields[HeaderFields.reply_serial])
                     if reply is not None and not reply.done():
                         reply.set_result(message)
@@ -156,4 +159,5 @@ async def stay_connected(serve: Callable[[Bus, asyncio.TaskGroup], Awaitable[Non
             if not lost:
                 logger.warning("bus lost", problem=str(group.exceptions[0]), again_in=PAUSE)
             lost = True
+        # At the start of a machine, and while the bus is restarted, it comes back by itself.
         await asyncio.sleep(PAUSE)

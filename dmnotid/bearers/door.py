@@ -102,6 +102,7 @@ class Outbox:
         if key in self._pushes:
             return
         if len(self._pushes) == self._most:
+            # The oldest one, because its server has had the most time to send it again.
             oldest = self._pushes.pop(next(iter(self._pushes)))
             problem = f"{self._most} later ones wait for the door"
             logger.warning("push dropped", octets=len(oldest), push=oldest.hex(), problem=problem)
@@ -129,6 +130,7 @@ class Outbox:
             self._shut = bool(problem)
             # A daemon whose queue is full has not kept the push.
             if verdict is None or verdict.word == QueueFull.reason:
+                # A timer for each, so that the next push is offered at once.
                 loop.call_later(self._pause, self._due.put_nowait, key)
                 continue
             self._pushes.pop(key, None)

@@ -98,6 +98,7 @@ class ModemManager:
                 self._tasks.create_task(self._take(self._incomplete[event.path], event.path))
             case "NameOwnerChanged", (_, _, owner):
                 self._owner = owner
+                # The next ModemManager lists them again, at other paths.
                 self._incomplete.clear()
 
     async def _read_lists(self) -> None:
@@ -138,11 +139,13 @@ class ModemManager:
             # A path names another message in the next run of ModemManager, but its unique name is not used again.
             await self._bus.call(owner, modem, MESSAGING, "Delete", "o", path)
         except BusError as error:
+            # It is done with the modem in a moment.
             if error.name == LOCKED:
                 await asyncio.sleep(PAUSE)
                 self._tasks.create_task(self._delete(owner, modem, path))
             elif error.name not in NOT_ALLOWED:
                 logger.warning("message not deleted", message=path, problem=str(error))
+            # Every message of this installation has the same problem.
             elif not self._refused:
                 self._refused = True
                 problem = f"{error}; a polkit rule must allow {ACTION} to the user of this process"

@@ -44,6 +44,7 @@ async def run(door: Path, on_ready: Callable[[], None]) -> None:
 
     `on_ready` is called once the bus is connected, even if oFono has no modem yet.
     """
+    # oFono has forgotten a push once the agent has it, so there is nothing to do after a verdict.
     outbox = Outbox(door, lambda _: None, most=MAX_PUSHES)
     numbers = count(1)
 
@@ -116,6 +117,7 @@ class Agents:
         _, interfaces = properties["Interfaces"]
         if _PUSH not in interfaces:
             self._forget(path)
+        # oFono emits the whole list at each change of it.
         elif path not in self._registrations:
             self._registrations[path] = self._tasks.create_task(self._register(path))
 

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     # Each import costs a share of a command that takes 50 ms, and of the daemon's start.
+    # Only these two forms: argparse reads everything else, and reports what is wrong with it.
     match [*words]:
         case ["status"]:
             from dmnotid.cli.status_text import show_status  # noqa: PLC0415
@@ -72,6 +73,7 @@ def _prepare_streams() -> None:
     # print(file=None) writes to standard output, which is not the place for errors.
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    # A stream that a caller has put in its place may have no encoding.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A locale without UTF-8 cannot encode every SERVER-ID, nor an ellipsis.

@@ -66,15 +66,18 @@ def push_parts(datagram: bytes) -> list[Part]:
     """Return the parts of the push around a package, up to the first error."""
     parts = [Part(0, datagram[:1], "TID", str(datagram[0]))] if datagram else []
     if len(datagram) > 1:
+        # The names of other PDU types would be of no use: only a Push can carry a package.
         kind = "Push" if datagram[1] == TYPE_PUSH else "not Push"
         parts.append(Part(1, datagram[1:2], "Type", f"{kind} (0x{datagram[1]:02x})"))
     # The decoders report what is wrong; here the parts before the error are enough.
     with suppress(Discard):
         start, body = header_border(datagram)
+        # HeadersLen is a uintvar of 1 to 5 octets, so its part ends where the headers begin.
         parts.append(Part(2, datagram[2:start], "HeadersLen", str(body - start)))
         block = datagram[start:body]
         content_type, at = decode_content_type(block)
         shown = f"0x{content_type:02x}" if isinstance(content_type, int) else repr(content_type)
+        # The text form of the type explains itself.
         if content_type == CONTENT_TYPE_DM_NOTIFICATION:
             shown = f"{CONTENT_TYPE_DM_NOTIFICATION_TEXT} ({shown})"
         parts.append(Part(start, block[:at], "Content-Type", shown))
@@ -82,6 +85,7 @@ def push_parts(datagram: bytes) -> list[Part]:
             # A number names different headers on different code pages.
             name = field_name(field.page, field.name) if isinstance(field.name, int) else repr(field.name)
             value = _show_value(field.value)
+            # The DM client is named by its number or by its URI.
             if is_application_id(field) and application_id(field.value) == APPLICATION_ID_DM:
                 value = f"x-wap-application:syncml.dm ({value})"
             octets = block[field.start : field.end]
@@ -90,6 +94,7 @@ def push_parts(datagram: bytes) -> list[Part]:
 
 
 def _show_value(value: FieldValue) -> str:
+    # Octets that follow a length have no type of their own, so they are shown as they are.
     if isinstance(value, bytes):
         return f"0x{value.hex()}" if value else "(empty)"
     return str(value) if isinstance(value, int) else repr(value)
@@ -100,6 +105,7 @@ def package_parts(package: bytes, base: int) -> list[Part]:
     if not package:
         return []
     parts = [Part(base, package[:1], "VER", str(package[0] >> 4))]
+    # VER alone is shown, because the other fields of the header may be cut off.
     if len(package) < HEADER_OCTETS:
         return parts
     # VER has 4 bits, OC 5 and RESERVED 7.
@@ -116,6 +122,7 @@ def package_parts(package: bytes, base: int) -> list[Part]:
         # From an Option that is cut off or has Delta 0, borders are a guess: its octets stay for `unread_part`.
         if len(header) < OPTION_HEADER_OCTETS or not header[0] >> 4 or at > len(package):
             return parts
+        # Delta is the upper half of the first octet: the distance to the Option before.
         number += header[0] >> 4
         parts += _option_parts(number, header, package[start:at], base + start)
     # The decoder refuses these octets; here they have a line of their own.
@@ -138,6 +145,7 @@ def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Pa
         # Text that is not UTF-8 is for the decoder to report, and for this table to show.
         shown = repr(value.decode("utf-8", "backslashreplace"))
     elif number in _LISTS:
+        # These Options repeat one entry up to their end.
         size, show = _LISTS[number]
         # The last entry may be cut off.
         shown = ", ".join(show(value[begin : begin + size]) for begin in range(0, len(value), size)) or "(empty)"
@@ -147,6 +155,7 @@ def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Pa
 
 
 _LISTS: Final[Mapping[int, tuple[int, Callable[[bytes], str]]]] = {
+    # An octet without a meaning is kept by the decoder, and marked here.
     OPTION_PREFERRED_CON_TYPE: (1, lambda it: dict(enumerate(CONNECTION_TYPES)).get(it[0], f"{it[0]}?")),
     OPTION_REQ_MO: (2, lambda it: str(int.from_bytes(it, "big"))),
     OPTION_REQ_MO_CV: (6, lambda it: f"{int.from_bytes(it[:2], 'big')}:{it[2:].hex()}"),
@@ -169,12 +178,14 @@ def palette_for(stream: TextIO) -> Palette:
     return COLOURS if stream.isatty() and not os.environ.get("NO_COLOR") else PLAIN
 
 
+# Faint, green, red, and normal again.
 COLOURS: Final = Palette("\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m")
 PLAIN: Final = Palette()
 
 
 def render(parts: list[Part], palette: Palette = PLAIN) -> list[str]:
     """Return parts as lines: the range of octets, the octets, the name, the value."""
+    # The values of all parts begin in the same column.
     width = max([len(part.name) for part in parts], default=0)
     lines: list[str] = []
     for part in parts:
@@ -182,6 +193,7 @@ def render(parts: list[Part], palette: Palette = PLAIN) -> list[str]:
         # A field without octets still needs a row for its name.
         rows = [digits[at : at + ROW_WIDTH - 1] for at in range(0, len(digits), ROW_WIDTH)] or [""]
         size = len(part.octets)
+        # As in an editor of octets, a range includes its last octet.
         span = f"{part.start}-{part.start + size - 1}" if size > 1 else str(part.start) if size else ""
         hexadecimal = f"{palette.dim}{rows[0].ljust(ROW_WIDTH)}{palette.off}"
         lines.append(f"{span.rjust(SPAN_WIDTH)}  {hexadecimal}  {part.name.ljust(width)}  {part.value}".rstrip())

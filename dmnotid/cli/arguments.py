@@ -49,6 +49,7 @@ def parse_time(text: str) -> float:
     if text == "now":
         return time.time()
     try:
+        # Without a sign, a duration could be in the past or in the future.
         if text.startswith(("now-", "now+")):
             return time.time() + (-1 if text[3] == "-" else 1) * parse_duration(text[4:])
         # float() would also accept 1e9, inf and nan.
@@ -80,6 +81,7 @@ def parse_hex(text: str) -> bytes:
 
 def parse_destination(text: str) -> tuple[str, int] | Path:
     """Parse HOST, HOST:PORT, ADDRESS, [ADDRESS]:PORT, or unix:PATH for a door; the default port is that of WAP Push."""
+    # With the slash it is a path: `unix:1` is port 1 of a host called unix.
     if text.startswith("unix:/"):
         return Path(text.removeprefix("unix:"))
     try:
@@ -109,6 +111,7 @@ def parse_sender(text: str) -> Source:
 def parse_server_id(text: str) -> str:
     """Parse a SERVER-ID; the result is in NFC."""
     try:
+        # The daemon compares ids in NFC, and a keyboard may give another form.
         return normal_server_id(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None

@@ -14,6 +14,7 @@ EXIT_DOWN = 3
 EXIT_FORBIDDEN = 4
 """This user may not ask."""
 
+# The names are for programs; these sentences also say what to do.
 _REFUSALS = {
     "NoSuchSession": "session {session} does not exist, or is forgotten; dmnotid sessions --all lists the others",
     "NotPending": "session {session} is not pending ({state}), so nothing has changed",
@@ -34,6 +35,7 @@ def default_socket() -> str:
 
 def explain(problem: Unreachable) -> str:
     """Return the sentence about a daemon that does not answer."""
+    # If the daemon does not answer, it may run all the same.
     verb = "run" if problem.why == "absent" else "answer"
     return f"dmnotid does not {verb} ({problem})"
 
@@ -52,6 +54,7 @@ def answered(ask: Callable[[], int]) -> int:
     except Failed as problem:
         lines, status = refusal(problem), EXIT_FORBIDDEN if problem.error == "NotPermitted" else 1
     except MISSHAPEN as error:
+        # After an upgrade, the daemon of the former version runs until it is restarted.
         lines, status = [printable(misfit(error))], EXIT_DOWN
     from dmnotid.cli.process import print_error  # noqa: PLC0415 - an answer needs none of its imports
 
@@ -67,6 +70,7 @@ def misfit(error: Exception) -> str:
 def refusal(problem: Failed) -> list[str]:
     """Return the lines about a call that the daemon refused."""
     if problem.error == "Refused":
+        # A reload reports every problem, and each is a line as those of `check`.
         return problem_lines(problem.parameters["problems"])
     sentence = _REFUSALS.get(problem.error)
     return [printable(str(problem) if sentence is None else sentence.format_map(problem.parameters))]

@@ -34,14 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT; 0 after an orderly stop."""
     try:
+        # Imported only here, because no other command needs jeepney, which is optional.
         bearer = importlib.import_module(f"dmnotid.bearers.{arguments.telephony}")
     except ModuleNotFoundError as error:
+        # Any other missing module is a defect of the installation.
         if error.name != "jeepney":
             raise
         packages = "pip install 'dmnotid[sms]', or apt install python3-jeepney"
         raise DmnotidError(f"dmnotid bearer: the Python package jeepney (D-Bus) is missing: {packages}") from None
     reset_signals()
     log.configure(events=EVENTS)
+    # Type=notify: the unit counts as started once the bus is connected.
     manager = Manager(os.environ)
 
     async def run() -> None:

@@ -53,6 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
     # Before the user changes: only root sees the credentials of the service and, without D-Bus, its units.
     environ = operator_environ()
     units = _show_units()
+    # Still as root, who can read every configuration.
     user = _find_user(arguments, environ)
     try:
         with _acting_as(user):
@@ -77,6 +78,7 @@ def _find_user(arguments: argparse.Namespace, environ: Mapping[str, str]) -> pwd
             raise UsageError(f"--user: there is no user {arguments.user!r}") from None
         if own not in {0, user.pw_uid}:
             raise UsageError("--user NAME: only root can check for another user")
+        # To become oneself takes no privilege, and changes nothing.
         return None if user.pw_uid == own else user
     if own:
         return None
@@ -134,6 +136,7 @@ def _check(
     problem = find_problem(config.hook)
     # StateDirectory= of the service.
     state_made = user is not None and config.state == DEFAULT_STATE and not os.path.lexists(config.state)
+    # Warnings too are left out: the daemon logs them at a reload.
     if not arguments.quiet:
         for warning in config.warnings:
             # On standard error, so that the summary alone is on standard output.
@@ -156,6 +159,7 @@ def _check(
 
 def _check_writable(state: Path) -> None:
     """Ensure that this user can write to a state directory, or to the nearest directory above that exists."""
+    # The daemon makes the missing directories below it.
     nearest = next(it for it in (state, *state.parents) if os.path.lexists(it))
     # SQLite also writes the files beside the journal, -wal and -shm, which can have another owner.
     for path in (nearest, *state.glob(f"{FILE_NAME}*")):
@@ -179,6 +183,7 @@ def _check_doors(doors: Sequence[DoorConfig]) -> None:
 
 def _passed_addresses(shown: str, in_force: Collection[str]) -> list[str]:
     """Return the addresses or paths of a socket unit with one of the properties `in_force`: systemd binds them."""
+    # A unit that is not in use has addresses too, which the service then binds itself.
     if set(in_force).isdisjoint(shown.splitlines()):
         return []
     return re.findall(r"(?m)^Listen=(\S+) \(Datagram\)$", shown)
@@ -223,6 +228,7 @@ def summary(
     links, that the socket units pass.
     """
     yield from section("servers", (_describe_server(server, read=secrets_read) for server in config.servers))
+    # As in the daemon, passed sockets replace `listen`.
     addresses = ", ".join(passed or map(str, config.listen))
     yield f"listen       {addresses} ({'UDP, passed by dmnotid.socket' if passed else 'UDP'})"
     if config.doors:
@@ -252,6 +258,7 @@ def _describe_server(server: Server, *, read: bool) -> str:
             # The end is midnight after the day that the file names.
             over = " (over)" if time.time() >= server.former_until else ""
             facts[-1] += f" until {show_time(server.former_until - 1)[:10]}{over}"
+    # The meaning, and not the key, which few configurations have.
     facts.append("must sign" if server.require_digest else "may come unsigned")
     facts.append(f"from {', '.join(map(str, server.sources)) or 'anywhere'}")
     return f"{server.id!r}: {', '.join(facts)}"

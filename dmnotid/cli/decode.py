@@ -95,6 +95,7 @@ def main(arguments: argparse.Namespace) -> int:
                 print(json.dumps(unread | _NO_FACTS))
             all_accepted = False
             continue
+        # A line of `dmnotid discards` may be a package without a push.
         judge = judge._replace(bare=given.bare or arguments.package)
         verdict = decide(given.octets, judge)
         all_accepted &= verdict.discard is None
@@ -115,6 +116,7 @@ def _judge(arguments: argparse.Namespace) -> Judge:
         config = load_config(arguments.config, operator_environ(), unread=report)
     rules, source = None if config is None else config.rules, arguments.source
     if config is not None and source is not None and source.port is None:
+        # A sender without a port is a door, and a mistyped name would look like a refusal.
         names = {door.source for door in config.doors}
         if source.address not in names:
             known = f"the doors are {', '.join(sorted(names))}" if names else "there are no doors"
@@ -131,6 +133,7 @@ def _judge(arguments: argparse.Namespace) -> Judge:
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
     if arguments.hex:
+        # Octets that a shell has split into words are one datagram.
         return iter([_read_hex(" ".join(arguments.hex), "arguments")])
     if arguments.file is not None:
         try:
@@ -140,6 +143,7 @@ def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
         return iter([Input(octets)])
     if sys.stdin is None:
         raise DmnotidError("standard input is closed, and neither HEX nor --file FILE is given")
+    # Without a hint, the program would seem to hang.
     if sys.stdin.isatty():
         print("Reading hex from standard input, one datagram a line; Ctrl-D ends it.", file=sys.stderr)
     # Octets that are not UTF-8 are reported with their column, as any other character that is not a hex digit.
@@ -148,6 +152,7 @@ def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
 
 def _read_lines(lines: Iterable[str]) -> Iterator[Input]:
     for number, line in enumerate(lines, 1):
+        # `dmnotid discards` explains each datagram in a comment.
         digits = line.partition("#")[0]
         if digits and not digits.isspace():
             # As `dmnotid discards` marks it.
@@ -177,6 +182,7 @@ def _read_hex(text: str, origin: str) -> Input:
 
 def decide(octets: bytes, judge: Judge) -> Verdict:
     """Take octets through the daemon's own walk."""
+    # The walk notes how far it came, for the table of a datagram that it discards.
     progress = Progress(body_offset=0 if judge.bare else None)
     # The walk needs rules in any case; these refuse only at the stage of the server.
     rules = NO_SERVERS if judge.rules is None else judge.rules
@@ -203,6 +209,7 @@ def answer(verdict: Verdict) -> dict[str, object]:
         "reason": None if discard is None else discard.reason,
         "body_offset": verdict.body_offset,
     }
+    # An accepted datagram has no problem, and no key for it.
     if discard is not None:
         facts["problem"] = str(discard)
     facts |= _NO_FACTS if notification is None else package_facts(notification)
@@ -219,6 +226,7 @@ def describe(octets: bytes, verdict: Verdict, judge: Judge, palette: Palette = P
     """Return the lines of text about a datagram: its parts, then the verdict."""
     body_offset = verdict.body_offset
     parts = [] if judge.bare else push_parts(octets)
+    # Without a good push, the octets after its headers are of no known kind.
     if body_offset is not None:
         parts += package_parts(octets[body_offset:], body_offset)
     parts += unread_part(octets, parts)
@@ -236,6 +244,7 @@ def _show_accepted(verdict: Verdict, judge: Judge) -> str:
     server_id, sent_at = verdict.verified.server_id, verdict.verified.notification.sent_at
     if sent_at is None:
         return f"from {server_id!r}, unsigned, which its configuration allows"
+    # The signed time has whole seconds, so a fraction would be of no use.
     now = int(judge.clock.now)
     age = f"{now - sent_at} s before" if now >= sent_at else f"{sent_at - now} s after"
     clock = show_time(now) + ("" if judge.clock.believed else " (a clock that is not believed)")

@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the demo; 0 if the daemon did the expected with every datagram."""
+    # The journal and the secret are gone after the demo, so it can be repeated.
     with tempfile.TemporaryDirectory(prefix="dmnotid-demo-") as directory:
         config = _prepare(Path(directory))
         log.configure(config.log.level, config.log.format)
@@ -117,6 +118,7 @@ class _Demo:
 
     async def run(self) -> None:
         """Run daemon and story until both are over. Raises BrokenPipeError if the reader of standard output left."""
+        # The daemon runs in this task, because its end is that of the demo.
         story = asyncio.create_task(self._tell_story())
         try:
             await self._daemon.run()
@@ -196,6 +198,7 @@ def _print_table(rows: Sequence[tuple[str, str, str]]) -> None:
     """Print what each datagram was and what the daemon counted it as; also the expected count if that differs."""
     cells: list[tuple[str, str, str]] = [("SENT", "VERDICT", "REASON")]
     for title, counted, expected in rows:
+        # A counter is `accepted`, or the reason of a discard.
         ends = ("accepted", "the hook ran") if counted == "accepted" else ("discarded", counted)
         cells.append((title, *ends) if counted == expected else (title, counted, f"expected: {expected}"))
     for line in columns(cells):
@@ -222,9 +225,11 @@ def _story(config: Config) -> Iterator[Step]:
         requested_mos=(1, 2),
         cached_mos=((3, bytes.fromhex("deadbeef")),),
     )
+    # Built once: a second one could be signed with another time, and would not be the same octets.
     signed = order.build(FIRST_ID)
     yield Step("a signed notification", signed, "accepted")
     yield Step("the same notification again", signed, "duplicate")
+    # Ids of their own: otherwise they would be duplicates as well.
     forged = replace(order, secret=secret[::-1]).build(FIRST_ID + 1)
     yield Step("a forged one: signed with another secret", forged, "digest-mismatch")
     old = replace(order, sent_at=time.time() - 2 * 86_400).build(FIRST_ID + 2)

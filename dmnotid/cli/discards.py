@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the last discards of each reason; exit status 3 if the daemon does not run, 4 if the user may not ask."""
+    # A mistyped reason would look like one without discards.
     reasons = discard_reasons()
     if arguments.reason is not None and arguments.reason not in reasons:
         hint = suggest(arguments.reason, reasons) or f"the reasons are {', '.join(reasons)}"
@@ -46,6 +47,7 @@ def lines_of(discard: Mapping[str, Any], now: float) -> Iterator[str]:
     # The SERVER-ID and the problem can have text of the sender.
     yield printable(f"# {about}: {discard['problem']}")
     octets = discard["octets"] or ""
+    # The daemon does not record how long a datagram was.
     if len(octets) // 2 >= MAX_KEPT_OCTETS:
         yield f"# the first {MAX_KEPT_OCTETS} octets; decode finds the datagram truncated if it was longer"
     # Without this word, decode takes the octets for a push.

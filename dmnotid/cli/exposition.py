@@ -59,6 +59,7 @@ def families(status: Mapping[str, Any], *, servers: bool = True) -> Iterator[Fam
     yield gauge("clock_believed", "Whether the clock of the device is believed.", status["clock"]["believed"])
     yield from _datagrams(status["counts"])
     yield from _doors(status["sockets"])
+    # In a fleet of a thousand servers, one series each may be too many.
     accepted_by = [({"server": server["id"]}, server["accepted"]) for server in status["servers"]]
     accepted = accepted_by if servers else status["counts"]["accepted"]
     yield counter("notifications_accepted", "Accepted notifications by server.", accepted)
@@ -79,6 +80,7 @@ def families(status: Mapping[str, Any], *, servers: bool = True) -> Iterator[Fam
 
 def _datagrams(counts: Mapping[str, Any]) -> Iterator[Family]:
     yield counter("datagrams_received", "Datagrams that the daemon has read.", counts["received"])
+    # The kernel refuses them, so they are not among those that were read.
     yield counter("datagrams_refused", "Datagrams that the socket filter has refused as junk.", counts["junk"])
     lost = [({"cause": "buffer"}, counts["lost"])]
     yield counter("datagrams_lost", "Datagrams that the kernel has dropped, by cause.", lost)
@@ -113,8 +115,10 @@ def last_accepted(last: Mapping[str, float], *, one_each: bool) -> Iterator[Fami
 
 
 def _sessions(counts: Mapping[str, Any]) -> Iterator[Family]:
+    # Each state has a sample from the start, as each reason has.
     pending = [("", {"state": str(state)}, counts["states"].get(state, 0)) for state in PendingState]
     yield Family("sessions", "gauge", "Pending sessions by state.", pending)
+    # A time of 0 would look like a session of 1970.
     if counts["oldest_pending"] is not None:
         yield oldest_pending(counts["oldest_pending"])
     yield counter("session_tries", "Started hooks.", counts["tries"])
@@ -158,6 +162,7 @@ def render(metrics: Iterable[Family], *, created: float | None = None) -> str:
 
 
 def _show_labels(labels: Labels) -> str:
+    # A SERVER-ID may have any character but controls.
     pairs = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items())
     return f"{{{pairs}}}" if pairs else ""
 

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print each record until Ctrl-C; exit status 3 if the daemon does not run, 4 if the user may not ask."""
+    # The method takes the levels themselves, because it does not know their order.
     levels = LEVELS[LEVELS.index(arguments.level) :] if arguments.level else None
     wanted = {"levels": levels, "server": arguments.server, "session": arguments.session}
     return answered(partial(_follow, find_socket(arguments), wanted, as_json=arguments.json))
@@ -42,6 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _follow(path: str, wanted: Mapping[str, Any], *, as_json: bool) -> NoReturn:
     """Print the records of a daemon, and of the next one when it has ended. Raises Unreachable if there is none yet."""
+    # A daemon that does not run at the start is a mistake of the caller, and not waited for.
     call(path, "Status")
     while True:
         # A daemon that ends closes the connection, which is not an error here.

@@ -25,6 +25,7 @@ def describe_problem(problem: HookError | None) -> str:
 
 def print_problem(hook: HookConfig, problem: HookError) -> None:
     """Print the consequence on standard error."""
+    # The configuration has exactly one of the two.
     key = "hook.command" if hook.socket is None else "hook.socket"
     print_error(f"{key}: {_state(problem)}, so no session would start: {problem}")
 

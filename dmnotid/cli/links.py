@@ -89,6 +89,7 @@ def _kernel_errors() -> Iterator[None]:
 
 async def _follow(config: ConnectionsConfig, show: Show) -> NoReturn:
     """Show the interfaces, and again after each change, as a daemon that starts now finds them."""
+    # The monitor of the daemon itself, so that both find the same connections.
     links, changed = Links(config), asyncio.Event()
     with _kernel_errors():
         links.open(changed.set)
@@ -159,12 +160,14 @@ def _first(values: Sequence[object]) -> str:
 
 def _missing(link: Link, connections: Sequence[Connection]) -> str | None:
     """Return why sessions may not use an interface, None if they may."""
+    # An interface that lacks nothing is still not used before `connections.settle` is over.
     return link.missing or (None if link.connection in connections else "settling")
 
 
 def _print_json(preferred: Sequence[ConnectionType], links: Sequence[Link], connections: Sequence[Connection]) -> None:
     chosen = choose_connection(preferred, connections)
     facts = {
+        # Milliseconds are enough to compare it with the log.
         "time": round(time.time(), 3),
         "interfaces": [_json(link, connections) for link in links],
         "preferred_connections": preferred,

@@ -58,11 +58,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _scrape(arguments: argparse.Namespace, content_type: str) -> str:
     """Ask the daemon, and return the metrics in a format. Raises Unreachable if this user may not ask."""
+    # A daemon that does not answer has no counters, so no time of creation is written.
     started, one_each = 0.0, not arguments.no_servers
     try:
         status = call(find_socket(arguments), "Status")
         started, found = status["started"], families(status, servers=one_each)
     except Unreachable as problem:
+        # The daemon may well run, so `up 0` would be wrong.
         if problem.why == "forbidden":
             raise
         found = _stopped(find_state(arguments), one_each=one_each)
@@ -75,6 +77,7 @@ def _stopped(state: Path, *, one_each: bool) -> Iterator[Family]:
     from dmnotid.journal.reading import read_copy  # noqa: PLC0415
     from dmnotid.journal.rows import PENDING, shown_time  # noqa: PLC0415
 
+    # A scrape that fails would look like a failure of this command.
     yield up(0)
     with suppress(JournalError), read_copy(state) as journal:
         yield from last_accepted(journal.last_accepted, one_each=one_each)
@@ -105,6 +108,7 @@ def replace_file(file: Path, text: str) -> None:
 def read_head(descriptor: int) -> bytes:
     """Read the head of an HTTP request: as far as its empty line, MAX_REQUEST octets, or the end of the stream."""
     head = b""
+    # HTTP lets a server accept a bare line feed (RFC 9112, 2.2).
     while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) < MAX_REQUEST:
         octets = os.read(descriptor, MAX_REQUEST - len(head))
         if not octets:
@@ -132,6 +136,7 @@ def answer(head: bytes, scrape: Callable[[str], str]) -> bytes:
     # A client that names the format accepts it; Prometheus does so by default.
     content_type = OPENMETRICS if b"application/openmetrics-text" in head.lower() else PLAIN
     try:
+        # Asked only now, so that a wrong request costs the daemon nothing.
         text = scrape(content_type)
     except Unreachable as problem:
         return respond("503 Service Unavailable", f"{explain(problem)}\n")

@@ -22,6 +22,7 @@ BREAKS: Final[Mapping[str, Callable[[bytes, int, int], bytes]]] = {
     "push-too-long": lambda push, _start, _end: push.ljust(MAX_UDP_OCTETS, b"\0"),
     # ConfirmedPush.
     "not-a-push": lambda push, _start, _end: _change(push, 1, 0x07),
+    # The last Option lacks an octet.
     "truncated": lambda push, _start, _end: push[:-1],
     # Code page 0, which is not one.
     "malformed-field": lambda push, start, _end: _change(push, start + 1, 0x00),
@@ -31,6 +32,7 @@ BREAKS: Final[Mapping[str, Callable[[bytes, int, int], bytes]]] = {
     "application-id-missing": lambda push, start, _end: _change(push, start + 1, 0xB4),
     # The browser (wml.ua).
     "application-id-mismatch": lambda push, start, _end: _change(push, start + 2, 0x82),
+    # VER is 1.
     "unsupported-version": lambda push, _start, end: _change(push, end, 0x10),
     "trailing-octets": lambda push, _start, _end: push + b"\0",
     # SHA256-DIGEST is the last Option.
@@ -73,14 +75,17 @@ class Order:
         """Return one datagram. Raises ValueError as `build_package` does."""
         datagram = self.build_package(notification_id)
         if not self.bare:
+            # Devices do not use it, and one that differs is easier to find in a capture.
             tid = notification_id & 0xFF if self.tid is None else self.tid
             datagram = sender.push(datagram, tid=tid, headers=self.headers)
         if self.broken is None:
             return datagram
+        # Broken last, because a digest is made over the good octets.
         return BREAKS[self.broken](datagram, *((0, 0) if self.bare else header_border(datagram)))
 
     def build_package(self, notification_id: int) -> bytes:
         """Return the package alone. Raises ValueError for a value that does not fit its field."""
+        # The time of each datagram, and not of the command: many may be sent at a low rate.
         sent_at = time.time() if self.sent_at is None else self.sent_at
         # The Option carries the time, so an unsigned package has none.
         package = sender.build(

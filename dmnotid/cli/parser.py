@@ -58,6 +58,7 @@ def run_command(words: Sequence[str]) -> int:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse a command line. Exits with status 2 if it is wrong, and with 0 after --help or --version."""
     parser = build_parser(words)
+    # argparse would list all commands instead of the one that was meant.
     if words and words[0] not in COMMANDS and not words[0].startswith("-"):
         hint = suggest(words[0], COMMANDS) or "dmnotid help lists the commands"
         parser.error(f"{words[0]!r} is not a command; {hint}")

@@ -28,6 +28,7 @@ def find_socket(arguments: argparse.Namespace) -> str:
     # Unlike Path.exists, this is False if the directory is closed to this user.
     if arguments.config is None and os.path.exists(usual):  # noqa: PTH110
         return usual
+    # With `control: off` there is none, and the message names the usual path.
     return str(_read(arguments.config, "control") or usual)
 
 

@@ -31,6 +31,7 @@ def in_journal() -> bool:
 def print_error(text: object, level: int = ERROR) -> None:
     """Print lines on standard error; if that is the systemd journal, each gets a level (sd-daemon(3))."""
     prefix = f"<{level}>" if in_journal() else ""
+    # A problem of a configuration has several lines, and journald reads a level for each.
     for line in str(text).splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
 

@@ -55,6 +55,7 @@ def run_daemon(file: Path | str = DEFAULT_CONFIG) -> int:
         more = f" (and {len(others)} more: dmnotid check shows them)" if others else ""
         # systemd starts a service again and again, so one line for each start is enough.
         print_error(f"{first}{more}" if manager.listens else error)
+        # `systemctl status` shows this line even if the log is elsewhere.
         manager.status(f"configuration: {first}{more}")
         return EXIT_CONFIG
     except DmnotidError as error:

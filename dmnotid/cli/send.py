@@ -96,6 +96,7 @@ def _parse_rate(text: str) -> float:
     try:
         rate = float(text)
     except ValueError:
+        # Not above 0, so that the message is the same.
         rate = 0.0
     # In this form the comparison refuses nan too.
     if not 0 < rate < float("inf"):
@@ -158,6 +159,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError(f"the push headers have {end - start} octets, {most}: leave some out, or use --force")
     # Notifications without SERVER-ID share the counter of the empty one.
     first = next_ids(server_id or "", arguments.count) if arguments.id is None else arguments.id
+    # At no rate, because nothing is sent.
     if arguments.print:
         for notification_id in _paced(first, arguments.count, None):
             print(order.build(notification_id).hex())
@@ -169,6 +171,7 @@ def _check_package(arguments: argparse.Namespace) -> None:
     """Refuse arguments that a package without a push has no place for. Raises UsageError."""
     if not isinstance(arguments.to, Path) and not arguments.print:
         raise UsageError("--package is for a door (--to unix:/PATH) or --print: over UDP, a push is needed")
+    # Otherwise they would be ignored without a word.
     if arguments.tid is not None or arguments.header:
         raise UsageError("--tid and --header are parts of the push, which --package leaves out")
     if arguments.broken not in {None, *PACKAGE_BREAKS}:
@@ -186,8 +189,10 @@ def _server_and_secret(arguments: argparse.Namespace, config: Config | None) -> 
             mine = (server.id, "secret")
             config = load_config(arguments.config, operator_environ(), wanted=lambda it, key, _: (it, key) == mine)
             secret = find_server(config, server.id).secret
+    # A notification that leaves SERVER-ID out by mistake would be discarded for another reason.
     elif server_id is None and not arguments.no_server_id:
         raise UsageError("--server ID is needed (or --no-server-id, or --config with one server)")
+    # It wins over the configuration, to test how a device refuses another secret.
     if arguments.secret_file is not None:
         secret = _read_secret(arguments.secret_file)
     if arguments.unsigned:
@@ -207,6 +212,7 @@ def _read_secret(file: Path) -> bytes:
     except OSError as error:
         raise DmnotidError(f"dmnotid send: --secret-file {file}: {error.strerror}") from error
     secret = without_line_break(octets)
+    # A digest over an empty secret proves nothing.
     if not secret:
         raise DmnotidError(f"dmnotid send: --secret-file {file}: is empty")
     return secret
@@ -239,6 +245,7 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
         raise DmnotidError(f"dmnotid send: {to}: not a host name: {error}") from error
     except (DoorShut, OSError) as error:
         raise DmnotidError(f"dmnotid send: {to}: {getattr(error, 'strerror', error)}") from error
+    # The lines above are of the first ones only.
     if arguments.count > SHOWN:
         last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
         found = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
@@ -255,6 +262,7 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
 def _open(to: tuple[str, int] | Path) -> Iterator[Way]:
     if isinstance(to, Path):
         with asyncio.Runner() as runner:
+            # The daemon answers after its commit, so each datagram waits for the one before.
             yield Way(f"unix:{to}", is_local=True, send=lambda datagram: runner.run(offer(to, datagram)))
         return
     # The first address is the preferred one: getaddrinfo() sorts by RFC 6724.
@@ -306,6 +314,7 @@ def next_ids(server_id: str, count: int) -> int:
     server is likely to use next. If the file can't be used, a warning goes to standard error, and each call begins at a
     random id.
     """
+    # For a message about a home directory that is not known.
     file = Path("sent-ids.json")
     try:
         home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - never raises

@@ -81,15 +81,18 @@ async def serve(command: Sequence[str], facts: Facts) -> int:
 
     A signal, or the end of the connection, ends its process group.
     """
+    # The PATH of a unit is not that of the shell in which the line was tried.
     if not Path(command[0]).is_absolute():
         message = f"{command[0]}: an absolute path is expected"
         raise HookError(message, component=command[0])
+    # As in the daemon: a hook that another user can change is not started.
     check_command(command)
     state = os.environ.get("STATE_DIRECTORY") or os.environ.get("RUNTIME_DIRECTORY")
     # systemd separates several directories with colons.
     # Without a directory of the service, as in a shell, a lock has no place.
     lock = Locks(Path(state.partition(":")[0])).take(facts["server_id"]) if state else nullcontext()
     shown = {key: facts[key] for key in ("session", "server_id", "notification_id", "attempt")}
+    # A daemon that was killed may have left a session, and the next daemon hands over another one.
     if lock is None:
         problem = "another process runs a session of this server"
         logger.warning("session locked", **shown, problem=problem)

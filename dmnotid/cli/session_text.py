@@ -32,7 +32,9 @@ def row(session: Session, now: float, *, times: bool = False) -> tuple[str, ...]
         moment(accepted, now) if times else span(now - accepted),
         session["state"],
         _tries(session, "/"),
+        # One column, because a session never has both.
         moment(closed, now) if closed else next_try(session, now),
+        # All of it is among the facts of that session.
         shortened(why(session), MAX_WHY),
     )
 
@@ -89,6 +91,7 @@ def facts(session: Session) -> Iterator[tuple[str, str]]:
 
 def after_retry(before: Session, after: Session, now: float) -> str:
     """Return what a retry has changed: `session 607 of acme.example: running, eth0 (wireline) (was paused until …)`."""
+    # Only a pause has an end that is known.
     until = f" until {moment(before['next'], now)}" if before["next"] else ""
     return f"{_named(after)}: {after['state']}, {why(after)} (was {before['state']}{until})"
 

@@ -30,6 +30,7 @@ Wanted = Mapping[str, Any]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid sessions`."""
+    # argparse would show the words of an action as numbers.
     parser.usage = _USAGE
     add = parser.add_argument
     add("words", nargs="*", metavar="N", help="show this session; after retry start it now, after cancel close it")
@@ -57,6 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
     wanted = {"session": session, "server": arguments.server}
     path = find_socket(arguments)
     if action == "cancel":
+        # One at a time, so that a mistake does not close the sessions of all servers.
         if session is None or arguments.server or arguments.all:
             raise UsageError("cancel expects the number of one session")
         return answered(lambda: _cancel(path, session))
@@ -65,6 +67,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise UsageError("retry expects one of N, --server ID and --all")
         return answered(lambda: _retry(path, wanted, every=arguments.all))
     if arguments.all or arguments.since is not None:
+        # Without states, the method lists the pending sessions alone.
         wanted |= {"states": [*PendingState, *Closed], "since": arguments.since}
     return answered(lambda: _watch(path, wanted, arguments) if arguments.watch else _list(path, wanted, arguments))
 
@@ -150,6 +153,7 @@ def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
         session = after.get(number) or _find(path, number)
         print(printable(after_retry(before.get(number, session), session, now)))
     if not started and wanted["session"] is None:
+        # Not an error: no session has to wait.
         print("no session is paused or resting")
     elif not started:
         print(printable(not_retried(after[wanted["session"]])))

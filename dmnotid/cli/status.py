@@ -58,10 +58,12 @@ def _print(ask: Callable[[], Mapping[str, Any]], arguments: argparse.Namespace) 
 
 def check(ask: Callable[[], Mapping[str, Any]]) -> int:
     """Print the line for a monitor, and return its exit status."""
+    # Until an answer shows more.
     word, found = "UNKNOWN", UNKNOWN
     try:
         status = ask()
         word, found = judge(status)
+        # The form of the plugins of Nagios: a sentence, a bar, and figures.
         line = f"{summarize(status)}|{performance(status)}"
     except Unreachable as problem:
         line = explain(problem)
@@ -102,6 +104,7 @@ def summarize(status: Mapping[str, Any]) -> str:
 def performance(status: Mapping[str, Any]) -> str:
     """Return the figures that monitors draw; `c` marks a counter."""
     counts = status["counts"]
+    # Few, because each becomes a curve; `dmnotid metrics` has all.
     figures = {
         "pending": sum(counts["states"].values()),
         "accepted": f"{counts['accepted']}c",

@@ -47,6 +47,7 @@ def show_status() -> int:
 def report(status: Status, show: Callable[[Status], None]) -> int:
     """Show a status, and return the exit status for it."""
     show(status)
+    # It answers until its last session has ended, but receives nothing more.
     if status["stopping"]:
         return EXIT_DOWN
     return 1 if status["problems"] else 0
@@ -100,6 +101,7 @@ def describe_journal(journal: Mapping[str, Any], now: float) -> str:
         known.append(f"{journal['remembered']:,} remembered")
     if journal["oldest"] is not None:
         known.append(f"oldest {moment(journal['oldest'], now)}")
+    # A count of 0 is the usual one, and would only take room.
     if journal["errors"]:
         known.append(counted(journal["errors"], "error"))
     return f": {', '.join(known)}" if known else ""
@@ -115,6 +117,7 @@ def _describe_socket(sock: Mapping[str, Any]) -> str:
 
 
 def _describe_link(link: Mapping[str, Any], now: float) -> str:
+    # The reason helps more than the time.
     if not link["available"]:
         return f"{link['interface']} {link['type']}: {link['why']}"
     since = f" (since {moment(link['since'], now)})" if link["since"] else ""
@@ -150,6 +153,7 @@ def list_servers(status: Status, *, every: bool) -> Iterator[str]:
 def _has_news(server: Mapping[str, Any], now: float) -> bool:
     session, discard = server["last_session"], server["last_discard"]
     times = (server["last_accepted"], discard and discard["at"], session and (session["closed"] or session["started"]))
+    # A pending session is news however old it is.
     return bool(server["pending"]) or any(now - at < _DAY for at in times if at)
 
 
@@ -162,6 +166,7 @@ def _row(server: Mapping[str, Any], now: float) -> tuple[str, ...]:
 def describe_session(server: Mapping[str, Any], now: float) -> str:
     """Return the last session of a server."""
     session = server["last_session"]
+    # The journal has sessions of servers that a reload has removed.
     parts = ["not configured"] if server["held_back"] else []
     if session is not None:
         at = session["closed"] or session["started"]
@@ -178,6 +183,7 @@ def _list_discards(status: Status) -> Iterator[str]:
         if discard and discard["at"] > last.get(discard["reason"], {"at": 0})["at"]:
             last[discard["reason"]] = discard
     parts = []
+    # The most frequent reason is the likeliest problem.
     for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
         found = last.get(reason)
         source = f" (last {moment(found['at'], status['now'])} from {found['source']})" if found else ""

@@ -28,6 +28,7 @@ def show_copy(directory: Path, show: Callable[[JournalCopy], object]) -> int:
             show(journal)
     except JournalError as error:
         print(printable(str(error)), file=sys.stderr)
+        # Even a journal that cannot be read does not change that the daemon is down.
         return EXIT_FORBIDDEN if isinstance(error.__cause__, PermissionError) else EXIT_DOWN
     return EXIT_DOWN
 
@@ -39,9 +40,11 @@ def print_journal(journal: JournalCopy, now: float) -> None:
     count, oldest = journal.extent()
     # Failed operations are counted by the running daemon, not in the journal.
     facts = {"octets": journal.octets, "remembered": count, "oldest": oldest, "errors": 0}
+    # The copy may be old: the daemon can have been down for weeks.
     written = moment(journal.written_at, now)
     print(printable(f"journal   {journal.file} as of {written}{describe_journal(facts, now)}"))
     last, heard = journal.last_sessions(), journal.last_accepted
+    # Times are kept longer than sessions, and sessions longer than they are pending.
     servers = sorted({*heard, *last, *pending})
     print()
     lines = []

@@ -23,6 +23,7 @@ def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[
 def moment(at: float, now: float | None = None) -> str:
     """Write POSIX seconds in local time: `2026-11-26 17:21:27`, and without the date if that is the day of `now`."""
     then = time.localtime(at)
+    # Year, month and day.
     today = now is not None and then[:3] == time.localtime(now)[:3]
     return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", then)
 
@@ -36,5 +37,6 @@ def count_pending(count: int, oldest: float | None = None, now: float = 0) -> st
     """Write how many sessions are pending, and for how long the oldest one (accepted at POSIX seconds) has been."""
     if not count:
         return "no session pending"
+    # The age of the queue is what an operator looks for: a session that does not start.
     age = "" if oldest is None else f"{', the oldest' if count > 1 else ''} for {span(now - oldest)}"
     return f"{counted(count, 'session')} pending{age}"

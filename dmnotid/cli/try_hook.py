@@ -126,6 +126,7 @@ def make_up(config: Config, server: Server, arguments: argparse.Namespace) -> Se
         verify(notification, server, SOURCE, Clock(now), config.freshness)
     except Discard as discard:
         _note(f"the daemon would discard such a notification: {discard.reason}: {discard}")
+    # The dispatcher would make the same choice; a try is also possible without a connection.
     connection = _connection(config.connections, notification.preferred_connections, arguments)
     # The request counts the tries before this one.
     request = SessionRequest(
@@ -154,6 +155,7 @@ def _connection(
         if not link.available:
             _note(f"the daemon would not use it now: {link}")
         return Connection(link.type, link.name)
+    # A given type is chosen as if the server had asked for that one alone.
     wanted = preferred if kind is None else (kind,)
     found = choose_connection(wanted, available_connections(links))
     if found is None:
@@ -179,6 +181,7 @@ def _command(hook: HookConfig, start: SessionStart) -> tuple[list[str], dict[str
 
 def as_json(hook: HookConfig, start: SessionStart, problem: HookError | None) -> dict[str, object]:
     """Return everything that the hook would receive, as one JSON object."""
+    # Arguments and environment of a session that is handed over are those of its unit.
     receiver: dict[str, object] = {"socket": str(hook.socket)}
     if hook.socket is None:
         argv, environment = _command(hook, start)
@@ -217,6 +220,7 @@ def _run(config: Config, start: SessionStart) -> int:
     reset_signals()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         ended = runner.run(_try(config.hook, start))
+    # It has no outcome: the daemon would try such a session again after its next start.
     if isinstance(ended, signal.Signals):
         effect = "its process group was ended" if config.hook.socket is None else "its connection was closed"
         _note(f"interrupted by {ended.name}: {effect}")
@@ -229,6 +233,7 @@ def _run(config: Config, start: SessionStart) -> int:
 
 async def _try(hook: HookConfig, start: SessionStart) -> Outcome | signal.Signals:
     """Run the hook to its end. A signal ends it as the daemon's stop would, and is returned."""
+    # A task, so that a signal can cancel it as the stop of the daemon does.
     trying = asyncio.ensure_future(Hook(hook).run(start))
     caught: list[signal.Signals] = []
 
