@@ -17,7 +17,7 @@ PAGES: Final = sorted(
     for page in PROJECT.glob(pattern)
 )
 
-PROGRAMS: Final = r"(?:\.venv/bin/\S+|adduser|apt|dmnotid|docker|make|pip|podman|promtool|systemctl|systemd/install)"
+PROGRAMS: Final = r"(?:\.venv/bin/\S+|adduser|apt|dmnotid|docker|make|pip|podman|promtool|systemctl|systemd/install|timedatectl)"
 """Programs whose name and arguments within a sentence are a command, and not only a name."""
 
 MACHINE: Final = (
@@ -94,7 +94,7 @@ ELSEWHERE: Final = {
     ),
     "tests/project/packaging.py::build_deb": ("make deb",),
     "tests/project/test_man.py::pages": ("make man",),
-    "tests/project/test_site.py::site": ("make site",),
+    "tests/project/test_site.py::site": ("make site PYTHON=.venv/bin/python", ".venv/bin/pip install -q '.[site]'"),
     "tests/project/test_generated.py::test_schema_is_fresh": ("make docs PYTHON=.venv/bin/python",),
     "tests/project/test_release.py::test_distributions_are_those_of_another_place_and_time": (
         "make dist PYTHON=.venv/bin/python",
@@ -165,6 +165,7 @@ NOWHERE: Final = {
     "takes the latest versions of the dependencies, which change each day": ("make lock PYTHON=.venv/bin/python",),
     "needs systemd-timesyncd or systemd-timedated with D-Bus, which the machine of the tests has not": (
         "timedatectl",
+        "timedatectl set-ntp true",
         "systemctl enable systemd-time-wait-sync.service",
     ),
     "the sqlite3 of Debian 12 has no .recover; test_file_that_an_operator_recovered_* has its result": (
