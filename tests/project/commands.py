@@ -17,7 +17,9 @@ PAGES: Final = sorted(
     for page in PROJECT.glob(pattern)
 )
 
-PROGRAMS: Final = r"(?:\.venv/bin/\S+|adduser|apt|dmnotid|docker|make|pip|podman|promtool|systemctl|systemd/install|timedatectl)"
+PROGRAMS: Final = (
+    r"(?:\.venv/bin/\S+|adduser|apt|dmnotid|docker|make|pip|podman|promtool|systemctl|systemd/install|timedatectl)"
+)
 """Programs whose name and arguments within a sentence are a command, and not only a name."""
 
 MACHINE: Final = (

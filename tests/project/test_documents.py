@@ -11,7 +11,11 @@ from tests.cli.program import dmnotid
 PROJECT = Path(__file__).parents[2]
 LINK = re.compile(r"\[[^\[\]]*\]\(([^()\s]+)\)")
 """The target of a link or a picture; the text may be broken over lines."""
-PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), PROJECT / "debian/README.Debian"])
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "contrib/**/*.md", "debian/README.Debian")
+    for page in PROJECT.glob(pattern)
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -32,6 +36,12 @@ def test_stop_of_the_service_takes_its_socket_along() -> None:
     assert "systemctl stop dmnotid.service\nsystemctl unmask dmnotid.socket" in (
         (PROJECT / "docs/install.md").read_text()
     )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_table_fits_a_terminal(page: Path) -> None:
+    """A row can't be wrapped; what needs more than 100 columns is a list."""
+    assert [row for row in re.findall(r"(?m)^ *\|.*", page.read_text()) if len(row) > 100] == []
 
 
 def anchors(page: Path) -> set[str]:
