@@ -165,9 +165,7 @@ KEYS: Final = (
     Key("connections.reach", kinds.read_reach, _LINKS.reach, "The destinations that a connection needs a route to."),
     Key("connections.settle", FROM_ZERO, _LINKS.settle, "The time without a break before a session uses a connection."),
     Key("connections.mobile", None, None, "Which interfaces are mobile."),
-    Key(
-        "connections.mobile.interfaces", kinds.read_interfaces, (), "Names of mobile interfaces, or patterns (`*?[]`)."
-    ),
+    Key("connections.mobile.interfaces", kinds.read_interfaces, (), "Mobile interfaces: names or patterns (`*?[]`)."),
     Key("connections.wireless", None, None, "Which interfaces are wireless."),
     Key("connections.wireless.interfaces", kinds.read_interfaces, (), "The same for wireless interfaces."),
     Key("connections.wireline", None, None, "Which interfaces are wireline."),
