@@ -11,15 +11,7 @@ import pytest
 from dmnotid.dispatcher import Dispatcher
 from dmnotid.errors import JournalError, NoSuchSession, NotPending
 from dmnotid.journal.queue import Journal
-from tests.dispatching import (
-    FOREVER,
-    Bench,
-    MadeUpLinks,
-    at_work,
-    refuse,
-    states,
-    waiting_for,
-)
+from tests.dispatching import FOREVER, Bench, MadeUpLinks, at_work, refuse, states, waiting_for
 from tests.support import (
     DEADLINE,
     NOWHERE,

@@ -14,27 +14,9 @@ from dmnotid.host import log
 from dmnotid.host.systemd import Manager, StatusLine
 from dmnotid.operations import Operations
 from dmnotid.reload import Parts, Reloader
-from tests.dispatching import (
-    FOREVER,
-    WIRELINE,
-    MadeUpLinks,
-    at_work,
-    refuse,
-    states,
-    waiting_for,
-)
+from tests.dispatching import FOREVER, WIRELINE, MadeUpLinks, at_work, refuse, states, waiting_for
 from tests.peers import answering, served
-from tests.support import (
-    NOWHERE,
-    OPEN_ID,
-    OTHER_ID,
-    SERVER_ID,
-    SERVERS,
-    LogLines,
-    Recorder,
-    eventually,
-    make_config,
-)
+from tests.support import NOWHERE, OPEN_ID, OTHER_ID, SERVER_ID, SERVERS, LogLines, Recorder, eventually, make_config
 
 BY = "root (pid 12)"
 FAILS_ONCE = "sys.exit(environment['DMNOTID_ATTEMPT'] == '1')"

@@ -16,17 +16,7 @@ import pytest
 from dmnotid.host.systemd import MAX_STATUS_OCTETS, Manager, StatusLine
 from dmnotid.host.text import printable
 from tests.processes import ENVIRONMENT, JOURNAL, Run, Service
-from tests.support import (
-    DEADLINE,
-    NOWHERE,
-    SERVERS,
-    WIRELINE,
-    LogLines,
-    eventually,
-    push,
-    write_config,
-    write_script,
-)
+from tests.support import DEADLINE, NOWHERE, SERVERS, WIRELINE, LogLines, eventually, push, write_config, write_script
 
 
 class ManagersEnd:

@@ -14,16 +14,7 @@ from dmnotid.journal.database import SCHEMA_VERSION
 from dmnotid.journal.file import FILE_NAME
 from dmnotid.journal.reading import read_copy
 from dmnotid.policy.sessions import Closed
-from tests.journal.journals import (
-    LOOPBACK,
-    NOW,
-    admit,
-    admit_done,
-    another_process,
-    copy_of,
-    open_journal,
-    sql,
-)
+from tests.journal.journals import LOOPBACK, NOW, admit, admit_done, another_process, copy_of, open_journal, sql
 from tests.support import IS_ROOT, OTHER_ID, SERVER_ID, without_privileges
 
 

@@ -13,14 +13,7 @@ import pytest
 from dmnotid.config.values import ConnectionsConfig
 from dmnotid.links.availability import Link, describe
 from dmnotid.links.kernel import State
-from dmnotid.links.rtnetlink import (
-    ARPHRD_ETHER,
-    IF_OPER_UP,
-    IFF_LOOPBACK,
-    IFF_LOWER_UP,
-    IFF_UP,
-    Interface,
-)
+from dmnotid.links.rtnetlink import ARPHRD_ETHER, IF_OPER_UP, IFF_LOOPBACK, IFF_LOWER_UP, IFF_UP, Interface
 from dmnotid.wire.notification import ConnectionType
 from tests.support import IS_ROOT, without_privileges
 

@@ -13,18 +13,7 @@ from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.wsp import encode_push
 from tests.proofs.vectors.make import extended, option, signed
-from tests.support import (
-    NOWHERE,
-    OPEN_ID,
-    OTHER_ID,
-    SECRETS,
-    SERVER_ID,
-    SERVERS,
-    SOURCE,
-    WIRELINE,
-    package,
-    push,
-)
+from tests.support import NOWHERE, OPEN_ID, OTHER_ID, SECRETS, SERVER_ID, SERVERS, SOURCE, WIRELINE, package, push
 
 WAITS_ID: Final = "waits.example"
 """The server whose sessions wait for a connection that never comes, and expire."""

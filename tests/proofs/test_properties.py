@@ -20,12 +20,7 @@ from dmnotid.policy.freshness import Clock, Freshness
 from dmnotid.policy.reception import Datagram, Rules, receive_push
 from dmnotid.policy.routing import check_route
 from dmnotid.policy.servers import Server, Servers
-from dmnotid.wire.notification import (
-    ConnectionType,
-    Notification,
-    decode_notification,
-    encode_notification,
-)
+from dmnotid.wire.notification import ConnectionType, Notification, decode_notification, encode_notification
 from dmnotid.wire.octets import FieldValue, encode_uintvar, encode_value, normal_server_id, read_uintvar, read_value
 from dmnotid.wire.wsp import FIELD_X_WAP_APPLICATION_ID, INTEGER_FIELDS, PushHeader, decode_push, encode_push
 

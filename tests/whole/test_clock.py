@@ -16,18 +16,7 @@ from dmnotid.config.values import Config
 from dmnotid.daemon import Daemon
 from dmnotid.policy.reception import Datagram
 from dmnotid.sentences import show_time
-from tests.support import (
-    NOWHERE,
-    OPEN_ID,
-    OTHER_ID,
-    SERVERS,
-    SOURCE,
-    LogLines,
-    Recorder,
-    eventually,
-    make_config,
-    push,
-)
+from tests.support import NOWHERE, OPEN_ID, OTHER_ID, SERVERS, SOURCE, LogLines, Recorder, eventually, make_config, push
 
 DAY = 86_400.0
 YEAR = 365 * DAY

@@ -8,13 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from dmnotid.errors import DecodeError, MalformedField, TrailingOctets, Truncated, UnsupportedVersion
-from dmnotid.wire.notification import (
-    CachedMo,
-    ConnectionType,
-    Notification,
-    decode_notification,
-    encode_notification,
-)
+from dmnotid.wire.notification import CachedMo, ConnectionType, Notification, decode_notification, encode_notification
 from dmnotid.wire.octets import PACKAGE
 from tests.place import Place, place_of
 
