@@ -121,8 +121,7 @@ WITHOUT_PRIVILEGES: Final = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"
 """A prefix for which permission bits apply to root; empty for other users, to whom they apply anyway."""
 
 needs_setpriv = pytest.mark.skipif(
-    IS_ROOT and shutil.which("setpriv") is None,
-    reason="needs setpriv (util-linux): root has every permission",
+    IS_ROOT and shutil.which("setpriv") is None, reason="needs setpriv (util-linux): root has every permission"
 )
 
 

@@ -28,12 +28,7 @@ _BOOLEANS: Final = {"true": True, "yes": True, "on": True, "false": False, "no":
 class Reader:
     """Collects the problems and warnings of one file, and has what the readers of single keys need to know."""
 
-    def __init__(
-        self,
-        file: Path,
-        environ: Mapping[str, str],
-        check_path: CheckPath | None = None,
-    ) -> None:
+    def __init__(self, file: Path, environ: Mapping[str, str], check_path: CheckPath | None = None) -> None:
         # The configuration file: relative paths count from its directory.
         self.file = file
         # The environment, for the directory of systemd's credentials.

@@ -109,11 +109,7 @@ def describe(state: State, config: ConnectionsConfig, *, sysfs: Path = SYSFS) ->
 
 
 def _describe(
-    interface: Interface,
-    addresses: Iterable[Address],
-    routes: Iterable[Route],
-    config: ConnectionsConfig,
-    sysfs: Path,
+    interface: Interface, addresses: Iterable[Address], routes: Iterable[Route], config: ConnectionsConfig, sysfs: Path
 ) -> Link:
     kind, why = find_type(interface, config, sysfs)
     up = bool(interface.flags & IFF_UP)

@@ -142,10 +142,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [{}, {"A": "", "_b2": "x"}],
         [None, [], "A=b", {"A": 1}, {"A": None}, {"1A": "x"}, {"A-B": "x"}, {"": "x"}, {"DMNOTID_A": "x"}],
     ),
-    "hook.socket": (
-        ["/run/dm/session", "session", "./session"],
-        ["", "~/x", "x" * 108, 1, None, [], ["/x"], {}],
-    ),
+    "hook.socket": (["/run/dm/session", "session", "./session"], ["", "~/x", "x" * 108, 1, None, [], ["/x"], {}]),
     "hook.timeout": DURATION,
     "hook.kill_after": DURATION_OR_ZERO,
     "hook.stop_grace": DURATION_OR_ZERO,

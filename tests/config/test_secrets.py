@@ -36,15 +36,7 @@ def test_secret_in_the_configuration_is_read(place: Place, secret: str, octets: 
 
 @pytest.mark.parametrize(
     ("content", "secret"),
-    [
-        (b"s", b"s"),
-        (b"s\n", b"s"),
-        (b"s\r\n", b"s"),
-        (b"s\n\n", b"s\n"),
-        (b"s\r", b"s\r"),
-        (b"\n", b""),
-        (b"", b""),
-    ],
+    [(b"s", b"s"), (b"s\n", b"s"), (b"s\r\n", b"s"), (b"s\n\n", b"s\n"), (b"s\r", b"s\r"), (b"\n", b""), (b"", b"")],
 )
 def test_one_line_break_is_removed(content: bytes, secret: bytes) -> None:
     assert without_line_break(content) == secret

@@ -325,12 +325,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
 @needs_ipv6
 @pytest.mark.parametrize(
     ("ipv6_only", "locked", "ipv4_sources", "refused"),
-    [
-        (False, True, True, True),
-        (False, True, False, False),
-        (False, False, True, False),
-        (True, True, True, False),
-    ],
+    [(False, True, True, True), (False, True, False, False), (False, False, True, False), (True, True, True, False)],
 )
 def test_dual_stack_socket_without_filter_is_refused_beside_ipv4_sources(
     *, ipv6_only: bool, locked: bool, ipv4_sources: bool, refused: bool

@@ -52,10 +52,7 @@ def load_word(place: int, protocol: int, network_header: bytes) -> int:
 
 
 def takes(
-    datagram: bytes,
-    program: Sequence[Instruction] = PROGRAM,
-    protocol: int = ETH_P_IP,
-    network_header: bytes = b"",
+    datagram: bytes, program: Sequence[Instruction] = PROGRAM, protocol: int = ETH_P_IP, network_header: bytes = b""
 ) -> bool:
     """Run a program as the kernel does."""
     octets = bytes(UDP_HEADER_OCTETS) + datagram

@@ -221,11 +221,7 @@ def added(port: int) -> tuple[list[ListenAddress], list[ListenAddress]]:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        swapped,
-        *(pytest.param(change, marks=needs_ipv6) for change in (widened, narrowed, added)),
-    ],
+    "change", [swapped, *(pytest.param(change, marks=needs_ipv6) for change in (widened, narrowed, added))]
 )
 async def test_reload_to_a_conflicting_address_needs_a_restart(
     change: Callable[[int], tuple[list[ListenAddress], list[ListenAddress]]],

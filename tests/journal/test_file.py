@@ -356,10 +356,7 @@ def test_rescue_that_lost_rows_forgets_each_server_up_to_its_newest_time(
     (tmp_path / FILE_NAME).rename(tmp_path / DAMAGED_NAME)
     for _ in range(2):
         with open_journal(tmp_path) as journal:
-            assert journal.times.servers == {
-                SERVER_ID: times(NOW + 4, NOW + 4),
-                OTHER_ID: times(NOW + 2, NOW + 2),
-            }
+            assert journal.times.servers == {SERVER_ID: times(NOW + 4, NOW + 4), OTHER_ID: times(NOW + 2, NOW + 2)}
             assert journal.times.floor == NOW
             assert refusal(journal, 1, sent_at=NOW + 1) is Duplicate
             assert refusal(journal, 9, sent_at=NOW + 3) is Stale

@@ -195,9 +195,7 @@ def test_best_route_of_a_link_comes_first() -> None:
 )
 def test_only_routes_of_reach_decide_the_order(reach: Reach, metric: int) -> None:
     found = described(
-        own=[address(V4), address(V6)],
-        routes=[DEFAULT._replace(metric=700), TEN, DEFAULT6],
-        configured=config(reach),
+        own=[address(V4), address(V6)], routes=[DEFAULT._replace(metric=700), TEN, DEFAULT6], configured=config(reach)
     )
     assert found.routes[0].metric == metric
 

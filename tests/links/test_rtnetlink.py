@@ -94,11 +94,7 @@ ROUTES = bytes.fromhex("""
 
 little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the captured octets are little-endian")
 
-QUERIES: dict[str, Any] = {
-    "links": rtnetlink.INTERFACES,
-    "addresses": rtnetlink.ADDRESSES,
-    "routes": rtnetlink.ROUTES,
-}
+QUERIES: dict[str, Any] = {"links": rtnetlink.INTERFACES, "addresses": rtnetlink.ADDRESSES, "routes": rtnetlink.ROUTES}
 CAPTURED = {"links": LINKS, "addresses": ADDRESSES, "routes": ROUTES}
 
 

@@ -143,8 +143,7 @@ def test_request_starts_between_its_two_times(not_before: float, expires_at: flo
 
 
 @pytest.mark.parametrize(
-    ("not_before", "free_at", "session"),
-    [(0, 10, 1), (0, 10.5, 2), (0, 9, 1), (10.5, 9, 2), (10.5, 11, 2)],
+    ("not_before", "free_at", "session"), [(0, 10, 1), (0, 10.5, 2), (0, 9, 1), (10.5, 9, 2), (10.5, 11, 2)]
 )
 def test_server_gets_no_session_before_its_time(not_before: float, free_at: float, session: int) -> None:
     """And it does not block other servers."""

@@ -278,12 +278,7 @@ SMS, MQTT = Source("sms", None), Source("mqtt", None)
 
 @pytest.mark.parametrize(
     ("sources", "found"),
-    [
-        ((), [NEAR, FAR, SMS, MQTT]),
-        (NEARBY, [NEAR]),
-        (("sms",), [SMS]),
-        ((*NEARBY, "sms", "sms"), [NEAR, SMS]),
-    ],
+    [((), [NEAR, FAR, SMS, MQTT]), (NEARBY, [NEAR]), (("sms",), [SMS]), ((*NEARBY, "sms", "sms"), [NEAR, SMS])],
 )
 def test_server_is_reached_through_the_doors_that_its_sources_name(
     sources: tuple[Network | str, ...], found: list[Source]

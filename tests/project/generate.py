@@ -32,10 +32,7 @@ DESCRIPTION: Final = (
     "that do not fit each other."
 )
 PATH: Final = {"type": "string", "minLength": 1, "not": {"pattern": "^~"}}
-ADDRESS: Final = {
-    "type": "string",
-    "pattern": r"^(\[[0-9A-Fa-f:.]+(%[^\s/:%\]]{1,15})?\]|[0-9.]+)(:[0-9]{1,5})?$",
-}
+ADDRESS: Final = {"type": "string", "pattern": r"^(\[[0-9A-Fa-f:.]+(%[^\s/:%\]]{1,15})?\]|[0-9.]+)(:[0-9]{1,5})?$"}
 NETWORKS: Final = {
     "type": "array",
     "minItems": 1,
@@ -52,10 +49,7 @@ BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z
 
 DURATIONS: Final[dict[bool, tuple[str, dict[str, Any]]]] = {
     True: ("duration", {"type": "string", "pattern": "^0*[1-9][0-9]{0,11}(ms|s|m|h|d)$"}),
-    False: (
-        "duration or 0",
-        {"anyOf": [{"type": "string", "pattern": "^(0|[0-9]{1,12}(ms|s|m|h|d))$"}, {"const": 0}]},
-    ),
+    False: ("duration or 0", {"anyOf": [{"type": "string", "pattern": "^(0|[0-9]{1,12}(ms|s|m|h|d))$"}, {"const": 0}]}),
 }
 """The type of a duration, by whether 0 is refused."""
 

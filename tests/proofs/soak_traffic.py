@@ -44,10 +44,7 @@ esac
 SLOW: Final = frozenset({20, 84})
 """What NOTIFICATION-IDs are modulo 128 whose hooks run until they are ended."""
 
-HOOK_ENDS: Final = {
-    **dict.fromkeys((1, 3, 4, 9, 65, 67, 68, 73, *SLOW), "failed"),
-    **dict.fromkeys((2, 66), "refused"),
-}
+HOOK_ENDS: Final = {**dict.fromkeys((1, 3, 4, 9, 65, 67, 68, 73, *SLOW), "failed"), **dict.fromkeys((2, 66), "refused")}
 """How a session is closed whose NOTIFICATION-ID modulo 128 is this; all others are "done"."""
 
 FLEXIBLE: Final = ("accepted", "queue-full", "unknown-server")

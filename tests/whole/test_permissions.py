@@ -327,9 +327,7 @@ def refused(tmp_path: Path, run: Run) -> Refused:
     [
         (0o775, "writable by its group ({group}): chmod g-w {file}"),
         *further(
-            (0o644, "not executable"),
-            (0o000, "not executable"),
-            (0o757, "writable by others: chmod go-w {file}"),
+            (0o644, "not executable"), (0o000, "not executable"), (0o757, "writable by others: chmod go-w {file}")
         ),
     ],
 )

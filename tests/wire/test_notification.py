@@ -206,11 +206,7 @@ def test_message_has_pdu_field_offset_problem_and_octets() -> None:
         ("20 80 00 01 10 03 ED A0 80", (MalformedField, "SERVER-ID", 6), "is not UTF-8: invalid continuation byte"),
         ("20 80 00 01 10 03 61 62 C3", (MalformedField, "SERVER-ID", 8), "is not UTF-8: unexpected end of data"),
         ("20 80 00 01 10 04 F4 90 80 80", (MalformedField, "SERVER-ID", 6), "is not UTF-8: invalid continuation byte"),
-        (
-            "20 80 00 01 10 02 61 0A",
-            (MalformedField, "SERVER-ID", 6),
-            "holds U+000A, which no SERVER-ID may hold",
-        ),
+        ("20 80 00 01 10 02 61 0A", (MalformedField, "SERVER-ID", 6), "holds U+000A, which no SERVER-ID may hold"),
         (
             "20 80 00 01 10 04 EF BB BF 61",
             (MalformedField, "SERVER-ID", 6),

@@ -57,11 +57,7 @@ VALUES: list[tuple[FieldValue, str]] = [
 ]
 """Each value in the one form that is encoded; all three classes, and their borders (30/31, 32, 126/127/128)."""
 
-LIBERAL: list[tuple[FieldValue, str]] = [
-    (b"", "1F 00"),
-    (b"\x07", "1F 01 07"),
-    (b"\x07", "1F 80 01 07"),
-]
+LIBERAL: list[tuple[FieldValue, str]] = [(b"", "1F 00"), (b"\x07", "1F 01 07"), (b"\x07", "1F 80 01 07")]
 """Legal forms that are decoded and never encoded."""
 
 
