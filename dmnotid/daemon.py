@@ -39,8 +39,8 @@ PINGS: Final = 2
 MAX_PROBLEMS: Final = 120
 """Maximum number of characters of all problems in the status line; the rest of it is for the counters."""
 
+# The counters that are not reasons of discards.
 _NO_REASONS: Final = frozenset({"received", "accepted"})
-"""The counters that are not reasons of discards."""
 
 
 class Daemon:
@@ -193,6 +193,7 @@ class Daemon:
 
     def _describe(self) -> str:
         refusal, hook_problem = self._reloader.refusal, self._dispatcher.hook_problem
+        # The first problem alone: `dmnotid check` shows all of them.
         refused = "" if refusal is None else str(refusal.error).partition("\n")[0]
         problems = {"hook not startable": hook_problem, "reload refused": refused}
         running, servers = self._dispatcher.running, len(self.config.servers)
@@ -204,6 +205,7 @@ def status_line(problems: Mapping[str, str], servers: int, running: int, waiting
     found = [(name, problem) for name, problem in problems.items() if problem]
     # The line is cut at its end, so the problems share what the counters leave.
     first = "".join(f"{name}: {shortened(problem, MAX_PROBLEMS // len(found))}; " for name, problem in found)
+    # The most frequent reasons first, because the end of a long line is cut off.
     discards = {reason: count for reason, count in counts.most_common() if reason not in _NO_REASONS and count}
     reasons = ", ".join(f"{reason} {count}" for reason, count in discards.items())
     discarded = f"{sum(discards.values())} discarded" + (f" ({reasons})" if reasons else "")

@@ -48,8 +48,8 @@ class Discarded(NamedTuple):
     bare: bool
 
 
+# A discarded datagram as it is kept. Its sentence, which costs most in a flood, is built when it is shown.
 _Kept = tuple[Discard, Datagram]
-"""A discarded datagram as it is kept. Its sentence, which costs most in a flood, is built when it is shown."""
 
 
 def _show(kept: _Kept) -> Discarded:
@@ -66,6 +66,7 @@ class RecentDiscards:
         self._by_reason: defaultdict[str, deque[_Kept]] = defaultdict(lambda: deque(maxlen=RECENT_DISCARDS))
 
     def __iter__(self) -> Iterator[Discarded]:
+        # Each ring is in order of arrival; a reader wants one order for all reasons.
         every = (kept for ring in self._by_reason.values() for kept in ring)
         return map(_show, sorted(every, key=lambda kept: kept[1].received_at))
 

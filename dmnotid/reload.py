@@ -120,6 +120,7 @@ class Reloader:
         # Only these two may fail. Datagrams drained from a socket that is closed are judged by the former rules.
         check_kernel(config.hook)
         bind(endpoints, config)
+        # Before the dispatcher, which looks for sessions to start over these connections.
         links.configure(config.connections)
         config = self._keep_fixed(config)
         for warning in config.warnings:

@@ -71,6 +71,7 @@ class Transitions:
         except HookError as error:
             self._settle(tracked, Outcome(Result.NOT_STARTED, str(error)))
             return True
+        # A hook of a former daemon runs for this server. No event reports its end, and no try is spent.
         if lock is None:
             self._sessions.locked_until[server_id] = time.monotonic() + LOCK_POLL
             return True
@@ -121,6 +122,7 @@ class Transitions:
         tracked.failed_starts = tracked.failed_starts + 1 if not_started else 0
         tracked.problem = self.hook_problem = outcome.detail if not_started else ""
         count = tracked.failed_starts or tracked.request.attempts
+        # Jitter from the kernel: devices of one image that start together must not share it.
         verdict = after_try(outcome, count, self._config.retry, jitter=os.urandom(1)[0] / 0xFF)
         if isinstance(verdict, Closed):
             self._sessions.end(tracked.request, verdict, outcome.summary)

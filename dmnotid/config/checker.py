@@ -46,6 +46,7 @@ class Reader:
 
     def sound(self, *paths: str) -> bool:
         """Return whether neither these keys nor the sections around them have a problem."""
+        # A section that is wrong gives its keys their defaults, which are not what the file means.
         return self._unsound.isdisjoint({*paths, *(path.rpartition(".")[0] for path in paths)})
 
     def add_problem(self, value: "Value", path: str, message: str) -> None:
@@ -73,6 +74,7 @@ class Reader:
 
 
 def _position(problem: ConfigProblem) -> tuple[int, int]:
+    # By column too, because a mapping in braces has several keys in one line.
     return problem.line, problem.column
 
 
@@ -122,6 +124,7 @@ class Value(NamedTuple):
         if not items:
             raise Wrong(f"is an empty list; expected {expected}")
         values = [Value(item, f"{self.path}[{index}]", self.reader) for index, item in enumerate(items)]
+        # A check of several keys reports its problem at the place of an item.
         self.reader.given.update((value.path, value) for value in values)
         return values
 
@@ -246,6 +249,7 @@ class Duration:
             return None
         if value.node.kind in {"int", "float"} and value.node.text != "0":
             raise Wrong(f"has no unit; expected {DURATION_EXPECTED}")
+        # 0 is the same in each unit, so it needs none.
         text = "0" if value.node.kind == "int" else value.of("str", "a duration").text
         try:
             seconds = parse_duration(text)

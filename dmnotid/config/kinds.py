@@ -35,6 +35,7 @@ _VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 _OWN_VARIABLES: Final = "DMNOTID_"
 # What a shell or an argument list would replace, and a variable of the environment keeps as it is.
 _UNEXPANDED: Final = rf"\$[A-Za-z_{{(][A-Za-z0-9_]*[)}}]?|{_PLACEHOLDER}|(?:^|(?<=:))~(?=/|$)"
+# What a warning repeats of the text after a `$`: any other word may be a part of a secret.
 _SHOWN: Final = frozenset({"", "PATH", "HOME", "LANG", *PLACEHOLDERS})
 
 
@@ -99,6 +100,7 @@ def read_mode(value: Value) -> int:
     """Read the mode of a socket to which others must not write."""
     expected = 'an octal mode such as "0660"'
     text = read_some_text(value, expected)
+    # As text, because YAML 1.1 reads 0660 as octal and 660 as decimal.
     if not re.fullmatch("0?[0-7]{3}", text):
         raise Wrong(f"is {shown(text)}; expected {expected}")
     mode = int(text, 8)
@@ -111,6 +113,7 @@ def read_group(value: Value) -> str:
     """Read the name of a group, which this system may lack: the configuration can be that of another one."""
     expected = "the name of a group"
     text = read_some_text(value, expected)
+    # group(5) separates fields by colons, and members by commas.
     if re.search(r"[\s:,/]", text):
         raise Wrong(f"is {shown(text)}; expected {expected}")
     return text

@@ -78,8 +78,10 @@ def _build(reader: Reader, found: Mapping[str, Any], warnings: tuple[ConfigProbl
         servers=tuple(Server(**server) for server in found["servers"]),
         hook=HookConfig(**found["hook"]),
         listen=found["listen"],
+        # Sockets of a socket unit replace the default without a warning.
         listen_given="listen" in reader.given,
         receive_buffer=found["receive_buffer"],
+        # A path in the file goes before the directory that the unit has.
         state=Path(state) if state and "state" not in reader.given else found["state"],
         max_octets=found["push"]["max_octets"],
         max_header_octets=found["push"]["max_header_octets"],
@@ -204,6 +206,7 @@ def _check_doors(reader: Reader, found: Mapping[str, Any]) -> None:
 
 
 def _check_hook(reader: Reader, root: Value) -> None:
+    # Without the section, its missing key is a problem of the whole file.
     section = reader.given.get("hook", root)
     command, socket = reader.given.get("hook.command"), reader.given.get("hook.socket")
     if command is not None and socket is not None:

@@ -33,6 +33,7 @@ Unread = Callable[[ConfigProblem], None]
 """Is called with the problem of each secret in a file or a credential that cannot be read."""
 
 _MARKS: Final = (BOM_UTF8, BOM_UTF16_LE, BOM_UTF16_BE)
+# Paths of secrets whose octets are in the configuration file itself.
 _INLINE: Final = tuple(f".{kind}.{form}" for kind in SECRET_KEYS for form in ("text", "hex", "base64"))
 
 
@@ -142,6 +143,7 @@ def _read_text(value: Value) -> bytes:
 def _read_hex(value: Value) -> bytes:
     text = value.free_text("hex")
     try:
+        # fromhex() skips white space, so hex in groups can be pasted.
         return bytes.fromhex(text)
     except ValueError:
         raise Wrong("is not hex; expected pairs of hex digits, with or without spaces between them") from None

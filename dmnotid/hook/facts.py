@@ -86,6 +86,7 @@ def build_environment(facts: Facts, more: Mapping[str, str], home: str) -> dict[
         "DMNOTID_PREFERRED": " ".join(facts["preferred_connections"]),
         "DMNOTID_REQ_MO": " ".join(map(str, facts["requested_mos"])),
         "DMNOTID_REQ_MO_CV": " ".join(f"{index}:{validator}" for index, validator in facts["cached_mos"]),
+        # Always there, so that a hook in sh may use `set -u`.
         "DMNOTID_SENT_AT": "" if facts["sent_at"] is None else str(facts["sent_at"]),
         "DMNOTID_RECEIVED_AT": f"{facts['received_at']:.3f}",
         "DMNOTID_SIGNED": "1" if facts["signed"] else "0",

@@ -18,6 +18,7 @@ def read_request(octets: bytes) -> Facts:
     """Read the JSON object that `build_input` writes; it may have more keys. Raises HookError for anything else."""
     if len(octets) > MAX_REQUEST_OCTETS:
         raise _refusal(f"has more than {MAX_REQUEST_OCTETS} octets")
+    # A unit of the template that is started by hand gets no session.
     if not octets.strip():
         raise _refusal("is empty")
     try:

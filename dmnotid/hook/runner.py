@@ -106,6 +106,7 @@ class Hook:
             async with asyncio.timeout(self._config.timeout):
                 answer = await hand_over(path, octets, partial(output.feed, "socket"))
         except TimeoutError:
+            # Cancelling `hand_over` has closed the connection, which is all that the daemon can end on the other side.
             return _with_reason(Outcome(Result.FAILED, f"timed out after {self._config.timeout:g} s"), output)
         if answer.exit_code is None:
             # The problem quotes the last line.
@@ -126,6 +127,7 @@ async def _end_in_full_time(command: Command) -> None:
 
 def _with_reason(outcome: Outcome, output: OutputLog) -> Outcome:
     """Add the last line of output to the outcome of a run that failed."""
+    # The last line may lack its newline until now.
     output.flush()
     done = outcome.result is Result.DONE
     return outcome if done else outcome._replace(last_line=shortened(output.last_line, MAX_LAST_LINE))

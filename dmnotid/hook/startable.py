@@ -12,16 +12,16 @@ from dmnotid.errors import HookError, UntrustedPath, UnusablePath
 from dmnotid.host.trust import check_trusted, check_trusted_path, check_trusted_socket, explain_not_executable
 from dmnotid.sentences import shortened
 
+# Number of octets in which the kernel looks for the #! line (BINPRM_BUF_SIZE).
 _FIRST_OCTETS: Final = 256
-"""Number of octets in which the kernel looks for the #! line (BINPRM_BUF_SIZE)."""
 
 _MAX_SHOWN: Final = 32
 
 _UTF16: Final = (BOM_UTF16_LE, BOM_UTF16_BE, b"#\0!\0", b"\0#\0!")
 
 _ELF: Final = b"\x7fELF"
+# e_machine of x86, ARM and PowerPC in elf(5): a kernel for one of a pair may run programs of the other.
 _MACHINES: Final = ({3, 62}, {40, 183}, {20, 21})
-"""e_machine of x86, ARM and PowerPC in elf(5): a kernel for one of a pair may run programs of the other."""
 
 _BINFMT_MISC: Final = "/proc/sys/fs/binfmt_misc"
 
@@ -35,6 +35,7 @@ def check_hook(config: HookConfig) -> None:
         check_command(config.command)
         return
     try:
+        # Whether a process listens there is not tried: a connection starts a session.
         check_trusted_socket(config.socket)
     except UntrustedPath as error:
         raise _as_hook_error(error) from error
@@ -58,6 +59,7 @@ def check_command(command: Sequence[str]) -> None:
 
 
 def _as_hook_error(error: UntrustedPath) -> HookError:
+    # A missing file is trusted: no other user can have replaced it.
     return HookError(str(error), component=error.component, trusted=isinstance(error, UnusablePath))
 
 
@@ -74,6 +76,7 @@ def _check_format(program: Path) -> None:
     elif first.startswith(_ELF):
         problem = _find_machine_problem(first)
     else:
+        # A file with a NUL is a binary of another format, which binfmt_misc may know.
         problem = "" if b"\0" in first else _find_script_problem(first)
     if problem:
         raise HookError(f"{program}: {problem}", component=str(program))

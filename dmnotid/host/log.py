@@ -31,18 +31,18 @@ from dmnotid.host.text import printable
 MAX_VALUE_OCTETS: Final = 1_024
 """Maximum number of octets of one text in a log line, escaped and encoded; a longer text ends with an ellipsis."""
 
+# The keys of texts that are not shortened: a traceback, and a line of a hook, which was cut when it was read.
 _WHOLE: Final = frozenset({"exception", "line"})
-"""The keys of texts that are not shortened: a traceback, and a line of a hook, which was cut when it was read."""
 
+# Maximum number of octets for one character: a pair of surrogates in JSON.
 _WIDEST: Final = 12
-"""Maximum number of octets for one character: a pair of surrogates in JSON."""
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 # The levels of syslog(3).
 _JOURNAL_LEVELS: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
+# What the name of a field of the journal must not contain.
 _NO_NAME: Final = re.compile("[^A-Z0-9_]")
-"""What the name of a field of the journal must not contain."""
 
 _encode_json: Final = json.JSONEncoder(default=str).encode
 
@@ -51,8 +51,8 @@ logger: FilteringBoundLogger = structlog.get_logger()
 
 Subscriber = Callable[[Mapping[str, Any]], None]
 
+# Functions that get each record.
 _subscribers: Final[list[Subscriber]] = []
-"""Functions that get each record."""
 
 
 class Event(NamedTuple):
@@ -257,6 +257,7 @@ def _render_fields(
     # A traceback is the only message of several lines.
     message = f"{sentence}\n{_escape_traceback(event['exception'])}" if "exception" in event else sentence
     fields = [("MESSAGE", message), ("PRIORITY", str(priority)), ("SYSLOG_IDENTIFIER", "dmnotid")]
+    # Only events that docs/events.md explains have an id, and not all of them.
     known = events.get(event["event"])
     if known is not None and known.message_id is not None:
         fields.append(("MESSAGE_ID", known.message_id))

@@ -151,6 +151,7 @@ def _passed_sockets(environ: MutableMapping[str, str]) -> tuple[list[socket.sock
         problem = f"LISTEN_PID: the sockets were passed to process {pid}, this is {os.getpid()}: start it with exec"
         logger.warning("passed sockets ignored", problem=problem)
         return [], {}
+    # Names are in the order of the descriptors, and a manager before systemd 227 passes none.
     named = dict(enumerate((names or "").split(":"), FIRST_PASSED))
     numbers = range(FIRST_PASSED, FIRST_PASSED + int(count))
     sockets = [_passed_socket(number, named.get(number) or "unnamed") for number in numbers]
@@ -176,6 +177,7 @@ def _passed_socket(number: int, name: str) -> socket.socket:
 
 def _watchdog(environ: MutableMapping[str, str]) -> float | None:
     pid, microseconds = environ.pop("WATCHDOG_PID", None), environ.pop("WATCHDOG_USEC", None)
+    # As LISTEN_PID, it may name a parent process.
     if microseconds is None or pid not in {None, str(os.getpid())}:
         return None
     return int(microseconds) / _MICROSECONDS

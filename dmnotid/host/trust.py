@@ -25,6 +25,7 @@ def check_trusted(file: Path) -> None:
     target, found = _trusted_target(file)
     if not stat.S_ISREG(found.st_mode):
         raise UnusablePath(str(file), "not a regular file")
+    # access(2) also considers access control lists and mounts, which the mode does not show.
     if not os.access(target, os.X_OK):
         raise UnusablePath(target, explain_not_executable(target))
 
@@ -62,6 +63,7 @@ def check_trusted_directory(path: Path) -> None:
 def check_trusted_if_there(path: Path) -> None:
     """Ensure that only root and the daemon's user can change a file, if there is one; else as `check_trusted`."""
     try:
+        # Not stat(), for which a link without a target is a missing file.
         path.lstat()
     except OSError:
         return
@@ -75,6 +77,7 @@ def check_trusted_if_there(path: Path) -> None:
 
 def _trusted_target(path: Path) -> tuple[str, os.stat_result]:
     """Check every component of a path; return the last, and its status."""
+    # It would depend on the working directory, whose components are not checked.
     if not path.is_absolute():
         raise UntrustedPath(str(path), "not an absolute path")
     for component, found in _components(path):

@@ -32,8 +32,8 @@ from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram, Handover
 from dmnotid.wire.wsp import DEFAULT_MAX_OCTETS
 
+# struct ucred: pid, uid, gid.
 _CREDENTIALS: Final = Struct("=iII")
-"""struct ucred: pid, uid, gid."""
 
 ANCILLARY_OCTETS: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
 """Room for the credentials, which come first, and for nothing else: a sender can attach open files."""
@@ -41,8 +41,8 @@ ANCILLARY_OCTETS: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
 SO_TIMESTAMP: Final = 29
 """asm-generic/socket.h. Turned off, it turns off SO_TIMESTAMPNS too."""
 
+# The beginning of every answer.
 _ANSWER: Final = b'{"verdict": '
-"""The beginning of every answer."""
 
 
 class Door(BatchReader):
@@ -108,6 +108,7 @@ class Door(BatchReader):
         """Remove the socket from its path, unless it was passed, or another file is there."""
         if not self.passed and not self.lost:
             with suppress(OSError):
+                # An error is of no consequence: the next start replaces a socket that it finds.
                 self.config.path.unlink()
 
 
@@ -159,6 +160,7 @@ class Doors:
         # Only when nothing can fail any more: undoing needs the former settings.
         for config in configs:
             doors[config.path].config = config
+        # Closed by the caller, so that one deadline is for addresses and doors together.
         gone = [door for path, door in self._doors.items() if doors.get(path) is not door]
         new = [door for path, door in doors.items() if self._doors.get(path) is not door]
         self._doors = doors
@@ -181,6 +183,7 @@ class Doors:
                 door.close(0)
                 raise
         else:
+            # Its mode and its group are those of the socket unit, and are checked instead of set.
             _check_passed(config.path)
             door = Door(passed, config, self._deliver, passed=True)
         door.max_octets = self._max_octets

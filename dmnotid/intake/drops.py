@@ -47,6 +47,7 @@ class Drops:
     def take(self, *, filtered: bool) -> Dropped:
         """Return the new drops. Without a filter all of them were lost (or had a wrong checksum)."""
         counter = read_drops(self._socket)
+        # The counter has 32 bits.
         new = (counter - self._counter) % _WRAP
         if not new:
             return NOTHING
@@ -74,6 +75,7 @@ def read_lost() -> int | None:
     """Return how many UDP datagrams found a full buffer in this network namespace; None if /proc can't be read."""
     try:
         udp = [line.split()[1:] for line in (_PROC / "snmp").read_text().splitlines() if line.startswith("Udp:")]
+        # The file has two lines for each protocol.
         names, numbers = udp
         lost = sum(int(number) for name, number in zip(names, numbers, strict=True) if name in _LOST)
     except (OSError, ValueError):

@@ -49,8 +49,8 @@ AD_PROTOCOL: Final = -0x1000 & 0xFFFF_FFFF
 NETWORK_HEADER: Final = -0x10_0000 & 0xFFFF_FFFF
 """SKF_NET_OFF: the first octet of the IP header."""
 
+# The source address in an IPv6 header.
 _SOURCE: Final = NETWORK_HEADER + 8
-"""The source address in an IPv6 header."""
 
 # linux/bpf_common.h
 LOAD_WORD: Final = 0x20
@@ -101,9 +101,9 @@ ALL_ELSE: Final = (Instruction(RETURN, 0, 0, WHOLE),)
 """The second part if junk is wanted."""
 
 _INSTRUCTION: Final = Struct("=HBBI")
-# Native sizes and alignment, because the kernel reads a C structure with a pointer.
+# struct sock_fprog: the number of instructions, and their address. Sizes and alignment are native, because the kernel
+# reads a C structure with a pointer.
 _PROGRAM: Final = Struct("@HP")
-"""struct sock_fprog: the number of instructions, and their address."""
 
 
 def no_junk(max_octets: int = DEFAULT_MAX_OCTETS) -> tuple[Instruction, ...]:

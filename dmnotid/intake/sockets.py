@@ -81,6 +81,7 @@ class Endpoints:
 
     def configure(self, intake: Intake) -> None:
         """Apply `intake` to all endpoints, also to later ones. Passed sockets keep their receive buffer."""
+        # A reload that changes nothing here leaves the filters of the sockets alone.
         if intake == self._intake:
             return
         self._intake = intake
@@ -121,6 +122,7 @@ class Endpoints:
             gone: list[BatchReader] = [*self._bind_doors(doors)]
         except EndpointError:
             for endpoint in new.values():
+                # Not drained: the configuration that has this address is refused.
                 endpoint.socket.close()
             raise
         if self._receiving:
@@ -150,6 +152,7 @@ class Endpoints:
             facts = {"configured": list(map(str, addresses)), "instead": list(map(str, self))}
             logger.warning("listen ignored", problem="the service manager passes sockets", **facts)
         for endpoint in self._passed if ipv4_sources else ():
+            # A passed socket got its filter when its endpoint was made.
             _refuse_deceivable(endpoint)
 
     def _new_endpoint(self, binding: Binding) -> Endpoint:
@@ -163,6 +166,7 @@ class Endpoints:
                 raise EndpointError(message) from error
             raise
         endpoint = Endpoint(sock, self._deliver, self._report)
+        # An endpoint is made with these values.
         if self._intake != Intake():
             endpoint.configure(self._intake)
         return endpoint

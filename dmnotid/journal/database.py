@@ -139,6 +139,7 @@ def connect(file: Path) -> sqlite3.Connection:
         # No wait for a lock, which another dmnotid keeps while it runs. Transactions begin only as written here.
         database = sqlite3.connect(file, timeout=0, isolation_level=None)
         _prepare(database, file)
+    # Also for an interrupt: a connection that stays open keeps its lock.
     except BaseException as error:
         if database is not None:
             database.close()

@@ -177,6 +177,7 @@ class JournalFile:
 
     def _open(self, problem: str = "an earlier start has not finished setting it aside") -> sqlite3.Connection:
         _make_directory(self.file.parent)
+        # Before each opening, because the directory may be another one by now.
         check_state(self.file.parent)
         try:
             return self._connect(problem)
@@ -336,6 +337,7 @@ def _keep(damaged: Path) -> Path:
 def _rename(file: Path, to: Path) -> None:
     try:
         for side in _SIDE_FILES:
+            # SQLite deletes the log of a database that is closed in order.
             with suppress(FileNotFoundError):
                 Path(f"{file}{side}").rename(f"{to}{side}")
     except OSError as error:

@@ -51,6 +51,7 @@ class Listing:
         """Yield the same rows in parts, so that a caller can do something else in between; some are empty."""
         values: dict[str, object] = {"last": 0, "since": since, "most": ROWS_AT_ONCE}
         while found := self._query(SELECT_PAGE, values):
+            # Rows that are not wanted are read too, so that each page takes the same short time.
             yield [row for wanted, *columns in found if wanted and is_whole(row := make_row(columns))]
             values["last"] = found[-1][1]
 

@@ -47,6 +47,7 @@ def read_copy(directory: Path) -> Iterator[JournalCopy]:
         copy = Path(place) / FILE_NAME
         try:
             written_at = _copy(file, copy)
+            # Also converts the copy of an older schema.
             database = connect(copy)
         except PermissionError as error:
             message = f"{file}: {error.strerror}; root and the user of the daemon can read the journal"

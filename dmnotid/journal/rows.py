@@ -144,6 +144,7 @@ def seal(server_id: object, notification_id: object, content: object, sent_at: o
 
     Of a damaged file, only sealed rows are believed.
     """
+    # repr() keeps the columns apart, and a number from the text of its digits.
     return crc32(repr((server_id, notification_id, content, sent_at)).encode("utf-8", "surrogateescape"))
 
 

@@ -89,6 +89,7 @@ def read_links(config: ConnectionsConfig) -> list[Link]:
     elif config.reach == "any":
         longest = ANY_LENGTH
     else:
+        # A longer prefix does not cover any of the networks.
         longest = max((network.prefixlen for network in config.reach), default=0)
     return describe(read_state(longest), config)
 
@@ -182,5 +183,6 @@ def explain_missing(links: Iterable[Link], wanted: Sequence[ConnectionType]) -> 
     parts = [f"{link.name}: settling" if link.available else str(link) for link in found[:MAX_NAMED]]
     if len(found) > MAX_NAMED:
         parts.append(f"{len(found) - MAX_NAMED} more")
+    # Every interface serves ANY, so none of that type can be absent.
     absent = types.keys() - {ConnectionType.ANY, *(link.type for link in found)}
     return "; ".join(parts + [f"no {kind} interface" for kind in types if kind in absent]) or "no interface"

@@ -107,6 +107,7 @@ def drain(subscription: socket.socket) -> None:
             subscription.recv(1)
         except BlockingIOError:
             return
+        # ENOBUFS: older notices were lost, and others may follow.
         except OSError:
             continue
 

@@ -30,8 +30,8 @@ PAUSE: Final = 0.1
 RETRY_PAUSE: Final = 1.0
 """Time between a read that failed and the next one, in seconds."""
 
+# Time by which a timer of uvloop may ring early, in seconds.
 _TIMER_ERROR: Final = 0.001
-"""Time by which a timer of uvloop may ring early, in seconds."""
 
 
 class Links:

@@ -41,6 +41,7 @@ def configured_type(name: str, config: ConnectionsConfig) -> tuple[ConnectionTyp
     """Return the type whose patterns match this interface name, and the pattern; None if no pattern matches."""
     for kind, patterns in config.interfaces.items():
         for pattern in patterns:
+            # Names of interfaces differ by case.
             if fnmatchcase(name, pattern):
                 return kind, f"configured: {pattern}"
     return None
@@ -69,6 +70,7 @@ def _sysfs_type(interface: Interface, sysfs: Path) -> tuple[ConnectionType, str]
         for wireless in ("phy80211", "wireless"):
             if (entry / wireless).exists():
                 return ConnectionType.WIRELESS, f"sysfs {wireless}"
+        # Before the name, which an administrator may have changed.
         device_type = _device_type(entry)
         if device_type == "wwan":
             return ConnectionType.MOBILE, "DEVTYPE=wwan"

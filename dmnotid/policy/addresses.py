@@ -42,6 +42,7 @@ def parse_address(text: str, default_port: int = WAP_PUSH_PORT) -> tuple[str, in
         host, bracket, port = text[1:].partition("]")
         colon, port = port[:1], port[1:]
         if not bracket or colon not in {"", ":"}:
+            # Refused below: one place has the message for every text that is not an address.
             host = ""
     # Several colons without brackets are an IPv6 address: its last group could be read as a port otherwise.
     elif text.count(":") == 1:

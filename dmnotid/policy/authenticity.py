@@ -49,6 +49,7 @@ def verify(
 def _find_secret(notification: Notification, server: Server, clock: Clock) -> Secret:
     if server.secret is None and server.former_secret is None:
         raise SecretNotProvisioned(server.id)
+    # The current secret first: a server that still signs with the former one is the exception.
     if server.secret is not None and is_signed_with(notification, server.secret):
         return "current"
     if server.former_secret is None or not is_signed_with(notification, server.former_secret):

@@ -32,6 +32,7 @@ class ServerTimes(NamedTuple):
     """
 
     newest: int = 0
+    # Not 0, which is a time that a server can sign.
     forgotten: int = -1
 
 
@@ -62,6 +63,7 @@ def judge_clock(
     It is believed unless it is before the program's release or more than MARGIN before the floor: a device without a
     battery-backed clock starts in 1970, or when it was last switched off.
     """
+    # With a margin: time synchronisation may set a clock that is right back by a little.
     behind_floor = floor is not None and now < floor - MARGIN
     return Clock(now, now >= released_at and not behind_floor, servers, released_at)
 
@@ -77,6 +79,7 @@ def check_age(sent_at: int, server_id: str, clock: Clock, freshness: Freshness) 
     # A server that once signed a wrong time far ahead is still heard if its time now and the clock agree.
     agrees = -max_age <= ahead <= MARGIN
     if reference - sent_at > max_age and not agrees:
+        # The message has the clock in any case, because the clock may be what is wrong.
         raise Stale(sent_at, clock.now, max_age, reference=None if clock.believed else reference)
     # The clock may be weeks behind after a power cut, and a signature is worth more. So this limit is optional.
     if clock.believed and max_skew is not None and ahead > max_skew:

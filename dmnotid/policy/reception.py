@@ -114,6 +114,7 @@ def receive_package(
     notification = decode_notification(package)
     if progress is not None:
         progress.notification = notification
+    # Read before the search, which may fail: a Discard carries the id that the package claims.
     server_id = notification.server_id
     try:
         server = rules.servers.find(notification, source)

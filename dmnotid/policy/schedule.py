@@ -17,8 +17,8 @@ _Due = tuple[float, int]
 _start: Final = attrgetter("not_before")
 _expiry: Final = attrgetter("expires_at")
 
+# Number of stale heap entries that are kept in any case, so that a short queue is not rebuilt all the time.
 _SPARE: Final = 64
-"""Number of stale heap entries that are kept in any case, so that a short queue is not rebuilt all the time."""
 
 
 def choose_connection(preferred: Sequence[ConnectionType], available: Sequence[Connection]) -> Connection | None:
@@ -80,6 +80,7 @@ class Schedule:
 
     def remove(self, session: int) -> SessionRequest:
         """Remove a session and return its request. Raises KeyError if there is none."""
+        # Its entries in the heaps are stale from now on.
         request = self._requests.pop(session)
         self._look_at(_group(request), [session])
         return request
@@ -89,6 +90,7 @@ class Schedule:
     ) -> list[SessionRequest]:
         """Return at most `most` requests of `servers` that have no connection, each once after it was added."""
         found: list[SessionRequest] = []
+        # A copy, because `_look_at` deletes groups without fresh requests.
         for group, sessions in list(self._fresh.items()):
             if group[0] in servers and choose_connection(group[1], available) is None:
                 first = list(islice(sessions, most - len(found)))

@@ -130,7 +130,13 @@ class Servers:
         server_id = notification.server_id
         # The decoder has brought SERVER-ID into NFC.
         if server_id is None:
-            return self._find_signer(notification, source) if notification.signed else self._find_unsigned(source)
+            if notification.signed:
+                return self._find_signer(notification, source)
+            # Only the source is left, and a guess among several servers would be a default server.
+            found = self._unsigned.find(source)
+            if len(found) != 1:
+                raise ServerUndiscovered(len(found), signed=False)
+            return found[0]
         # There is no default server: with one, a stranger could choose which secret is compared.
         server = self._by_id.get(server_id)
         if server is None:
@@ -159,11 +165,4 @@ class Servers:
             raise DigestMismatch(tried=len(fits))
         if len(found) > 1:
             raise ServerUndiscovered(len(found), signed=True)
-        return found[0]
-
-    def _find_unsigned(self, source: Source) -> Server:
-        # Without id and digest only the source is left, and a guess among several servers would be a default server.
-        found = self._unsigned.find(source)
-        if len(found) != 1:
-            raise ServerUndiscovered(len(found), signed=False)
         return found[0]

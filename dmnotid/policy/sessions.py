@@ -78,8 +78,10 @@ class Result(StrEnum):
     """How one try ended, as far as the next try depends on it."""
 
     DONE = "done"
+    # The hook has exited with EX_CONFIG: a further try would end in the same way.
     REFUSED = "refused"
     FAILED = "failed"
+    # The device's fault, not the session's: it spends no try.
     NOT_STARTED = "not started"
 
 
@@ -105,7 +107,9 @@ class Closed(StrEnum):
     DONE = "done"
     REFUSED = "refused"
     FAILED = "failed"
+    # Not done within `sessions.expire_after`.
     EXPIRED = "expired"
+    # By an operator.
     CANCELLED = "cancelled"
 
 

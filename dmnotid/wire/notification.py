@@ -119,11 +119,12 @@ class Notification(NamedTuple):
     @property
     def cached_mos(self) -> tuple[CachedMo, ...]:
         """The MO indexes of REQ-MO-CV with their cache validators, in order."""
+        # The decoder has checked that the value consists of whole entries.
         return tuple(_CACHED_MO.iter_unpack(self.req_mo_cv))
 
 
+# Make a Notification of a tuple of all its values; unlike the class, this calls no Python function per datagram.
 _new_notification: Final = partial(tuple.__new__, Notification)
-"""Make a Notification of a tuple of all its values; unlike the class, this calls no Python function per datagram."""
 
 
 def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 - one flat loop: calls are expensive in a flood
@@ -139,6 +140,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
         raise UnsupportedVersion(PACKAGE, "VER", 0, f"is {octets[0] >> 4}, {VERSION} is expected", octets)
     if size < HEADER_OCTETS:
         raise Truncated(PACKAGE, "header", 0, f"needs {HEADER_OCTETS} octets, {size} are left", octets)
+    # The 16 bits of VER, OC and RESERVED, and the NOTIFICATION-ID.
     first, notification_id = _HEADER.unpack_from(octets)
     # OC begins in octet 0 and has its last bit in octet 1.
     option_count = first >> 7 & MAX_OPTIONS
@@ -151,7 +153,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
     unknown: list[tuple[int, bytes]] = []
     number, at = 0, HEADER_OCTETS
     for _ in range(option_count):
-        # Each border is compared with the size before an octet behind it is read.
+        # Each border is compared with the size before an octet after it is read.
         start = at + OPTION_HEADER_OCTETS
         if start > size:
             raise Truncated(PACKAGE, "Option", at, f"needs {OPTION_HEADER_OCTETS} octets, {size - at} are left", octets)
@@ -174,6 +176,7 @@ def decode_notification(octets: bytes) -> Notification:  # noqa: C901, PLR0912 -
             elif number == OPTION_SHA256_DIGEST:
                 # Struct.unpack demands exactly 36 octets. The time is unsigned, and lasts until 2106.
                 sent_at, digest = _SHA256_DIGEST.unpack(value)
+                # The digest is computed over the package with zeros at this place.
                 digest_at = start + TIME_OCTETS
             elif number == OPTION_PREFERRED_CON_TYPE:
                 preferred, skipped = _preferred_connections(value)
@@ -218,6 +221,7 @@ def _malformed(number: int, start: int, end: int, caught: Exception, octets: byt
     # Most problems concern the value as a whole.
     at, problem = start, str(caught)
     if isinstance(caught, UnicodeDecodeError):
+        # The one problem that has a place of its own in the value.
         at, problem = start + caught.start, f"is not UTF-8: {caught.reason}"
     elif isinstance(caught, error):
         problem = f"has {end - start} octets, {SHA256_DIGEST_OCTETS} are expected"
@@ -289,6 +293,7 @@ def encode_notification(
     _bounded("number of Options", len(values), MAX_OPTIONS)
     _bounded("RESERVED", reserved, 0x7F)
     _bounded("NOTIFICATION-ID", notification_id, MAX_NOTIFICATION_ID)
+    # VER, OC and RESERVED share the first two octets: 4, 5 and 7 bits.
     header = _HEADER.pack(VERSION << 12 | len(values) << 7 | reserved, notification_id)
     return header + _encode_options(values)
 

@@ -161,6 +161,7 @@ def encode_text(text: str) -> bytes:
     if 0 in octets:
         message = f"text for a push header holds a NUL: {text!r}"
         raise ValueError(message)
+    # The first octet of the empty text is its NUL, which reads as a length of 0.
     if not octets or octets[0] >= SHORT_INTEGER:
         return bytes([QUOTE]) + octets + b"\0"
     if not LENGTH_QUOTE < octets[0] < QUOTE:
@@ -173,6 +174,7 @@ def encode_integer(value: int) -> bytes:
     """Encode a short-integer (up to 127) or long-integer (8.4.2.1); ValueError below 0 or above 30 octets."""
     if 0 <= value < SHORT_INTEGER:
         return bytes([value | SHORT_INTEGER])
+    # The fewest octets, the highest first.
     length = (value.bit_length() + 7) // 8
     if value < 0 or length > SHORT_LENGTH_MAX:
         message = f"a long-integer has 1 to {SHORT_LENGTH_MAX} octets and no sign: {value}"

@@ -117,8 +117,8 @@ class PushMessage(NamedTuple):
     body: bytes
 
 
+# Make a PushMessage of a tuple of all its values; unlike the class, this calls no Python function per datagram.
 _new_message: Final = partial(tuple.__new__, PushMessage)
-"""Make a PushMessage of a tuple of all its values; unlike the class, this calls no Python function per datagram."""
 
 
 def decode_push(
@@ -184,11 +184,13 @@ def sms_header_end(datagram: bytes) -> int:
 
     UDHL u8 | (IEI u8 | length u8 | value) ...
     """
+    # Without UDHL, the datagram begins with the element.
     if datagram.startswith(_SMS_PORTS):
         return len(_SMS_PORTS) + 2
     at, end = 1, 1 + datagram[0]
     known = False
     while at + 1 < end <= len(datagram):
+        # Any two octets may look like an element, so one that pushes have must be among them.
         known |= datagram[at : at + 2] in _SMS_ELEMENTS
         at += 2 + datagram[at + 1]
     return end if known and at == end else 0
