@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 import yaml
@@ -300,6 +300,12 @@ def descriptors() -> set[str]:
 
 
 IS_ROOT = os.geteuid() == 0
+
+
+def as_root(test: T) -> T:
+    """Mark a test that needs root."""
+    skipped = pytest.mark.skipif(not IS_ROOT, reason="needs root, to be other users, or to mount a file system")
+    return cast("T", pytest.mark.root(skipped(cast("Any", test))))
 
 
 @contextmanager

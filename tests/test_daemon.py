@@ -17,12 +17,12 @@ from dmnotid.daemon import Daemon
 from dmnotid.errors import EndpointError, JournalError
 from dmnotid.intake.drops import read_lost
 from tests.support import (
-    IS_ROOT,
     NOWHERE,
     SERVER_ID,
     WIRELINE,
     LogLines,
     Recorder,
+    as_root,
     descriptors,
     eventually,
     make_config,
@@ -161,8 +161,7 @@ async def test_state_directory_that_cannot_be_created_is_named(tmp_path: Path) -
         await Daemon(make_config(tmp_path, state=str(tmp_path / "file" / "state"))).run()
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to mount a file system")
+@as_root
 @pytest.mark.parametrize("has_journal", [False, True])
 def test_start_fails_on_a_read_only_file_system(tmp_path: Path, has_journal: bool) -> None:  # noqa: FBT001 - two cases
     state = tmp_path / "state"

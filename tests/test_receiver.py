@@ -24,7 +24,6 @@ from dmnotid.receiver import Receiver
 from dmnotid.sentences import show_time
 from tests.journal.journals import no_room
 from tests.support import (
-    IS_ROOT,
     OPEN_ID,
     OTHER_ID,
     OTHER_SECRET,
@@ -33,6 +32,7 @@ from tests.support import (
     SERVERS,
     SOURCE,
     LogLines,
+    as_root,
     count_calls,
     make_config,
     package,
@@ -527,8 +527,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", state], check=True)
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to mount a small file system")
+@as_root
 async def test_notification_is_not_accepted_on_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     filler = small_disk / "filler"
     with desk(tmp_path) as there:

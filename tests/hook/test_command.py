@@ -20,7 +20,7 @@ from dmnotid.hook import command as command_module
 from dmnotid.hook.command import Command, check_kernel, group_is_alive, start_command
 from dmnotid.host.log import logger
 from tests.hook.runs import WRITE_PIDS, children, is_reaped, pids_of
-from tests.support import IS_ROOT, LogLines, Recorder, descriptors, eventually, is_alive, wait_until, write_script
+from tests.support import LogLines, Recorder, as_root, descriptors, eventually, is_alive, wait_until, write_script
 
 FewDescriptors = Callable[[int], AbstractContextManager[None]]
 
@@ -331,8 +331,7 @@ async def test_second_cancellation_kills_the_command_and_reaps_it(tmp_path: Path
     assert logged.all() == []
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to become another user")
+@as_root
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 async def test_command_that_cannot_be_ended_is_logged_and_left(
     tmp_path: Path, pids: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,7 @@ from dmnotid.hook.facts import (
 from dmnotid.policy.sessions import Connection
 from dmnotid.wire.notification import ConnectionType, decode_notification
 from tests.hook.runs import RICH, SENT_AT, start
-from tests.support import IS_ROOT, OPEN_ID, SECRET, package
+from tests.support import OPEN_ID, SECRET, as_root, package
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,8 +138,7 @@ def test_home_is_that_of_the_user() -> None:
     assert find_home() == pwd.getpwuid(os.geteuid()).pw_dir
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to become another user")
+@as_root
 def test_home_of_a_user_that_is_not_listed_is_the_root_directory() -> None:
     os.seteuid(4_000_000)
     try:

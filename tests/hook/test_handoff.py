@@ -27,9 +27,8 @@ from dmnotid.policy.sessions import Outcome, Result, SessionStart
 from tests.hook import runs
 from tests.hook.runs import LARGE, RICH, children, start
 from tests.peers import answering, listening, read_all, served
-from tests.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges, write_script
+from tests.support import DEADLINE, LogLines, as_root, descriptors, eventually, without_privileges, write_script
 
-needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to become another user")
 DONE = Outcome(Result.DONE, "exit 0")
 
 
@@ -459,8 +458,7 @@ async def test_queue_with_room_again_takes_the_next_try(path: Path) -> None:
         assert await task == DONE
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 async def test_socket_that_the_daemon_may_not_write_to_is_not_a_try(path: Path) -> None:
     with listening(path):
         os.chmod(path, 0o600)  # noqa: PTH101

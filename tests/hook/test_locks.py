@@ -4,8 +4,8 @@ import fcntl
 import os
 import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,35 +46,37 @@ def test_any_server_has_a_lock_in_the_directory(tmp_path: Path, server_id: str) 
         assert not is_free(tmp_path, server_id)
 
 
+@contextmanager
+def inherited(lock: ServerLock) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that has inherited a lock."""
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor]) as child:
+        yield child
+        child.communicate()
+
+
 def test_process_that_inherits_a_lock_keeps_it_when_its_parent_has_closed_it(tmp_path: Path) -> None:
     """As after SIGKILL of the daemon: the kernel closes what it had open."""
     lock = take(tmp_path)
-    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor]) as child:
+    with inherited(lock) as child:
         os.close(lock.descriptor)
         assert not is_free(tmp_path)
-        assert child.stdin is not None
-        child.stdin.close()
-        child.wait()
+        child.communicate()
         assert is_free(tmp_path)
 
 
 def test_freed_lock_is_not_held_by_a_child_that_was_left_behind(tmp_path: Path) -> None:
     lock = take(tmp_path)
-    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor]) as child:
+    with inherited(lock):
         lock.free()
         assert is_free(tmp_path)
-        assert child.stdin is not None
-        child.stdin.close()
 
 
 def test_kept_lock_is_left_to_the_process_that_inherited_it(tmp_path: Path) -> None:
     lock = take(tmp_path)
-    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor]) as child:
+    with inherited(lock):
         with lock:
             lock.keep()
         assert not is_free(tmp_path)
-        assert child.stdin is not None
-        child.stdin.close()
 
 
 def test_lock_that_is_held_too_long_is_replaced(tmp_path: Path, logged: LogLines) -> None:

@@ -7,11 +7,9 @@ import pytest
 
 from dmnotid.errors import UntrustedPath
 from dmnotid.host.trust import MAX_LINKS, check_trusted
-from tests.support import IS_ROOT, without_privileges, write_script
+from tests.support import IS_ROOT, as_root, without_privileges, write_script
 
 UNPRIVILEGED = 65_534
-
-needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
 
 
 def refusal(file: Path) -> tuple[str | None, str]:
@@ -60,16 +58,14 @@ def test_file_or_directory_that_others_can_write_is_refused(tree: Path, mode: in
     assert refusal(tree) == (str(component), expected)
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 @pytest.mark.parametrize("mode", [0o1777, 0o1775, 0o3777])
 def test_sticky_directory_of_root_is_trusted(tree: Path, mode: int) -> None:
     tree.parent.chmod(mode)
     assert refusal(tree) == (None, "")
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 def test_sticky_directory_of_another_user_is_refused(tree: Path) -> None:
     tree.parent.chmod(0o1777)
     os.chown(tree.parent, UNPRIVILEGED, -1)
@@ -79,8 +75,7 @@ def test_sticky_directory_of_another_user_is_refused(tree: Path) -> None:
         assert refusal(tree) == (str(tree.parent), f"{tree.parent}: writable by others: chmod go-w {tree.parent}")
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 def test_group_without_a_name_is_shown_by_its_number(tree: Path) -> None:
     os.chown(tree, -1, 987_654)
     tree.chmod(0o775)
@@ -92,8 +87,7 @@ def test_sticky_file_is_refused(tree: Path) -> None:
     assert refusal(tree) == (str(tree), f"{tree}: writable by others: chmod go-w {tree}")
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 @pytest.mark.parametrize("up", [0, 1, 2])
 def test_file_or_directory_of_another_user_is_refused(tree: Path, up: int) -> None:
     component = [tree, *tree.parents][up]
@@ -103,16 +97,14 @@ def test_file_or_directory_of_another_user_is_refused(tree: Path, up: int) -> No
     assert refusal(tree) == (str(component), text)
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 def test_group_without_write_permission_is_trusted(tree: Path) -> None:
     os.chown(tree, -1, UNPRIVILEGED)
     os.chown(tree.parent, -1, UNPRIVILEGED)
     assert refusal(tree) == (None, "")
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 def test_file_of_the_daemons_user_or_of_root_is_trusted(tree: Path) -> None:
     os.chown(tree, UNPRIVILEGED, -1)
     with without_privileges(tree):
@@ -141,8 +133,7 @@ def test_links_are_followed_and_each_target_is_checked(tree: Path, tmp_path: Pat
     assert refusal(hook) == (str(tree), f"{tree}: not executable")
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 def test_link_of_another_user_is_refused(tree: Path, tmp_path: Path) -> None:
     # In a sticky directory, any user can make one.
     link = tmp_path / "link"
@@ -207,8 +198,7 @@ def test_path_that_leads_nowhere_is_refused(tree: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.root
-@needs_root
+@as_root
 def test_unreadable_link_is_refused() -> None:
     os.seteuid(UNPRIVILEGED)
     try:

@@ -22,7 +22,7 @@ from dmnotid.intake.sockets import Endpoints
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
 from tests.intake.support import LOOPBACK, Inbox, fill, send
-from tests.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges
+from tests.support import DEADLINE, IS_ROOT, LogLines, as_root, descriptors, eventually, without_privileges
 
 MAX_QUEUE = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
 OWN_GROUP = grp.getgrgid(os.getegid()).gr_name
@@ -327,8 +327,7 @@ def test_group_that_this_system_lacks_is_refused(tmp_path: Path) -> None:
     assert descriptors() == before
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be another user")
+@as_root
 def test_group_that_the_daemon_is_not_in_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 65_534, -1)
     before = descriptors()
@@ -341,8 +340,7 @@ def test_group_that_the_daemon_is_not_in_is_refused(tmp_path: Path) -> None:
     assert descriptors() == before
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be another user")
+@as_root
 async def test_user_whom_the_mode_excludes_cannot_send(tmp_path: Path) -> None:
     with endpoints_with(door_at(tmp_path / "door", mode=0o600)) as (_, desk):
         with without_privileges(tmp_path / "door"), pytest.raises(PermissionError):

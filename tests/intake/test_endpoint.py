@@ -17,8 +17,8 @@ from dmnotid.intake.sockets import bind
 from dmnotid.policy.addresses import Source
 from dmnotid.wire.wsp import DEFAULT_MAX_OCTETS
 from tests.intake.support import LOOPBACK, LOOPBACK6, Inbox, fill, needs_ipv6, port_of, send, used_room
-from tests.netns import Namespace, needs_namespace
-from tests.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges
+from tests.netns import Namespace, in_namespace
+from tests.support import DEADLINE, LogLines, as_root, descriptors, eventually, without_privileges
 
 LONGEST = 65_507
 """The octets of the longest IPv4 datagram."""
@@ -119,8 +119,7 @@ def test_source_has_the_zone_of_a_link_local_address(address: tuple[object, ...]
     assert source_of(address) == source
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 def test_source_has_the_number_of_an_interface_whose_name_is_not_utf8() -> None:
     with Namespace() as namespace:
         namespace.ip("link", "add", os.fsdecode(b"e\xff"), "type", "veth", "peer", "name", "fine")
@@ -188,8 +187,7 @@ def rmem_max() -> int:
     return int(Path("/proc/sys/net/core/rmem_max").read_text())
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be another user")
+@as_root
 async def test_reduced_receive_buffer_is_logged(tmp_path: Path, logged: LogLines) -> None:
     most = rmem_max()
     with endpoint_at() as (endpoint, _), without_privileges(tmp_path):
@@ -201,8 +199,7 @@ async def test_reduced_receive_buffer_is_logged(tmp_path: Path, logged: LogLines
     assert "rmem_max" in line["problem"]
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs CAP_NET_ADMIN")
+@as_root
 async def test_receive_buffer_exceeds_rmem_max_with_cap_net_admin(logged: LogLines) -> None:
     with endpoint_at() as (endpoint, _):
         endpoint.configure(Intake(2 * rmem_max()))

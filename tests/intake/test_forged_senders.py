@@ -24,7 +24,7 @@ from dmnotid.intake.sockets import Endpoints, bind
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.reception import Datagram
 from dmnotid.policy.servers import Server
-from tests.netns import Namespace, needs_namespace
+from tests.netns import Namespace, in_namespace
 from tests.support import DEADLINE, OPEN_ID, LogLines, eventually, push, write_config
 
 PORT: Final = 2948
@@ -173,8 +173,7 @@ def fence(destination: str = "fd00::1") -> Packet:
 # With the filter
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 @JUNK
 @LISTEN
 @pytest.mark.parametrize("destination", ["2001:db8::1", "fe80::1"], ids=["global", "link-local"])
@@ -191,8 +190,7 @@ def test_forged_loopback_sender_is_refused(
         assert sum(after) - sum(before) == 1
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 @JUNK
 @LISTEN
 def test_forged_sender_is_refused_when_reverse_path_filter_is_on(
@@ -209,8 +207,7 @@ def test_forged_sender_is_refused_when_reverse_path_filter_is_on(
         assert receiver.until(FENCE) == {notification(3): "198.51.100.10"}
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 @JUNK
 @LISTEN
 def test_forged_sender_is_refused_when_a_router_forwards_it(
@@ -225,8 +222,7 @@ def test_forged_sender_is_refused_when_a_router_forwards_it(
         assert sum(after) - sum(before) == 1
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 @JUNK
 @LISTEN
 def test_true_senders_arrive_with_their_addresses(
@@ -251,8 +247,7 @@ def test_true_senders_arrive_with_their_addresses(
         assert found[notification(5)].startswith("fe80::2%")
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 @pytest.mark.parametrize("ipv6_only", [False, True], ids=["dual-stack", "ipv6-only"])
 def test_forged_sender_is_refused_as_soon_as_the_socket_is_bound(device: Device, *, ipv6_only: bool) -> None:
     with device.namespace.call(bind, WIDE, ipv6_only=ipv6_only) as sock:
@@ -282,8 +277,7 @@ def receiving_passed(sock: socket.socket, *, ipv4_sources: bool) -> Iterator[Rec
         yield Receiver(endpoints, datagrams)
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 @pytest.mark.parametrize("record", [None, socket.IPV6_RECVPKTINFO], ids=["plain", "with-packet-info"])
 def test_forged_sender_in_the_queue_of_a_passed_socket_keeps_its_prefix(device: Device, record: int | None) -> None:
     sock = device.namespace.call(passed_socket)
@@ -299,8 +293,7 @@ def test_forged_sender_in_the_queue_of_a_passed_socket_keeps_its_prefix(device: 
     assert [LOCAL.allows(Source(address, 40_000)) for address in found.values()] == [False, True]
 
 
-@pytest.mark.root
-@needs_namespace
+@in_namespace
 @pytest.mark.parametrize("ipv6_only", [False, True], ids=["dual-stack", "ipv6-only"])
 def test_forged_sender_keeps_its_prefix_when_the_kernel_takes_no_filter(device: Device, *, ipv6_only: bool) -> None:
     sock = device.namespace.call(passed_socket, ipv6_only=ipv6_only, locked=True)

@@ -32,7 +32,7 @@ from tests.journal.journals import (
     refusal,
     sql,
 )
-from tests.support import IS_ROOT, OPEN_ID, OTHER_ID, SERVER_ID, LogLines, descriptors, verified, without_privileges
+from tests.support import OPEN_ID, OTHER_ID, SERVER_ID, LogLines, as_root, descriptors, verified, without_privileges
 
 SCHEMA_1 = """
 CREATE TABLE session (
@@ -345,8 +345,7 @@ def test_directory_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     assert "cannot open the journal: unable to open database file" in open_error(tmp_path)
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be another user for a while")
+@as_root
 @pytest.mark.parametrize("what", ["directory", "file", "file-unreadable"])
 def test_permission_denied_is_reported_with_its_reason(tmp_path: Path, what: str) -> None:
     state = tmp_path / "state"

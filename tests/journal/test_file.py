@@ -33,7 +33,7 @@ from tests.journal.journals import (
     sql,
     times,
 )
-from tests.support import IS_ROOT, OTHER_ID, SERVER_ID, LogLines, verified, without_privileges
+from tests.support import OTHER_ID, SERVER_ID, LogLines, as_root, verified, without_privileges
 
 PENDING = [number for number in range(SESSIONS) if number not in DONE]
 
@@ -256,8 +256,7 @@ def test_damaged_file_beside_one_that_was_set_aside_before_is_an_error(tmp_path:
         assert accepts(journal, 1)
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be another user for a while")
+@as_root
 def test_damaged_file_is_rescued_in_a_directory_that_cannot_be_listed(tmp_path: Path, logged: LogLines) -> None:
     state = tmp_path / "state"
     with open_journal(state) as journal:

@@ -15,7 +15,7 @@ from dmnotid.journal.file import FILE_NAME
 from dmnotid.journal.reading import read_copy
 from dmnotid.policy.sessions import Closed
 from tests.journal.journals import LOOPBACK, NOW, admit, admit_done, another_process, copy_of, open_journal, sql
-from tests.support import IS_ROOT, OTHER_ID, SERVER_ID, without_privileges
+from tests.support import OTHER_ID, SERVER_ID, as_root, without_privileges
 
 
 def content(directory: Path) -> dict[str, tuple[bytes, int]]:
@@ -113,8 +113,7 @@ def test_file_that_cannot_be_read_is_an_error_with_its_path(
         pass
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to be another user for a while")
+@as_root
 def test_user_without_the_right_to_read_it_gets_an_error_that_names_who_can(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with open_journal(state):

@@ -13,11 +13,11 @@ import pytest
 from tests.cli.program import call
 from tests.processes import JOURNAL, WITHOUT_PRIVILEGES, Run, Service, needs_setpriv, running
 from tests.support import (
-    IS_ROOT,
     SECRET,
     SERVER_ID,
     WIRELINE,
     Recorder,
+    as_root,
     further,
     push,
     wait_until,
@@ -244,8 +244,7 @@ def test_start_is_refused_if_others_can_write_the_state_directory(
     assert list((parent / "state").iterdir()) == []
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, to give files away")
+@as_root
 @pytest.mark.parametrize("name", [JOURNAL, f"{JOURNAL}-wal", "journal-damaged.sqlite3"])
 def test_start_is_refused_if_a_journal_file_belongs_to_another_user(tmp_path: Path, run: Run, name: str) -> None:
     """In a sticky directory every user can create files, and no one can remove those of others."""
