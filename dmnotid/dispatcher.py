@@ -19,7 +19,7 @@ from dmnotid.journal.rows import LAST_CHANCE
 from dmnotid.links.availability import explain_missing
 from dmnotid.links.monitor import Links
 from dmnotid.policy.sessions import Closed, SessionRequest, SessionStart, SessionView
-from dmnotid.tracking import ENDS_AT_ONCE, LOGGED_AT_ONCE, Sessions
+from dmnotid.tracking import ENDS_AT_ONCE, Sessions
 from dmnotid.transitions import Transitions
 from dmnotid.views import Views
 from dmnotid.wire.notification import ConnectionType
@@ -170,9 +170,9 @@ class Dispatcher:
                     self._on_change()
                 if not self._stopping:
                     await self._start_all(group)
-                # If there may be more to log, the loop turns again at once, after reception had its turn.
-                more = not self._stopping and _log_waiting(self._sessions, self._links)
-                change = now if more else self._sessions.next_change(now)
+                if not self._stopping:
+                    await self._log_waiting()
+                change = self._sessions.next_change(now)
                 pause = None if change is None else max(change - time.monotonic(), 0)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -225,19 +225,20 @@ class Dispatcher:
         self._sessions.queue(start.request)
         return self._sessions.next_start(self._links.available()) if readable else None
 
+    async def _log_waiting(self) -> None:
+        """Log once for each session without a connection what is missing, until none is left or `wake` is called."""
+        available, woken = self._links.available(), False
+        present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
+        while not woken and (requests := self._sessions.without_connection(available)):
+            for request in requests:
+                preferred = request.notification.preferred_connections
+                wanted = " ".join(preferred) or str(ConnectionType.ANY)
+                facts = {"available": present, "missing": explain_missing(self._links.links, preferred)}
+                logger.info("session waiting", **request.log_facts(), wanted=wanted, **facts)
+            # There may be tens of thousands, so reception has its turn in between.
+            await asyncio.sleep(0)
+            woken = self._woken.is_set()
+
     def _changed(self) -> None:
         self.wake()
         self._on_change()
-
-
-def _log_waiting(sessions: Sessions, links: Links) -> bool:
-    """Log what is missing, once for each session that has no connection; return whether there may be more."""
-    available = links.available()
-    present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
-    requests = sessions.without_connection(available)
-    for request in requests:
-        preferred = request.notification.preferred_connections
-        wanted = " ".join(preferred) or str(ConnectionType.ANY)
-        facts = {"available": present, "missing": explain_missing(links.links, preferred)}
-        logger.info("session waiting", **request.log_facts(), wanted=wanted, **facts)
-    return len(requests) == LOGGED_AT_ONCE

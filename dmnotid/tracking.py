@@ -29,7 +29,7 @@ from dmnotid.hook.tries import Try
 from dmnotid.policy.schedule import Schedule
 from dmnotid.policy.sessions import Closed, Connection, LastTry, Limits, SessionRequest, SessionStart
 
-LOGGED_AT_ONCE: Final = 32
+LOGGED_AT_ONCE: Final = 16
 """Maximum number of sessions whose missing connection is logged before reception gets its turn."""
 
 ENDS_AT_ONCE: Final = 64

@@ -92,6 +92,8 @@ class Schedule:
         found: list[SessionRequest] = []
         # A copy, because `_look_at` deletes groups without fresh requests.
         for group, sessions in list(self._fresh.items()):
+            if len(found) == most:
+                break
             if group[0] in servers and choose_connection(group[1], available) is None:
                 first = list(islice(sessions, most - len(found)))
                 found += map(self._requests.__getitem__, first)
