@@ -53,8 +53,8 @@ T = TypeVar("T")
 
 _KINDS: Final = {"method": str, "parameters": dict, "more": bool, "oneway": bool, "upgrade": bool}
 
-# NaN and infinity are not JSON, so they are an error here and not one of the client.
-_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+# NaN and infinity are not JSON, so they are an error here and not one of the client. No reply contains itself.
+_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
 class Peer(NamedTuple):
