@@ -55,6 +55,7 @@ def build(
         preferred_connections=None if preferred_connections is None else map(_connection, preferred_connections),
         requested_mos=requested_mos,
         cached_mos=cached_mos,
+        # The field has whole seconds.
         sent_at=None if sent_at is None else int(sent_at),
         unknown_options=tuple(unknown_options),
         reserved=reserved,
@@ -86,6 +87,7 @@ def push(package: bytes, *, tid: int = 0, headers: Iterable[tuple[int | str, int
 
 
 def _connection(name: str) -> notification.ConnectionType:
+    # The error of the enumeration would name a class that is internal.
     if name not in CONNECTION_TYPES:
         raise ValueError(f"{name!r} is not a connection type: expected one of {', '.join(CONNECTION_TYPES)}")
     return notification.ConnectionType(name)

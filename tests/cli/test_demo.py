@@ -1,7 +1,6 @@
 """`dmnotid demo`: the whole story on one machine, and no file left afterwards."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Terminal, dmnotid
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Terminal, dmnotid, through_shell
 from tests.netns import needs_namespace
 from tests.support import wait_until
 
@@ -155,24 +154,10 @@ def test_terminal_gets_colour() -> None:
     assert "\x1b[31mdiscarded: stale\x1b[0m: " in text
 
 
-def reader_goes_away(environ: dict[str, str]) -> str:
-    """Return standard error if the reader takes one line of the demo and leaves."""
-    done = subprocess.run(
-        ["/bin/sh", "-c", '{ timeout 25 "$@" demo --once; echo "exit $?" >&2; } | head -n 1', "sh", *PROGRAM],
-        capture_output=True,
-        text=True,
-        env=os.environ | environ,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert re.search("connection available|listening", done.stdout)
-    return done.stderr
-
-
-def test_demo_ends_when_its_reader_does(temporary: Path) -> None:
-    assert reader_goes_away({}) == "exit 1\n"
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_demo_ends_when_its_reader_does(unbuffered: str, temporary: Path) -> None:
+    line = '{ timeout 25 "$@" demo --once; echo "exit $?" >&2; } | head -n 1'
+    done = through_shell(line, PYTHONUNBUFFERED=unbuffered)
+    assert re.search("connection available|listening", done.out)
+    assert done.err == "exit 1\n"
     assert list(temporary.iterdir()) == []
-
-
-def test_unbuffered_demo_ends_when_its_reader_does() -> None:
-    assert reader_goes_away({"PYTHONUNBUFFERED": "1"}) == "exit 1\n"

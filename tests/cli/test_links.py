@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cli.program import PATIENCE, PROGRAM, Done, call
+from tests.cli.program import PATIENCE, PROGRAM, Done, call, through_shell
 from tests.netns import Namespace, in_namespace
 from tests.support import further
 
@@ -485,19 +485,19 @@ def test_links_need_no_privilege(unreadable: str, place: Place) -> None:
 @pytest.fixture(params=[[], ["--watch", "--json"], *further(["--json"], ["--watch"])], ids=" ".join)
 def command(config: Path, request: pytest.FixtureRequest) -> list[str]:
     config.write_text("connections: {}\n")
-    return [*PROGRAM, "links", *request.param, "--config", str(config)]
+    return ["links", *request.param, "--config", str(config)]
 
 
 @pytest.mark.parametrize("target", ["> /dev/full", ">&-"])
 def test_unwritable_output_is_reported(target: str, command: list[str]) -> None:
-    argv = ["/bin/sh", "-c", f'"$@" {target}', "sh", *command]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert (done.returncode, done.stderr) == (1, "dmnotid: [Errno 28] No space left on device\n")
+    done = through_shell(f'"$@" {target}', *command)
+    assert (done.status, done.err) == (1, "dmnotid: [Errno 28] No space left on device\n")
 
 
 def test_command_ends_quietly_if_its_reader_is_gone(command: list[str]) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     with open(write_end, "w") as stdout:  # noqa: PTH123 - a descriptor
-        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+        argv = [*PROGRAM, *command]
+        done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (1, b"")

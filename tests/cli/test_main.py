@@ -11,7 +11,7 @@ import pytest
 
 from dmnotid import __version__
 from dmnotid.cli.parser import COMMANDS
-from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, call, dmnotid
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, call, dmnotid, through_shell
 from tests.project.completion import actions_of
 
 GOOD = "010603d8af87 20000001"
@@ -132,21 +132,7 @@ def test_interrupted_command_has_the_status_of_sigint() -> None:
         assert process.stderr.read() == b""
 
 
-def through_shell(line: str, *, given: str = "", **environ: str) -> Done:
-    """Run a shell command in which "$@" is dmnotid."""
-    done = subprocess.run(
-        ["/bin/sh", "-c", line, "sh", *PROGRAM],
-        input=given,
-        capture_output=True,
-        text=True,
-        env=os.environ | environ,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-MANY = f"{JUNK}\n" * 5000
+MANY = f"{JUNK}\n".encode() * 5000
 
 
 def test_reader_that_closes_the_pipe_early_sees_no_traceback() -> None:
@@ -166,8 +152,8 @@ def test_reader_that_closed_the_pipe_before_sees_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.parametrize("given", [MANY, JUNK], ids=["long", "buffered"])
-def test_full_disk_is_reported(given: str) -> None:
+@pytest.mark.parametrize("given", [MANY, JUNK.encode()], ids=["long", "buffered"])
+def test_full_disk_is_reported(given: bytes) -> None:
     done = through_shell('"$@" decode > /dev/full', given=given)
     assert (done.status, done.err) == (1, "dmnotid: [Errno 28] No space left on device\n")
 

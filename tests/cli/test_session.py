@@ -19,7 +19,7 @@ from dmnotid.hook.command import KILL_PATIENCE
 from dmnotid.hook.facts import build_input, session_facts
 from dmnotid.hook.runner import Hook
 from dmnotid.policy.sessions import Outcome, Result
-from tests.cli.program import PROGRAM
+from tests.cli.program import PROGRAM, through_shell
 from tests.hook.runs import RICH, WRITE_PIDS, output, pids_of, run, start
 from tests.host.test_systemd import ManagersEnd
 from tests.peers import served
@@ -222,11 +222,8 @@ def test_end_of_a_pipe_is_not_a_reason_to_stop(tmp_path: Path) -> None:
 
 
 def test_closed_standard_input_is_an_empty_session() -> None:
-    done = subprocess.run(
-        ["/bin/sh", "-c", 'exec "$@" <&-', "sh", *PROGRAM, "session", "/bin/true"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, "the session on standard input is empty\n")
+    done = through_shell('"$@" session /bin/true <&-')
+    assert (done.status, done.err) == (1, "the session on standard input is empty\n")
 
 
 def test_missing_command_is_a_wrong_command_line() -> None:

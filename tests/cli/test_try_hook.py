@@ -16,7 +16,18 @@ import pytest
 
 from dmnotid.config.values import ConnectionsConfig
 from dmnotid.links.availability import Link, read_links
-from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, Terminal, call, dmnotid, shows_secret, write_config
+from tests.cli.program import (
+    PATIENCE,
+    PROGRAM,
+    SCRIPT,
+    Done,
+    Terminal,
+    call,
+    dmnotid,
+    shows_secret,
+    through_shell,
+    write_config,
+)
 from tests.support import is_alive, wait_until, write_script
 
 SERVERS = """\
@@ -378,16 +389,9 @@ def test_ctrl_c_reaches_the_hook_as_term_alone(place: Place) -> None:
 
 
 def test_run_ends_when_its_reader_does(place: Place) -> None:
-    line = '"$@" | head -n 1'
-    done = subprocess.run(
-        ["/bin/sh", "-c", line, "sh", *PROGRAM, *place.words],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=True,
-    )
-    assert done.stdout.startswith("made up")
-    assert "Traceback" not in done.stderr
+    done = through_shell('"$@" | head -n 1', *place.words)
+    assert done.out.startswith("made up")
+    assert "Traceback" not in done.err
 
 
 # --- hook.socket
