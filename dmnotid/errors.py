@@ -1,4 +1,4 @@
-"""Every exception that dmnotid raises on purpose.
+"""The exceptions that the rooms of dmnotid raise for one another.
 
 DmnotidError
 ├─ Discard                    the datagram ends here; `reason` is a stable word
@@ -22,8 +22,8 @@ DmnotidError
 │  └─ NotKept                 … because its notification was not kept
 └─ HookError                  a hook can't be started
 
-The bearers and the control socket have exceptions of their own. Those here carry their facts as attributes and build
-their sentence in `__str__`: most discards are counted, and never written out.
+Those of the bearers and of the control socket are where they are raised. An exception carries its facts as attributes
+and builds its sentence in `__str__`: most discards are counted, and never written out.
 """
 
 from collections.abc import Iterable
