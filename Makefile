@@ -92,13 +92,14 @@ $(pages): docs/man/page.lua dmnotid/__init__.py Makefile
 	@mkdir -p $(MAN)
 	pandoc --standalone --from=gfm --to=man --wrap=preserve --lua-filter=docs/man/page.lua $(filter %.md,$^) --output=$@
 
-# mkdocs.yml has the order of the pages. A link that leads nowhere, or a page without a place there, is an error.
+# mkdocs.yml has the order of the pages. A link that leads nowhere, or a page without a place there, is an error, because it
+# is a warning; --quiet would drop it before --strict counts it.
 SITE := build/site
 site:
 	rm -rf build/pages
 	mkdir -p build/pages
 	ln -s $(addprefix ../../,$(site_sources)) build/pages
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --site-dir $(abspath $(SITE))
 
 clean:
 	rm -rf $(MAN) build/pages $(SITE) $(DIST)/*.deb $(DIST)/*.tar.gz $(DIST)/*.whl $(DIST)/*.cdx.json

@@ -48,6 +48,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def test_page_without_a_place_in_the_order_ends_the_build(tmp_path: Path) -> None:
+    """Each of the warnings that mkdocs.yml lists does."""
+    changed = (PROJECT / "mkdocs.yml").read_text().replace("      - Operating: docs/operating.md\n", "")
+    for file in [
+        *PROJECT.glob("[A-Z]*"),
+        *(PROJECT / name for name in ("config", "contrib", "dmnotid", "docs", "examples")),
+    ]:
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "mkdocs.yml").write_text(changed)
+    command = ["make", "--silent", "site", f"PYTHON={sys.executable}", f"SITE={tmp_path}/site"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "docs/operating.md" in done.stderr
+
+
 def broken(file: Path, targets: list[str]) -> Iterator[str]:
     """Find targets within the site that do not exist."""
     for target in targets:
