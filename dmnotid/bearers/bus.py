@@ -4,6 +4,7 @@ closed --open_bus()--> open --the bus daemon ends--> lost (every method raises B
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, NoReturn
@@ -131,7 +132,12 @@ class Bus:
 @asynccontextmanager
 async def open_bus() -> AsyncIterator[Bus]:
     """Connect to $DBUS_SYSTEM_BUS_ADDRESS or the usual path. Raises BusLost."""
-    path = get_bus("SYSTEM")
+    try:
+        path = get_bus("SYSTEM")
+    except (RuntimeError, ValueError):
+        # Another kind of transport, or no address at all.
+        expected = "an address such as unix:path=/run/dbus/system_bus_socket is expected"
+        raise BusLost(f"DBUS_SYSTEM_BUS_ADDRESS: {os.environ['DBUS_SYSTEM_BUS_ADDRESS']!r}: {expected}") from None
     try:
         connection = await open_dbus_connection("SYSTEM")
     except (OSError, EOFError, AuthenticationError) as error:
