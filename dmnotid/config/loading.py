@@ -190,10 +190,12 @@ def _check_servers(reader: Reader, servers: Sequence[Mapping[str, Any]]) -> None
 
 
 def _check_doors(reader: Reader, found: Mapping[str, Any]) -> None:
-    first: dict[Path, int] = {}
+    first = {os.path.realpath(found["control"]): "control.socket"} if found["control"] else {}
     for at, door in enumerate(found["doors"]):
-        if door["path"] is not None and first.setdefault(door["path"], at) != at:
-            message = f"is also the path of doors[{first[door['path']]}]; expected a different path for each door"
+        # Without links: /var/run is another name for /run.
+        path = door["path"] and os.path.realpath(door["path"])
+        if path is not None and first.setdefault(path, f"doors[{at}]") != f"doors[{at}]":
+            message = f"is also the path of {first[path]}; expected a different path for each socket"
             reader.given[f"doors[{at}].path"].wrong(message)
     names = [door["source"] for door in found["doors"]]
     # A door with a problem may be the one that is meant.

@@ -38,7 +38,7 @@ FULL: dict[str, Any] = {
     "hook": {"command": ["/x"]},
     **{key: {} for key in ("push", "freshness", "duplicates", "sessions", "retry", "log")},
     "connections": {"mobile": {}, "wireless": {}, "wireline": {}},
-    "control": {"socket": "/x"},
+    "control": {"socket": "/control"},
     "doors": [{"path": "/x", "holds": "push", "mode": "0600", "group": "x", "source": "sms"}],
 }
 
@@ -176,7 +176,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "doors[].source": (["sms", "a", "a-1"], ["", "Sms", "1a", "-a", "a_b", "::1", 1, None, []]),
     "state": PATH,
     "control": (
-        [False, {"socket": "/x"}],
+        [False, {"socket": "/control"}],
         [True, {}, None, [], "off", "/x", 0, {"socket": None}, {"socket": "/x", "mode": "x"}],
     ),
     "control.socket": (["/run/dm/control", "control"], ["", "~/x", "x" * 108, 1, None, [], {}]),
