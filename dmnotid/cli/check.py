@@ -20,7 +20,7 @@ from dmnotid.config.loading import load_config
 from dmnotid.config.values import DEFAULT_STATE, Config, DoorConfig
 from dmnotid.errors import ConfigError, DmnotidError, EndpointError, HookError, JournalError, UsageError
 from dmnotid.host.trust import check_trusted_path
-from dmnotid.intake.doors import check_door
+from dmnotid.intake.doors import check_door, check_passed
 from dmnotid.journal.file import FILE_NAME, check_state
 from dmnotid.links.availability import read_links
 from dmnotid.policy.servers import Server
@@ -150,7 +150,7 @@ def _check(
             print(line)
     if problem is not None:
         print_problem(config.hook, problem)
-    _check_doors([door for door in config.doors if os.path.realpath(door.path) not in doors])
+    _check_doors(config.doors, doors)
     if not state_made:
         check_state(config.state)
         _check_writable(config.state.absolute())
@@ -168,10 +168,15 @@ def _check_writable(state: Path) -> None:
             raise JournalError(f"state: {path}: Permission denied; {expected}")
 
 
-def _check_doors(doors: Sequence[DoorConfig]) -> None:
+def _check_doors(doors: Sequence[DoorConfig], passed: Collection[str]) -> None:
     """Ensure that this user can bind doors, and that no other user can replace them. Raises EndpointError."""
     for door in doors:
         directory = door.path.parent
+        if os.path.realpath(door.path) in passed:
+            # Its unit may be enabled, and not active yet.
+            if door.path.exists():
+                check_passed(door.path)
+            continue
         # RuntimeDirectory= of the service, which systemd makes.
         if directory == RUNTIME_DIRECTORY and not directory.exists():
             continue

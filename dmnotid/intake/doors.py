@@ -151,7 +151,7 @@ class Doors:
                     door = self._new_door(config)
                     undo.callback(door.close, 0)
                 elif door.passed:
-                    _check_passed(config.path)
+                    check_passed(config.path)
                 elif config != door.config:
                     undo.callback(_permit, door.config)
                     _permit(config)
@@ -184,7 +184,7 @@ class Doors:
                 raise
         else:
             # Its mode and its group are those of the socket unit, and are checked instead of set.
-            _check_passed(config.path)
+            check_passed(config.path)
             door = Door(passed, config, self._deliver, passed=True)
         door.max_octets = self._max_octets
         return door
@@ -221,7 +221,7 @@ def check_door(config: DoorConfig) -> None:
     _gid(config)
 
 
-def _check_passed(path: Path) -> None:
+def check_passed(path: Path) -> None:
     """Ensure that no other user can replace a passed door, and that not every user may send. Raises EndpointError."""
     try:
         check_trusted_socket(path)

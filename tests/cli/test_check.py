@@ -156,9 +156,14 @@ def test_doors_are_those_of_their_unit_or_are_to_be_bound(tmp_path: Path, system
     assert f"doors: {tmp_path}/no: No such file or directory: make it, or enable dmnotid-doors.socket" in done.err
 
 
-def test_door_that_others_can_replace_is_a_problem(tmp_path: Path, systemctl: Callable[..., None]) -> None:
-    systemctl("masked", "inactive")
+@pytest.mark.parametrize("active", ["active", "inactive"])
+def test_door_that_others_can_replace_is_a_problem(tmp_path: Path, systemctl: Callable[..., None], active: str) -> None:
+    """If it is to be bound, and if systemd has bound it."""
+    systemctl("masked", active, f"{tmp_path}/open/x")
     (tmp_path / "open").mkdir()
+    if active == "active":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.bind(f"{tmp_path}/open/x")
     (tmp_path / "open").chmod(0o777)
     done = checked(write_config(tmp_path, more=f"doors: [{{path: {tmp_path}/open/x, holds: push}}]\n"))
     assert done.status == 1
