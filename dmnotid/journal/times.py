@@ -59,12 +59,14 @@ class KnownTimes:
         self.last_accepted: dict[str, float] = {}
         # The latest time that a believed clock and a signature have both reached; None before there is one.
         self.floor: int | None = None
-        # The committed times and arrival of each server for which one has changed since; None for one it has not.
-        self._before: dict[str, tuple[ServerTimes | None, float | None]] = {}
-        # The committed floor.
-        self._floor_before: int | None = None
         # No `newest` is later than this.
         self._latest = 0
+        # The servers with a time or an arrival that has changed since the last commit.
+        self._changed: set[str] = set()
+        # `servers`, `last_accepted` and `_latest` as they were committed; None if they have not changed since.
+        self._before: tuple[dict[str, ServerTimes], dict[str, float], int] | None = None
+        # The committed floor.
+        self._floor_before: int | None = None
 
     def admitted(self, verified: VerifiedNotification) -> None:
         """Take up the signed time of an admitted notification, and the clock of its arrival."""
@@ -95,7 +97,7 @@ class KnownTimes:
         """Write what has changed, in the transaction of the caller."""
         rows = [
             (server_id, *self.servers.get(server_id, NEVER_SIGNED), self.last_accepted.get(server_id))
-            for server_id in self._before
+            for server_id in self._changed
         ]
         database.executemany(_WRITE_SERVER, rows)
         if self.floor != self._floor_before:
@@ -103,22 +105,15 @@ class KnownTimes:
 
     def committed(self) -> None:
         """Make what was written the state that `rolled_back` returns to."""
-        self._before.clear()
-        self._floor_before = self.floor
+        self._changed.clear()
+        self._before, self._floor_before = None, self.floor
 
     def rolled_back(self) -> None:
         """Return to the committed state."""
-        for server_id, (times, arrival) in self._before.items():
-            self.servers.pop(server_id, None)
-            self.last_accepted.pop(server_id, None)
-            if times is not None:
-                self.servers[server_id] = times
-                # A `newest` that was lowered is late again.
-                self._latest = max(self._latest, times.newest)
-            if arrival is not None:
-                self.last_accepted[server_id] = arrival
+        if self._before is not None:
+            self.servers, self.last_accepted, self._latest = self._before
         self.floor = self._floor_before
-        self._before.clear()
+        self.committed()
 
     def take_up(self, database: sqlite3.Connection, *, lost: bool) -> None:
         """Unite the times in memory with those of a file that is being opened, in both places.
@@ -153,8 +148,10 @@ class KnownTimes:
         self.committed()
 
     def _save(self, server_id: str) -> None:
-        # The first change since the commit alone has the committed values.
-        self._before.setdefault(server_id, (self.servers.get(server_id), self.last_accepted.get(server_id)))
+        self._changed.add(server_id)
+        # Copied as a whole: that takes far less than a commit, also for thousands of servers.
+        if self._before is None:
+            self._before = self.servers.copy(), self.last_accepted.copy(), self._latest
 
     def _change(self, server_id: str, times: ServerTimes) -> None:
         self._save(server_id)
