@@ -73,7 +73,6 @@ class Views:
             started_at=last.started_at,
             pid=None if run is None else run.pid,
             outcome=last.outcome,
-            closed_at=None,
         )
 
     def _describe_run(self, run: Try, now: float) -> _Explanation:

@@ -65,11 +65,6 @@ def read_last_day(value: Value) -> float:
     return day.replace(tzinfo=UTC).timestamp() + 86_400
 
 
-def read_networks(value: Value) -> tuple[Network, ...]:
-    """Read a list of networks."""
-    return value.each(_read_network, "a list of networks")
-
-
 def read_sources(value: Value) -> tuple[Network | str, ...]:
     """Read a list of networks and names of doors; whether there are such doors is not checked here."""
     return value.each(_read_source, "a list of networks and names of doors")
@@ -141,7 +136,7 @@ def _read_network(value: Value) -> Network:
 def read_reach(value: Value) -> Reach:
     """Read `internet`, `any` or a list of networks."""
     if value.node.kind == "seq":
-        return read_networks(value)
+        return value.each(_read_network, "a list of networks")
     if value.of("str", "internet, any or a list of networks").text == "any":
         return "any"
     if value.node.text != "internet":

@@ -109,16 +109,12 @@ def view_of(row: Row) -> SessionView:
         accepted_at=shown_time(row.received_at),
         source=row.source,
         signed=row.sent_at is not None,
-        preferred=(),
         attempts=row.attempts,
         # Not the pause that was before the session was closed.
         next_at=shown_time(row.not_before) or None if row.state == PENDING else None,
-        expires_at=None,
-        why="",
         connection=row.connection,
         interface=row.interface,
         started_at=row.started_at,
-        pid=None,
         outcome=row.outcome,
         closed_at=None if row.closed_at is None else shown_time(row.closed_at),
     )

@@ -30,8 +30,6 @@ from dmnotid.wire.notification import ConnectionType
 MAX_NAMED: Final = 8
 """Maximum number of interfaces that `explain_missing` names: a host of containers has hundreds."""
 
-IpAddress = IPv4Address | IPv6Address
-
 UNCONFIGURED: Final = "not configured"
 """What loopback lacks that no configuration names."""
 
@@ -57,7 +55,7 @@ class Link(NamedTuple):
     why: str
     up: bool
     carrier: bool
-    addresses: tuple[IpAddress, ...]
+    addresses: tuple[IPv4Address | IPv6Address, ...]
     routes: tuple[Route, ...]
     missing: str | None
 

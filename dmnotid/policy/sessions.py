@@ -148,17 +148,19 @@ class SessionView(NamedTuple):
     accepted_at: float
     source: str
     signed: bool
-    preferred: tuple[str, ...]
     attempts: int
-    next_at: float | None
-    expires_at: float | None
-    why: str
     connection: str | None
     interface: str | None
     started_at: float | None
-    pid: int | None
     outcome: str | None
-    closed_at: float | None
+    # Only a running daemon decides about these.
+    preferred: tuple[str, ...] = ()
+    next_at: float | None = None
+    expires_at: float | None = None
+    why: str = ""
+    pid: int | None = None
+    # Only a row of the journal has this.
+    closed_at: float | None = None
 
 
 class Limits(NamedTuple):
