@@ -244,17 +244,17 @@ async def test_child_that_holds_the_output_is_neither_waited_for_nor_killed(
 # End of the group
 
 
-async def test_end_sends_term_to_the_whole_group(tmp_path: Path, pids: Path) -> None:
-    hook = write_script(tmp_path / "hook", f"sleep 1000 & {WRITE_PIDS.format(pids=pids)}; wait")
-    assert (await end(hook, pids)).exit_code == -signal.SIGTERM
-    leader, child = pids_of(pids)
-    assert is_reaped(leader)
-    assert not is_alive(child)
-
-
-async def test_end_kills_a_leader_that_ignores_term(tmp_path: Path, pids: Path) -> None:
-    text = f"trap '' TERM; sleep 1000 & {WRITE_PIDS.format(pids=pids)}; while :; do sleep 0.05; done"
-    assert (await end(write_script(tmp_path / "hook", text), pids, kill_after=0.1)).exit_code == -signal.SIGKILL
+@pytest.mark.parametrize(
+    ("before", "after", "kill_after", "number"),
+    [("", "wait", 60.0, signal.SIGTERM), ("trap '' TERM;", "while :; do sleep 0.05; done", 0.1, signal.SIGKILL)],
+    ids=["term", "kill"],
+)
+async def test_end_reaches_the_whole_group(
+    tmp_path: Path, pids: Path, before: str, after: str, kill_after: float, number: signal.Signals
+) -> None:
+    """By SIGKILL after `kill_after`, if the leader ignores SIGTERM."""
+    text = f"{before} sleep 1000 & {WRITE_PIDS.format(pids=pids)}; {after}"
+    assert (await end(write_script(tmp_path / "hook", text), pids, kill_after=kill_after)).exit_code == -number
     leader, child = pids_of(pids)
     assert is_reaped(leader)
     await eventually(lambda: not is_alive(child))

@@ -11,6 +11,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -373,8 +374,8 @@ def missing(_: Path) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def without_listener(path: Path) -> Iterator[None]:
-    with socket.socket(socket.AF_UNIX) as sock:
+def without_listener(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX, kind) as sock:
         sock.bind(str(path))
         yield
 
@@ -386,11 +387,7 @@ def with_full_queue(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def of_datagrams(path: Path) -> Iterator[None]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(path))
-        yield
+of_datagrams = partial(without_listener, kind=socket.SOCK_DGRAM)
 
 
 @contextmanager

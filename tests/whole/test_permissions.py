@@ -167,23 +167,20 @@ def test_daemon_goes_on_when_permissions_are_removed(tmp_path: Path, run: Run, f
 # Other users
 
 
-@pytest.mark.parametrize(("name", "permissions"), [("dmnotid.yaml", 0o666), *further((".", 0o777))])
+@pytest.mark.parametrize(
+    ("name", "permissions", "from_root"),
+    [("dmnotid.yaml", 0o666, False), *further((".", 0o777, False)), (".", 0o777, True)],
+)
 def test_start_is_refused_if_others_can_write_the_configuration(
-    tmp_path: Path, run: Run, name: str, permissions: int
+    tmp_path: Path, run: Run, name: str, permissions: int, *, from_root: bool
 ) -> None:
+    """Its path may be relative: the daemon runs in the root directory here."""
     config = write_config(tmp_path)
+    if from_root:
+        config = config.relative_to("/")
     with mode(tmp_path / name, permissions):
         problem = f"{config}: {tmp_path / name}: writable by others: chmod go-w {tmp_path / name}\n"
         assert run(config).problem() == problem
-
-
-def test_start_is_refused_if_others_can_write_the_directory_of_a_relative_configuration(
-    tmp_path: Path, run: Run
-) -> None:
-    """The daemon runs in the root directory here."""
-    config = write_config(tmp_path).relative_to("/")
-    with mode(tmp_path, 0o777):
-        assert run(config).problem() == f"{config}: {tmp_path}: writable by others: chmod go-w {tmp_path}\n"
 
 
 @pytest.mark.parametrize("which", ["secret", *further("configuration")])
