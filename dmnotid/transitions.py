@@ -20,7 +20,7 @@ from dmnotid.hook.tries import Try
 from dmnotid.host.log import logger
 from dmnotid.journal.queue import Journal
 from dmnotid.policy.retry import after_try
-from dmnotid.policy.sessions import Closed, Outcome, Result, SessionRequest, SessionStart
+from dmnotid.policy.sessions import Closed, Outcome, Result, SessionStart
 from dmnotid.tracking import Sessions, Tracked
 
 WRITE_AGAIN_AFTER: Final = 10
@@ -102,19 +102,16 @@ class Transitions:
             self._sessions.queue(tracked.request)
         elif tracked is not None and outcome is not None:
             if outcome.result is Result.NOT_STARTED:
-                self._take_back(tracked, run.start.request)
+                # The try that was written did not begin after all.
+                self.counters["tries"] -= 1
+                self._sessions.take_back(tracked, run.start.request)
+                try:
+                    # The pause is not written: after a restart the hook is looked at again at once.
+                    self._journal.take_back(tracked.request)
+                except JournalError as error:
+                    logger.error("pause not written", **tracked.request.log_facts(), problem=str(error))
             self._settle(tracked, outcome)
         self._on_end()
-
-    def _take_back(self, tracked: Tracked, former: SessionRequest) -> None:
-        """Write that a try which was written did not begin after all."""
-        self.counters["tries"] -= 1
-        self._sessions.take_back(tracked, former)
-        try:
-            # The pause is not written: after a restart the hook is looked at again at once.
-            self._journal.take_back(tracked.request)
-        except JournalError as error:
-            logger.error("pause not written", **tracked.request.log_facts(), problem=str(error))
 
     def _settle(self, tracked: Tracked, outcome: Outcome) -> None:
         """End a session after its try, or pause it until the next one."""
