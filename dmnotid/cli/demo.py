@@ -136,7 +136,8 @@ class _Demo:
         # One datagram is enough to explain the format, and the log has the verdict of each.
         if self._full or not self._shown:
             self._shown = True
-            judge = Judge(False, self._config.rules, datagram.source, Clock(datagram.received_at))  # noqa: FBT003
+            clock = Clock(datagram.received_at)
+            judge = Judge(bare=False, rules=self._config.rules, source=datagram.source, clock=clock)
             verdict = decide(datagram.payload, judge)
             *anatomy, conclusion = describe(datagram.payload, verdict, judge, self._palette)
             # Only the daemon can detect a duplicate, so the conclusion about a good datagram is left to its log.

@@ -18,6 +18,7 @@ INTERFACE = "io.dmnotid"
 PATIENCE = 5.0
 """Maximum time to wait for octets of the daemon, in seconds."""
 
+# Large, because the octets that have arrived before are copied with each further read.
 CHUNK_OCTETS = 256 * 1024
 
 MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -32,13 +33,8 @@ class Unreachable(Exception):
     """
 
     def __init__(self, path: str, why: Why, problem: str) -> None:
-        super().__init__(path, why, problem)
-        self.path = path
+        super().__init__(f"{path}: {problem}")
         self.why: Why = why
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
 
 
 class Failed(Exception):
@@ -90,6 +86,7 @@ def _exchange(path: str, request: Mapping[str, Any], patience: float | None) -> 
                 pass
             yield from _read(sock)
         except (FileNotFoundError, ConnectionRefusedError) as error:
+            # The socket of a daemon that was killed is still there, and refuses connections.
             raise Unreachable(path, "absent", "no daemon listens there") from error
         except PermissionError as error:
             problem = "only root, the daemon's user and members of its group may connect"
@@ -116,6 +113,7 @@ def _read(sock: socket.socket) -> Iterator[dict[str, Any]]:
             reply = json.loads(message)
             # The copy raises TypeError for anything but an object.
             found = {**(reply.get("parameters") or {})}
+            # An error can also follow some replies, and ends them.
             if "error" in reply:
                 raise Failed(reply["error"].removeprefix(f"{INTERFACE}."), found)
             yield found

@@ -37,6 +37,7 @@ PARAMETERS: Final[Mapping[str, Mapping[str, type]]] = {
 }
 """The parameters of each method, as the IDL has them; a list is one of strings."""
 
+# The IDL marks all other parameters with a question mark.
 _REQUIRED: Final = {f"{INTERFACE}.Cancel": "session", f"{SERVICE}.GetInterfaceDescription": "interface"}
 _STREAMS: Final = frozenset(f"{INTERFACE}.{name}" for name in ("Sessions", "Discards", "Follow"))
 # These change something; the group of the socket may only read.
@@ -89,6 +90,7 @@ class Interface:
         try:
             await self._answer(request.method, given, client)
         except NoSuchSession as error:
+            # An error of its own, so that a program can act on it without reading a sentence.
             raise VarlinkError(f"{INTERFACE}.NoSuchSession", session=error.session) from error
         except NotPending as error:
             name = f"{INTERFACE}.{type(error).__name__}"
@@ -118,7 +120,9 @@ class Interface:
             case "GetInfo":
                 await client.reply(_INFO)
             case "GetInterfaceDescription":
-                await client.reply(_describe_interface(given["interface"]))
+                # The IDL is public: it is installed beside this file.
+                description = Path(__file__).with_name(f"{given['interface']}.varlink").read_text(encoding="utf-8")
+                await client.reply({"description": description})
 
     async def _follow(self, client: Client, given: Mapping[str, Any]) -> None:
         """Reply with each log record that matches, until the client is gone; one that reads slowly misses some."""
@@ -129,8 +133,10 @@ class Interface:
             nonlocal missed
             if levels is not None and record["level"] not in levels:
                 return
+            # A record about no server or session does not match one.
             if any(given.get(name, record.get(key)) != record.get(key) for name, key in _FILTERS):
                 return
+            # The log never waits for a follower.
             if len(records) < MAX_UNREAD_RECORDS:
                 records.append(record)
             else:
@@ -188,6 +194,9 @@ def _check(request: Request) -> dict[str, Any]:
     required = _REQUIRED.get(request.method)
     if required is not None and required not in given:
         raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=required)
+    # The name becomes a part of a path, so only the two known ones are allowed.
+    if given.get("interface", SERVICE) not in _INFO["interfaces"]:
+        raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=given["interface"])
     # Without any of its parameters, a request for all sessions could be a mistake.
     if request.method == f"{INTERFACE}.Retry" and sum(value is not False for value in given.values()) != 1:
         raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="session")
@@ -216,18 +225,10 @@ async def _reply_each(client: Client, name: str, values: Iterable[Mapping[str, o
     await client.reply(last)
 
 
-def _describe_interface(interface: str) -> dict[str, object]:
-    if interface not in _INFO["interfaces"]:
-        raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
-    return {"description": Path(__file__).with_name(f"{interface}.varlink").read_text(encoding="utf-8")}
-
-
 def problem_facts(problem: ConfigProblem) -> dict[str, object]:
     """Return a problem as the IDL has it."""
-    place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
     # A file that cannot be read or trusted is in its message too.
-    message = problem.message.removeprefix(f"{problem.file}: ")
-    return {"place": f"{place}: {problem.path}" if problem.path else place, "message": message}
+    return {"place": problem.place, "message": problem.message.removeprefix(f"{problem.file}: ")}
 
 
 def problems_of(error: DmnotidError) -> list[dict[str, object]]:

@@ -118,6 +118,7 @@ class Server:
         self._logged: dict[str, float] = {}
         # The listening socket; None once it is closed.
         self._socket: socket.socket | None = bind_unix("control.socket", path, socket.SOCK_STREAM, SOCKET_MODE)
+        # The kernel queues connections until `open`, so a client that asks early gets its answer.
         self._socket.listen()
 
     def open(self) -> None:
@@ -316,6 +317,7 @@ class Client:
         # A client that keeps up with the replies costs no timer.
         if sent < len(octets):
             async with asyncio.timeout(None if waits else self._server.patience):
+                # A view, because a copy of a long reply would take as much memory again.
                 await self._loop.sock_sendall(self._socket, memoryview(octets)[sent:])
 
 
