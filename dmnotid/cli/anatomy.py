@@ -10,34 +10,8 @@ from typing import Final, NamedTuple, TextIO
 
 from dmnotid.errors import DecodeError, Discard
 from dmnotid.sentences import show_time
-from dmnotid.wire.notification import (
-    CONNECTION_TYPES,
-    HEADER_OCTETS,
-    MAX_OPTION_LENGTH,
-    MAX_OPTIONS,
-    OPTION_HEADER_OCTETS,
-    OPTION_NAMES,
-    OPTION_PREFERRED_CON_TYPE,
-    OPTION_REQ_MO,
-    OPTION_REQ_MO_CV,
-    OPTION_SERVER_ID,
-    OPTION_SHA256_DIGEST,
-    SHA256_DIGEST_OCTETS,
-    TIME_OCTETS,
-)
+from dmnotid.wire import notification, wsp
 from dmnotid.wire.octets import PACKAGE, FieldValue
-from dmnotid.wire.wsp import (
-    APPLICATION_ID_DM,
-    CONTENT_TYPE_DM_NOTIFICATION,
-    CONTENT_TYPE_DM_NOTIFICATION_TEXT,
-    TYPE_PUSH,
-    application_id,
-    decode_content_type,
-    field_name,
-    fields,
-    header_border,
-    is_application_id,
-)
 
 # With more, the names and values would not fit into 80 columns.
 PER_ROW: Final = 8
@@ -67,26 +41,26 @@ def push_parts(datagram: bytes) -> list[Part]:
     parts = [Part(0, datagram[:1], "TID", str(datagram[0]))] if datagram else []
     if len(datagram) > 1:
         # The names of other PDU types would be of no use: only a Push can carry a package.
-        kind = "Push" if datagram[1] == TYPE_PUSH else "not Push"
+        kind = "Push" if datagram[1] == wsp.TYPE_PUSH else "not Push"
         parts.append(Part(1, datagram[1:2], "Type", f"{kind} (0x{datagram[1]:02x})"))
     # The decoders report what is wrong; here the parts before the error are enough.
     with suppress(Discard):
-        start, body = header_border(datagram)
+        start, body = wsp.header_border(datagram)
         # HeadersLen is a uintvar of 1 to 5 octets, so its part ends where the headers begin.
         parts.append(Part(2, datagram[2:start], "HeadersLen", str(body - start)))
         block = datagram[start:body]
-        content_type, at = decode_content_type(block)
+        content_type, at = wsp.decode_content_type(block)
         shown = f"0x{content_type:02x}" if isinstance(content_type, int) else repr(content_type)
         # The text form of the type explains itself.
-        if content_type == CONTENT_TYPE_DM_NOTIFICATION:
-            shown = f"{CONTENT_TYPE_DM_NOTIFICATION_TEXT} ({shown})"
+        if content_type == wsp.CONTENT_TYPE_DM_NOTIFICATION:
+            shown = f"{wsp.CONTENT_TYPE_DM_NOTIFICATION_TEXT} ({shown})"
         parts.append(Part(start, block[:at], "Content-Type", shown))
-        for field in fields(block, at):
+        for field in wsp.fields(block, at):
             # A number names different headers on different code pages.
-            name = field_name(field.page, field.name) if isinstance(field.name, int) else repr(field.name)
+            name = wsp.field_name(field.page, field.name) if isinstance(field.name, int) else repr(field.name)
             value = _show_value(field.value)
             # The DM client is named by its number or by its URI.
-            if is_application_id(field) and application_id(field.value) == APPLICATION_ID_DM:
+            if wsp.is_application_id(field) and wsp.application_id(field.value) == wsp.APPLICATION_ID_DM:
                 value = f"x-wap-application:syncml.dm ({value})"
             octets = block[field.start : field.end]
             parts.append(Part(start + field.start, octets, "code page" if field.name is None else name, value))
@@ -106,21 +80,21 @@ def package_parts(package: bytes, base: int) -> list[Part]:
         return []
     parts = [Part(base, package[:1], "VER", str(package[0] >> 4))]
     # VER alone is shown, because the other fields of the header may be cut off.
-    if len(package) < HEADER_OCTETS:
+    if len(package) < notification.HEADER_OCTETS:
         return parts
     # VER has 4 bits, OC 5 and RESERVED 7.
-    count = int.from_bytes(package[:2], "big") >> 7 & MAX_OPTIONS
+    count = int.from_bytes(package[:2], "big") >> 7 & notification.MAX_OPTIONS
     # OC ends in the octet in which RESERVED begins.
     parts.append(Part(base, package[:2], "OC", f"{count} Option{'' if count == 1 else 's'}"))
     parts.append(Part(base + 1, package[1:2], "RESERVED", str(package[1] & 0x7F)))
     parts.append(Part(base + 2, package[2:4], "NOTIFICATION-ID", str(int.from_bytes(package[2:4], "big"))))
-    number, at = 0, HEADER_OCTETS
+    number, at = 0, notification.HEADER_OCTETS
     for _ in range(count):
-        start = at + OPTION_HEADER_OCTETS
+        start = at + notification.OPTION_HEADER_OCTETS
         header = package[at:start]
-        at = start + (int.from_bytes(header, "big") & MAX_OPTION_LENGTH)
+        at = start + (int.from_bytes(header, "big") & notification.MAX_OPTION_LENGTH)
         # From an Option that is cut off or has Delta 0, borders are a guess: its octets stay for `unread_part`.
-        if len(header) < OPTION_HEADER_OCTETS or not header[0] >> 4 or at > len(package):
+        if len(header) < notification.OPTION_HEADER_OCTETS or not header[0] >> 4 or at > len(package):
             return parts
         # Delta is the upper half of the first octet: the distance to the Option before.
         number += header[0] >> 4
@@ -132,16 +106,16 @@ def package_parts(package: bytes, base: int) -> list[Part]:
 
 
 def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Part, ...]:
-    name = OPTION_NAMES.get(number, f"Option {number}")
+    name = notification.OPTION_NAMES.get(number, f"Option {number}")
     summary = f"Delta {header[0] >> 4}, Length {len(value)}: Option Number {number}"
-    option = Part(at - OPTION_HEADER_OCTETS, header, "Option", summary)
+    option = Part(at - notification.OPTION_HEADER_OCTETS, header, "Option", summary)
     # A digest of another length is shown as a whole, because its parts are not known.
-    if number == OPTION_SHA256_DIGEST and len(value) == SHA256_DIGEST_OCTETS:
-        time, digest = value[:TIME_OCTETS], value[TIME_OCTETS:]
+    if number == notification.OPTION_SHA256_DIGEST and len(value) == notification.SHA256_DIGEST_OCTETS:
+        time, digest = value[: notification.TIME_OCTETS], value[notification.TIME_OCTETS :]
         seconds = int.from_bytes(time, "big")
         signed_at = Part(at, time, f"{name} time", f"{show_time(seconds)} ({seconds})")
-        return option, signed_at, Part(at + TIME_OCTETS, digest, f"{name} digest", "SHA-256")
-    if number == OPTION_SERVER_ID:
+        return option, signed_at, Part(at + notification.TIME_OCTETS, digest, f"{name} digest", "SHA-256")
+    if number == notification.OPTION_SERVER_ID:
         # Text that is not UTF-8 is for the decoder to report, and for this table to show.
         shown = repr(value.decode("utf-8", "backslashreplace"))
     elif number in _LISTS:
@@ -154,11 +128,13 @@ def _option_parts(number: int, header: bytes, value: bytes, at: int) -> tuple[Pa
     return option, Part(at, value, name, shown)
 
 
+_TYPES: Final[Mapping[int, str]] = dict(enumerate(notification.CONNECTION_TYPES))
+
 _LISTS: Final[Mapping[int, tuple[int, Callable[[bytes], str]]]] = {
     # An octet without a meaning is kept by the decoder, and marked here.
-    OPTION_PREFERRED_CON_TYPE: (1, lambda it: dict(enumerate(CONNECTION_TYPES)).get(it[0], f"{it[0]}?")),
-    OPTION_REQ_MO: (2, lambda it: str(int.from_bytes(it, "big"))),
-    OPTION_REQ_MO_CV: (6, lambda it: f"{int.from_bytes(it[:2], 'big')}:{it[2:].hex()}"),
+    notification.OPTION_PREFERRED_CON_TYPE: (1, lambda it: _TYPES.get(it[0], f"{it[0]}?")),
+    notification.OPTION_REQ_MO: (2, lambda it: str(int.from_bytes(it, "big"))),
+    notification.OPTION_REQ_MO_CV: (6, lambda it: f"{int.from_bytes(it[:2], 'big')}:{it[2:].hex()}"),
 }
 """The Options that are lists: the octets of one entry, and its text."""
 

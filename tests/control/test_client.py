@@ -14,6 +14,7 @@ import pytest
 
 from dmnotid.control.client import Failed, Unreachable, call, stream
 from dmnotid.control.varlink import MAX_CONNECTIONS
+from tests import peers
 from tests.control.plain import Plain, serving
 from tests.support import IS_ROOT, without_privileges
 
@@ -80,9 +81,7 @@ def test_no_socket_and_a_stale_one_are_absent(tmp_path: Path) -> None:
 
 
 def test_daemon_that_accepts_no_connection_is_silent(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as starting:
-        starting.bind(str(tmp_path / "control"))
-        starting.listen(0)
+    with peers.listening(tmp_path / "control", backlog=0):
         assert why(tmp_path / "control", patience=0.05) == "silent"
         # This one does not even fit in the queue of connections.
         assert why(tmp_path / "control", patience=0.05) == "silent"
@@ -109,20 +108,8 @@ def test_further_client_gets_the_error_whether_or_not_it_could_send(tmp_path: Pa
     ids=lambda octets: repr(octets[:26]),
 )
 def test_answer_that_is_cut_short_or_not_of_varlink_is_none(tmp_path: Path, octets: bytes) -> None:
-    with socket.socket(socket.AF_UNIX) as stopping:
-        stopping.bind(str(tmp_path / "control"))
-        stopping.listen()
-
-        def answer() -> None:
-            connection, _ = stopping.accept()
-            with connection:
-                connection.recv(65_536)
-                connection.send(octets)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
+    with peers.served(tmp_path / "control", peers.answering(octets)):
         assert why(tmp_path / "control") == "closed"
-        thread.join()
 
 
 @pytest.mark.root
