@@ -89,12 +89,9 @@ class Interface:
             raise VarlinkError(f"{INTERFACE}.NotPermitted")
         try:
             await self._answer(request.method, given, client)
-        except NoSuchSession as error:
-            # An error of its own, so that a program can act on it without reading a sentence.
-            raise VarlinkError(f"{INTERFACE}.NoSuchSession", session=error.session) from error
-        except NotPending as error:
-            name = f"{INTERFACE}.{type(error).__name__}"
-            raise VarlinkError(name, session=error.session, state=error.state) from error
+        except (NoSuchSession, NotPending) as error:
+            # The IDL has them with the same facts, so that a program can act on one without reading a sentence.
+            raise VarlinkError(f"{INTERFACE}.{type(error).__name__}", **vars(error)) from error
         except DmnotidError as error:
             raise VarlinkError(f"{INTERFACE}.Refused", problems=problems_of(error)) from error
 
