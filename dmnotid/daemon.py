@@ -18,7 +18,7 @@ from typing import Final
 
 from dmnotid import __version__
 from dmnotid.config.values import Config
-from dmnotid.control.interface import Interface
+from dmnotid.control.interface import answer
 from dmnotid.control.varlink import Server
 from dmnotid.dispatcher import Dispatcher
 from dmnotid.errors import EndpointError, JournalError
@@ -179,7 +179,7 @@ class Daemon:
         self._control: Server | None = None
         if config.control is not None:
             operations = Operations(parts, self._reloader, self._manager.units)
-            self._control = Server(config.control, Interface(operations))
+            self._control = Server(config.control, partial(answer, operations))
             stack.callback(self._control.close)
 
     async def _ping_watchdog(self) -> None:

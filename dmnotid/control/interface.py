@@ -71,97 +71,89 @@ class Operations(Protocol):
         """Read the configuration again, and return the warnings once it is in force. Raises ConfigError."""
 
 
-class Interface:
-    """Answers the calls of the control socket from `operations`."""
+async def answer(operations: Operations, request: Request, client: Client) -> None:
+    """Make the replies to a request from the operations of the daemon. Raises VarlinkError."""
+    given = _check(request)
+    if request.method in _PRIVILEGED and not client.peer.is_own:
+        # In the unit's user namespace, every other user is 65534, so only the process can be named.
+        problem = "the process is neither root's nor the daemon's own"
+        name = request.method.rpartition(".")[2]
+        logger.warning("control request refused", method=name, pid=client.peer.pid, problem=problem)
+        raise VarlinkError(f"{INTERFACE}.NotPermitted")
+    try:
+        await _answer(operations, request.method, given, client)
+    except (NoSuchSession, NotPending) as error:
+        # The IDL has them with the same facts, so that a program can act on one without reading a sentence.
+        raise VarlinkError(f"{INTERFACE}.{type(error).__name__}", **vars(error)) from error
+    except DmnotidError as error:
+        raise VarlinkError(f"{INTERFACE}.Refused", problems=problems_of(error)) from error
 
-    def __init__(self, operations: Operations) -> None:
-        # The side of the daemon.
-        self._operations = operations
 
-    async def answer(self, request: Request, client: Client) -> None:
-        """Make the replies to a request. Raises VarlinkError."""
-        given = _check(request)
-        if request.method in _PRIVILEGED and not client.peer.is_own:
-            # In the unit's user namespace, every other user is 65534, so only the process can be named.
-            problem = "the process is neither root's nor the daemon's own"
-            name = request.method.rpartition(".")[2]
-            logger.warning("control request refused", method=name, pid=client.peer.pid, problem=problem)
-            raise VarlinkError(f"{INTERFACE}.NotPermitted")
-        try:
-            await self._answer(request.method, given, client)
-        except (NoSuchSession, NotPending) as error:
-            # The IDL has them with the same facts, so that a program can act on one without reading a sentence.
-            raise VarlinkError(f"{INTERFACE}.{type(error).__name__}", **vars(error)) from error
-        except DmnotidError as error:
-            raise VarlinkError(f"{INTERFACE}.Refused", problems=problems_of(error)) from error
+async def _answer(operations: Operations, method: str, given: Mapping[str, Any], client: Client) -> None:
+    by = f"pid {client.peer.pid}, uid {client.peer.uid}"
+    session, server, states = given.get("session"), given.get("server"), given.get("states")
+    match method.rpartition(".")[2]:
+        case "Status":
+            await client.reply(*await operations.status())
+        case "Sessions":
+            found = operations.sessions(session, server, states and frozenset(states), given.get("since"))
+            await _reply_each(client, "session", found)
+        case "Discards":
+            await _reply_each(client, "discard", operations.discards(given.get("reason")))
+        case "Follow":
+            await _follow(operations, client, given)
+        case "Retry":
+            await client.reply({"sessions": await operations.retry(session, server, by)})
+        case "Cancel":
+            await client.reply({"was": operations.cancel(given["session"], by)})
+        case "Reload":
+            await client.reply({"warnings": list(map(problem_facts, await operations.reload(by)))})
+        case "GetInfo":
+            await client.reply(_INFO)
+        case "GetInterfaceDescription":
+            # The IDL is public: it is installed beside this file.
+            description = Path(__file__).with_name(f"{given['interface']}.varlink").read_text(encoding="utf-8")
+            await client.reply({"description": description})
 
-    async def _answer(self, method: str, given: Mapping[str, Any], client: Client) -> None:
-        operations, by = self._operations, f"pid {client.peer.pid}, uid {client.peer.uid}"
-        session, server, states = given.get("session"), given.get("server"), given.get("states")
-        match method.rpartition(".")[2]:
-            case "Status":
-                await client.reply(*await operations.status())
-            case "Sessions":
-                found = operations.sessions(session, server, states and frozenset(states), given.get("since"))
-                await _reply_each(client, "session", found)
-            case "Discards":
-                await _reply_each(client, "discard", operations.discards(given.get("reason")))
-            case "Follow":
-                await self._follow(client, given)
-            case "Retry":
-                await client.reply({"sessions": await operations.retry(session, server, by)})
-            case "Cancel":
-                await client.reply({"was": operations.cancel(given["session"], by)})
-            case "Reload":
-                await client.reply({"warnings": list(map(problem_facts, await operations.reload(by)))})
-            case "GetInfo":
-                await client.reply(_INFO)
-            case "GetInterfaceDescription":
-                # The IDL is public: it is installed beside this file.
-                description = Path(__file__).with_name(f"{given['interface']}.varlink").read_text(encoding="utf-8")
-                await client.reply({"description": description})
 
-    async def _follow(self, client: Client, given: Mapping[str, Any]) -> None:
-        """Reply with each log record that matches, until the client is gone; one that reads slowly misses some."""
-        levels, records, woken = given.get("levels"), deque[Mapping[str, Any]](), asyncio.Event()
-        missed = 0
+async def _follow(operations: Operations, client: Client, given: Mapping[str, Any]) -> None:
+    """Reply with each log record that matches, until the client is gone; one that reads slowly misses some."""
+    levels, records, woken = given.get("levels"), deque[Mapping[str, Any]](), asyncio.Event()
+    missed = 0
 
-        def take(record: Mapping[str, Any]) -> None:
-            nonlocal missed
-            if levels is not None and record["level"] not in levels:
-                return
-            # A record about no server or session does not match one.
-            if any(given.get(name, record.get(key)) != record.get(key) for name, key in _FILTERS):
-                return
-            # The log never waits for a follower.
-            if len(records) < MAX_UNREAD_RECORDS:
-                records.append(record)
-            else:
-                missed += 1
-            woken.set()
+    def take(record: Mapping[str, Any]) -> None:
+        nonlocal missed
+        if levels is not None and record["level"] not in levels:
+            return
+        # A record about no server or session does not match one.
+        if any(given.get(name, record.get(key)) != record.get(key) for name, key in _FILTERS):
+            return
+        # The log never waits for a follower.
+        if len(records) < MAX_UNREAD_RECORDS:
+            records.append(record)
+        else:
+            missed += 1
+        woken.set()
 
-        # Replies alone would detect a client that has left with the next record only.
-        ended = asyncio.ensure_future(client.leave())
-        ended.add_done_callback(lambda _: woken.set())
-        unsubscribe = self._operations.subscribe(take)
-        try:
-            while not ended.done():
-                await woken.wait()
-                woken.clear()
-                # Only those of now: the loop must come back to the check above.
-                async for record in sliced([records.popleft() for _ in range(len(records))]):
-                    await client.reply({"event": record}, continues=True, waits=True)
-                if missed:
-                    facts = {
-                        "sentence": f"Records were left out because they were not read: {missed}",
-                        "count": missed,
-                    }
-                    event = {"at": time.time(), "level": "warning", "event": "records missed", **facts}
-                    missed = 0
-                    await client.reply({"event": event}, continues=True, waits=True)
-        finally:
-            unsubscribe()
-            ended.cancel()
+    # Replies alone would detect a client that has left with the next record only.
+    ended = asyncio.ensure_future(client.leave())
+    ended.add_done_callback(lambda _: woken.set())
+    unsubscribe = operations.subscribe(take)
+    try:
+        while not ended.done():
+            await woken.wait()
+            woken.clear()
+            # Only those of now: the loop must come back to the check above.
+            async for record in sliced([records.popleft() for _ in range(len(records))]):
+                await client.reply({"event": record}, continues=True, waits=True)
+            if missed:
+                facts = {"sentence": f"Records were left out because they were not read: {missed}", "count": missed}
+                event = {"at": time.time(), "level": "warning", "event": "records missed", **facts}
+                missed = 0
+                await client.reply({"event": event}, continues=True, waits=True)
+    finally:
+        unsubscribe()
+        ended.cancel()
 
 
 _FILTERS: Final = (("server", "server_id"), ("session", "session"))

@@ -14,11 +14,11 @@ import json
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from dmnotid.control.client import INTERFACE
 from dmnotid.host.log import logger
@@ -91,17 +91,14 @@ class VarlinkError(Exception):
         return _encode({"error": self.name, "parameters": self.parameters}).encode() + b"\0"
 
 
-class Service(Protocol):
-    """Answers requests."""
-
-    async def answer(self, request: Request, client: "Client") -> None:
-        """Make the replies to a request, up to the last one unless the client is gone. May raise VarlinkError."""
+Answer = Callable[[Request, "Client"], Awaitable[None]]
+"""Makes the replies to a request, up to the last one unless the client is gone. May raise VarlinkError."""
 
 
 class Server:
     """Serves one socket: MAX_CONNECTIONS clients of each kind, and requests of at most MAX_REQUEST_OCTETS."""
 
-    def __init__(self, path: Path, service: Service, *, patience: float = PATIENCE) -> None:
+    def __init__(self, path: Path, answer: Answer, *, patience: float = PATIENCE) -> None:
         """Listen at `path`, in place of a socket that no process listens at; connections wait until `open`.
 
         `patience` (seconds) bounds how long a client may take to send a request, and to read. Raises EndpointError.
@@ -109,7 +106,7 @@ class Server:
         # The path of the socket.
         self.path = path
         # Answers the requests.
-        self.service = service
+        self.answer = answer
         # The time for a request to arrive, and for a client to read.
         self.patience = patience
         # The clients whose connection is open.
@@ -266,7 +263,7 @@ class Client:
         self._expects_reply, self._is_answered = not request.oneway, False
         try:
             try:
-                await self._server.service.answer(request, self)
+                await self._server.answer(request, self)
             except VarlinkError as error:
                 self._is_answered = True
                 if self._expects_reply:

@@ -4,10 +4,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dmnotid.control.interface import Interface
+from dmnotid.control.interface import answer
 from dmnotid.control.varlink import Server
 from dmnotid.errors import ConfigError, ConfigProblem, NoSuchSession, NotKept, NotPending
 from tests.support import DEADLINE
@@ -67,7 +68,7 @@ class Plain:
 async def serving(path: Path, *, patience: float = DEADLINE) -> AsyncIterator[Plain]:
     """Serve plain operations at a path."""
     operations = Plain()
-    server = Server(path, Interface(operations), patience=patience)
+    server = Server(path, partial(answer, operations), patience=patience)
     server.open()
     try:
         yield operations

@@ -8,12 +8,13 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dmnotid.control.interface import Interface
+from dmnotid.control.interface import answer
 from dmnotid.control.varlink import MAX_CONNECTIONS, MAX_REQUEST_OCTETS, SLICE, Server
 from dmnotid.errors import EndpointError
 from tests.control.plain import Plain, connected, serving
@@ -299,7 +300,7 @@ async def test_socket_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
 async def test_socket_of_a_running_process_is_refused(tmp_path: Path) -> None:
     async with serving(tmp_path / "control"):
         with pytest.raises(EndpointError, match="another process listens there"):
-            Server(tmp_path / "control", Interface(Plain()))
+            Server(tmp_path / "control", partial(answer, Plain()))
         assert await works(tmp_path / "control")
 
 
@@ -314,7 +315,7 @@ async def test_socket_of_a_running_process_is_refused(tmp_path: Path) -> None:
 def test_path_that_cannot_be_bound_is_named_and_kept(tmp_path: Path, name: str, problem: str) -> None:
     (tmp_path / "notes").write_text("kept")
     with pytest.raises(EndpointError, match=rf"control\.socket: .*{problem}"):
-        Server(tmp_path / name, Interface(Plain()))
+        Server(tmp_path / name, partial(answer, Plain()))
     assert (tmp_path / "notes").read_text() == "kept"
 
 
@@ -339,7 +340,7 @@ async def test_stop_ends_connections_and_leaves_nothing_open(tmp_path: Path) -> 
 
 
 def test_socket_is_removed_if_it_was_never_opened(tmp_path: Path) -> None:
-    server = Server(tmp_path / "control", Interface(Plain()))
+    server = Server(tmp_path / "control", partial(answer, Plain()))
     assert (tmp_path / "control").is_socket()
     server.close()
     server.close()
