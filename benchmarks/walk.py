@@ -14,7 +14,7 @@ from benchmarks.machine import ENVIRONMENT, daemon, pinned, program, scratch, ta
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.digest import sign
 from dmnotid.policy.freshness import Clock
-from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.reception import Datagram, Rules, receive
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
@@ -80,7 +80,7 @@ def pure_half(scale: Scale) -> Iterator[Figure]:
     octets, digest = SECRET + package, hashlib.sha256(SECRET + package).digest()
     times, values, others = scale.of(50_000, 2_000), [], []
     for _ in range(scale.runs):
-        values.append(1e6 * timed(lambda: receive_push(datagram, rules, clock), times))
+        values.append(1e6 * timed(lambda: receive(datagram, rules, clock), times))
         others.append(1e6 * timed(lambda: hmac.compare_digest(hashlib.sha256(octets).digest(), digest), times))
     yardstick, about = "SHA-256 of the same octets, compared", "signed, with five Options"
     yield Figure("a package through the pure half", values, "{:.2f} µs", yardstick, others, about=about)

@@ -21,7 +21,7 @@ from dmnotid.hook.facts import package_facts
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.freshness import Clock, judge_clock
-from dmnotid.policy.reception import Datagram, Progress, Rules, receive_package, receive_push
+from dmnotid.policy.reception import Datagram, Progress, Rules, receive, receive_package
 from dmnotid.policy.servers import Servers
 from dmnotid.sentences import show_time
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification
@@ -193,7 +193,7 @@ def decide(octets: bytes, judge: Judge) -> Verdict:
             verified = receive_package(octets, judge.source, rules, judge.clock, progress)
         else:
             datagram = Datagram(octets, judge.source, judge.clock.now)
-            verified = receive_push(datagram, rules, judge.clock, progress)
+            verified = receive(datagram, rules, judge.clock, progress)
     except Discard as discard:
         # Without rules there is no server to find, so only a discard before that stage counts.
         if judge.rules is not None or progress.notification is None:

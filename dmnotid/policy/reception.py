@@ -81,26 +81,20 @@ class Progress:
         self.notification: Notification | None = None
 
 
-def receive(datagram: Datagram, rules: Rules, clock: Clock) -> VerifiedNotification:
+def receive(datagram: Datagram, rules: Rules, clock: Clock, progress: Progress | None = None) -> VerifiedNotification:
     """Take a datagram through every pure check. Raises the Discard of the first that fails."""
-    if not datagram.bare:
-        return receive_push(datagram, rules, clock)
-    # The endpoint cuts off the octets of a datagram after the first one too many.
-    if len(datagram.payload) > rules.max_octets:
-        raise PushTooLong(rules.max_octets)
-    return receive_package(datagram.payload, datagram.source, rules, clock)
-
-
-def receive_push(
-    datagram: Datagram, rules: Rules, clock: Clock, progress: Progress | None = None
-) -> VerifiedNotification:
-    """Take a Push PDU through every pure check. Raises the Discard of the first that fails."""
-    push = decode_push(datagram.payload, max_octets=rules.max_octets, max_header_octets=rules.max_header_octets)
+    payload, source, _, handover = datagram
+    if handover is not None and handover.bare:
+        # The endpoint cuts off the octets of a datagram after the first one too many.
+        if len(payload) > rules.max_octets:
+            raise PushTooLong(rules.max_octets)
+        return receive_package(payload, source, rules, clock, progress)
+    push = decode_push(payload, max_octets=rules.max_octets, max_header_octets=rules.max_header_octets)
     check_route(push.header)
     # Recorded after the route: the body of a push for another application is not a package.
     if progress is not None:
         progress.body_offset = push.body_offset
-    return receive_package(push.body, datagram.source, rules, clock, progress)
+    return receive_package(push.body, source, rules, clock, progress)
 
 
 def receive_package(

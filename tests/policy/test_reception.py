@@ -11,7 +11,7 @@ from dmnotid.policy.addresses import Network, Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.digest import sign
 from dmnotid.policy.freshness import Clock, Freshness
-from dmnotid.policy.reception import Datagram, Handover, Progress, Rules, receive, receive_package, receive_push
+from dmnotid.policy.reception import Datagram, Handover, Progress, Rules, receive, receive_package
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import decode_notification, encode_notification
 from dmnotid.wire.octets import FieldValue
@@ -35,14 +35,14 @@ def refuse_push(
 ) -> Discard:
     """Return the Discard that a datagram ends in."""
     with pytest.raises(Discard) as caught:
-        receive_push(Datagram(payload, source, NOW), rules, CLOCK, progress)
+        receive(Datagram(payload, source, NOW), rules, CLOCK, progress)
     return caught.value
 
 
 def test_push_is_received_and_verified() -> None:
     """4, 5, 6: from the datagram to the verified notification; the clock is the argument."""
     body = package()
-    verified = receive_push(Datagram(encode_push(body), NEAR, 5.0), RULES, CLOCK)
+    verified = receive(Datagram(encode_push(body), NEAR, 5.0), RULES, CLOCK)
     assert verified == VerifiedNotification(
         decode_notification(body), "dm", NEAR, NOW, clock_believed=True, secret="current"
     )
@@ -51,7 +51,7 @@ def test_push_is_received_and_verified() -> None:
 def test_bare_package_is_received_and_verified() -> None:
     """4, 6.2: a package of another bearer takes the same way from here on."""
     body = package()
-    pushed = receive_push(Datagram(encode_push(body), NEAR, 5.0), RULES, CLOCK)
+    pushed = receive(Datagram(encode_push(body), NEAR, 5.0), RULES, CLOCK)
     assert receive_package(body, NEAR, RULES, CLOCK) == pushed
 
 
@@ -146,7 +146,7 @@ def test_progress_ends_with_the_stage_that_refused(payload: bytes, body_offset: 
 
 def test_progress_of_an_accepted_datagram_is_complete() -> None:
     progress = Progress()
-    verified = receive_push(Datagram(encode_push(package()), NEAR, NOW), RULES, CLOCK, progress)
+    verified = receive(Datagram(encode_push(package()), NEAR, NOW), RULES, CLOCK, progress)
     assert (progress.body_offset, progress.notification) == (6, verified.notification)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from dmnotid.errors import Discard
 from dmnotid.policy.freshness import Freshness, judge_clock
-from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.reception import Datagram, Rules, receive
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.wsp import encode_push
 from tests.proofs.vectors.make import extended, option, signed
@@ -174,7 +174,7 @@ def fate_of(octets: bytes) -> str:
     servers = [Server(name, secrets.get(name), require_digest=name in secrets) for name in (*ORDINARY, *MORE_SECRETS)]
     rules, now = Rules(Servers(servers), Freshness(max_skew=600)), time.time()
     try:
-        receive_push(Datagram(octets, SOURCE, now), rules, judge_clock(now, None))
+        receive(Datagram(octets, SOURCE, now), rules, judge_clock(now, None))
     except Discard as discard:
         return discard.reason
     message = f"meant to be discarded, and is not: {octets.hex(' ')}"

@@ -17,7 +17,7 @@ from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification, verify
 from dmnotid.policy.digest import compute_digest, is_signed_with, sign
 from dmnotid.policy.freshness import Clock, Freshness
-from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.reception import Datagram, Rules, receive
 from dmnotid.policy.routing import check_route
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification, encode_notification
@@ -167,7 +167,7 @@ def test_any_octets_are_a_notification_or_a_decode_error(octets: bytes) -> None:
 )
 def test_any_octets_are_verified_or_discarded(octets: bytes) -> None:
     """4, 5, 6: the whole pure walk."""
-    value_or_discard(lambda: receive_push(Datagram(octets, SOURCE, NOW), RULES, CLOCK))
+    value_or_discard(lambda: receive(Datagram(octets, SOURCE, NOW), RULES, CLOCK))
 
 
 @given(st.integers(0, 0xFFFF_FFFF), st.integers(0, 4), st.binary(max_size=3))

@@ -12,7 +12,7 @@ from dmnotid import sender
 from dmnotid.errors import Discard, Duplicate, QueueFull
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.freshness import Clock, Freshness, ServerTimes
-from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.reception import Datagram, Rules, receive
 from dmnotid.policy.routing import check_route
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import decode_notification
@@ -89,7 +89,7 @@ def received(datagram: bytes, servers: Row, at: float, row: Row) -> Row:
     clock = Clock(at, row.get("believed", True), times, RULES_HEAD["released_at"])
     source = Source(row.get("source") or RULES_HEAD["source"], 40000)
     try:
-        verified = receive_push(Datagram(datagram, source, at), rules, clock)
+        verified = receive(Datagram(datagram, source, at), rules, clock)
     except Discard as discard:
         return {"verdict": "discard", "reason": discard.reason}
     assert verified.source == source

@@ -8,7 +8,7 @@ from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification
 from dmnotid.policy.digest import sign
 from dmnotid.policy.freshness import Clock
-from dmnotid.policy.reception import Datagram, Rules, receive_push
+from dmnotid.policy.reception import Datagram, Rules, receive
 from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import Notification, decode_notification, encode_notification
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, decode_push, encode_push
@@ -51,7 +51,7 @@ def check_push(octets: bytes) -> None:
 
 def check_receive(octets: bytes, clock: Clock) -> VerifiedNotification | None:
     try:
-        verified = receive_push(Datagram(octets, SOURCE, NOW), RULES, clock)
+        verified = receive(Datagram(octets, SOURCE, NOW), RULES, clock)
     except Discard as discard:
         check_discard(discard, octets)
         return None
