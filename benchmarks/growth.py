@@ -7,7 +7,7 @@ from typing import Any, Final
 from benchmarks.figures import Figure, Scale
 from benchmarks.journal_size import fill
 from benchmarks.machine import daemon, scratch
-from benchmarks.walk import DIFFERENT, rate_of
+from benchmarks.walk import DIFFERENT, cost_of
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID
 from tests.processes import Service, memory
 from tests.support import NOWHERE, OTHER_ID, OTHER_SECRET, SECRET, SERVER_ID, push
@@ -32,7 +32,7 @@ def costs(scale: Scale, services: Sequence[Service]) -> list[list[float]]:
     found: list[list[float]] = [[] for _ in services]
     for _ in range(scale.runs):
         for service, values in zip(services, found, strict=True):
-            values.append(1e6 / rate_of(service.address, datagrams, scale.seconds(SECONDS)))
+            values.append(1e6 * cost_of(service.process.pid, service.address, datagrams, scale.seconds(SECONDS)))
     return found
 
 
