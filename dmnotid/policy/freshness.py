@@ -70,20 +70,23 @@ def judge_clock(
 
 def check_age(sent_at: int, server_id: str, clock: Clock, freshness: Freshness) -> None:
     """Check the signed time of a notification (POSIX seconds). Raises Stale or FromTheFuture."""
-    times, (max_age, max_skew) = clock.servers.get(server_id, NEVER_SIGNED), freshness
+    times, now, max_age = clock.servers.get(server_id, NEVER_SIGNED), clock.now, freshness.max_age
     # First, because neither a clock nor a setting makes a forgotten notification fresh.
-    check_forgotten(sent_at, times, clock.now)
-    ahead = sent_at - clock.now
-    # A clock that is not believed is replaced by the latest time known: the release, or a time that this server signed.
-    reference = clock.now if clock.believed else max(clock.released_at, times.newest)
-    # A server that once signed a wrong time far ahead is still heard if its time now and the clock agree.
-    agrees = -max_age <= ahead <= MARGIN
-    if reference - sent_at > max_age and not agrees:
-        # The message has the clock in any case, because the clock may be what is wrong.
-        raise Stale(sent_at, clock.now, max_age, reference=None if clock.believed else reference)
-    # The clock may be weeks behind after a power cut, and a signature is worth more. So this limit is optional.
-    if clock.believed and max_skew is not None and ahead > max_skew:
-        raise FromTheFuture(sent_at, clock.now, max_skew)
+    check_forgotten(sent_at, times, now)
+    ahead = sent_at - now
+    if clock.believed:
+        if ahead < -max_age:
+            # The message has the clock in any case, because the clock may be what is wrong.
+            raise Stale(sent_at, now, max_age)
+        # The clock may be weeks behind after a power cut, and a signature is worth more. So this limit is optional.
+        if freshness.max_skew is not None and ahead > freshness.max_skew:
+            raise FromTheFuture(sent_at, now, freshness.max_skew)
+        return
+    # The latest time known replaces the clock: the release, or a time that this server signed. A server that once
+    # signed a wrong time far ahead is still heard if its time now and the clock agree.
+    reference = max(clock.released_at, times.newest)
+    if reference - sent_at > max_age and not -max_age <= ahead <= MARGIN:
+        raise Stale(sent_at, now, max_age, reference=reference)
 
 
 def check_forgotten(sent_at: int, times: ServerTimes, now: float) -> None:
