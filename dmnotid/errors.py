@@ -282,6 +282,11 @@ class Duplicate(Refusal, reason="duplicate"):
     # False if its octets differ: the server has lost its counter.
     same_content: bool
 
+    # Written out, because one is made for each datagram of a flood of repeats.
+    def __init__(self, session: int, *, same_content: bool) -> None:
+        self.session = session
+        self.same_content = same_content
+
     def __str__(self) -> str:
         return f"accepted before as session {self.session}{'' if self.same_content else ', with other content'}"
 
