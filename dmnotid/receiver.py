@@ -8,7 +8,7 @@ A batch of datagrams shares one transaction:
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dmnotid.discards import FIRST_DISCARDS, FLOOD, DiscardLog, RecentDiscards, ServerCounts
@@ -82,8 +82,10 @@ class Receiver:
         """Log the last summary of discards."""
         self._discard_log.flush()
 
-    def deliver(self, datagrams: Iterable[Datagram]) -> None:
-        """Take datagrams through every check. On return the accepted ones are durable, all in one commit.
+    def deliver(self, datagrams: Sequence[Datagram]) -> None:
+        """Take a batch, which has one time of arrival, through every check.
+
+        On return the accepted ones are durable, all in one commit.
 
         No content of a datagram makes it raise: each ends in a log line and a counter.
         """
@@ -91,12 +93,15 @@ class Receiver:
         # Those whose senders get an answer after the commit: another commit may fail, and what is a duplicate of a
         # notification in it is not.
         discarded: list[tuple[Datagram, str]] = []
+        self.counters["received"] += len(datagrams)
+        # Admitting datagrams moves the floor up to their arrival at most, so the clock stays believed.
+        clock = self._judge_clock(datagrams[0].received_at)
         for datagram in datagrams:
-            self.counters["received"] += 1
             try:
                 if self._observe is not None:
                     self._observe(datagram)
-                admitted.append(self._admit(datagram))
+                verified = receive(datagram, self._rules, clock)
+                admitted.append(Admitted(datagram, verified, self._journal.admit(verified)))
             except Discard as discard:
                 self._discard(discard, datagram)
                 if datagram.handover is not None:
@@ -133,21 +138,23 @@ class Receiver:
     def _discard(self, discard: Discard, datagram: Datagram) -> None:
         self.counters[discard.reason] += 1
         number = self._discard_log.note(discard, datagram)
-        kept = self.discards.add(discard, datagram) if number <= FLOOD or not number % FLOOD else None
         # No server has an empty id.
         counts = self.servers.get(discard.server_id or "")
         if counts is not None:
             counts.discarded += 1
-            counts.kept = kept or counts.kept
+        if number <= FLOOD or not number % FLOOD:
+            kept = self.discards.add(discard, datagram)
+            if counts is not None:
+                counts.kept = kept
 
-    def _admit(self, datagram: Datagram) -> Admitted:
-        clock = judge_clock(datagram.received_at, self._journal.times.floor, self._journal.times.servers)
+    def _judge_clock(self, now: float) -> Clock:
+        """Decide whether the clock is believed, and log each change of that."""
+        clock = judge_clock(now, self._journal.times.floor, self._journal.times.servers)
         # Once for each change: a wrong clock concerns every datagram.
         if clock.believed != self._clock_believed:
             self._clock_believed = clock.believed
             _log_clock(clock, self._journal.times.floor)
-        verified = receive(datagram, self._rules, clock)
-        return Admitted(datagram, verified, self._journal.admit(verified))
+        return clock
 
     def _commit(self, admitted: Sequence[Admitted]) -> bool:
         """Commit the transaction, and return whether it is durable."""

@@ -11,8 +11,8 @@ import asyncio
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from dmnotid.host.log import logger
@@ -26,8 +26,8 @@ BATCH: Final = 64
 PAUSE: Final = 1.0
 """Time without reading after an error of the kernel, in seconds."""
 
-Deliver = Callable[[Iterable[Datagram]], None]
-"""Consumes every datagram; each is read from the socket when it is consumed. Must not raise."""
+Deliver = Callable[[Sequence[Datagram]], None]
+"""Takes a batch, which is not empty and has one time of arrival. Must not raise."""
 
 
 class BatchReader(ABC):
@@ -48,8 +48,6 @@ class BatchReader(ABC):
         # Number of datagrams that were delivered, and of those that the kernel has reported as dropped.
         self.received = 0
         self.dropped = NOTHING
-        # Number of datagrams taken in the current batch.
-        self._taken = 0
         # The loop that reads the socket, None while the reader is closed.
         self._loop: asyncio.AbstractEventLoop | None = None
         sock.setblocking(False)  # noqa: FBT003 - the standard library takes it by position
@@ -65,30 +63,23 @@ class BatchReader(ABC):
 
     def receive(self) -> int:
         """Deliver at most one batch of queued datagrams, and return their number."""
-        self._taken = 0
-        queued = self._queued()
-        # Read before `_deliver` is called, so that no empty batch is delivered.
-        first = next(queued, None)
-        if first is not None:
-            self._deliver(chain((first,), queued))
-            self.received += self._taken
-        return self._taken
-
-    def _queued(self) -> Iterator[Datagram]:
-        """Read datagrams from the socket as they are consumed, a batch at most."""
+        batch: list[Datagram] = []
         try:
-            # One time of arrival for the batch: no check of a datagram reads the clock.
-            for datagram in islice(self.read(time.time()), BATCH):
-                self._taken += 1
-                yield datagram
+            # One time of arrival for the batch: no check of a datagram reads the clock. What is read before an error
+            # stays in the batch.
+            batch.extend(islice(self.read(time.time()), BATCH))
         except BlockingIOError:
-            return
+            pass
         except OSError as error:
             logger.error("receive failed", listen=str(self), problem=str(error), again_in=PAUSE)
             # An error that persists must not keep the program busy.
             if self._loop is not None:
                 self._loop.remove_reader(self.socket.fileno())
                 self._loop.call_later(PAUSE, self._resume)
+        if batch:
+            self._deliver(batch)
+            self.received += len(batch)
+        return len(batch)
 
     def _resume(self) -> None:
         if self._loop is not None:
