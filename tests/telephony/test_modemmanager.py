@@ -124,20 +124,6 @@ def test_push_is_offered_until_its_verdict_is_final_and_then_deleted(
     assert stored == [1] * offers
 
 
-def test_push_is_left_until_the_door_is_there(
-    manager: ModemManager, modem: Modem, short: Path, bearer: StartBearer
-) -> None:
-    one = bearer("modemmanager", short / "push.sock")
-    sent = push()
-    manager.receive(*deliver(sent))
-    one.wait("door shut")
-    assert len(modem.stored) == 1
-    with Door(short / "push.sock") as door:
-        one.wait("door open")
-        wait_until(lambda: not modem.stored)
-        assert door.pushes == [sent]
-
-
 @pytest.mark.parametrize("interrupted", [ModemManager.disabled, ModemManager.unplugged, ModemManager.stopped])
 def test_push_is_handed_in_once_when_it_arrived_in_an_interruption(
     manager: ModemManager,

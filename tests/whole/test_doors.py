@@ -128,7 +128,9 @@ def test_operator_sends_through_both_doors_and_finds_them_everywhere(start: Run,
     assert "discarded: trailing-octets at octet " in decoded
     assert "accepted: signed by 'dm.example'" in decoded, "the duplicate, as decode has no journal"
     assert service.stop() == 0
-    assert not (tmp_path / "push").exists()
+    sent = dmnotid("send", "--to", door, *to_server, directory=tmp_path)
+    assert (sent.returncode, sent.stdout) == (1, "")
+    assert sent.stderr == f"dmnotid send: {door}: No such file or directory\n"
 
 
 def test_many_are_sent_with_a_summary_of_the_answers(start: Run, tmp_path: Path) -> None:
@@ -139,14 +141,6 @@ def test_many_are_sent_with_a_summary_of_the_answers(start: Run, tmp_path: Path)
     assert done.returncode == 0
     summary = next(line for line in done.stdout.splitlines() if "in all" in line)
     assert summary == "sent 20 datagrams in all, NOTIFICATION-ID 65530 to 13: 16 accepted, 4 queue-full"
-
-
-def test_door_without_a_daemon_is_an_error(tmp_path: Path) -> None:
-    config = door_config(tmp_path)
-    words = ("send", "--to", f"unix:{tmp_path}/push", "--config", config, "--server", SERVER_ID)
-    done = dmnotid(*words, directory=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"dmnotid send: unix:{tmp_path}/push: No such file or directory\n"
 
 
 def test_sources_of_a_server_decide_which_doors_reach_it(
