@@ -120,6 +120,10 @@ class Operations:
         if self._parts.dispatcher.hook_problem:
             key = "hook.command" if self._config.hook.socket is None else "hook.socket"
             yield {"place": key, "message": self._parts.dispatcher.hook_problem}
+        for reader in self._parts.endpoints:
+            if reader.lost:
+                message = f"{reader}: its file was removed, so no sender reaches it; expected a reload"
+                yield {"place": "doors", "message": message}
 
     def _servers(
         self, pending: Mapping[str, int], last: Mapping[str, Row], states: Mapping[int, str]

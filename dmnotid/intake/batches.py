@@ -38,6 +38,11 @@ class BatchReader(ABC):
         """The name of the door, None for a UDP socket."""
         return None
 
+    @property
+    def lost(self) -> bool:
+        """Whether it is a door that no sender can reach."""
+        return False
+
     def __init__(self, sock: socket.socket, deliver: Deliver) -> None:
         # The bound socket, which `close` closes.
         self.socket = sock

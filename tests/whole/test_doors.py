@@ -207,6 +207,18 @@ def test_reload_opens_a_first_door_and_closes_it_again(start: Run, tmp_path: Pat
     sender.close()
 
 
+def test_door_whose_file_was_removed_is_a_problem_until_a_reload(start: Run, tmp_path: Path) -> None:
+    config = door_config(tmp_path)
+    start(config).wait("daemon ready")
+    (tmp_path / "push").unlink()
+    found = dmnotid("status", "--config", config, directory=tmp_path)
+    assert f"PROBLEM   doors: {tmp_path}/push: its file was removed, so no sender reaches it" in found.stdout
+    assert found.returncode == 1
+    assert dmnotid("reload", "--config", config, directory=tmp_path).returncode == 0
+    assert dmnotid("status", "--config", config, directory=tmp_path).returncode == 0
+    assert (tmp_path / "push").is_socket()
+
+
 def test_socket_of_a_killed_daemon_is_replaced_and_a_repeat_is_a_duplicate(
     start: Run, tmp_path: Path, senders: dict[str, Sender]
 ) -> None:
