@@ -45,7 +45,7 @@ class Manager:
         self.watchdog = _watchdog(environ)
         # The Unix socket that takes messages; None if it wants none.
         address = environ.pop("NOTIFY_SOCKET", "")
-        # `@` stands for the NUL that begins a name in the abstract namespace.
+        # systemd writes `@` for the NUL that begins a name in the abstract namespace.
         self._address = (f"\0{address[1:]}" if address.startswith("@") else address) or None
         # Whether a failure to send was logged: one line is enough.
         self._complained = False
