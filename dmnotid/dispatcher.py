@@ -135,20 +135,13 @@ class Dispatcher:
         return self._views().all()
 
     def retry(self, session: int, by: str) -> bool:
-        """End the pause of a session and the rest of its server, or open a failed or expired one again.
-
-        Order, concurrency and connections are as for any other session. False if there is nothing to end. Raises
-        NoSuchSession, NotPending or JournalError, and changes nothing then.
-        """
+        """Let a session start as soon as it can: see `Transitions.retry`."""
         changed = self._transitions.retry(session, self._views().state_of(session), by)
         self._changed()
         return changed
 
     def cancel(self, session: int, by: str) -> str:
-        """Close a session as cancelled, end its hook if it runs, and return the state that it had.
-
-        Raises NoSuchSession, NotPending or JournalError, and changes nothing then.
-        """
+        """Close a session, and return the state that it had: see `Transitions.cancel`."""
         was = self._views().state_of(session)
         self._transitions.cancel(session, was, by)
         self._changed()

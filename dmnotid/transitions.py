@@ -192,7 +192,8 @@ class Transitions:
     def retry(self, session: int, was: str, by: str) -> bool:
         """End the pause of a session and the rest of its server, or open a failed or expired one again.
 
-        False if there is nothing to end. Raises NoSuchSession, NotPending or JournalError, and changes nothing then.
+        Order, concurrency and connections are as for any other session. False if there is nothing to end. Raises
+        NoSuchSession, NotPending or JournalError, and changes nothing then.
         """
         tracked, now = self._sessions.tracked.get(session), time.monotonic()
         if tracked is None:
