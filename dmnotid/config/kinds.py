@@ -82,22 +82,22 @@ def explain_unknown_door(name: str, doors: Iterable[str]) -> str:
     return f"{shown(name)} is neither a network nor the name of a door; expected {expected}"
 
 
-def read_door_name(value: Value) -> str:
-    """Read the name of a door."""
-    expected = "lower-case letters, digits and -, a letter first"
+def _read_matching(value: Value, pattern: str, expected: str) -> str:
     text = read_some_text(value, expected)
-    if not re.fullmatch(DOOR_NAME, text):
+    if not re.fullmatch(pattern, text):
         raise Wrong(f"is {shown(text)}; expected {expected}")
     return text
 
 
+def read_door_name(value: Value) -> str:
+    """Read the name of a door."""
+    return _read_matching(value, DOOR_NAME, "lower-case letters, digits and -, a letter first")
+
+
 def read_mode(value: Value) -> int:
     """Read the mode of a socket to which others must not write."""
-    expected = 'an octal mode such as "0660"'
-    text = read_some_text(value, expected)
     # As text, because YAML 1.1 reads 0660 as octal and 660 as decimal.
-    if not re.fullmatch("0?[0-7]{3}", text):
-        raise Wrong(f"is {shown(text)}; expected {expected}")
+    text = _read_matching(value, "0?[0-7]{3}", 'an octal mode such as "0660"')
     mode = int(text, 8)
     if mode & _OTHERS_WRITE:
         raise Wrong(f"{shown(text)} lets every user send through this door; use `group` for those that may")
@@ -106,12 +106,8 @@ def read_mode(value: Value) -> int:
 
 def read_group(value: Value) -> str:
     """Read the name of a group, which this system may lack: the configuration can be that of another one."""
-    expected = "the name of a group"
-    text = read_some_text(value, expected)
     # group(5) separates fields by colons, and members by commas.
-    if re.search(r"[\s:,/]", text):
-        raise Wrong(f"is {shown(text)}; expected {expected}")
-    return text
+    return _read_matching(value, r"[^\s:,/]+", "the name of a group")
 
 
 def _read_network(value: Value) -> Network:
@@ -267,11 +263,8 @@ def read_interfaces(value: Value) -> tuple[str, ...]:
 
 
 def _read_pattern(value: Value) -> str:
-    expected = "the name of an interface, with * ? [...] if needed"
-    text = read_some_text(value, expected)
     # A name without wildcards must be one that an interface can have.
-    most = MAX_PATTERN if re.search(r"[*?\[]", text) else MAX_INTERFACE_NAME
+    most = MAX_PATTERN if re.search(r"[*?\[]", value.node.text) else MAX_INTERFACE_NAME
+    expected = f"the name of an interface, with * ? [...] if needed, at most {most} characters"
     # The kernel refuses these characters in the name of an interface, so no interface would match.
-    if re.search(r"[\s/:]", text) or len(text) > most:
-        raise Wrong(f"is {shown(text)}; expected {expected}, at most {most} characters")
-    return text
+    return _read_matching(value, rf"[^\s/:]{{1,{most}}}", expected)
