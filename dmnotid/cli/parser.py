@@ -71,6 +71,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         prog="dmnotid",
         formatter_class=_FORMATTER,
         description="Receives OMA DM 2.0 notifications (WAP Push on UDP 2948) and starts the DM sessions they ask for.",
+        epilog="dmnotid help COMMAND explains a command. dmnotid demo shows the daemon at work, without any set-up.",
     )
     parser.add_argument("--version", action="version", version=f"dmnotid {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
