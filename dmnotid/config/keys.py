@@ -131,7 +131,7 @@ KEYS: Final = (
     Key("listen", kinds.read_listen, _LISTEN, "The address to receive on, or a list of addresses."),
     Key("doors", _read_sections, (), "The doors: Unix sockets through which other processes hand in notifications."),
     Key("doors[].path", kinds.read_socket, None, "The path of the `AF_UNIX` datagram socket.", required=True),
-    Key("doors[].holds", _HOLDS, None, "What one datagram is: a whole push, or a package alone.", required=True),
+    Key("doors[].holds", _HOLDS, None, "What one datagram is: a whole push, or only a package.", required=True),
     Key("doors[].mode", kinds.read_mode, DEFAULT_MODE, "The mode of the socket, in octal and in quotes."),
     Key("doors[].group", kinds.read_group, None, "The group of the socket; that of the daemon, unless given."),
     Key("doors[].source", kinds.read_door_name, None, _DOOR_NAME),
