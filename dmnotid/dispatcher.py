@@ -35,7 +35,7 @@ class Dispatcher:
     """Runs the hook for the sessions in the journal: at most `sessions.concurrency` at once, never two for one server.
 
     `counters` counts the sessions that were closed, by the value of `Closed`, the `tries` that were begun, and the
-    tries that a stop of the daemon `interrupted`. `duration_sum` is the time that ended tries took, in seconds.
+    tries that a stop of the daemon `interrupted`.
     """
 
     def __init__(
@@ -76,14 +76,9 @@ class Dispatcher:
         return self._transitions.hook_problem
 
     @property
-    def duration_sum(self) -> float:
-        """The time that ended tries took, in seconds."""
-        return self._transitions.duration_sum
-
-    @property
-    def duration_count(self) -> int:
-        """Number of ended tries, those that were interrupted or cancelled included."""
-        return self.counters["tries"] - len(self._sessions.running)
+    def durations(self) -> tuple[float, int]:
+        """The time that ended tries took in seconds, and their number, interrupted and cancelled ones included."""
+        return self._transitions.duration_sum, self.counters["tries"] - len(self._sessions.running)
 
     @property
     def pending(self) -> int:

@@ -280,6 +280,7 @@ def _describe_journal(journal: Journal) -> tuple[Facts, str]:
 
 def _count(parts: Parts) -> Facts:
     received, tried = parts.receiver.counters, parts.dispatcher.counters
+    duration_sum, duration_count = parts.dispatcher.durations
     # Most of the reasons have never been counted, and looking up one of those in a Counter is slow.
     return {
         "received": received["received"],
@@ -292,8 +293,8 @@ def _count(parts: Parts) -> Facts:
         "tries": tried["tries"],
         "interrupted": tried["interrupted"],
         "closed": {outcome: tried.get(outcome, 0) for outcome in _OUTCOMES},
-        "duration_sum": parts.dispatcher.duration_sum,
-        "duration_count": parts.dispatcher.duration_count,
+        "duration_sum": duration_sum,
+        "duration_count": duration_count,
     }
 
 

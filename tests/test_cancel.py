@@ -63,13 +63,13 @@ async def test_running_session_is_closed_and_its_hook_gets_term(tmp_path: Path, 
         assert bench.dispatcher.cancel(first, BY) == "running"
         (view,) = bench.dispatcher.views()
         assert (view.session, view.why) == (second, f"after {first} (one at a time for a server)")
-        assert (bench.dispatcher.pending, bench.dispatcher.running, bench.dispatcher.duration_count) == (1, 0, 0)
+        assert (bench.dispatcher.pending, bench.dispatcher.running, bench.dispatcher.durations[1]) == (1, 0, 0)
         await eventually(lambda: (second, 1) in recorder.names)
         assert not is_alive(recorder.runs[0]["pid"])
         (tmp_path / "go").touch()
         await bench.end_all()
         assert bench.dispatcher.counters == {"tries": 2, "cancelled": 1, "done": 1}
-        assert bench.dispatcher.duration_count == 2
+        assert bench.dispatcher.durations[1] == 2
     assert states(config) == {first: "cancelled", second: "done"}
     assert logged.of("session interrupted") == []
 
