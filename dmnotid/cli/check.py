@@ -146,7 +146,7 @@ def _check(
         for path in sorted({*doors} - {os.path.realpath(door.path) for door in config.doors}):
             print_error(f"warning: doors: {path} of dmnotid-doors.socket has no entry, so it is not read", WARNING)
         print(f"{config.file}: well-formed" + ("" if user is None else f" (checked for the user {user.pw_name})"))
-        for line in summary(config, problem, passed, doors, secrets_read=not skip, state_made=state_made):
+        for line in summary(config, problem, passed, doors, read=not skip, made=state_made):
             print(line)
     if problem is not None:
         print_problem(config.hook, problem)
@@ -219,20 +219,14 @@ def _show_units() -> tuple[str, str]:
 
 
 def summary(
-    config: Config,
-    problem: HookError | None,
-    passed: Sequence[str] = (),
-    doors: Sequence[str] = (),
-    *,
-    secrets_read: bool = True,
-    state_made: bool = False,
+    config: Config, problem: HookError | None, passed: Sequence[str], doors: Sequence[str], *, read: bool, made: bool
 ) -> Iterator[str]:
     """Describe a configuration, one fact a line.
 
     `problem` is why its hook would not be started. `passed` are the addresses, and `doors` the paths of doors without
-    links, that the socket units pass.
+    links, that the socket units pass. Secrets may not have been `read`, and the state may still have to be `made`.
     """
-    yield from section("servers", (_describe_server(server, read=secrets_read) for server in config.servers))
+    yield from section("servers", (_describe_server(server, read=read) for server in config.servers))
     # As in the daemon, passed sockets replace `listen`.
     addresses = ", ".join(passed or map(str, config.listen))
     yield f"listen       {addresses} ({'UDP, passed by dmnotid.socket' if passed else 'UDP'})"
@@ -244,11 +238,11 @@ def summary(
             owner = "passed by dmnotid-doors.socket" if by_unit else f"mode {door.mode:04o}{group}"
             lines.append(f"{door.path} ({door.holds}, source {door.source}, {owner})")
         yield from section("doors", lines)
-    yield f"state        {config.state}{' (systemd makes it)' if state_made else ''}"
+    yield f"state        {config.state}{' (systemd makes it)' if made else ''}"
     socket = f"socket {str(config.hook.socket)!r}"
     hook = " ".join(map(repr, config.hook.command)) if config.hook.socket is None else socket
     yield f"hook         {hook}: {describe_problem(problem)}"
-    yield from section("connections", map(str, _links(config)))
+    yield from section("connections", _links(config))
 
 
 def _describe_server(server: Server, *, read: bool) -> str:
