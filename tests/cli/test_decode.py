@@ -16,6 +16,7 @@ from dmnotid.policy.freshness import Clock
 from dmnotid.wire.notification import ConnectionType, encode_notification
 from dmnotid.wire.wsp import encode_push
 from tests.cli.program import PROGRAM, SECRET, SERVER_ID, Done, Terminal, call, dmnotid, shows_secret, write_config
+from tests.proofs.test_vectors import FACTS
 
 NOW = 1_735_689_600
 
@@ -23,18 +24,7 @@ GOOD = "010603d8af8720000001"
 PACKAGE = "20000001"
 NOT_A_PUSH = "010703d8af8720000001"
 
-KEYS = {
-    "verdict",
-    "reason",
-    "body_offset",
-    "notification_id",
-    "server_id",
-    "preferred_connections",
-    "requested_mos",
-    "cached_mos",
-    "sent_at",
-    "signed",
-}
+KEYS = {"verdict", "reason", *FACTS}
 """What every JSON object of `decode` holds."""
 
 VECTORS = Path(__file__).parents[1] / "proofs" / "vectors" / "decode.jsonl"
