@@ -86,9 +86,11 @@ class Door(BatchReader):
             payload, records, _, address = self.socket.recvmsg(room, ANCILLARY_OCTETS)
             # SO_PASSCRED adds them to each datagram.
             pid, uid, _ = _CREDENTIALS.unpack(records[0][2])
-            # An answer is never answered: a sender may bind its socket, and put a link to a door in its place. Two
-            # doors would answer each other forever.
-            answer = partial(self._answer, address) if address and not payload.startswith(_ANSWER) else None
+            # The answer of a door is never answered: a sender may bind its socket, and put a link to a door in its
+            # place. Two doors would answer each other forever. A door has a path: the same octets from an abstract
+            # address are those of a bearer, which an SMS may have.
+            echo = isinstance(address, str) and payload.startswith(_ANSWER)
+            answer = partial(self._answer, address) if address and not echo else None
             yield Datagram(payload, source, now, Handover(bare, pid, uid, answer))
 
     def _answer(self, address: Any, verdict: dict[str, object]) -> None:  # noqa: ANN401 - text, or octets if abstract

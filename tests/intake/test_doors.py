@@ -205,6 +205,14 @@ async def test_answer_is_never_answered(tmp_path: Path) -> None:
     ]
 
 
+async def test_octets_of_an_answer_are_answered_at_an_abstract_address(tmp_path: Path) -> None:
+    """A bearer would offer an SMS that consists of them forever."""
+    with endpoints_with(door_at(tmp_path / "door")) as (_, desk), sender() as sock:
+        sock.sendto(b'{"verdict": "accepted", "session": 1}', str(tmp_path / "door"))
+        await eventually(lambda: desk.datagrams)
+        assert json.loads(sock.recv(100)) == {"verdict": "accepted", "session": 1}
+
+
 # Floods
 
 
