@@ -132,7 +132,7 @@ KEYS: Final = (
     Key("doors", _read_sections, (), "The doors: Unix sockets through which other processes hand in notifications."),
     Key("doors[].path", kinds.read_socket, None, "The path of the `AF_UNIX` datagram socket.", required=True),
     Key("doors[].holds", _HOLDS, None, "What one datagram is: a whole push, or only a package.", required=True),
-    Key("doors[].mode", kinds.read_mode, DEFAULT_MODE, "The mode of the socket, in octal and in quotes."),
+    Key("doors[].mode", kinds.read_mode, DEFAULT_MODE, "The mode, in octal and in quotes; a socket unit has its own."),
     Key("doors[].group", kinds.read_group, None, "The group of the socket; that of the daemon, unless given."),
     Key("doors[].source", kinds.read_door_name, None, _DOOR_NAME),
     Key("receive_buffer", _BUFFER, DEFAULT_RECEIVE_BUFFER, "The size of the kernel's buffer in front of each socket."),
