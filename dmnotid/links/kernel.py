@@ -5,7 +5,7 @@ Needs no privilege, and no address family other than AF_NETLINK. Every error is 
 
 import socket
 from contextlib import suppress
-from errno import EINTR, EMSGSIZE
+from errno import EINTR
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
@@ -26,9 +26,6 @@ T = TypeVar("T")
 
 MAX_DUMPS: Final = 8
 """Maximum number of requests for one dump. The kernel marks a dump during which the state changed."""
-
-TIMEOUT: Final = 5.0
-"""Maximum time for one answer, in seconds. The kernel answers before the request returns: this only ends a hang."""
 
 MAX_MESSAGES: Final = 65_536
 """Maximum size of one answer, in octets. The kernel sends at most 32,768 octets of a dump at once."""
@@ -65,12 +62,11 @@ def read_state(longest: int = ANY_LENGTH) -> State:
 
     Routes whose prefix is longer than `longest` bits are left out: 0 for default routes only.
 
-    Raises OSError: PermissionError and the like from the kernel, TimeoutError after TIMEOUT seconds, InterruptedError
-    if the state changed during each of MAX_DUMPS dumps, EBADMSG for malformed octets.
+    Raises OSError: PermissionError and the like from the kernel, InterruptedError if the state changed during each of
+    MAX_DUMPS dumps, EBADMSG for malformed octets.
     """
     routes = ROUTES._replace(parse=partial(parse_routes, longest=longest))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as kernel:
-        kernel.settimeout(TIMEOUT)
         # The kernel chooses the port, because the process may have other netlink sockets.
         kernel.bind((0, 0))
         # Before Linux 4.20 the kernel ignores the filters of a request, and the parsers skip the rest.
@@ -127,9 +123,8 @@ def _read_answer(kernel: socket.socket, query: Query[T], sequence: int, found: l
     """Read one dump to its end; return False if the state changed during it."""
     ended, whole = False, True
     while not ended:
-        octets, _, flags, sender = kernel.recvmsg(MAX_MESSAGES)
-        if flags & socket.MSG_TRUNC:
-            raise OSError(EMSGSIZE, f"rtnetlink: an answer has more than {MAX_MESSAGES} octets")
+        # The kernel has answered before the request returned, so this does not block.
+        octets, sender = kernel.recvfrom(MAX_MESSAGES)
         # Any process may send to this socket; the kernel has port 0.
         if sender[0]:
             continue
