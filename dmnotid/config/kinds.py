@@ -231,11 +231,8 @@ def read_environment(value: Value) -> Mapping[str, str]:
 def read_socket(value: Value) -> Path:
     """Read the absolute path of an AF_UNIX socket."""
     path = read_path(value).absolute()
-    try:
-        # The bound of sun_path counts octets in the encoding of file names, not characters.
-        length = len(bytes(path))
-    except UnicodeEncodeError:
-        raise Wrong("is not a path that this system can open") from None
+    # The bound of sun_path counts octets in the encoding of file names, not characters.
+    length = len(bytes(path))
     if length > MAX_SOCKET_PATH:
         raise Wrong(f"{shown(str(path))} has {length} octets; the address of a socket has at most {MAX_SOCKET_PATH}")
     return path
