@@ -46,7 +46,7 @@ do_install:append() {
 FILES:${PN} += "${systemd_system_unitdir} ${nonarch_libdir}/systemd/catalog"
 CONFFILES:${PN} = "${sysconfdir}/dmnotid/dmnotid.yaml"
 
-# uvloop is not among them: no layer of OpenEmbedded has it, and without it dmnotid runs on the loop of asyncio.
+# uvloop is not among them, as it is optional: without it dmnotid runs on the loop of asyncio.
 RDEPENDS:${PN} += "\
     python3-asyncio \
     python3-core \
