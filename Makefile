@@ -54,19 +54,20 @@ deb:
 	cp "$$copy"/*.deb $(DIST); \
 	ls -l $(DIST)/*.deb
 
-# Of an environment as systemd/install makes it: the dependencies of the lock file, and dmnotid. The tool does not resolve
-# what setuptools fills in, so it reads a pyproject.toml that has it.
+# Of an environment as `systemd/install --sms` makes it: the dependencies of the lock files, and dmnotid. What the extra adds
+# is optional. The tool does not resolve what setuptools fills in, so it reads a pyproject.toml that has it.
 sbom:
 	@$(in_copy); \
 	$(PYTHON) -m venv --without-pip "$$copy/venv"; \
 	install="$(PYTHON) -m uv pip install --quiet --python $$copy/venv/bin/python"; \
-	$$install --require-hashes --requirement systemd/requirements.txt; \
+	$$install --require-hashes --requirement systemd/requirements.txt --requirement systemd/sms-requirements.txt; \
 	$$install --no-deps "$$copy/dmnotid"; \
 	version=$$("$$copy/venv/bin/python" -c 'import dmnotid; print(dmnotid.__version__)'); \
 	sbom=$(DIST)/dmnotid-$$version.cdx.json; \
 	sed -i "s/^dynamic = .*/version = \"$$version\"\nlicense = \"MIT\"/" "$$copy/dmnotid/pyproject.toml"; \
 	$(PYTHON) -P -m cyclonedx_py environment --pyproject "$$copy/dmnotid/pyproject.toml" --mc-type application \
 		--spec-version 1.6 --output-format JSON --output-reproducible --output-file "$$sbom" "$$copy/venv/bin/python"; \
+	$(PYTHON) -m tools.sbom "$$sbom" systemd/sms-requirements.txt; \
 	ls -l "$$sbom"
 
 lock: compile := $(PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

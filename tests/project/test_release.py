@@ -168,8 +168,12 @@ def test_sbom_follows_its_schema_and_names_every_package(tmp_path: Path) -> None
     sbom = json.loads(file.read_text())
     about = sbom["metadata"]["component"]
     assert (about["name"], about["version"]) == ("dmnotid", dmnotid.__version__)
-    locked = re.findall(r"(?m)^([\w-]+)==([\d.]+)", (PROJECT / "systemd/requirements.txt").read_text())
-    assert sorted((part["name"].lower(), part["version"]) for part in sbom["components"]) == sorted(locked)
+    locked = {
+        (name, version, scope)
+        for file_name, scope in (("requirements.txt", None), ("sms-requirements.txt", "optional"))
+        for name, version in re.findall(r"(?m)^([\w-]+)==([\d.]+)", (PROJECT / "systemd" / file_name).read_text())
+    }
+    assert {(part["name"].lower(), part["version"], part.get("scope")) for part in sbom["components"]} == locked
     assert all(part["licenses"] for part in [about, *sbom["components"]])
     [depends] = [entry["dependsOn"] for entry in sbom["dependencies"] if entry["ref"] == about["bom-ref"]]
     assert len(depends) == len(locked)
