@@ -235,6 +235,11 @@ class Machine:
         assert done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
+    @property
+    def systemd(self) -> int:
+        """The version of systemd."""
+        return int(self.run("systemctl", "--version").split()[1])
+
     def show(self, unit: str, *properties: str) -> dict[str, str]:
         """Return properties of a unit, as systemd reports them."""
         lines = self.run("systemctl", "show", unit, *(f"--property={name}" for name in properties)).splitlines()

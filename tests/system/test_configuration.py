@@ -10,7 +10,6 @@ from tests.system.device import CONFIG, Device, notification
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 MICROSECONDS = 1_000_000
-STARTS = 3
 
 
 def break_configuration(device: Device) -> None:
@@ -43,7 +42,9 @@ def test_a_bad_configuration_costs_few_starts_and_lines_and_no_datagram(device: 
     opened = socket_opened(device)
     # Starts the service, and waits in the socket.
     device.send(notification(1))
-    wait_until(lambda: restarts(device) >= STARTS)
+    # With restart-steps.conf the third would come a minute and a half later.
+    enough = 1 if device.pauses_grow else 3
+    wait_until(lambda: restarts(device) >= enough)
     failed = {"ExecMainStatus": "78", "Result": "exit-code"}
     wait_until(lambda: device.machine.show("dmnotid.service", *failed) == failed)
     assert status_text(device).startswith(f"configuration: {CONFIG}:")
