@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import settings
 from dmnotid.host import log
 from tests import shared
 from tests.processes import Run, running
-from tests.project.packaging import BUILD_PACKAGES, PROJECT, RELEASE, build_deb, build_deb_inside, why_no_deb
+from tests.project.packaging import BUILD_PACKAGES, PROJECT, RELEASE, build_deb, copy_sources, why_no_deb
 from tests.support import LogLines
 from tests.system.machine import make_root
 from tests.system.machine import why_not as why_no_machine
@@ -112,18 +113,28 @@ def start(tmp_path: Path) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="session")
-def package() -> Path:
-    """The Debian package of this checkout, built once: here, or in the release of Debian that is asked for."""
-    release = os.environ.get(RELEASE, "")
-    if reason := why_no_machine() if release else why_no_deb():
+def build_root() -> Path | None:
+    """The Debian that packages are built in, if a release is asked for; without it they are built here."""
+    if not (release := os.environ.get(RELEASE)):
+        return None
+    if reason := why_no_machine():
         pytest.skip(reason)
+    return shared.made_once("build-root", lambda root: make_root(root, release, BUILD_PACKAGES))
+
+
+@pytest.fixture(scope="session")
+def package(build_root: Path | None) -> Path:
+    """The Debian package of this checkout, built once."""
 
     def build(dist: Path) -> None:
-        if release:
-            root = shared.made_once("build-root", lambda root: make_root(root, release, BUILD_PACKAGES))
-            build_deb_inside(root, dist)
-        else:
+        if build_root is None:
             build_deb(PROJECT, dist)
+            return
+        sources = copy_sources(build_root / "srv/sources")
+        for built in build_deb(sources, sources / "dist", root=build_root).parent.iterdir():
+            shutil.copy(built, dist)
 
+    if build_root is None and (reason := why_no_deb()):
+        pytest.skip(reason)
     [package] = shared.made_once("package", build).glob("dmnotid_*.deb")
     return package
