@@ -80,12 +80,14 @@ def _install(package: Path, root: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def wheels() -> Path:
-    """Wheels of everything in the lock files, as the machine has no network."""
+def wheels(base_root: Path) -> Path:
+    """Wheels of everything in the lock files, for the Python of the machine, which has no network."""
 
     def make(directory: Path) -> None:
         locked = [f"--requirement={file}" for file in sorted((PROJECT / "systemd").glob("*requirements.txt"))]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]
+        version = (base_root / "usr/bin/python3").readlink().name.removeprefix("python")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+        command += [f"--python-version={version}"]
         done = subprocess.run(
             [*command, "--require-hashes", f"--dest={directory}", *locked], capture_output=True, text=True, check=False
         )

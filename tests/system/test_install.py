@@ -1,4 +1,4 @@
-"""Both ways to install, in a clean Debian 12: install, upgrade, remove, purge. No system is booted in it."""
+"""Both ways to install, in a clean Debian: install, upgrade, remove, purge. No system is booted in it."""
 
 import shutil
 import subprocess
@@ -17,10 +17,11 @@ UNITS = ("dmnotid.service", "dmnotid.socket", "dmnotid-doors.socket", "dmnotid-s
 USERS = ("dmnotid", "dmnotid-session")
 CONFIG = "/etc/dmnotid/dmnotid.yaml"
 HOOK = "/etc/dmnotid/start-dm-session"
+DROP_INS = "etc/systemd/system/dmnotid.service.d"
 
 
 class CleanDebian:
-    """A minimal Debian 12 in a directory, in which nothing runs but what is told to; what dmnotid needs is there."""
+    """A minimal Debian in a directory, in which nothing runs but what is told to; what dmnotid needs is there."""
 
     def __init__(self, root: Path, directory: Path) -> None:
         """Make it in a new directory, as a copy of a root that `make_root` made."""
@@ -98,6 +99,17 @@ def enabled(debian: CleanDebian) -> list[str]:
     return sorted(unit for unit, state, *_ in known if state == "enabled")
 
 
+def linked(debian: CleanDebian) -> list[str]:
+    """Return the names of the drop-ins of dmnotid.service."""
+    return sorted(path.name for path in (debian.path / DROP_INS).glob("*"))
+
+
+def restart_steps(debian: CleanDebian) -> list[str]:
+    """Return the drop-in that an installation links: systemd has its settings since 254, and warned of them before."""
+    version = int(debian.run("systemctl", "--version").split()[1])
+    return ["restart-steps.conf"] if version >= 254 else []
+
+
 def lacks_only_servers(debian: CleanDebian, program: str) -> bool:
     """Tell whether a fresh installation works, as far as it can without a server."""
     return "dm.example.com.secret cannot be read" in debian.run(program, "check", status=1)
@@ -116,8 +128,9 @@ def test_the_package_from_installation_to_purge(debian: CleanDebian, package: Pa
     assert "(checked for the user dmnotid)" in debian.run("dmnotid", "check")
 
     debian.run("systemctl", "enable", "dmnotid.service")
-    drop_ins = debian.path / "etc/systemd/system/dmnotid.service.d"
-    drop_ins.mkdir()
+    drop_ins = debian.path / DROP_INS
+    assert linked(debian) == restart_steps(debian)
+    drop_ins.mkdir(exist_ok=True)
     (drop_ins / "handoff.conf").symlink_to("/usr/share/dmnotid/handoff.conf")
     debian.run("dpkg", "--install", newer)
     assert debian.run("dmnotid", "--version") == f"dmnotid {NEWER}\n"
@@ -138,7 +151,7 @@ def test_package_of_the_bearers_from_installation_to_purge(debian: CleanDebian, 
     debian.run("dpkg", "--install", debian.bring(package), debian.bring(sms_package(package)))
     assert "dmnotid-bearer" in debian.run("getent", "group", "dmnotid-doors")
     assert enabled(debian) == []
-    # With the jeepney of Debian 12.
+    # With the jeepney of Debian.
     debian.run("python3", "-c", "import dmnotid.bearers.ofono, dmnotid.bearers.modemmanager")
     debian.run("systemctl", "enable", "dmnotid-ofono.service", "dmnotid-modemmanager.service")
     debian.run("dpkg", "--remove", "dmnotid-sms")
