@@ -15,6 +15,7 @@ from tests.system.test_restart import assert_none_lost
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
+BEARER: Final = "dmnotid-ofono.service"
 FORMER: Final = "0.0.1"
 NEWER: Final = "9.9.9"
 COMMENT: Final = "\n# A comment that only the former version has.\n"
@@ -51,6 +52,12 @@ def users(device: Device) -> list[str]:
 
 def socket_opened(device: Device) -> str:
     return device.machine.show("dmnotid.socket", "ActiveEnterTimestampMonotonic")["ActiveEnterTimestampMonotonic"]
+
+
+def environment(device: Device, unit: str) -> Path:
+    """Return the virtual environment whose Python runs the main process of a service."""
+    pid = device.machine.show(unit, "MainPID")["MainPID"]
+    return Path(device.run("cat", f"/proc/{pid}/cmdline").partition("\0")[0]).parents[1]
 
 
 def test_the_package_is_upgraded_under_a_stream(bare_machine: Machine, former: Path, package: Path) -> None:
@@ -93,18 +100,22 @@ def test_the_virtual_environment_is_upgraded_under_a_stream(
     offline = ("--find-links", bring(bare_machine, wheels))
     install = f"{bring(bare_machine, copy_sources(tmp_path / 'sources'))}/systemd/install"
     newer = f"{bring(bare_machine, copy_sources(tmp_path / 'newer', NEWER))}/systemd/install"
-    device.run(install, *offline)
+    device.run(install, "--sms", *offline)
     assert not port_is_open(device), "installation opened the port"
     device.configure()
-    device.run("systemctl", "enable", "--now", "dmnotid.service")
+    device.run("systemctl", "enable", "--now", "dmnotid.service", BEARER)
+    first = environment(device, BEARER)
     device.send(notification(1))
     device.wait_run(1)
     configured, opened = device.machine.path(CONFIG).read_bytes(), socket_opened(device)
     with Stream(device) as stream:
         stream.wait_more()
+        # A bearer that is installed is upgraded too, without the option.
         device.run(newer, *offline)
         stream.wait_more()
     device.wait_accepted(*stream.sent)
+    assert device.is_active(BEARER)
+    assert environment(device, BEARER) == environment(device, "dmnotid.service") != first
     assert [record["version"] for record in device.records("daemon ready")] == [dmnotid.__version__, NEWER]
     assert socket_opened(device) == opened
     assert device.machine.path(CONFIG).read_bytes() == configured
