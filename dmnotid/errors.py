@@ -14,7 +14,6 @@ DmnotidError
 ├─ ConfigError                every problem of a configuration, each with its place
 ├─ UntrustedPath              a path that another user can change
 │  └─ UnusablePath            a path that does not lead to a usable file
-├─ UsageError                 command-line arguments that contradict one another
 ├─ EndpointError              a socket can't be opened
 ├─ JournalError               the durable queue can't be used
 │  └─ JournalDamaged          … because its file is damaged; it is set aside for a new one
@@ -22,8 +21,8 @@ DmnotidError
 │  └─ NotKept                 … because its notification was not kept
 └─ HookError                  a hook can't be started
 
-Those of the bearers and of the control socket are where they are raised. An exception carries its facts as attributes
-and builds its sentence in `__str__`: most discards are counted, and never written out.
+Those of commands, bearers and the control socket are where they are raised. An exception carries its facts as
+attributes and builds its sentence in `__str__`: most discards are counted, and never written out.
 """
 
 from collections.abc import Iterable
@@ -278,13 +277,10 @@ class FromTheFuture(Refusal, reason="from-the-future"):
 class Duplicate(Refusal, reason="duplicate"):
     """A NOTIFICATION-ID of this server was accepted before, as the session of number `session` (5.1.4)."""
 
-    session: int
-    # False if its octets differ: the server has lost its counter.
-    same_content: bool
-
     # Written out, because one is made for each datagram of a flood of repeats.
     def __init__(self, session: int, *, same_content: bool) -> None:
         self.session = session
+        # False if its octets differ: the server has lost its counter.
         self.same_content = same_content
 
     def __str__(self) -> str:
@@ -353,10 +349,6 @@ class UntrustedPath(DmnotidError):
 # A caller that refuses an untrusted path also refuses one that leads nowhere.
 class UnusablePath(UntrustedPath):
     """A path that does not lead to a usable file: it is missing, of another kind, or can't be executed."""
-
-
-class UsageError(DmnotidError):
-    """Command-line arguments that contradict one another."""
 
 
 class EndpointError(DmnotidError):

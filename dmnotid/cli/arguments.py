@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
+from dmnotid.cli.parser import UsageError
 from dmnotid.config.durations import parse_duration
 from dmnotid.config.kinds import DOOR_NAME
 from dmnotid.config.values import Config
-from dmnotid.errors import UsageError
 from dmnotid.policy.addresses import MAX_PORT, Source, parse_address
 from dmnotid.policy.servers import Server
 from dmnotid.wire.notification import CACHE_VALIDATOR_OCTETS, MAX_MO_INDEX, CachedMo, ConnectionType

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
+from dmnotid.cli.parser import UsageError
 from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK, EXIT_PROBLEM, WARNING, operator_environ, print_error
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import DEFAULT_STATE, Config, DoorConfig
-from dmnotid.errors import ConfigError, DmnotidError, EndpointError, HookError, JournalError, UsageError
+from dmnotid.errors import ConfigError, DmnotidError, EndpointError, HookError, JournalError
 from dmnotid.host.trust import check_trusted_path
 from dmnotid.intake.doors import check_door, check_passed
 from dmnotid.journal.file import FILE_NAME, check_state

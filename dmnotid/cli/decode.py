@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 
 from dmnotid.cli.anatomy import PLAIN, Palette, package_parts, palette_for, place_of, push_parts, render, unread_part
 from dmnotid.cli.arguments import PACKAGE, parse_hex, parse_sender, parse_time
+from dmnotid.cli.parser import UsageError
 from dmnotid.cli.process import EXIT_OK, EXIT_PROBLEM, operator_environ
 from dmnotid.config.loading import load_config
-from dmnotid.errors import ConfigProblem, Discard, DmnotidError, UsageError
+from dmnotid.errors import ConfigProblem, Discard, DmnotidError
 from dmnotid.hook.facts import package_facts
 from dmnotid.policy.addresses import Source
 from dmnotid.policy.authenticity import VerifiedNotification

@@ -7,12 +7,13 @@ from typing import Any
 
 from dmnotid.cli.arguments import PACKAGE
 from dmnotid.cli.asking import answered
+from dmnotid.cli.parser import UsageError
 from dmnotid.cli.places import add_places, find_socket
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.table import moment
 from dmnotid.control.client import stream
 from dmnotid.discards import MAX_KEPT_OCTETS
-from dmnotid.errors import UsageError, discard_reasons
+from dmnotid.errors import discard_reasons
 from dmnotid.host.text import printable
 from dmnotid.sentences import suggest
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from dmnotid import __version__
 from dmnotid.cli.process import EXIT_PROBLEM, print_error
-from dmnotid.errors import DmnotidError, UsageError
+from dmnotid.errors import DmnotidError
 from dmnotid.sentences import suggest
 
 COMMANDS: Final = {
@@ -39,6 +39,10 @@ _MODULES: Final = {"test-hook": "try_hook"}
 # To find the width of the terminal, argparse would import shutil at each start, even if no help is shown.
 _FORMATTER: Final = partial(argparse.HelpFormatter, width=78)
 """Fits help into 80 columns, whatever the width of the terminal."""
+
+
+class UsageError(DmnotidError):
+    """Command-line arguments that contradict one another: the usage is printed, and the exit status is 2."""
 
 
 def run_command(words: Sequence[str]) -> int:

@@ -31,12 +31,13 @@ from dmnotid.cli.arguments import (
     parse_time,
 )
 from dmnotid.cli.order import BREAKS, PACKAGE_BREAKS, Order
+from dmnotid.cli.parser import UsageError
 from dmnotid.cli.process import EXIT_OK, operator_environ
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.secrets import without_line_break
 from dmnotid.config.values import Config
-from dmnotid.errors import DmnotidError, UsageError
+from dmnotid.errors import DmnotidError
 from dmnotid.policy.addresses import show_address
 from dmnotid.wire.notification import MAX_NOTIFICATION_ID, MAX_TIME
 from dmnotid.wire.wsp import DEFAULT_MAX_HEADER_OCTETS, WAP_PUSH_PORT, encode_field, header_border

@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 from dmnotid.cli.arguments import parse_count, parse_server_id, parse_time
 from dmnotid.cli.asking import answered, explain
+from dmnotid.cli.parser import UsageError
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.session_text import TITLES, TITLES_OF_ALL, Session, after_retry, facts, not_retried, row
 from dmnotid.cli.table import columns, count_pending
 from dmnotid.control.client import Unreachable, call, stream
-from dmnotid.errors import UsageError
 from dmnotid.host.text import printable
 from dmnotid.policy.sessions import Closed, PendingState
 
