@@ -344,8 +344,8 @@ def _count_up(counter: TextIO, server_id: str, count: int) -> int:
     try:
         known = json.loads(counter.read() or "{}")
         first = int(known.get(server_id, _random_id())) + 1
-    except (ValueError, AttributeError, TypeError):
-        # The file was cut off or edited: start again.
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+        # The file was cut off or edited, even to infinity or to brackets without end: start again.
         known, first = {}, _random_id()
     known[server_id] = (first + count - 1) & MAX_NOTIFICATION_ID
     # In append mode writes go to the end of the file, so an empty file needs no seek.

@@ -556,10 +556,22 @@ def test_call_waits_while_another_counts(tmp_path: Path) -> None:
             assert call.communicate(timeout=PATIENCE)[0][12:20] == "20800029"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[]", b"7", b"null", b'{"dm.example.com": "x"}', b'{"dm.example.com": null}', b"\xff\xfe\x00", b"NaN"],
-)
+CORRUPT: Final = {
+    "empty": b"",
+    "cut off": b"{",
+    "list": b"[]",
+    "number": b"7",
+    "null": b"null",
+    "text": b'{"dm.example.com": "x"}',
+    "no number": b'{"dm.example.com": null}',
+    "infinite": b'{"dm.example.com": 1e999}',
+    "deep": b"[" * 100_000,
+    "not UTF-8": b"\xff\xfe\x00",
+    "NaN": b"NaN",
+}
+
+
+@pytest.mark.parametrize("content", CORRUPT.values(), ids=CORRUPT)
 def test_corrupt_counter_starts_again(content: bytes, tmp_path: Path) -> None:
     counter(tmp_path).parent.mkdir(parents=True)
     counter(tmp_path).write_bytes(content)
