@@ -222,9 +222,9 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
 
 def test_a_command_line_that_is_none_changes_nothing(debian: CleanDebian, tmp_path: Path) -> None:
     install = f"{debian.bring(copy_sources(tmp_path / 'sources'))}/systemd/install"
-    assert "--force: no option of this script" in debian.run(install, "--force", status=1)
+    assert "--force: is not an option of systemd/install" in debian.run(install, "--force", status=1)
     assert "--wheel /nowhere: there is no such file" in debian.run(install, "--wheel", "/nowhere", status=1)
-    assert "needs root" in debian.run("setpriv", "--reuid=65534", install, status=1)
+    assert "only root can do this" in debian.run("setpriv", "--reuid=65534", install, status=1)
     assert debian.run(install, "--help").startswith("usage: ")
     assert debian.find() == set()
 
