@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from jeepney.wrappers import DBusErrorResponse
 
 from tests.support import wait_until
@@ -22,10 +23,9 @@ MESSAGING: Final = f"{NAME}.Modem.Messaging"
 ISOLATED: Final = ["--test-enable", "--test-no-udev", "--no-auto-scan", "--test-no-suspend-resume", "--test-no-qrtr"]
 
 
-def why_no_modemmanager() -> str:
-    """Return what this machine lacks for ModemManager; empty if nothing."""
-    missing = [tool for tool in ("dbus-daemon", MODEMMANAGER) if shutil.which(tool) is None]
-    return f"needs {' and '.join(missing)}" if missing else ""
+needs_modemmanager = pytest.mark.skipif(
+    not all(map(shutil.which, ("dbus-daemon", MODEMMANAGER))), reason="needs dbus-daemon and ModemManager"
+)
 
 
 class ModemManager(Daemon):

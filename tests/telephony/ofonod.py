@@ -1,9 +1,10 @@
 """The real ofonod with its phonesim plugin, on a private bus."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Final
+
+import pytest
 
 from tests.support import IS_ROOT, wait_until
 from tests.telephony.bus import Daemon, PrivateBus
@@ -15,12 +16,10 @@ MODEM: Final = "/phonesim"
 PUSH: Final = "org.ofono.PushNotification"
 
 
-def why_no_ofono() -> str:
-    """Return what this machine lacks for oFono; empty if nothing."""
-    missing = [tool for tool in ("dbus-daemon", OFONOD, "unshare") if shutil.which(tool) is None]
-    if missing:
-        return f"needs {', '.join(missing)}"
-    return "" if IS_ROOT and os.path.isdir("/var/lib/ofono") else "needs root, for a mount namespace"  # noqa: PTH112
+needs_ofono = pytest.mark.skipif(
+    not (IS_ROOT and Path("/var/lib/ofono").is_dir() and all(map(shutil.which, ("dbus-daemon", OFONOD, "unshare")))),
+    reason="needs dbus-daemon and ofonod, unshare, and root for a mount namespace",
+)
 
 
 class Ofonod(Daemon):

@@ -12,13 +12,10 @@ from tests.support import package, push, wait_until
 from tests.telephony.bus import Polkit, PrivateBus
 from tests.telephony.conftest import StartBearer
 from tests.telephony.modem import Modem
-from tests.telephony.modemmanager import MESSAGING, NAME, ModemManager, why_no_modemmanager
+from tests.telephony.modemmanager import MESSAGING, NAME, ModemManager, needs_modemmanager
 from tests.telephony.sms import deliver, text
 
-pytestmark = [
-    pytest.mark.telephony,
-    pytest.mark.skipif(bool(why_no_modemmanager()), reason=why_no_modemmanager()),
-]
+pytestmark = [pytest.mark.telephony, needs_modemmanager]
 
 LONG = push(8, unknown=[(9, bytes(300))])
 """A push that takes three parts."""

@@ -14,13 +14,10 @@ from tests.support import LogLines, eventually, push, wait_until
 from tests.telephony.bus import PrivateBus, call, over
 from tests.telephony.conftest import StartBearer
 from tests.telephony.modem import Modem
-from tests.telephony.ofonod import MODEM, NAME, PUSH, Ofonod, why_no_ofono
+from tests.telephony.ofonod import MODEM, NAME, PUSH, Ofonod, needs_ofono
 from tests.telephony.sms import SENDER, deliver
 
-pytestmark = [
-    pytest.mark.telephony,
-    pytest.mark.skipif(bool(why_no_ofono()), reason=why_no_ofono()),
-]
+pytestmark = [pytest.mark.telephony, needs_ofono]
 
 PADDING = [(9, bytes(300))]
 """An Option that makes a push take three parts."""

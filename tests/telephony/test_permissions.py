@@ -15,7 +15,7 @@ from tests.project.packaging import PROJECT
 from tests.support import IS_ROOT, LogLines, eventually, push, wait_until, without_privileges
 from tests.telephony.bus import BEARER, Daemon, PrivateBus, over, rules
 from tests.telephony.modem import Modem
-from tests.telephony.modemmanager import MESSAGING, NAME, ROOT, ModemManager, why_no_modemmanager
+from tests.telephony.modemmanager import MESSAGING, NAME, ROOT, ModemManager, needs_modemmanager
 from tests.telephony.sms import deliver
 
 POLKITD: Final = "/usr/lib/polkit-1/polkitd"
@@ -29,7 +29,7 @@ RULE: Final = PROJECT / "systemd/dmnotid-modemmanager.rules"
 
 pytestmark = [
     pytest.mark.telephony,
-    pytest.mark.skipif(bool(why_no_modemmanager()), reason=why_no_modemmanager()),
+    needs_modemmanager,
     pytest.mark.skipif(not IS_ROOT, reason="needs root, for other users and a mount namespace"),
     pytest.mark.skipif(shutil.which(POLKITD) is None, reason="needs polkitd"),
 ]

@@ -12,13 +12,10 @@ from tests.project.packaging import PROJECT
 from tests.support import LogLines, eventually, push, without_privileges
 from tests.telephony.bus import PrivateBus, over, rules
 from tests.telephony.modem import Modem
-from tests.telephony.ofonod import MODEM, NAME, why_no_ofono
+from tests.telephony.ofonod import MODEM, NAME, needs_ofono
 from tests.telephony.sms import deliver
 
-pytestmark = [
-    pytest.mark.telephony,
-    pytest.mark.skipif(bool(why_no_ofono()), reason=why_no_ofono()),
-]
+pytestmark = [pytest.mark.telephony, needs_ofono]
 
 OFONO = Path("/etc/dbus-1/system.d/ofono.conf")
 """The policy of the package ofono."""

@@ -10,13 +10,11 @@ from tests.processes import Run, Service, running
 from tests.support import SECRET, SERVER_ID, Recorder, push, wait_until, write_config
 from tests.telephony.conftest import StartBearer
 from tests.telephony.modem import Modem
-from tests.telephony.modemmanager import ModemManager, why_no_modemmanager
-from tests.telephony.ofonod import why_no_ofono
+from tests.telephony.modemmanager import ModemManager, needs_modemmanager
+from tests.telephony.ofonod import needs_ofono
 from tests.telephony.sms import deliver
 
 pytestmark = pytest.mark.telephony
-needs_ofono = pytest.mark.skipif(bool(why_no_ofono()), reason=why_no_ofono())
-needs_modemmanager = pytest.mark.skipif(bool(why_no_modemmanager()), reason=why_no_modemmanager())
 
 LONG = push(8, unknown=[(9, bytes(300))])
 """A push that takes three parts."""
