@@ -123,8 +123,8 @@ class Doors:
         # The sockets that the service manager passed; those of doors that are not configured are not read. By path
         # without links: an entry may have /var/run, in place of which systemd binds /run.
         self._passed = {os.path.realpath(sock.getsockname()): sock for sock in passed}
-        # The doors, in the order of the configuration.
-        self._doors: dict[Path, Door] = {}
+        # The doors, in the order of the configuration, and by the same kind of path.
+        self._doors: dict[str, Door] = {}
         # Maximum length of a datagram, also for doors that a reload opens.
         self._max_octets = DEFAULT_MAX_OCTETS
         # Whether `open` was called.
@@ -145,10 +145,11 @@ class Doors:
 
         A door whose file is gone is opened again. Raises EndpointError, and changes nothing then.
         """
-        doors: dict[Path, Door] = {}
+        doors: dict[str, Door] = {}
         with ExitStack() as undo:
             for config in configs:
-                door = self._doors.get(config.path)
+                path = os.path.realpath(config.path)
+                door = self._doors.get(path)
                 if door is None or (door.lost and not door.passed):
                     door = self._new_door(config)
                     undo.callback(door.close, 0)
@@ -157,18 +158,18 @@ class Doors:
                 elif config != door.config:
                     undo.callback(_permit, door.config)
                     _permit(config)
-                doors[config.path] = door
+                doors[path] = door
             undo.pop_all()
         # Only when nothing can fail any more: undoing needs the former settings.
-        for config in configs:
-            doors[config.path].config = config
+        for config, door in zip(configs, doors.values(), strict=True):
+            door.config = config
         # Closed by the caller, so that one deadline is for addresses and doors together.
         gone = [door for path, door in self._doors.items() if doors.get(path) is not door]
         new = [door for path, door in doors.items() if self._doors.get(path) is not door]
         self._doors = doors
         if self._receiving:
             _open(new)
-        for path in self._passed.keys() - set(map(os.path.realpath, doors)):
+        for path in self._passed.keys() - doors.keys():
             problem = "the service manager passes it, and no entry of `doors` has its path"
             logger.warning("door ignored", door=path, problem=problem)
         return gone

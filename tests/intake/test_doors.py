@@ -426,9 +426,11 @@ async def test_passed_socket_is_read_when_its_entry_has_another_path_to_it(tmp_p
     for unit_path, path in (("run/door", "var/door"), ("var/other", "run/other")):
         with bound(tmp_path / unit_path) as unit:
             (tmp_path / path).chmod(0o660)
-            with endpoints_with(door_at(tmp_path / path), passed=[unit.dup()]) as (_, desk):
-                hand_in(tmp_path / unit_path, b"x")
-                await eventually(lambda at=desk: at.datagrams)  # type: ignore[misc]
+            with endpoints_with(door_at(tmp_path / path), passed=[unit.dup()]) as (endpoints, desk):
+                for number in (1, 2):
+                    hand_in(tmp_path / unit_path, b"x")
+                    await eventually(lambda at=desk, count=number: len(at.datagrams) == count)  # type: ignore[misc]
+                    endpoints.bind([], [door_at(tmp_path / unit_path)])
     assert not logged.of("door ignored")
 
 
