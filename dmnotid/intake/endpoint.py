@@ -136,7 +136,8 @@ class Endpoint(BatchReader):
             # Most datagrams of a burst have one sender.
             if address != sender:
                 sender, source = address, source_of(address)
-            yield Datagram(payload, source, now)
+            # tuple.__new__ skips the Python-level constructor of the NamedTuple.
+            yield tuple.__new__(Datagram, (payload, source, now, None))
 
     def _receive_proven(self, octets: int) -> tuple[bytes, tuple[Any, ...]]:
         """Receive as recvfrom does, with the sender of a proven IPv4 packet as an IPv4 socket shows it."""

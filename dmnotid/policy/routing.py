@@ -16,7 +16,7 @@ def check_route(header: PushHeader) -> None:
     if not values:
         raise ApplicationIdMissing
     # The same application in several forms (7, its URI) is one member.
-    ids = {application_id(value) for value in values}
+    ids = set(map(application_id, values))
     # Before the comparison with 7: which of two ids a gateway meant cannot be known.
     if len(ids) > 1:
         raise ApplicationIdConflict(ids)
