@@ -104,7 +104,7 @@ def rate_of(address: tuple[str, int], datagrams: Sequence[bytes], seconds: float
 def cost_of(pid: int, address: tuple[str, int], datagrams: Sequence[bytes], seconds: float) -> float:
     """Return the processor time that a process spends on a datagram in a flood, in seconds.
 
-    Others who want the processor prolong the time of a clock, not this one.
+    Other processes prolong the time of a clock more than this one.
     """
     before = usage(pid).seconds
     taken = flooded(address, datagrams, seconds)
