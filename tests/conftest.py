@@ -1,16 +1,18 @@
 """What all tests share: the event loops of async tests, and the log as values."""
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from dmnotid.host import log
 from tests import shared
@@ -24,6 +26,10 @@ from tests.system.machine import why_not as why_no_machine
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+# The tests start hundreds of interpreters, and each of them would compile the program again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The daemon refuses paths that a group can write, and with umask 002 every file of a test would be one.
 os.umask(0o022)
@@ -45,8 +51,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.dist = "worksteal"
 
 
-# A busy machine is no reason to fail.
-settings.register_profile("dmnotid", deadline=None, derandomize="CI" in os.environ)
+# A busy machine is no reason to fail, nor is chance: the examples are the same each time, and the fuzzer has others.
+settings.register_profile(
+    "dmnotid", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("dmnotid")
 
 
@@ -57,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take long, so that no worker is left with one of them at the end."""
     items.sort(key=lambda item: not any(item.iter_markers("slow")) and not any(item.iter_markers("system")))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what exists until the end: the modules and tens of thousands of objects of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]

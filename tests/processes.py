@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
+from tests.forked import Forked
 from tests.support import IS_ROOT, parse_lines, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +24,10 @@ DMNOTID = [sys.executable, "-m", "dmnotid"]
 
 
 class Program:
-    """A running command of dmnotid, which logs JSON lines to a file."""
+    """A running command of dmnotid, which logs JSON lines to a file.
+
+    An interpreter of its own runs it, unless it is `forked` and begins with DMNOTID.
+    """
 
     def __init__(
         self,
@@ -31,16 +35,27 @@ class Program:
         log: Path,
         environment: dict[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        *,
+        forked: bool = False,
     ) -> None:
         self._log = log
         # The lines that were read, and their length in octets: each line is parsed once.
         self._lines: list[dict[str, Any]] = []
         self._octets_read = 0
-        with log.open("wb") as stdout, log.with_suffix(".err").open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command, env=environment or ENVIRONMENT, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL,
-                cwd="/", pass_fds=pass_fds,
-            )  # fmt: skip
+        self.process: subprocess.Popen[bytes] | Forked
+        with (
+            open(os.devnull, "rb") as stdin,  # noqa: PTH123
+            log.open("wb") as stdout,
+            log.with_suffix(".err").open("wb") as stderr,
+        ):
+            if not forked or pass_fds or command[: len(DMNOTID)] != DMNOTID:
+                self.process = subprocess.Popen(
+                    command, env=environment or ENVIRONMENT, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/",
+                    pass_fds=pass_fds,
+                )  # fmt: skip
+            else:
+                words = command[len(DMNOTID) :]
+                self.process = Forked(words, environment or ENVIRONMENT, stdin, stdout, stderr)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the records logged so far, without an incomplete last line."""
@@ -89,8 +104,10 @@ class Service(Program):
         program: Sequence[str] = DMNOTID,
         environment: dict[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        *,
+        forked: bool = False,
     ) -> None:
-        super().__init__([*prefix, *program, "run", "--config", config], log, environment, pass_fds)
+        super().__init__([*prefix, *program, "run", "--config", config], log, environment, pass_fds, forked=forked)
 
     def reasons(self) -> list[str]:
         return [line["reason"] for line in self.of("datagram discarded")]
@@ -138,9 +155,11 @@ def running(directory: Path) -> Iterator[Run]:
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        *,
+        forked: bool = True,
     ) -> Service:
         log = directory / f"log{len(services)}"
-        services.append(Service(config, log, prefix, environment=environment, pass_fds=pass_fds))
+        services.append(Service(config, log, prefix, environment=environment, pass_fds=pass_fds, forked=forked))
         return services[-1]
 
     try:

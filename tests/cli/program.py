@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, Self
 import pytest
 
 from dmnotid.cli import main
+from tests import forked
 
 PATIENCE: Final = 30
 """Maximum time for anything, in seconds; only a program that hangs takes as long."""
@@ -41,7 +42,13 @@ class Done(NamedTuple):
 
 
 def dmnotid(*words: str, given: bytes = b"", **environ: str) -> Done:
-    """Run a command to its end with `given` on standard input."""
+    """Run a command to its end, in a forked process, with `given` on standard input."""
+    done = forked.run(words, os.environ | environ, given)
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def interpreted(*words: str, given: bytes = b"", **environ: str) -> Done:
+    """Do the same in an interpreter of its own."""
     argv = [*PROGRAM, *words]
     done = subprocess.run(
         argv, input=given, capture_output=True, env=os.environ | environ, timeout=PATIENCE, check=False
@@ -76,14 +83,23 @@ def call(*words: str, given: bytes = b"", **environ: str) -> Done:
 
 
 class Terminal:
-    """A process whose standard output and error are a terminal; ended with the block at the latest."""
+    """A process whose standard output and error are a terminal; ended with the block at the latest.
+
+    PROGRAM is forked, and SCRIPT is run by an interpreter of its own.
+    """
 
     def __init__(self, *argv: str, given: Path = Path(os.devnull), **environ: str) -> None:
         """Start it; `given` is its standard input."""
+        self.process: subprocess.Popen[bytes] | forked.Forked
         self._master, slave = pty.openpty()
         try:
             with given.open("rb") as stdin:
-                self.process = subprocess.Popen(argv, stdin=stdin, stdout=slave, stderr=slave, env=os.environ | environ)
+                if argv[: len(PROGRAM)] == PROGRAM:
+                    words = argv[len(PROGRAM) :]
+                    self.process = forked.Forked(words, os.environ | environ, stdin, slave, slave)
+                else:
+                    environment = os.environ | environ
+                    self.process = subprocess.Popen(argv, stdin=stdin, stdout=slave, stderr=slave, env=environment)
         finally:
             os.close(slave)
         self.text = ""

@@ -11,7 +11,7 @@ import pytest
 
 from dmnotid import __version__
 from dmnotid.cli.parser import COMMANDS
-from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, call, dmnotid, through_shell
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, call, interpreted, through_shell
 from tests.project.completion import actions_of
 
 GOOD = "010603d8af87 20000001"
@@ -86,14 +86,14 @@ def test_wrong_command_line_is_exit_status_2(words: list[str], wanted: str) -> N
 
 
 def test_exit_status_is_that_of_the_command() -> None:
-    assert dmnotid("decode", GOOD).status == 0
-    assert dmnotid("decode", JUNK).status == 1
-    assert dmnotid("decode", "--file").status == 2
+    assert interpreted("decode", GOOD).status == 0
+    assert interpreted("decode", JUNK).status == 1
+    assert interpreted("decode", "--file").status == 2
 
 
 def test_installed_script_is_the_same_program() -> None:
     done = subprocess.run([SCRIPT, "decode", GOOD], capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert Done(done.returncode, done.stdout, done.stderr) == dmnotid("decode", GOOD)
+    assert Done(done.returncode, done.stdout, done.stderr) == interpreted("decode", GOOD)
 
 
 def test_error_of_a_command_is_one_line(tmp_path: Path) -> None:
@@ -168,5 +168,5 @@ def test_closed_stream_is_no_traceback(line: str) -> None:
 @pytest.mark.parametrize("words", [["decode", f"{JUNK}7f{'00' * 20}"], ["send", "--help"]])
 def test_output_is_escaped_on_a_terminal_that_is_not_utf8(words: list[str]) -> None:
     """For example with the locale de_DE.ISO-8859-1."""
-    done = dmnotid(*words, PYTHONIOENCODING="latin-1")
+    done = interpreted(*words, PYTHONIOENCODING="latin-1")
     assert "Traceback" not in done.err

@@ -4,7 +4,6 @@ import http.client
 import os
 import socket
 import stat
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from dmnotid.cli.metrics import MAX_REQUEST, OPENMETRICS, PLAIN, answer, read_head, replace_file
 from dmnotid.control.client import Failed, Unreachable
 from dmnotid.errors import DmnotidError
-from tests.cli.program import PATIENCE, PROGRAM, call
+from tests import forked
+from tests.cli.program import PATIENCE, call
 from tests.cli.test_exposition import read
 from tests.journal.journals import admit, open_journal, sql
 from tests.processes import Run, running
@@ -206,10 +206,9 @@ class Endpoint:
             except OSError:
                 return
             with connection:
-                words = [*PROGRAM, "metrics", "--http", *self._options]
-                ends = connection.fileno()
-                done = subprocess.run(words, stdin=ends, stdout=ends, timeout=PATIENCE, check=False)
-                self.statuses.append(done.returncode)
+                words = ["metrics", "--http", *self._options]
+                process = forked.Forked(words, os.environ, connection, connection, 2)
+                self.statuses.append(process.wait(PATIENCE))
 
     def get(self, path: str = "/metrics", **fields: str) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", self._socket.getsockname()[1], timeout=PATIENCE)

@@ -19,6 +19,7 @@ from dmnotid.hook.command import KILL_PATIENCE
 from dmnotid.hook.facts import build_input, session_facts
 from dmnotid.hook.runner import Hook
 from dmnotid.policy.sessions import Outcome, Result
+from tests import forked
 from tests.cli.program import PROGRAM, through_shell
 from tests.hook.runs import RICH, WRITE_PIDS, output, pids_of, run, start
 from tests.host.test_systemd import ManagersEnd
@@ -66,14 +67,10 @@ class Session:
 
 def spawn(
     connection: socket.socket, *command: str, errors: Path = Path(os.devnull), environ: Environ = NOTHING
-) -> "subprocess.Popen[bytes]":
+) -> forked.Forked:
     """Start one process for a connection, as dmnotid-session.socket does."""
-    environ = {**os.environ, **environ}
-    words: list[str] = [*PROGRAM, "session", "--", *command]
     with errors.open("wb") as stderr:
-        return subprocess.Popen(
-            words, stdin=connection.fileno(), stdout=connection.fileno(), stderr=stderr, cwd="/", env=environ
-        )
+        return forked.Forked(["session", "--", *command], {**os.environ, **environ}, connection, connection, stderr)
 
 
 @contextmanager
@@ -227,7 +224,7 @@ def test_closed_standard_input_is_an_empty_session() -> None:
 
 
 def test_missing_command_is_a_wrong_command_line() -> None:
-    done = subprocess.run([*PROGRAM, "session"], input=REQUEST, capture_output=True, check=False)
+    done = forked.run(["session"], os.environ, REQUEST)
     assert done.returncode == 2
     assert b"COMMAND" in done.stderr
 

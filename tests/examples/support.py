@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ def try_hook(
     environment: Mapping[str, str] = MappingProxyType({}),
     connections: Mapping[str, object] = MappingProxyType({}),
 ) -> list[str]:
-    """Return the command line that runs a hook once for a made-up notification; over loopback without `connections`."""
+    """Return the words that run a hook once for a made-up notification; over loopback without `connections`."""
     config = {
         "servers": [{"id": SERVER_ID, "secret": {"text": "lantern-and-rope-0042"}, "require_digest": False}],
         "hook": {"command": list(map(str, command)), "environment": dict(environment)},
@@ -45,7 +44,7 @@ def try_hook(
     file.touch(mode=0o600)
     file.write_text(yaml.safe_dump(config))
     interface = [] if connections else ["--interface", "lo"]
-    return [sys.executable, "-m", "dmnotid", "test-hook", "--run", "--config", str(file), *interface, *options]
+    return ["test-hook", "--run", "--config", str(file), *interface, *options]
 
 
 class Request(NamedTuple):

@@ -1,6 +1,7 @@
 """The hooks of examples/, each run by `dmnotid test-hook --run`: the environment and input are those of the daemon."""
 
 import json
+import os
 import shutil
 import ssl
 import subprocess
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests import forked
+from tests.cli.program import PROGRAM
 from tests.examples.support import EXAMPLES, PATIENCE, ROOT, SERVER_ID, DmServer, installed, serving, try_hook
 from tests.netns import Namespace, in_namespace
 from tests.support import further
@@ -25,10 +28,10 @@ NOT_DONE = [
 OPTIONS = ("--req-mo", "1,9", "--req-mo-cv", "3:deadbeef,1:00000000")
 
 
-def run(command: list[str]) -> str:
+def run(words: list[str]) -> str:
     """Return all output of `test-hook --run`."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    return done.stdout + done.stderr
+    done = forked.run(words, os.environ)
+    return (done.stdout + done.stderr).decode()
 
 
 def outcome(output: str) -> str:
@@ -245,6 +248,6 @@ def test_connection_goes_over_the_interface_of_the_session(
         argument = server.url if hook == "hook-curl" else str(device_file)
         interfaces = {"mobile": {"interfaces": ["wwan0"]}, "wireless": {"interfaces": ["wlan0"]}}
         command = try_hook([installed(hook, tmp_path), argument], tmp_path, "--prefer", kind, connections=interfaces)
-        done = uplinks.run(*command, cwd=ROOT, timeout=PATIENCE)
+        done = uplinks.run(*PROGRAM, *command, cwd=ROOT, timeout=PATIENCE)
     assert outcome(done.stdout) == "done", done.stdout + done.stderr
     assert [request.client for request in server.requests] == [client]

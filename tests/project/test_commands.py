@@ -106,7 +106,7 @@ connections: {{reach: any, settle: 0, wireline: {{interfaces: [lo]}}}}
 @pytest.fixture(scope="module")
 def service(directory: Path) -> Iterator[Service]:
     """A daemon with two paused sessions and a discarded datagram."""
-    service = Service(directory / "dmnotid.yaml", directory / "log")
+    service = Service(directory / "dmnotid.yaml", directory / "log", forked=True)
     for more in ("--id 1", "--id 2", "--break digest-mismatch"):
         run(directory, service, f"dmnotid send --config FILE --server dm.example.com {more}")
     wait_until(lambda: len(service.of("session try failed")) == 2 and service.reasons() == ["digest-mismatch"])

@@ -163,7 +163,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(file: Path) -> Iterator[Service]:
     """One daemon for all lines."""
-    service = Service(file, file.with_name("log"))
+    service = Service(file, file.with_name("log"), forked=True)
     yield service
     service.stop()
     for line in service.lines():

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dmnotid.wire.wsp import encode_push
-from tests.processes import DMNOTID, ENVIRONMENT, ROOT, Run
+from tests import forked
+from tests.processes import ENVIRONMENT, ROOT, Run
 from tests.support import (
     DEADLINE,
     NOWHERE,
@@ -50,11 +51,8 @@ def door_config(directory: Path, **sections: Any) -> Path:  # noqa: ANN401
 
 
 def dmnotid(*words: object, given: str = "", directory: Path) -> subprocess.CompletedProcess[str]:
-    environment = ENVIRONMENT | {"XDG_STATE_HOME": str(directory)}
-    return subprocess.run(
-        [*DMNOTID, *map(str, words)],
-        input=given, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=DEADLINE, check=False,
-    )  # fmt: skip
+    done = forked.run(list(map(str, words)), ENVIRONMENT | {"XDG_STATE_HOME": str(directory)}, given.encode())
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 class Sender:

@@ -15,6 +15,7 @@ import pytest
 
 from dmnotid.hook.facts import PATH
 from dmnotid.journal.file import FILE_NAME
+from tests import forked
 from tests.processes import DMNOTID, ENVIRONMENT, Run, Service
 from tests.support import (
     NOWHERE,
@@ -33,9 +34,9 @@ from tests.support import (
 
 def dmnotid_send(service: Service, config: Path, *arguments: str) -> str:
     host, port = service.address
-    command = [*DMNOTID, "send", "--to", f"{host}:{port}", "--config", str(config), *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True, timeout=60)
-    return done.stdout
+    done = forked.run(["send", "--to", f"{host}:{port}", "--config", config, *arguments], ENVIRONMENT)
+    done.check_returncode()
+    return done.stdout.decode()
 
 
 def hostile() -> list[bytes]:
@@ -278,7 +279,7 @@ def test_daemon_runs_without_uvloop(tmp_path: Path, start: Run) -> None:
     (shadow / "uvloop.py").write_text("raise ImportError('not built for this machine')\n")
     recorder = Recorder(tmp_path)
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{shadow}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
-    service = start(write_config(tmp_path, recorder.command), environment=environment)
+    service = start(write_config(tmp_path, recorder.command), environment=environment, forked=False)
     service.send(push(1, preferred=WIRELINE))
     service.wait("session done")
     (line,) = service.of("uvloop missing")

@@ -54,7 +54,7 @@ def test_hook_gets_utf_8_in_any_locale(tmp_path: Path, start: Run, latin_1: dict
     encoding = "import locale; print(locale.getpreferredencoding(False))"
     shown = subprocess.run([DMNOTID[0], "-c", encoding], env=latin_1, check=True, capture_output=True, text=True)
     assert shown.stdout == "ISO-8859-1\n"
-    service = start(config, environment=latin_1)
+    service = start(config, environment=latin_1, forked=False)
     service.send(push(7, server_id=CYRILLIC, secret=SECRET, preferred=WIRELINE))
     assert service.wait("session done")["server_id"] == CYRILLIC
     (found,) = recorder.runs
