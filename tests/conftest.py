@@ -53,7 +53,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 # A busy machine is no reason to fail, nor is chance: the examples are the same each time, and the fuzzer has others.
 settings.register_profile(
-    "dmnotid", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "dmnotid",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("dmnotid")
 

@@ -85,6 +85,14 @@ def execute(config: Config, statement: str, *values: object) -> list[tuple[Any, 
         return database.execute(statement, values).fetchall()
 
 
+def execute_before(config: Config, statement: str) -> None:
+    """Execute a statement on the file of a journal that is made for it."""
+    config.state.mkdir(exist_ok=True)
+    with Journal(config.state, limits=config.sessions, remember=config.remember):
+        pass
+    execute(config, statement)
+
+
 def states(config: Config) -> dict[int, str]:
     """Return the state of each session in the file of a journal that is closed."""
     return dict(execute(config, "SELECT session, state FROM session"))
@@ -97,8 +105,5 @@ def waiting_for(file: Path, status: int | str = 0) -> str:
 
 def refuse(config: Config, change: str, condition: str) -> None:
     """Make the journal's file refuse to change a column of a row while a condition holds."""
-    config.state.mkdir(exist_ok=True)
-    with Journal(config.state, limits=config.sessions, remember=config.remember):
-        pass
     abort = "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
-    execute(config, f"CREATE TRIGGER refuse BEFORE UPDATE OF {change} ON session WHEN {condition} {abort}")
+    execute_before(config, f"CREATE TRIGGER refuse BEFORE UPDATE OF {change} ON session WHEN {condition} {abort}")

@@ -1,10 +1,9 @@
 """Start `dmnotid` by a fork of a process that has imported it: a new interpreter would import it for 0.2 s.
 
-Each process of pytest has one such template, which runs no thread and no event loop. A forked daemon is a process of
+Each process of pytest has one such template (tests/template.py). A forked daemon is a process of
 its own, with its own descriptors, signals, environment and exit status; only its imports have happened before.
 """
 
-import gc
 import json
 import os
 import select
@@ -15,24 +14,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Final, NoReturn, Protocol, TypedDict
+from typing import Protocol
 
-from dmnotid.cli import main as dmnotid
-
-PRELOADED: Final = (
-    "dmnotid.cli.run", "dmnotid.cli.parser", "dmnotid.cli.check", "dmnotid.cli.demo", "dmnotid.cli.send",
-    "dmnotid.cli.session", "dmnotid.cli.status_text", "dmnotid.cli.try_hook", "dmnotid.config.tree", "uvloop",
-)  # fmt: skip
-"""The modules that the template imports; others are imported by the command that needs them."""
-
-PATIENCE: Final = 60.0
-"""Maximum time for a command, in seconds; only one that hangs takes as long."""
-
-LONGEST: Final = 200_000
-"""Maximum length of a request, in octets: a socket's buffer has room for it."""
+from tests.support import DEADLINE
+from tests.template import Request
 
 
 class HasFileno(Protocol):
@@ -40,14 +27,6 @@ class HasFileno(Protocol):
 
     def fileno(self) -> int:
         """Return the descriptor."""
-
-
-class Request(TypedDict):
-    """How a process is started; its three standard streams and the pipe for its status are passed beside it."""
-
-    words: list[str]
-    environ: dict[str, str]
-    directory: str
 
 
 class Forked:
@@ -61,6 +40,7 @@ class Forked:
         stdout: int | HasFileno,
         stderr: int | HasFileno,
         directory: str | Path = "/",
+        prefix: Sequence[str] = (),
     ) -> None:
         request = Request(words=list(map(str, words)), environ=dict(environ), directory=str(directory))
         reading, writing = os.pipe()
@@ -69,7 +49,7 @@ class Forked:
         self.returncode: int | None = None
         streams = [stream if isinstance(stream, int) else stream.fileno() for stream in (stdin, stdout, stderr)]
         try:
-            socket.send_fds(_template(os.getpid()), [json.dumps(request).encode()], [*streams, writing])
+            socket.send_fds(_template(os.getpid(), *prefix), [json.dumps(request).encode()], [*streams, writing])
         finally:
             os.close(writing)
         self.pid = int(self._lines.readline())
@@ -102,15 +82,19 @@ class Forked:
 
 
 def run(
-    words: Sequence[str | Path], environ: Mapping[str, str], given: bytes = b"", directory: str | Path = "/"
+    words: Sequence[str | Path],
+    environ: Mapping[str, str],
+    given: bytes = b"",
+    directory: str | Path = "/",
+    prefix: Sequence[str] = (),
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run `dmnotid WORDS` to its end with `given` on standard input, as `subprocess.run` does."""
     with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
         stdin.write(given)
         stdin.seek(0)
-        process = Forked(words, environ, stdin, stdout, stderr, directory)
+        process = Forked(words, environ, stdin, stdout, stderr, directory, prefix)
         try:
-            status = process.wait(PATIENCE)
+            status = process.wait(2 * DEADLINE)
         finally:
             process.kill()
         stdout.seek(0)
@@ -119,76 +103,16 @@ def run(
 
 
 @cache
-def _template(_of: int) -> socket.socket:
-    """Start the template of a process, and return the socket for requests. It ends when the socket is closed."""
+def _template(_of: int, *prefix: str) -> socket.socket:
+    """Start the template of a process, and return the socket for requests. It ends when the socket is closed.
+
+    `prefix` is a command that becomes the program it is given, such as setpriv: each has a template of its own.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        command = [sys.executable, "-c", "from tests.forked import main; main()", str(theirs.fileno())]
+        command = [*prefix, sys.executable, "-m", "tests.template", str(theirs.fileno())]
         subprocess.run(
             command, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[1], check=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
     return ours
-
-
-def main() -> None:
-    """Be the template, and in its forks what was asked for."""
-    # Tests look at the children of their process, so the template is not one of them.
-    if os.fork():
-        os._exit(0)
-    for module in PRELOADED:
-        # Without uvloop the daemon runs on asyncio's loop.
-        with suppress(ImportError):
-            import_module(module)
-    # A collection would copy every page of the template.
-    gc.collect()
-    gc.freeze()
-    # An error of the imports is shown, but the standard error of pytest is not held open from here on.
-    os.dup2(0, 2)
-    # Ctrl-C is for pytest, which then closes the socket.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
-        while True:
-            octets, descriptors, *_ = socket.recv_fds(requests, LONGEST, 4)
-            if not octets:
-                return
-            if os.fork() == 0:
-                break
-            for descriptor in descriptors:
-                os.close(descriptor)
-            # Keepers that have ended.
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-    if pid := os.fork():
-        _keep(pid, descriptors)
-    _become(json.loads(octets), descriptors)
-
-
-def _keep(pid: int, descriptors: Sequence[int]) -> NoReturn:
-    """Report the number of a process and its exit status, as its parent."""
-    *streams, report = descriptors
-    for stream in streams:
-        os.close(stream)
-    os.write(report, b"%d\n" % pid)
-    _, status = os.waitpid(pid, 0)
-    os.write(report, b"%d\n" % os.waitstatus_to_exitcode(status))
-    os._exit(0)
-
-
-def _become(request: Request, descriptors: Sequence[int]) -> NoReturn:
-    """Run the command, with all that a new process has of its own."""
-    for number, descriptor in enumerate(descriptors[:3]):
-        os.dup2(descriptor, number)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    # The streams of the template are /dev/null, which differs from a pipe, a socket and a terminal.
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", 1 if os.isatty(1) else -1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(request["directory"])
-    os.environ.clear()
-    os.environ.update(request["environ"])
-    # As "-m dmnotid" sets it.
-    sys.argv = [str(Path(__file__).parents[1] / "dmnotid/__main__.py"), *request["words"]]
-    sys.exit(dmnotid())

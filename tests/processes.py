@@ -16,11 +16,14 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from tests.forked import Forked
-from tests.support import IS_ROOT, parse_lines, wait_until
+from tests.support import DEADLINE, IS_ROOT, parse_lines, wait_until
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 DMNOTID = [sys.executable, "-m", "dmnotid"]
+
+WITHOUT_PRIVILEGES: Final = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if IS_ROOT else []
+"""A prefix for which permission bits apply to root; empty for other users, to whom they apply anyway."""
 
 
 class Program:
@@ -48,14 +51,16 @@ class Program:
             log.open("wb") as stdout,
             log.with_suffix(".err").open("wb") as stderr,
         ):
-            if not forked or pass_fds or command[: len(DMNOTID)] != DMNOTID:
+            # These change the process itself, and the template may have been changed like that before.
+            prefix = WITHOUT_PRIVILEGES if command[: len(WITHOUT_PRIVILEGES)] == WITHOUT_PRIVILEGES else []
+            words = command[len(prefix) + len(DMNOTID) :]
+            if forked and not pass_fds and command == [*prefix, *DMNOTID, *words]:
+                self.process = Forked(words, environment or ENVIRONMENT, stdin, stdout, stderr, prefix=prefix)
+            else:
                 self.process = subprocess.Popen(
                     command, env=environment or ENVIRONMENT, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/",
                     pass_fds=pass_fds,
                 )  # fmt: skip
-            else:
-                words = command[len(DMNOTID) :]
-                self.process = Forked(words, environment or ENVIRONMENT, stdin, stdout, stderr)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the records logged so far, without an incomplete last line."""
@@ -87,7 +92,7 @@ class Program:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, and return the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(DEADLINE)
 
 
 class Service(Program):
@@ -126,16 +131,13 @@ class Service(Program):
 
     def problem(self) -> str:
         """Wait for a start that fails, and return why: on standard error with status 78, or in the log with 1."""
-        status = self.process.wait(60)
+        status = self.process.wait(DEADLINE)
         assert status == (78 if self.errors else 1), self.lines()
         return self.errors + "".join(line["problem"] for line in self.of("daemon not started"))
 
 
 JOURNAL: Final = "journal.sqlite3"
 """The journal's file in the state directory; the name of its write-ahead log ends with `-wal`."""
-
-WITHOUT_PRIVILEGES: Final = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if IS_ROOT else []
-"""A prefix for which permission bits apply to root; empty for other users, to whom they apply anyway."""
 
 needs_setpriv = pytest.mark.skipif(
     IS_ROOT and shutil.which("setpriv") is None, reason="needs setpriv (util-linux): root has every permission"

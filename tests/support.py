@@ -33,6 +33,9 @@ T = TypeVar("T")
 DEADLINE = float(os.environ.get("DMNOTID_TEST_DEADLINE", "30"))
 """Maximum time to wait for an event, in seconds; only a test that fails waits that long."""
 
+TIME_OUTS = (0.3, 3.0, DEADLINE / 2)
+"""Time-outs for a hook that must be ready before its own, in seconds: tests take the next one on a busy machine."""
+
 SERVER_ID = "dm.example"
 OTHER_ID = "other.example"
 OPEN_ID = "open.example"

@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from tests.dispatching import (
     MadeUpLinks,
     at_work,
     execute,
+    execute_before,
     refuse,
     states,
     waiting_for,
@@ -137,8 +137,13 @@ async def test_server_whose_hook_times_out_holds_up_another_by_one_run_each_time
             bench.accept(number)
         others = [bench.accept(number, OTHER_ID) for number in range(6)]
         await bench.end_all()
-    assert [line["outcome"][:9] for line in logged.of("session failed")] == ["timed out"] * 3
-    order = started(logged)
+    ended = [line["outcome"][:9] for line in logged.of("session failed") if line["server_id"] == SERVER_ID]
+    assert ended == ["timed out"] * 3
+    # On a busy machine a hook of the other server may time out too, and its session has further tries.
+    first_tries = {line["session"]: at for at, line in reversed([*enumerate(logged.of("session started"))])}
+    order = [
+        session for at, session in enumerate(started(logged)) if session not in others or first_tries[session] == at
+    ]
     turns = [order.index(session) for session in others]
     assert turns[0] <= 1
     assert max(later - earlier for earlier, later in pairwise(turns)) <= 2
@@ -384,12 +389,15 @@ async def test_session_whose_hook_cannot_be_started_is_looked_at_again_at_a_relo
 
 
 async def test_session_whose_hook_cannot_be_started_expires(tmp_path: Path, logged: LogLines) -> None:
-    config = make_config(tmp_path, [str(tmp_path / "none")], retry=FOREVER, sessions={"expire_after": "1s"})
+    command = [str(tmp_path / "none")]
+    config = make_config(tmp_path, command, retry=FOREVER)
     async with at_work(config) as bench:
         session = bench.accept(7)
+        await eventually(lambda: logged.of("hook not started"))
+        # A reload is a look at the hook too, and the session expires after it.
+        bench.dispatcher.configure(make_config(tmp_path, command, retry=FOREVER, sessions={"expire_after": "1ms"}))
         await bench.end_all()
     assert states(config) == {session: "expired"}
-    assert len(logged.of("hook not started")) == 1
 
 
 async def test_session_rests_for_a_lock_of_its_server_alone(tmp_path: Path, logged: LogLines) -> None:
@@ -412,8 +420,7 @@ async def test_session_rests_for_a_lock_of_its_server_alone(tmp_path: Path, logg
 
 
 async def test_lock_is_waited_for_no_longer_than_the_time_out_of_a_hook(tmp_path: Path, logged: LogLines) -> None:
-    recorder = Recorder(tmp_path)
-    config = make_config(tmp_path, recorder.command, hook={"timeout": "1s"})
+    config = make_config(tmp_path, hook={"timeout": "1s"})
     config.state.mkdir()
     former = Locks(config.state).take(SERVER_ID)
     assert former is not None
@@ -421,7 +428,7 @@ async def test_lock_is_waited_for_no_longer_than_the_time_out_of_a_hook(tmp_path
         session = bench.accept(1)
         await bench.end_all()
     former.free()
-    assert recorder.names == [(session, 1)]
+    assert states(config) == {session: "done"}
     assert [(line["level"], line["waited"]) for line in logged.of("lock ignored")] == [("warning", 1)]
 
 
@@ -536,18 +543,21 @@ async def test_shorter_expiry_leaves_a_session_its_last_chance(tmp_path: Path) -
 async def test_interval_lies_between_starts_for_one_server(tmp_path: Path, logged: LogLines) -> None:
     """Repeated tries count too, and other servers are not held up."""
     recorder = Recorder(tmp_path, "sys.exit(environment['DMNOTID_ATTEMPT'] == '1')")
-    config = make_config(tmp_path, recorder.command, sessions={"min_interval": "400ms"})
+    config = make_config(tmp_path, recorder.command, sessions={"min_interval": "200ms"})
+    # A row has the time of its last start alone, and a start is logged later than it is dated.
+    execute_before(config, "CREATE TABLE start (server_id, at)")
+    note = "INSERT INTO start VALUES (new.server_id, new.started_at)"
+    execute_before(config, f"CREATE TRIGGER note AFTER UPDATE OF started_at ON session BEGIN {note}; END")
     async with at_work(config) as bench:
         bench.accept(1)
         bench.accept(2)
         bench.accept(3, OTHER_ID)
         await bench.end_all()
-    lines = logged.of("session started")
-    assert [line["server_id"] for line in lines[:2]] == [SERVER_ID, OTHER_ID]
-    times = [datetime.fromisoformat(line["time"]) for line in lines if line["server_id"] == SERVER_ID]
+    assert [line["server_id"] for line in logged.of("session started")[:2]] == [SERVER_ID, OTHER_ID]
+    times = [at for (at,) in execute(config, "SELECT at FROM start WHERE server_id = ?", SERVER_ID)]
     assert len(times) == 4
-    # A start is logged a moment after its interval begins.
-    assert min(later - earlier for earlier, later in pairwise(times)) > timedelta(seconds=0.2)
+    # The wall clock may run a little slower than the interval's.
+    assert min(later - earlier for earlier, later in pairwise(times)) > 0.19
 
 
 @pytest.mark.parametrize("before", ["1h", "0"], ids=["as-before", "new"])

@@ -18,6 +18,7 @@ from dmnotid import sender
 from dmnotid.policy.digest import is_signed_with
 from dmnotid.wire.notification import CONNECTION_TYPES, decode_notification
 from dmnotid.wire.wsp import decode_push
+from tests.support import DEADLINE
 
 PROJECT = Path(__file__).parents[1]
 
@@ -30,7 +31,8 @@ def test_names_are_the_public_ones() -> None:
 def test_module_needs_the_standard_library_alone() -> None:
     """-S leaves out site-packages, so any other import fails."""
     code = "import dmnotid.sender, json, sys; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=PROJECT, capture_output=True, check=True, timeout=60)
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, check=True, timeout=DEADLINE)
     modules = set(json.loads(done.stdout))
     assert "dmnotid.sender" in modules
     assert {name.partition(".")[0] for name in modules} <= {"dmnotid", "__main__", *sys.stdlib_module_names}
@@ -76,10 +78,10 @@ def test_code_of_the_page_sends_a_signed_notification() -> None:
     (block,) = re.findall(r"```python\n(import socket\n.*?)```", page, re.DOTALL)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
         device.bind(("127.0.0.1", 0))
-        device.settimeout(60)
+        device.settimeout(DEADLINE)
         code, changed = re.subn("^device = .*", f"device = {device.getsockname()}", block, flags=re.MULTILINE)
         assert changed == 1
-        subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, timeout=DEADLINE)
         notification = decode_notification(decode_push(device.recv(4096)).body)
     (secret,) = re.findall(r'secret = b"(.*)"', block)
     assert is_signed_with(notification, secret.encode())

@@ -19,8 +19,9 @@ import pytest
 
 from dmnotid.cli import main
 from tests import forked
+from tests.support import DEADLINE
 
-PATIENCE: Final = 30
+PATIENCE: Final = DEADLINE
 """Maximum time for anything, in seconds; only a program that hangs takes as long."""
 
 PROGRAM: Final = (sys.executable, "-m", "dmnotid")

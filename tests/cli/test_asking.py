@@ -11,6 +11,7 @@ import pytest
 
 from dmnotid.cli.asking import refusal
 from dmnotid.control.client import Failed
+from tests import forked
 from tests.cli.program import PATIENCE, PROGRAM, Done, call, write_config
 from tests.peers import listening, served
 from tests.processes import WITHOUT_PRIVILEGES, needs_setpriv
@@ -28,13 +29,9 @@ def printed(done: Done) -> str:
 
 
 def as_nobody(*words: str, directory: Path) -> Done:
-    """Run a command as a user without privileges, for the daemon of this runtime directory."""
-    done = subprocess.run(
-        [*WITHOUT_PRIVILEGES, *PROGRAM, *words],
-        env=os.environ | {"RUNTIME_DIRECTORY": str(directory)},
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
+    """Run a command as a user without privileges, for the daemon of a directory."""
+    done = forked.run(words, os.environ | {"RUNTIME_DIRECTORY": str(directory)}, prefix=WITHOUT_PRIVILEGES)
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

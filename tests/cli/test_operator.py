@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from dmnotid import __version__
+from tests import forked
 from tests.cli.program import PATIENCE, PROGRAM, Done, Terminal, call
 from tests.processes import ENVIRONMENT, WITHOUT_PRIVILEGES, Service, needs_setpriv, running
 from tests.support import NOWHERE, SERVER_ID, configuration, further, push, wait_until, write_config, write_script
@@ -276,6 +277,9 @@ def test_watch_does_not_repeat_a_session_that_runs(tmp_path: Path) -> None:
             operator.type("sessions", "cancel", "2")
             assert terminal.read_until("cancelled  0/3").count("running") == 1
             assert terminal.stop(signal.SIGINT) == 130
+        # The hook would outlive a daemon that is killed.
+        operator.type("sessions", "cancel", "1")
+        operator.wait_for(1, "cancelled")
 
 
 @pytest.mark.parametrize(
@@ -358,8 +362,8 @@ def test_journal_that_this_user_may_not_read_is_exit_status_4(operator: Operator
     operator.service.stop()
     (operator.config.parent / "state/journal.sqlite3").chmod(0)
     for command in ("status", "sessions"):
-        argv = [*WITHOUT_PRIVILEGES, *PROGRAM, command, "--config", str(operator.config)]
+        words = [command, "--config", operator.config]
         environment = os.environ | {"RUNTIME_DIRECTORY": str(operator.config.parent)}
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = forked.run(words, environment, prefix=WITHOUT_PRIVILEGES)
         assert done.returncode == 4
-        assert "Permission denied; root and the user of the daemon can read the journal" in done.stderr
+        assert b"Permission denied; root and the user of the daemon can read the journal" in done.stderr

@@ -16,7 +16,7 @@ from dmnotid.control.client import Failed, Unreachable, call, stream
 from dmnotid.control.varlink import MAX_CONNECTIONS
 from tests import peers
 from tests.control.plain import Plain, serving
-from tests.support import IS_ROOT, without_privileges
+from tests.support import DEADLINE, IS_ROOT, without_privileges
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def served(path: Path) -> Iterator[Plain]:
     thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(DEADLINE)
         yield found[0]
     finally:
         loop.call_soon_threadsafe(stop.set)

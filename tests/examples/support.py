@@ -12,10 +12,12 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
+from tests.support import DEADLINE
+
 ROOT: Final = Path(__file__).parents[2]
 EXAMPLES: Final = ROOT / "examples"
 SERVER_ID: Final = "dm.example.com"
-PATIENCE: Final = 60
+PATIENCE: Final = 2 * DEADLINE
 """Maximum time for anything, in seconds; only a program that hangs takes as long."""
 
 

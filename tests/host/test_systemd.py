@@ -478,7 +478,7 @@ def test_signal_of_log_rotation_is_ignored_and_logged(tmp_path: Path, start: Run
 def test_problems_of_a_configuration_are_in_the_status_line(tmp_path: Path, start: Run, end: ManagersEnd) -> None:
     config = write_config(tmp_path, listen=5, bogus=1, receive_buffer="much", push=7)
     service = start(config, environment=notifying(end))
-    assert service.process.wait(60) == 78
+    assert service.process.wait(DEADLINE) == 78
     # systemd starts the daemon again and again: one line each time.
     (line,) = service.errors.splitlines()
     assert line.startswith(f"{config}:")

@@ -15,7 +15,7 @@ from benchmarks.load import SEGMENTS, Sender, flooding
 from benchmarks.machine import usage
 from benchmarks.rest import watching
 from tests.processes import ROOT, udp_socket
-from tests.support import wait_until
+from tests.support import DEADLINE, wait_until
 
 
 def test_figure_with_a_yardstick_is_judged_by_its_ratio() -> None:
@@ -58,7 +58,7 @@ def test_quantile_of_values() -> None:
 def test_sender_sends_the_datagrams_it_counts() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(5)
+        receiver.settimeout(DEADLINE)
         datagrams = [bytes([number]) * 20 for number in range(SEGMENTS + 7)]
         with Sender(receiver.getsockname(), datagrams) as sender:
             assert sender.send() == SEGMENTS
@@ -89,7 +89,7 @@ def test_flood_counts_the_datagrams_it_sends() -> None:
 def test_datagram_sent_from_a_page_takes_a_page_of_the_buffer() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(5)
+        receiver.settimeout(DEADLINE)
         datagrams = [bytes([number]) * 79 for number in range(9)]
         for send, least, most in [(send_all, 79, 2_048), (send_in_pages, 4_096, 8_192)]:
             send(receiver.getsockname(), datagrams)
@@ -113,7 +113,7 @@ def test_document_has_one_place_for_the_table() -> None:
 def test_short_run_prints_its_table_and_keeps_the_document() -> None:
     before = DOCUMENT.read_text()
     command = [sys.executable, "-m", "benchmarks", "--short", "pure"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * DEADLINE, check=False)
     assert done.returncode == 0, done.stderr
     assert "through the pure half" in done.stdout
     assert DOCUMENT.read_text() == before

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from dmnotid.cli import main
+from tests.support import DEADLINE
 
 pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark (Wireshark)")
 
@@ -114,7 +115,7 @@ def judge(file: Path) -> list[Layers]:
     done = subprocess.run(
         ["tshark", "-n", "-r", str(file), "-d", f"udp.port=={PORT},wsp", "-T", "json", "-x", "--no-duplicate-keys"],
         capture_output=True,
-        timeout=60,
+        timeout=2 * DEADLINE,
         check=True,
     )
     return [packet["_source"]["layers"] for packet in json.loads(done.stdout)]

@@ -124,7 +124,7 @@ def call(
 ) -> tuple[Any, ...]:
     """Call a method over a connection. Raises DBusErrorResponse."""
     message = new_method_call(DBusAddress(path, name, interface), method, signature, body)
-    reply = connection.send_and_get_reply(message, timeout=30)
+    reply = connection.send_and_get_reply(message, timeout=DEADLINE)
     if reply.header.message_type is MessageType.error:
         raise DBusErrorResponse(reply)
     found: tuple[Any, ...] = reply.body

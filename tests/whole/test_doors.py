@@ -338,7 +338,7 @@ def test_stop_drains_the_doors_and_answers(start: Run, tmp_path: Path) -> None:
     sender.send(*(push(number, preferred=NOWHERE) for number in range(5)))
     first.process.send_signal(signal.SIGTERM)
     first.process.send_signal(signal.SIGCONT)
-    assert first.process.wait(60) == 0
+    assert first.process.wait(DEADLINE) == 0
     assert [json.loads(sender.socket.recv(100))["session"] for _ in range(5)] == [1, 2, 3, 4, 5]
     sender.close()
     second = start(config)

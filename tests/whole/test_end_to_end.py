@@ -18,6 +18,7 @@ from dmnotid.journal.file import FILE_NAME
 from tests import forked
 from tests.processes import DMNOTID, ENVIRONMENT, Run, Service
 from tests.support import (
+    DEADLINE,
     NOWHERE,
     OTHER_ID,
     SERVER_ID,
@@ -157,10 +158,10 @@ def test_signals_at_the_very_end_do_not_change_the_exit_status(
     tmp_path: Path, start: Run, storm: tuple[signal.Signals, ...]
 ) -> None:
     for _ in range(3):
-        service = start(write_config(tmp_path))
+        service = start(write_config(tmp_path), forked=False)
         service.wait("daemon ready")
         service.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE
         while service.process.poll() is None:
             for number in storm:
                 service.process.send_signal(number)
@@ -224,7 +225,7 @@ def test_queued_datagrams_are_accepted_at_sigterm(tmp_path: Path, start: Run) ->
         sock.sendto(push(5, server_id=OTHER_ID, preferred=WIRELINE), address)
     service.process.send_signal(signal.SIGTERM)
     service.process.send_signal(signal.SIGCONT)
-    assert service.process.wait(60) == 0
+    assert service.process.wait(DEADLINE) == 0
     assert service.lines()[-1]["accepted"] == 151
     again = start(config)
     again.wait("session done")
@@ -296,7 +297,7 @@ def test_second_process_on_the_same_state_does_not_start(tmp_path: Path, start: 
     first = start(config)
     first.wait("daemon ready")
     second = start(config)
-    assert second.process.wait(60) == 1
+    assert second.process.wait(DEADLINE) == 1
     assert "another process has it open" in second.of("daemon not started")[0]["problem"]
     first.send(push(1))
     first.wait("notification accepted")
@@ -305,23 +306,21 @@ def test_second_process_on_the_same_state_does_not_start(tmp_path: Path, start: 
 
 def test_closed_log_pipe_changes_nothing(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = probe.getsockname()
-    config = write_config(tmp_path, recorder.command, listen=[f"127.0.0.1:{address[1]}"])
+    config = write_config(tmp_path, recorder.command)
     process = subprocess.Popen(
         [*DMNOTID, "run", "--config", config], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     try:
-        while b'"daemon ready"' not in process.stdout.readline():
-            pass
+        while (line := json.loads(process.stdout.readline()))["event"] != "daemon ready":
+            if line["event"] == "socket listening":
+                host, _, port = line["listen"].rpartition(":")
         process.stdout.close()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(push(1, preferred=WIRELINE), address)
+            sock.sendto(push(1, preferred=WIRELINE), (host, int(port)))
         wait_until(lambda: recorder.names)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(DEADLINE) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
     finally:
