@@ -193,7 +193,8 @@ for number, descriptor in enumerate(map(int, sys.argv[1].split(",")), 3):
 for number in range(len(sys.argv[1].split(","))):
     os.dup2(number + 103, number + 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(sys.argv[1].split(","))), LISTEN_FDNAMES=sys.argv[2])
-os.execvp(sys.argv[3], sys.argv[3:])
+if sys.argv[3:]:
+    os.execvp(sys.argv[3], sys.argv[3:])
 """
 """The part of systemd between fork and exec: the program keeps the process number."""
 
@@ -223,8 +224,9 @@ else:
 
 def show(sockets: Sequence[socket.socket], names: Sequence[str]) -> list[str]:
     """Return what a process prints about passed sockets."""
+    interpreter, option, code, *words = passing(sockets, names)
     done = subprocess.run(
-        [*passing(sockets, names), sys.executable, "-c", SHOW],
+        [interpreter, option, code + SHOW, *words],
         env=ENVIRONMENT, pass_fds=[sock.fileno() for sock in sockets], capture_output=True, text=True, check=True,
     )  # fmt: skip
     return done.stdout.splitlines()

@@ -45,10 +45,10 @@ def calls() -> Iterator[Call]:
         for node in ast.walk(module):
             if isinstance(node, ast.Call) and node.args:
                 # `partial(logger.info, event, …)` is the same call, made later.
-                func, *arguments = node.args if ast.unparse(node.func) == "partial" else [node.func, *node.args]
+                partial = getattr(node.func, "id", "") == "partial"
+                func, *arguments = node.args if partial else [node.func, *node.args]
                 name = getattr(func, "attr", getattr(func, "id", ""))
-                owner = ast.unparse(func).rpartition(".")[0]
-                if name == "log" or (name in LEVELS and re.search("log", owner)):
+                if name == "log" or (name in LEVELS and "log" in ast.unparse(func).rpartition(".")[0]):
                     keys = {"exception" if key.arg == "exc_info" else key.arg for key in node.keywords if key.arg}
                     keys |= {"exception"} if name == "exception" else set()
                     place = f"{file}:{node.lineno}"
