@@ -4,6 +4,7 @@ Each process of pytest has one such template (tests/template.py). A forked daemo
 its own, with its own descriptors, signals, environment and exit status; only its imports have happened before.
 """
 
+import atexit
 import json
 import os
 import select
@@ -115,4 +116,5 @@ def _template(_of: int, *prefix: str) -> socket.socket:
             command, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[1], check=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
+    atexit.register(ours.close)
     return ours
