@@ -97,7 +97,7 @@ class Operations:
             "program": __version__,
             "loop": loop_name(),
             "stopping": self._reloader.stopping,
-            "config": self._describe_config(),
+            "config": _describe_config(self._reloader),
             "problems": [*self._find_problems(), *([{"place": "journal", "message": problem}] if problem else ())],
             "sockets": _describe_sockets(parts, self._units),
             "hook": {"what": hook, "startable": not hook_problem, "problem": hook_problem or None},
@@ -107,11 +107,6 @@ class Operations:
             "links": list(_describe_links(parts.links, now)),
         }
         return status, ("servers", self._servers(pending, last, tried_states))
-
-    def _describe_config(self) -> Facts:
-        refusal = self._reloader.refusal
-        refused = None if refusal is None else {"at": refusal.at, "problems": len(problems_of(refusal.error))}
-        return {"file": str(self._config.file), "loaded": self._reloader.loaded_at, "reload_refused": refused}
 
     def _find_problems(self) -> Iterator[Facts]:
         if self._reloader.refusal is not None:
@@ -248,6 +243,12 @@ class Operations:
     async def reload(self, by: str) -> tuple[ConfigProblem, ...]:
         """Read the configuration again, and return its warnings once it is in force. Raises DmnotidError."""
         return await self._reloader.reload(by)
+
+
+def _describe_config(reloader: Reloader) -> Facts:
+    refusal = reloader.refusal
+    refused = None if refusal is None else {"at": refusal.at, "problems": len(problems_of(refusal.error))}
+    return {"file": str(reloader.config.file), "loaded": reloader.loaded_at, "reload_refused": refused}
 
 
 def _describe_sockets(parts: Parts, units: Mapping[int, str]) -> list[Facts]:

@@ -6,6 +6,7 @@ nothing is passed and nothing is sent.
 
 import asyncio
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, MutableMapping
@@ -153,7 +154,7 @@ def _passed_sockets(environ: MutableMapping[str, str]) -> tuple[list[socket.sock
         return [], {}
     # Names are in the order of the descriptors, and a manager before systemd 227 passes none.
     named = dict(enumerate((names or "").split(":"), FIRST_PASSED))
-    numbers = range(FIRST_PASSED, FIRST_PASSED + int(count))
+    numbers = range(FIRST_PASSED, FIRST_PASSED + _number("LISTEN_FDS", count))
     sockets = [_passed_socket(number, named.get(number) or "unnamed") for number in numbers]
     return sockets, {number: named[number] for number in numbers if named.get(number)}
 
@@ -180,4 +181,11 @@ def _watchdog(environ: MutableMapping[str, str]) -> float | None:
     # As LISTEN_PID, it may name a parent process.
     if microseconds is None or pid not in {None, str(os.getpid())}:
         return None
-    return int(microseconds) / _MICROSECONDS
+    # 0 stands for no watchdog.
+    return _number("WATCHDOG_USEC", microseconds) / _MICROSECONDS or None
+
+
+def _number(variable: str, text: str) -> int:
+    if not re.fullmatch("[0-9]{1,19}", text):
+        raise EndpointError(f"{variable}: {text!r}: a number is expected, as systemd passes it")
+    return int(text)

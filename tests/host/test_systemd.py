@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dmnotid.errors import EndpointError
 from dmnotid.host.systemd import MAX_STATUS_OCTETS, Manager, StatusLine
 from dmnotid.host.text import printable
 from tests.processes import ENVIRONMENT, JOURNAL, Run, Service
@@ -288,6 +289,17 @@ def test_variables_for_another_process_are_ignored(logged: LogLines) -> None:
     (line,) = logged.of("passed sockets ignored")
     problem = f"LISTEN_PID: the sockets were passed to process 1, this is {os.getpid()}: start it with exec"
     assert (line["level"], line["problem"]) == ("warning", problem)
+
+
+@pytest.mark.parametrize("variable", ["LISTEN_FDS", "WATCHDOG_USEC"])
+@pytest.mark.parametrize("number", ["", "x", "-1", "1.5", "²", "9" * 5_000])
+def test_malformed_number_of_the_service_manager_is_refused(variable: str, number: str) -> None:
+    with pytest.raises(EndpointError, match=rf"{variable}: .*a number is expected"):
+        Manager({"LISTEN_PID": str(os.getpid()), variable: number})
+
+
+def test_watchdog_time_of_zero_is_no_watchdog() -> None:
+    assert Manager({"WATCHDOG_USEC": "0"}).watchdog is None
 
 
 def test_watchdog_time_is_read_in_microseconds(logged: LogLines) -> None:
