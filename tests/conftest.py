@@ -7,6 +7,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,6 +72,23 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take long, so that no worker is left with one of them at the end."""
     items.sort(key=lambda item: not any(item.iter_markers("slow")) and not any(item.iter_markers("system")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Import a share of the tests before the others, each worker another one.
+
+    In a fresh checkout pytest rewrites the assertions of each module, for a cache; else every worker would do that for
+    all of them.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    tests = sorted(Path(__file__).parent.rglob("test_*.py"))
+    for file in tests[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+        # A module that cannot be imported is reported when it is collected.
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(".".join(file.relative_to(session.config.rootpath).with_suffix("").parts))
 
 
 def pytest_collection_finish() -> None:
