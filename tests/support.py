@@ -294,6 +294,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def group_of(path: Path) -> str:
+    """Return the name of a file's group, or its number: a user of a container may have a group without a name."""
+    try:
+        return path.group()
+    except KeyError:
+        return str(path.stat().st_gid)
+
+
 def descriptors() -> set[str]:
     """Return the open descriptors of this process, each with its target."""
     found = set()

@@ -28,7 +28,7 @@ from tests.cli.program import (
     through_shell,
     write_config,
 )
-from tests.support import is_alive, wait_until, write_script
+from tests.support import group_of, is_alive, wait_until, write_script
 
 SERVERS = """\
 - {id: dm.example.com, secret: {text: lantern-and-rope-0042}}
@@ -230,7 +230,7 @@ def test_untrusted_hook_is_shown_with_status_1(place: Place, words: list[str]) -
     file = place.script("exit 0")
     file.chmod(0o775)
     done = run(place, *words)
-    why = f"{file}: writable by its group ({file.group()}): chmod g-w {file}"
+    why = f"{file}: writable by its group ({group_of(file)}): chmod g-w {file}"
     assert done.status == 1
     assert done.err.endswith(f"hook.command: not trusted, so no session would start: {why}\n")
     if words:

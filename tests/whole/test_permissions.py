@@ -19,6 +19,7 @@ from tests.support import (
     Recorder,
     as_root,
     further,
+    group_of,
     push,
     wait_until,
     write_config,
@@ -230,7 +231,7 @@ def test_start_is_refused_if_others_can_write_the_state_directory(
     config = write_config(tmp_path, state=str(parent / "state"))
     at_fault = parent if above else parent / "state"
     way_out = f"chmod go-w {at_fault}" if whose == "others" else f"chmod g-w {at_fault}, {ANOTHER}"
-    whose += "" if whose == "others" else f" ({at_fault.group()})"
+    whose += "" if whose == "others" else f" ({group_of(at_fault)})"
     expected = (
         f"state: {at_fault}: writable by {whose}: {way_out}; a directory that no other user can write to is expected"
     )
@@ -330,7 +331,7 @@ def refused(tmp_path: Path, run: Run) -> Refused:
 def test_untrusted_hook_file_is_not_started(refused: Refused, permissions: int, problem: str) -> None:
     file = refused.recorder.file
     with mode(file, permissions):
-        refused.stays_unstarted(f"{file}: {problem.format(file=file, group=file.group())}")
+        refused.stays_unstarted(f"{file}: {problem.format(file=file, group=group_of(file))}")
     refused.starts_later()
 
 
@@ -346,7 +347,7 @@ def test_untrusted_hook_file_is_not_started(refused: Refused, permissions: int, 
 )
 def test_hook_in_an_untrusted_directory_is_not_started(refused: Refused, permissions: int, problem: str) -> None:
     with mode(refused.home, permissions):
-        refused.stays_unstarted(problem.format(home=refused.home, group=refused.home.group()))
+        refused.stays_unstarted(problem.format(home=refused.home, group=group_of(refused.home)))
     refused.starts_later()
 
 
