@@ -64,6 +64,12 @@ def test_log_facts_name_the_sender_at_a_door_by_its_process() -> None:
     assert handed_in.log_facts() == {"source": "sms", "pid": 5, "uid": 0}
 
 
+@pytest.mark.parametrize(("handover", "bare"), [(None, False), (PUSH_DOOR, False), (PACKAGE_DOOR, True)])
+def test_datagram_is_bare_at_a_door_for_packages_alone(handover: Handover | None, bare: bool) -> None:  # noqa: FBT001
+    """4, 6.2: what `dmnotid discards` marks."""
+    assert Datagram(b"", NEAR, NOW, handover).bare is bare
+
+
 def outcome(payload: bytes, handover: Handover | None, rules: Rules = RULES) -> str:
     """Return the server of a datagram, or the reason of the Discard."""
     try:
