@@ -363,11 +363,11 @@ async def test_address_that_cannot_be_bound_refuses_the_whole(tmp_path: Path, lo
 
 
 async def test_address_in_conflict_with_an_open_one_needs_a_restart(tmp_path: Path, logged: LogLines) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    async with at_work(write_config(tmp_path, listen=[f"127.0.0.1:{port}"])) as (daemon, _):
-        write_config(tmp_path, servers=SERVERS[:1], listen=[f"0.0.0.0:{port}"])
+    # An address of this process, and a port that the kernel gives to no other one: a free port may be taken meanwhile.
+    pid = os.getpid()
+    address = f"127.{1 + (pid >> 16)}.{pid >> 8 & 0xFF}.{pid & 0xFF}:20948"
+    async with at_work(write_config(tmp_path, listen=[address])) as (daemon, _):
+        write_config(tmp_path, servers=SERVERS[:1], listen=["0.0.0.0:20948"])
         line = await reloaded(daemon, logged)
         assert line["event"] == "reload refused"
         assert "restart" in line["problem"]
