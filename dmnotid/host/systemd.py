@@ -186,6 +186,7 @@ def _watchdog(environ: MutableMapping[str, str]) -> float | None:
 
 
 def _number(variable: str, text: str) -> int:
-    if not re.fullmatch("[0-9]{1,19}", text):
+    # 64 bits: systemd passes the highest of these numbers for WatchdogSec=infinity.
+    if not re.fullmatch("[0-9]{1,20}", text):
         raise EndpointError(f"{variable}: {text!r}: a number is expected, as systemd passes it")
     return int(text)

@@ -316,6 +316,8 @@ def test_watchdog_time_of_zero_is_no_watchdog() -> None:
 def test_watchdog_time_is_read_in_microseconds(logged: LogLines) -> None:
     assert Manager({"WATCHDOG_USEC": "2500000", "WATCHDOG_PID": str(os.getpid())}).watchdog == 2.5
     assert Manager({"WATCHDOG_USEC": "2500000"}).watchdog == 2.5
+    # WatchdogSec=infinity
+    assert Manager({"WATCHDOG_USEC": str(2**64 - 1)}).watchdog == (2**64 - 1) / 1_000_000
     assert Manager({}).watchdog is None
     assert not logged.all()
 
