@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from dmnotid.config.values import HookConfig
 from dmnotid.errors import HookError
 from dmnotid.hook.startable import check_command, check_hook
-from tests.support import write_script
+from tests.support import IS_ROOT, without_privileges, write_script
 
 
 def problem(*command: Path | str) -> HookError:
@@ -117,6 +118,12 @@ def test_script_of_an_interpreter_that_others_can_write_is_distrusted(tmp_path: 
 def test_arguments_that_are_not_existing_files_are_not_checked(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     check_command(["/bin/echo", str(tmp_path), f"{tmp_path}/none", "{server_id}", "", "/dev/null", "relative"])
+
+
+def test_argument_in_a_directory_that_cannot_be_entered_is_not_checked(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with without_privileges(tmp_path / "closed") if IS_ROOT else nullcontext():
+        check_command(["/bin/echo", f"{tmp_path}/closed/script", "/" + "a" * 5_000])
 
 
 @pytest.fixture
