@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 from dmnotid.config.values import Config
@@ -158,9 +159,9 @@ class Dispatcher:
                     self._on_change()
                 if not self._stopping:
                     await self._start_all(group)
-                if not self._stopping:
-                    await self._log_waiting()
                 change = self._sessions.next_change(now)
+                if not self._stopping:
+                    await self._log_waiting(inf if change is None else change)
                 pause = None if change is None else max(change - time.monotonic(), 0)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -213,11 +214,11 @@ class Dispatcher:
         self._sessions.queue(start.request)
         return self._sessions.next_start(self._links.available()) if readable else None
 
-    async def _log_waiting(self) -> None:
-        """Log once for each session without a connection what is missing, until none is left or `wake` is called."""
-        available, woken = self._links.available(), False
+    async def _log_waiting(self, until: float) -> None:
+        """Log once for each session without a connection what is missing, until a wake or a monotonic time."""
+        available, over = self._links.available(), False
         present = " ".join(f"{connection.interface}({connection.type})" for connection in available)
-        while not woken and (requests := self._sessions.without_connection(available)):
+        while not over and (requests := self._sessions.without_connection(available)):
             for request in requests:
                 preferred = request.notification.preferred_connections
                 wanted = " ".join(preferred) or str(ConnectionType.ANY)
@@ -225,7 +226,7 @@ class Dispatcher:
                 logger.info("session waiting", **request.log_facts(), wanted=wanted, **facts)
             # There may be tens of thousands, so reception has its turn in between.
             await asyncio.sleep(0)
-            woken = self._woken.is_set()
+            over = self._woken.is_set() or time.monotonic() >= until
 
     def _changed(self) -> None:
         self.wake()

@@ -266,6 +266,22 @@ async def test_session_starts_only_after_a_read_that_succeeds(tmp_path: Path, lo
     assert recorder.names == [(1, 1)]
 
 
+async def test_session_whose_pause_ends_starts_while_others_are_logged_that_wait(
+    tmp_path: Path, logged: LogLines
+) -> None:
+    config = make_config(tmp_path, sessions={"max_pending": 2_000})
+    async with at_work(config) as bench:
+        requests = [bench.journal.admit(verified(number, preferred=NOWHERE)) for number in range(2_000)]
+        last = bench.journal.admit(verified(0, server_id=OTHER_ID))
+        bench.journal.commit()
+        # Long before all of the others are logged.
+        bench.dispatcher.add([*requests, last._replace(not_before=time.monotonic() + 0.01)])
+        await eventually(lambda: logged.of("session done"))
+        await eventually(lambda: len(logged.of("session waiting")) == len(requests))
+    events = [line["event"] for line in logged.all()]
+    assert "session waiting" in events[events.index("session started") :]
+
+
 async def test_each_try_uses_the_best_connection_of_its_time(tmp_path: Path) -> None:
     """5.3.4."""
     links = MadeUpLinks(WIRELINE, MOBILE)
