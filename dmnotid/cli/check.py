@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -162,8 +163,9 @@ def _check_writable(state: Path) -> None:
     """Ensure that this user can write to a state directory, or to the nearest directory above that exists."""
     # The daemon makes the missing directories below it.
     nearest = next(it for it in (state, *state.parents) if os.path.lexists(it))
-    # SQLite also writes the files beside the journal, -wal and -shm, which can have another owner.
-    for path in (nearest, *state.glob(f"{FILE_NAME}*")):
+    # SQLite also writes the files beside the journal, -wal and -shm, which can have another owner. Listed one by one,
+    # because this user may not be able to enter the directory.
+    for path in chain((nearest,), state.glob(f"{FILE_NAME}*")):
         if not os.access(path, os.W_OK | (os.X_OK if path == nearest else os.R_OK)):
             expected = "a directory and a journal that dmnotid can write to are expected"
             raise JournalError(f"state: {path}: Permission denied; {expected}")

@@ -222,6 +222,7 @@ def test_secret_is_checked_for_the_user_of_the_service(shared: Path, mode: int, 
         ("own/below/it", ""),
         ("roots", "{shared}/roots: Permission denied"),
         ("below/it", "{shared}: Permission denied"),
+        ("closed/below", "{shared}/closed: Permission denied; a directory and a journal"),
         ("others", "{shared}/others: belongs to user 65533"),
         ("others/below", "{shared}/others: belongs to user 65533"),
         ("file/below", "{shared}/file: not a directory"),
@@ -229,8 +230,8 @@ def test_secret_is_checked_for_the_user_of_the_service(shared: Path, mode: int, 
 )
 def test_state_is_checked_for_the_user_of_the_service(shared: Path, state: str, problem: str) -> None:
     """Or the nearest directory above it that exists."""
-    for name, owner in (("own", NOBODY), ("roots", 0), ("others", NOBODY - 1)):
-        (shared / name).mkdir()
+    for name, owner in (("own", NOBODY), ("roots", 0), ("others", NOBODY - 1), ("closed", 0)):
+        (shared / name).mkdir(0o700 if name == "closed" else 0o755)
         os.chown(shared / name, owner, owner)
     (shared / "file").touch()
     config = write_config(shared, "- {id: dm, require_digest: no}", f"state: {shared}/{state}\n")

@@ -7,7 +7,7 @@ import resource
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dmnotid.control.interface import answer
 from dmnotid.control.varlink import MAX_CONNECTIONS, MAX_REQUEST_OCTETS, SLICE, Server
 from dmnotid.errors import EndpointError
 from tests.control.plain import Plain, connected, serving
-from tests.support import DEADLINE, LogLines, descriptors, eventually, without_privileges
+from tests.support import DEADLINE, IS_ROOT, LogLines, descriptors, eventually, without_privileges
 
 STATUS = "io.dmnotid.Status"
 INFO = "org.varlink.service.GetInfo"
@@ -317,6 +317,15 @@ def test_path_that_cannot_be_bound_is_named_and_kept(tmp_path: Path, name: str, 
     with pytest.raises(EndpointError, match=rf"control\.socket: .*{problem}"):
         Server(tmp_path / name, partial(answer, Plain()))
     assert (tmp_path / "notes").read_text() == "kept"
+
+
+def test_path_in_a_directory_that_cannot_be_entered_is_named(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with (
+        without_privileges(tmp_path / "closed") if IS_ROOT else nullcontext(),
+        pytest.raises(EndpointError, match=r"^control\.socket: .*/closed/control: Permission denied$"),
+    ):
+        Server(tmp_path / "closed" / "control", partial(answer, Plain()))
 
 
 async def test_stop_ends_connections_and_leaves_nothing_open(tmp_path: Path) -> None:
