@@ -21,7 +21,7 @@ OWN_ROOT: Final = "DMNOTID_TEST_ROOT"
 LATER: Final = "trixie"
 """A release whose systemd differs from that of Debian 12 where the documents say so."""
 
-BOTH: Final = ("test_start",)
+BOTH: Final = ("test_start", "test_units")
 """Files whose tests run in both releases; DMNOTID_TEST_RELEASE=trixie runs all tests in that one."""
 
 
