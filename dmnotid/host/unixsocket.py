@@ -27,8 +27,8 @@ def bind_unix(key: str, path: Path, kind: socket.SocketKind, mode: int) -> socke
         sock.close()
         # A path that is too long for an address is an error without a strerror.
         problem = error.strerror or str(error)
-        # Not Path.exists(), which raises an error if a directory above cannot be entered.
-        if os.path.exists(path) and not path.is_socket():  # noqa: PTH110
+        # Also a link to nowhere. Not Path.exists(), which raises an error if a directory above cannot be entered.
+        if os.path.lexists(path) and not path.is_socket():
             problem = "exists and is not a socket; remove it, or configure another path"
         raise EndpointError(f"{key}: {path}: {problem}") from error
     except EndpointError:

@@ -308,15 +308,18 @@ async def test_socket_of_a_running_process_is_refused(tmp_path: Path) -> None:
     ("name", "problem"),
     [
         ("notes", "/notes: exists and is not a socket; remove it"),
+        ("link", "/link: exists and is not a socket; remove it"),
         ("none/control", "/none/control: No such file or directory"),
         ("x" * 108, "/x{108}: AF_UNIX path too long"),
     ],
 )
 def test_path_that_cannot_be_bound_is_named_and_kept(tmp_path: Path, name: str, problem: str) -> None:
     (tmp_path / "notes").write_text("kept")
+    (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(EndpointError, match=rf"control\.socket: .*{problem}"):
         Server(tmp_path / name, partial(answer, Plain()))
     assert (tmp_path / "notes").read_text() == "kept"
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_path_in_a_directory_that_cannot_be_entered_is_named(tmp_path: Path) -> None:
