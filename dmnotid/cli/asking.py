@@ -77,6 +77,6 @@ def refusal(problem: Failed) -> list[str]:
 
 
 def problem_lines(problems: Iterable[Mapping[str, str]]) -> list[str]:
-    """Return problems of a configuration as lines, each with its place."""
-    # Only a problem of the configuration has a place.
+    """Return problems as lines, each with its place."""
+    # The message about a socket that a reload could not open has its place in it.
     return [printable(": ".join(filter(None, (problem["place"], problem["message"])))) for problem in problems]

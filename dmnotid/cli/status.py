@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from dmnotid.cli.asking import answered, exit_status, explain, misfit, refusal
+from dmnotid.cli.asking import answered, exit_status, explain, misfit, problem_lines, refusal
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
 from dmnotid.cli.status_text import PATIENCE, print_text, report
@@ -89,7 +89,7 @@ def judge(status: Mapping[str, Any]) -> tuple[str, int]:
 
 def summarize(status: Mapping[str, Any]) -> str:
     """Return what is wrong, and what is pending, on one line."""
-    parts = [f"{problem['place']}: {problem['message']}" for problem in status["problems"]]
+    parts = problem_lines(status["problems"])
     if status["config"]["reload_refused"]:
         # The first problem is that of the reload.
         parts[0] = f"reload refused: {parts[0]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dmnotid.cli.asking import EXIT_DOWN, default_socket, exit_status, explain
+from dmnotid.cli.asking import EXIT_DOWN, default_socket, exit_status, explain, problem_lines
 from dmnotid.cli.table import columns, count_pending, counted, moment
 from dmnotid.control.client import MISSHAPEN, Failed, Unreachable, call
 from dmnotid.host.text import printable, span
@@ -76,7 +76,7 @@ def describe(status: Status) -> Iterator[str]:
 
 
 def _list_problems(status: Status) -> Iterator[str]:
-    problems = [f"{problem['place']}: {problem['message']}" for problem in status["problems"]]
+    problems = problem_lines(status["problems"])
     refused, now = status["config"]["reload_refused"], status["now"]
     if refused is not None:
         # The first problem is that of the reload.

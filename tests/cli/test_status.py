@@ -44,6 +44,10 @@ def test_daemon_without_a_problem_is_described() -> None:
             ],
         ),
         (
+            {"problems": [{"place": "", "message": "doors: /run/door: Permission denied"}]},
+            ["PROBLEM   doors: /run/door: Permission denied"],
+        ),
+        (
             {"journal": {"octets": None, "remembered": None, "oldest": None, "errors": 3}},
             ["journal   /var/lib/dmnotid/journal.sqlite3: 3 errors"],
         ),
@@ -135,6 +139,14 @@ FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
             },
             1,
             f"WARNING reload refused: f:4:5: servers[1].secret: is missing; 1 session pending for 2 h 12 min|{FIGURES}",
+        ),
+        (
+            {
+                "problems": [{"place": "", "message": "listen: [::]:1: Permission denied"}],
+                "config": {**STATUS["config"], "reload_refused": {"at": NOW, "problems": 1}},
+            },
+            1,
+            f"WARNING reload refused: listen: [::]:1: Permission denied; 1 session pending for 2 h 12 min|{FIGURES}",
         ),
         (
             {"problems": [{"place": "hook", "message": "No such file"}], "hook": {"startable": False}},
