@@ -379,7 +379,7 @@ def test_status_begins_with_a_hook_that_cannot_be_started(tmp_path: Path, start:
     write_script(hook, "exit 0", 0o644)
     end.until_status(f"hook not startable: {hook}: not executable; ")
     hook.chmod(0o755)
-    assert end.until_status("0 pending").startswith("STATUS=3 servers; ")
+    assert end.until_status("0 running, 0 pending").startswith("STATUS=3 servers; ")
     assert service.wait("session done")["attempts"] == 1
     # A reload looks at the hook too, and one that is refused does not hide it.
     hook.unlink()

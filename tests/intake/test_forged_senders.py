@@ -264,7 +264,8 @@ def passed_socket(*, ipv6_only: bool = False, port: int = PORT, locked: bool = F
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
     sock.bind(("::", port))
-    sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, int(locked))
+    if locked:
+        sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
     return sock
 
 
