@@ -1,19 +1,37 @@
 """Correct what qemu's user emulation answers wrongly, in every Python of the foreign root.
 
-It returns four octets of SO_MEMINFO, of which the daemon reads the ninth number, the drops of a socket; here that is 0.
+It returns four octets of SO_MEMINFO. The daemon and its tests read two of its numbers, which the kernel prints too.
 """
 
+import os
 import socket
+import struct
+from pathlib import Path
 from typing import Any, Final
 
 _SO_MEMINFO: Final = 55
+_NUMBERS: Final = 9
 _getsockopt: Final[Any] = socket.socket.getsockopt
 
 
 def getsockopt(sock: socket.socket, level: int, option: int, *size: int) -> Any:  # noqa: ANN401 - as the original
-    """Return the value of a socket option, and 0 in every octet that is missing."""
-    value: Any = _getsockopt(sock, level, option, *size)
-    return value.ljust(*size, b"\0") if (level, option) == (socket.SOL_SOCKET, _SO_MEMINFO) else value
+    """Return the value of a socket option, that of SO_MEMINFO with 0 for each number that is not read."""
+    if (level, option) != (socket.SOL_SOCKET, _SO_MEMINFO):
+        return _getsockopt(sock, level, option, *size)
+    queued, drops = _queued_and_drops(sock)
+    return struct.pack(f"={_NUMBERS}I", queued, *[0] * (_NUMBERS - 2), drops)[: size[0]]
+
+
+def _queued_and_drops(sock: socket.socket) -> tuple[int, int]:
+    """Return the memory of queued datagrams and the number of drops; 0 and 0 for a socket that is not of UDP."""
+    inode = str(os.fstat(sock.fileno()).st_ino)
+    for table in ("udp", "udp6"):
+        # /proc/net would be that of the first thread, which may be in another network namespace.
+        for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] == inode:
+                return int(fields[4].partition(":")[2], 16), int(fields[12])
+    return 0, 0
 
 
 socket.socket.getsockopt = getsockopt  # type: ignore[assignment, method-assign]
