@@ -124,7 +124,7 @@ def test_user_outside_the_group_is_forbidden(tmp_path: Path) -> None:
 
 
 def test_client_imports_neither_a_loop_nor_the_rest_of_the_program() -> None:
-    script = "import sys, socket, json, typing; before = set(sys.modules); import dmnotid.control.client; "
+    script = "import __future__, sys, socket, json, typing; before = set(sys.modules); import dmnotid.control.client; "
     script += "print(sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.strip() == "['dmnotid', 'dmnotid.control', 'dmnotid.control.client']"
