@@ -1,7 +1,7 @@
 """The parts of the sentences of errors, log lines and commands: facts, times, shortened texts, suggestions."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Final, dataclass_transform
 
 MAX_SHOWN: Final = 64
@@ -9,6 +9,8 @@ MAX_SHOWN: Final = 64
 
 MAX_SHOWN_BITS: Final = 64
 """Maximum length of an integer from the network that is written out: a long-integer may have 240 bits."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def shortened(text: str, most: int) -> str:
@@ -27,7 +29,8 @@ def suggest(name: str, known: Collection[str]) -> str:
 
 def show_time(seconds: float) -> str:
     """Write POSIX seconds as `2025-01-01T00:00:00Z`."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # fromtimestamp() fails after 2038 if time_t has 32 bits, and a notification may be signed at any time up to 2106.
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def show_value(value: int | str, form: str = "d") -> str:
