@@ -36,6 +36,9 @@ DEADLINE = float(os.environ.get("DMNOTID_TEST_DEADLINE", "30"))
 TIME_OUTS = (0.3, 3.0, DEADLINE / 2)
 """Time-outs for a hook that must be ready before its own, in seconds: tests take the next one on a busy machine."""
 
+SHORT = max(1, round(DEADLINE / 30))
+"""Time that a hook has to start, in whole seconds; on a slow machine it grows with the deadline."""
+
 SERVER_ID = "dm.example"
 OTHER_ID = "other.example"
 OPEN_ID = "open.example"

@@ -18,6 +18,7 @@ from tests.support import (
     OPEN_ID,
     OTHER_ID,
     SERVER_ID,
+    SHORT,
     LogLines,
     Recorder,
     eventually,
@@ -198,7 +199,7 @@ async def test_cancelled_session_may_time_out(tmp_path: Path, logged: LogLines, 
     term, ready = tmp_path / "term", tmp_path / "ready"
     other = "if environment['DMNOTID_SERVER_ID'] == 'other.example': os.execv('/bin/sleep', ['sleep', '60'])\n"
     recorder = Recorder(tmp_path, other + noting_term(term, ready, tmp_path / "go"))
-    times = {"timeout": "2s", "kill_after": "20s"}
+    times = {"timeout": f"{2 * SHORT}s", "kill_after": f"{20 * SHORT}s"}
     config = make_config(tmp_path, recorder.command, hook=times, retry=FOREVER, sessions={"concurrency": 2})
     async with at_work(config) as bench:
         session = bench.accept(1)

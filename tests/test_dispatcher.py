@@ -39,6 +39,7 @@ from tests.support import (
     OTHER_ID,
     SERVER_ID,
     SERVERS,
+    SHORT,
     LogLines,
     Recorder,
     eventually,
@@ -436,7 +437,7 @@ async def test_session_rests_for_a_lock_of_its_server_alone(tmp_path: Path, logg
 
 
 async def test_lock_is_waited_for_no_longer_than_the_time_out_of_a_hook(tmp_path: Path, logged: LogLines) -> None:
-    config = make_config(tmp_path, hook={"timeout": "1s"})
+    config = make_config(tmp_path, hook={"timeout": f"{SHORT}s"})
     config.state.mkdir()
     former = Locks(config.state).take(SERVER_ID)
     assert former is not None
@@ -445,7 +446,7 @@ async def test_lock_is_waited_for_no_longer_than_the_time_out_of_a_hook(tmp_path
         await bench.end_all()
     former.free()
     assert states(config) == {session: "done"}
-    assert [(line["level"], line["waited"]) for line in logged.of("lock ignored")] == [("warning", 1)]
+    assert [(line["level"], line["waited"]) for line in logged.of("lock ignored")] == [("warning", SHORT)]
 
 
 async def test_pause_blocks_no_other_session_and_survives_a_restart(tmp_path: Path, logged: LogLines) -> None:
