@@ -111,6 +111,8 @@ class Receiver:
                 self._roll_back([*(earlier.datagram for earlier in admitted), datagram], error)
                 admitted.clear()
                 discarded.clear()
+                # Their signed times are not known either, and may have replaced a clock that is not believed.
+                clock = self._judge_clock(datagram.received_at)
             except Exception:  # noqa: BLE001 - a bug in handling one datagram must not stop the service of the next one
                 self.counters["bugs"] += 1
                 # In hex and cut, because a stranger may have chosen these octets.

@@ -499,6 +499,15 @@ async def test_datagram_after_a_failed_one_is_accepted(tmp_path: Path) -> None:
         assert there.ids == [3, 1, 2]
 
 
+async def test_time_of_a_failed_one_makes_none_stale_after_it(tmp_path: Path) -> None:
+    """The times of a server replace a clock that is not believed."""
+    day = 86_400
+    later, sooner = RELEASED_AT + 4 * day, RELEASED_AT + 2 * day
+    with desk(tmp_path) as there, page_limit(there.journal):
+        there.deliver(push(1, sent_at=later), push(2, sent_at=later, unknown=BIG), push(3, sent_at=sooner), at=1_000)
+        assert there.counters == {"received": 3, "not accepted": 2, "accepted": 1}
+
+
 @contextmanager
 def page_limit(journal: Journal) -> Iterator[None]:
     """Let the journal's file not grow for a while, as a full disk does."""
