@@ -534,6 +534,16 @@ async def test_socket_in_the_place_of_a_door_is_left_alone(tmp_path: Path) -> No
         assert other.recv(10) == b"x"
 
 
+async def test_door_is_removed_before_its_queue_is_drained(tmp_path: Path) -> None:
+    """A later sender finds no door, instead of one that is not read."""
+    found: list[bool] = []
+    with closing(Endpoints(lambda _: found.append((tmp_path / "door").exists()))) as endpoints:
+        endpoints.bind([], [door_at(tmp_path / "door")])
+        endpoints.open()
+        hand_in(tmp_path / "door", b"queued")
+    assert found == [False]
+
+
 async def test_flood_does_not_keep_a_door_open(tmp_path: Path) -> None:
     with endpoints_with(door_at(tmp_path / "door")) as (endpoints, desk):
         hand_in(tmp_path / "door", b"x")
