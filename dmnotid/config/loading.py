@@ -36,7 +36,7 @@ def load_config(
     wanted: Wanted = lambda _id, _key, _form: True,
     unread: Unread | None = None,
 ) -> Config:
-    """Read a configuration and its secrets; `environ` provides STATE_DIRECTORY and CREDENTIALS_DIRECTORY.
+    """Read a configuration and its secrets; `environ` provides the directories that systemd makes.
 
     `check_path` is called with the absolute path of the file, and of each secret file, before that is read: the daemon
     and commands that run the hook pass `check_trusted_path`. Random octets replace a secret that is not `wanted`; with
@@ -52,6 +52,8 @@ def load_config(
         server["former_until"] = server["former_secret"] and server["former_secret"].until
         for kind in SECRET_KEYS:
             server[kind] = read_octets(server, kind, wanted, unread)
+    if found["control"] is None and (runtime := _systemd_directory(environ, "RUNTIME_DIRECTORY")):
+        found["control"] = Path(runtime, "control")
     _check_servers(reader, found["servers"])
     _check_doors(reader, found)
     _check_hook(reader, root)
@@ -66,13 +68,14 @@ def load_config(
     return _build(reader, found, reader.warnings())
 
 
+def _systemd_directory(environ: Mapping[str, str], variable: str) -> str:
+    """Return the directory that systemd has made for the service, the first of several; empty if there is none."""
+    return environ.get(variable, "").partition(":")[0]
+
+
 def _build(reader: Reader, found: Mapping[str, Any], warnings: tuple[ConfigProblem, ...]) -> Config:
-    """Return the configuration of these keys, with the directories that systemd has made for the service."""
-    # systemd separates several directories with colons.
-    state, runtime = (
-        reader.environ.get(name, "").partition(":")[0] for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY")
-    )
-    control = Path(runtime, "control") if runtime and found["control"] is None else found["control"]
+    """Return the configuration of these keys."""
+    state = _systemd_directory(reader.environ, "STATE_DIRECTORY")
     return Config(
         file=reader.file,
         servers=tuple(Server(**server) for server in found["servers"]),
@@ -93,7 +96,7 @@ def _build(reader: Reader, found: Mapping[str, Any], warnings: tuple[ConfigProbl
         log=LogConfig(**found["log"]),
         warnings=warnings,
         # False is `off`.
-        control=control or None,
+        control=found["control"] or None,
         doors=tuple(DoorConfig(**door) for door in found["doors"]),
     )
 

@@ -140,6 +140,13 @@ def test_control_socket_is_in_the_runtime_directory_unless_given(
     assert place.load(MINIMAL + key, environ).control == control
 
 
+def test_door_in_the_place_of_the_default_control_socket_is_refused(place: Place) -> None:
+    text = MINIMAL + "doors: [{path: /run/dmnotid/control, holds: push}]\n"
+    assert place.load(text, {}).control is None
+    with pytest.raises(ConfigError, match=r"doors\[0\]\.path: is also the path of control\.socket; expected"):
+        place.load(text, {"RUNTIME_DIRECTORY": "/run/dmnotid"})
+
+
 @pytest.mark.parametrize(("text", "problems"), cases("below servers (line 1) and hook (line 2)"))
 def test_wrong_section_is_refused(place: Place, text: str, problems: list[str]) -> None:
     assert place.problems(MINIMAL + text) == problems
