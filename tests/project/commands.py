@@ -168,7 +168,7 @@ NOWHERE: Final = {
     "takes an hour, with emulated processors or another release of Debian": (
         "DMNOTID_TEST_RELEASE=trixie .venv/bin/pytest -m system tests/system tests/project/test_package.py",
         "apt install mmdebstrap qemu-user-static",
-        "tests/foreign/run arm64 -n 2 tests/wire tests/host tests/journal tests/intake",
+        "tests/foreign/run arm64 -n 2 tests/whole",
         "tests/foreign/run armhf --rest",
     ),
     "takes the latest versions of the dependencies, which change each day": ("make lock PYTHON=.venv/bin/python",),
