@@ -108,14 +108,13 @@ def test_agent_is_registered_again_when_the_modem_is_powered_on_again(
     running.wait("agent registered")
     ofono.power(on=False)
     running.wait("agent withdrawn")
-    # Powered on again, oFono reads and deletes stored messages before an agent can be there.
+    # Powered on again, oFono reads and deletes stored messages, nearly always before an agent can be there.
     modem.store(*deliver(PUSHES[7]), announce=False)
     ofono.power(on=True)
     wait_until(lambda: not modem.stored)
     running.wait("agent registered", 2)
     modem.send(*deliver(PUSHES[8]))
-    running.wait("push handed in")
-    assert door.pushes[-1] == PUSHES[8]
+    wait_until(lambda: PUSHES[8] in door.pushes)
 
 
 def test_agent_is_registered_again_when_ofono_restarts(
