@@ -119,8 +119,10 @@ def run(directory: Path, service: Service, command: str) -> "subprocess.Complete
     host, port = service.address
     command = re.sub(r"dmnotid (check|test-hook|reload)\b(?!.*--config)", r"dmnotid \1 --config FILE", command)
     changes = {
+        # First, because the path of a directory and a port can have these digits too.
+        "607": "1", "608": "2",
         "/etc/dmnotid/dmnotid.yaml": "FILE", "/etc/dmnotid": str(directory), "FILE": str(directory / "dmnotid.yaml"),
-        "dmnotid send": f"dmnotid send --to {host}:{port}", "607": "1", "608": "2", "wwan0": "lo",
+        "dmnotid send": f"dmnotid send --to {host}:{port}", "wwan0": "lo",
         "examples/": f"{PROJECT}/examples/",
     }  # fmt: skip
     for printed, here in changes.items():
