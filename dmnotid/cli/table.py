@@ -1,9 +1,9 @@
 """How commands write columns, times and numbers. It imports little, for `dmnotid status`."""
 
-import time
 from collections.abc import Collection, Iterable
 
 from dmnotid.host.text import printable, span
+from dmnotid.sentences import local_time
 
 
 def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[str]:
@@ -22,10 +22,9 @@ def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[
 
 def moment(at: float, now: float | None = None) -> str:
     """Write POSIX seconds in local time: `2026-11-26 17:21:27`, and without the date if that is the day of `now`."""
-    then = time.localtime(at)
-    # Year, month and day.
-    today = now is not None and then[:3] == time.localtime(now)[:3]
-    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", then)
+    then = local_time(at)
+    date, _, time = then.isoformat(timespec="seconds").partition("T")
+    return time if now is not None and then.date() == local_time(now).date() else f"{date} {time}"
 
 
 def counted(count: int, noun: str) -> str:

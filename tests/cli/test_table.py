@@ -1,5 +1,6 @@
 """Columns, times and numbers."""
 
+import calendar
 import time
 
 import pytest
@@ -37,6 +38,11 @@ def test_moment_has_a_date_unless_it_is_of_today() -> None:
     assert moment(noon, noon + 3_600) == "12:00:00"
     assert moment(noon, noon + 86_400) == "2026-11-29 12:00:00"
     assert moment(noon) == "2026-11-29 12:00:00"
+
+
+def test_moment_after_2038_is_written_even_if_time_t_has_32_bits() -> None:
+    # Noon in UTC, which is a time of that day or the next one in every zone.
+    assert moment(calendar.timegm((2090, 6, 15, 12, 0, 0))).startswith(("2090-06-15 ", "2090-06-16 "))
 
 
 def test_count_has_the_plural_of_its_noun() -> None:
