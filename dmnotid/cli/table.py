@@ -1,9 +1,9 @@
 """How commands write columns, times and numbers. It imports little, for `dmnotid status`."""
 
+import time
 from collections.abc import Collection, Iterable
 
 from dmnotid.host.text import printable, span
-from dmnotid.sentences import local_time
 
 
 def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[str]:
@@ -22,9 +22,16 @@ def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[
 
 def moment(at: float, now: float | None = None) -> str:
     """Write POSIX seconds in local time: `2026-11-26 17:21:27`, and without the date if that is the day of `now`."""
-    then = local_time(at)
-    date, _, time = then.isoformat(timespec="seconds").partition("T")
-    return time if now is not None and then.date() == local_time(now).date() else f"{date} {time}"
+    try:
+        then = time.localtime(at)
+    except OverflowError:
+        # If time_t has 32 bits, it ends in 2038. Only then is datetime worth its import.
+        from dmnotid.sentences import local_time  # noqa: PLC0415
+
+        then = local_time(at).timetuple()
+    # Year, month and day.
+    today = now is not None and then[:3] == time.localtime(now)[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", then)
 
 
 def counted(count: int, noun: str) -> str:
