@@ -45,21 +45,25 @@ def exit_status(problem: Unreachable) -> int:
     return EXIT_FORBIDDEN if problem.why == "forbidden" else EXIT_DOWN
 
 
-def answered(ask: Callable[[], int]) -> int:
-    """Return the exit status of `ask`, or that of a daemon that does not answer or refuses, after a message."""
-    try:
-        return ask()
-    except Unreachable as problem:
-        lines, status = [printable(explain(problem))], exit_status(problem)
-    except Failed as problem:
-        lines, status = refusal(problem), EXIT_FORBIDDEN if problem.error == "NotPermitted" else 1
-    except MISSHAPEN as error:
-        # After an upgrade, the daemon of the former version runs until it is restarted.
-        lines, status = [printable(misfit(error))], EXIT_DOWN
-    from dmnotid.cli.process import print_error  # noqa: PLC0415 - an answer needs none of its imports
+def asks_daemon(command: Callable[..., int]) -> Callable[..., int]:
+    """Decorate a command: if the daemon does not answer, or refuses, it prints a message and returns that status."""
 
-    print_error("\n".join(lines))
-    return status
+    def main(arguments: object) -> int:
+        try:
+            return command(arguments)
+        except Unreachable as problem:
+            lines, status = [printable(explain(problem))], exit_status(problem)
+        except Failed as problem:
+            lines, status = refusal(problem), EXIT_FORBIDDEN if problem.error == "NotPermitted" else 1
+        except MISSHAPEN as error:
+            # After an upgrade, the daemon of the former version runs until it is restarted.
+            lines, status = [printable(misfit(error))], EXIT_DOWN
+        from dmnotid.cli.process import print_error  # noqa: PLC0415 - an answer needs none of its imports
+
+        print_error("\n".join(lines))
+        return status
+
+    return main
 
 
 def misfit(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dmnotid.cli.arguments import PACKAGE
-from dmnotid.cli.asking import answered
+from dmnotid.cli.asking import asks_daemon
 from dmnotid.cli.parser import UsageError
 from dmnotid.cli.places import add_places, find_socket
 from dmnotid.cli.process import EXIT_OK
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
 
 
+@asks_daemon
 def main(arguments: argparse.Namespace) -> int:
     """Print the last discards of each reason; exit status 3 if the daemon does not run, 4 if the user may not ask."""
     # A mistyped reason would look like one without discards.
@@ -31,14 +32,10 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.reason is not None and arguments.reason not in reasons:
         hint = suggest(arguments.reason, reasons) or f"the reasons are {', '.join(reasons)}"
         raise UsageError(f"{arguments.reason!r} is not a reason; {hint}")
-    path, now = find_socket(arguments), time.time()
-
-    def ask() -> int:
-        for reply in stream(path, "Discards", {"reason": arguments.reason}):
-            print("\n".join(lines_of(reply["discard"], now)))
-        return EXIT_OK
-
-    return answered(ask)
+    now = time.time()
+    for reply in stream(find_socket(arguments), "Discards", {"reason": arguments.reason}):
+        print("\n".join(lines_of(reply["discard"], now)))
+    return EXIT_OK
 
 
 def lines_of(discard: Mapping[str, Any], now: float) -> Iterator[str]:

@@ -6,11 +6,10 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, NoReturn
 
 from dmnotid.cli.arguments import parse_count, parse_server_id
-from dmnotid.cli.asking import answered
+from dmnotid.cli.asking import asks_daemon
 from dmnotid.cli.places import add_places, find_socket
 from dmnotid.cli.process import WARNING, print_error
 from dmnotid.cli.table import moment
@@ -33,16 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Print each record until Ctrl-C; exit status 3 if the daemon does not run, 4 if the user may not ask."""
+@asks_daemon
+def main(arguments: argparse.Namespace) -> NoReturn:
+    """Print each record until Ctrl-C, and those of the next daemon when one has ended.
+
+    Exit status 3 if no daemon runs at the start, 4 if the user may not ask.
+    """
+    path = find_socket(arguments)
     # The method takes the levels themselves, because it does not know their order.
     levels = LEVELS[LEVELS.index(arguments.level) :] if arguments.level else None
     wanted = {"levels": levels, "server": arguments.server, "session": arguments.session}
-    return answered(partial(_follow, find_socket(arguments), wanted, as_json=arguments.json))
-
-
-def _follow(path: str, wanted: Mapping[str, Any], *, as_json: bool) -> NoReturn:
-    """Print the records of a daemon, and of the next one when it has ended. Raises Unreachable if there is none yet."""
     # A daemon that does not run at the start is a mistake of the caller, and not waited for.
     call(path, "Status")
     while True:
@@ -51,7 +50,7 @@ def _follow(path: str, wanted: Mapping[str, Any], *, as_json: bool) -> NoReturn:
             # The daemon may have nothing to log for days.
             for reply in stream(path, "Follow", wanted, patience=None):
                 event = reply["event"]
-                print(json.dumps(event) if as_json else printable(line_of(event)))
+                print(json.dumps(event) if arguments.json else printable(line_of(event)))
                 # Output to a pipe is buffered in blocks.
                 sys.stdout.flush()
         print_error("the daemon has ended; its records continue once it answers again", WARNING)

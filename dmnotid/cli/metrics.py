@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from dmnotid.cli.asking import answered, explain, refusal
+from dmnotid.cli.asking import asks_daemon, explain, refusal
 from dmnotid.cli.exposition import Family, families, journal_bytes, last_accepted, oldest_pending, render, up
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
@@ -39,21 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--http", action="store_true", help="answer one HTTP request on standard input (for systemd)")
 
 
+@asks_daemon
 def main(arguments: argparse.Namespace) -> int:
     """Print, write or serve the metrics; those of a daemon that does not run are valid too."""
     scrape = partial(_scrape, arguments)
-
-    def ask() -> int:
-        if arguments.http:
-            sys.stdout.buffer.write(answer(read_head(_STANDARD_INPUT), scrape))
-        elif arguments.write:
-            # The textfile collector reads only the older format.
-            replace_file(arguments.write, scrape(PLAIN))
-        else:
-            print(scrape(OPENMETRICS if arguments.openmetrics else PLAIN), end="")
-        return EXIT_OK
-
-    return answered(ask)
+    if arguments.http:
+        sys.stdout.buffer.write(answer(read_head(_STANDARD_INPUT), scrape))
+    elif arguments.write:
+        # The textfile collector reads only the older format.
+        replace_file(arguments.write, scrape(PLAIN))
+    else:
+        print(scrape(OPENMETRICS if arguments.openmetrics else PLAIN), end="")
+    return EXIT_OK
 
 
 def _scrape(arguments: argparse.Namespace, content_type: str) -> str:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Final
 
-from dmnotid.cli.asking import answered, problem_lines
+from dmnotid.cli.asking import asks_daemon, problem_lines
 from dmnotid.cli.places import add_places, find_socket
 from dmnotid.cli.process import EXIT_OK, WARNING, in_journal, print_error
 from dmnotid.control.client import call
@@ -17,15 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
 
 
+@asks_daemon
 def main(arguments: argparse.Namespace) -> int:
     """Reload; 0 once the new configuration is in force, 1 if it has problems, 3 or 4 if the daemon can't be asked."""
-    path = find_socket(arguments)
-
-    def ask() -> int:
-        warnings = problem_lines(call(path, "Reload", patience=PATIENCE)["warnings"])
-        # At `systemctl reload`, those of the daemon's own log are enough.
-        for line in () if in_journal() else warnings:
-            print_error(f"warning: {line}", WARNING)
-        return EXIT_OK
-
-    return answered(ask)
+    warnings = problem_lines(call(find_socket(arguments), "Reload", patience=PATIENCE)["warnings"])
+    # At `systemctl reload`, those of the daemon's own log are enough.
+    for line in () if in_journal() else warnings:
+        print_error(f"warning: {line}", WARNING)
+    return EXIT_OK

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from dmnotid.cli.arguments import parse_count, parse_server_id, parse_time
-from dmnotid.cli.asking import answered, explain
+from dmnotid.cli.asking import asks_daemon, explain
 from dmnotid.cli.parser import UsageError
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # noqa: SLF001
 
 
+@asks_daemon
 def main(arguments: argparse.Namespace) -> int:
     """List, show, retry or cancel sessions; exit status 3 if the daemon does not run, 4 if the user may not ask."""
     action, *numbers = arguments.words if arguments.words[:1] in (["retry"], ["cancel"]) else ["", *arguments.words]
@@ -61,15 +62,15 @@ def main(arguments: argparse.Namespace) -> int:
         # One at a time, so that a mistake does not close the sessions of all servers.
         if session is None or arguments.server or arguments.all:
             raise UsageError("cancel expects the number of one session")
-        return answered(lambda: _cancel(path, session))
+        return _cancel(path, session)
     if action == "retry":
         if [session is not None, arguments.server is not None, arguments.all].count(True) != 1:
             raise UsageError("retry expects one of N, --server ID and --all")
-        return answered(lambda: _retry(path, wanted, every=arguments.all))
+        return _retry(path, wanted, every=arguments.all)
     if arguments.all or arguments.since is not None:
         # Without states, the method lists the pending sessions alone.
         wanted |= {"states": [*PendingState, *Closed], "since": arguments.since}
-    return answered(lambda: _watch(path, wanted, arguments) if arguments.watch else _list(path, wanted, arguments))
+    return _watch(path, wanted, arguments) if arguments.watch else _list(path, wanted, arguments)
 
 
 def _sessions(path: str, wanted: Wanted) -> Iterator[Session]:
@@ -82,17 +83,17 @@ def _find(path: str, session: int) -> Session:
 
 
 def _list(path: str, wanted: Wanted, arguments: argparse.Namespace) -> int:
+    show = partial(print_sessions, wanted=wanted, as_json=arguments.json)
     try:
-        return print_sessions(_sessions(path, wanted), wanted, as_json=arguments.json)
+        return show(_sessions(path, wanted))
     except Unreachable as problem:
         # A daemon that starts or stops holds the journal, and answers in a moment.
         if problem.why != "absent":
             raise
         print(printable(explain(problem)), file=sys.stderr)
-    from dmnotid.cli.stopped import show_sessions  # noqa: PLC0415 - SQLite, which only this needs
+    from dmnotid.cli.stopped import find_sessions, show_copy  # noqa: PLC0415 - SQLite, which only this needs
 
-    show = partial(print_sessions, wanted=wanted, as_json=arguments.json)
-    return show_sessions(find_state(arguments), wanted, show)
+    return show_copy(find_state(arguments), lambda journal: show(find_sessions(journal, wanted)))
 
 
 def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool) -> int:

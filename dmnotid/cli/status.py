@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from dmnotid.cli.asking import answered, exit_status, explain, misfit, problem_lines, refusal
+from dmnotid.cli.asking import asks_daemon, exit_status, explain, misfit, problem_lines, refusal
 from dmnotid.cli.places import add_places, find_socket, find_state
 from dmnotid.cli.process import EXIT_OK
-from dmnotid.cli.status_text import PATIENCE, print_text, report
+from dmnotid.cli.status_text import PATIENCE, print_text, status_of
 from dmnotid.cli.table import count_pending
 from dmnotid.control.client import MISSHAPEN, Failed, Unreachable, call
 from dmnotid.host.text import printable
@@ -31,29 +30,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
 
 
+@asks_daemon
 def main(arguments: argparse.Namespace) -> int:
     """Ask the daemon; 0 if it runs and nothing is wrong, 1 if something is, 3 if it does not run, 4 if not allowed."""
     ask = partial(call, find_socket(arguments), "Status", patience=PATIENCE)
     if arguments.check:
         return check(ask)
-    if arguments.json:
-        return answered(lambda: report(ask(), lambda status: print(json.dumps(status))))
-    return answered(lambda: _print(ask, arguments))
-
-
-def _print(ask: Callable[[], Mapping[str, Any]], arguments: argparse.Namespace) -> int:
-    """Print the state of the daemon as text. Raises Failed."""
     try:
         status = ask()
     except Unreachable as problem:
+        # What the journal has is not in that form.
+        if arguments.json:
+            raise
         print(printable(explain(problem)))
         # A daemon that starts or stops holds the journal, and answers in a moment.
         if problem.why != "absent":
             return exit_status(problem)
         from dmnotid.cli.stopped import print_journal, show_copy  # noqa: PLC0415 - SQLite, which only this needs
 
-        return show_copy(find_state(arguments), partial(print_journal, now=time.time()))
-    return report(status, partial(print_text, every=arguments.all))
+        return show_copy(find_state(arguments), print_journal)
+    if arguments.json:
+        print(json.dumps(status))
+    else:
+        print_text(status, every=arguments.all)
+    return status_of(status)
 
 
 def check(ask: Callable[[], Mapping[str, Any]]) -> int:

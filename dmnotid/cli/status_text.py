@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dmnotid.cli.asking import EXIT_DOWN, default_socket, exit_status, explain, problem_lines
 from dmnotid.cli.table import columns, count_pending, counted, moment
@@ -31,7 +31,9 @@ def show_status() -> int:
     path = default_socket()
     if os.path.exists(path):  # noqa: PTH110 - the import of pathlib takes longer than the answer of the daemon
         try:
-            return report(call(path, "Status", patience=PATIENCE), lambda status: print_text(status, every=False))
+            status = call(path, "Status", patience=PATIENCE)
+            print_text(status, every=False)
+            return status_of(status)
         except Unreachable as problem:
             if problem.why != "absent":
                 print(printable(explain(problem)))
@@ -44,9 +46,8 @@ def show_status() -> int:
     return run_command(["status"])
 
 
-def report(status: Status, show: Callable[[Status], None]) -> int:
-    """Show a status, and return the exit status for it."""
-    show(status)
+def status_of(status: Status) -> int:
+    """Return the exit status for what a daemon reports."""
     # It answers until its last session has ended, but receives nothing more.
     if status["stopping"]:
         return EXIT_DOWN

@@ -1,8 +1,9 @@
 """The journal of a daemon that does not run, as `dmnotid status` and `dmnotid sessions` show it."""
 
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +34,9 @@ def show_copy(directory: Path, show: Callable[[JournalCopy], object]) -> int:
     return EXIT_DOWN
 
 
-def print_journal(journal: JournalCopy, now: float) -> None:
+def print_journal(journal: JournalCopy) -> None:
     """Print when each server was heard, what is pending, and the last session."""
+    now = time.time()
     rows = [row for row in journal.rows() if row.state == PENDING]
     pending = Counter(row.server_id for row in rows)
     count, oldest = journal.extent()
@@ -58,12 +60,8 @@ def print_journal(journal: JournalCopy, now: float) -> None:
     print(f"\n{count_pending(len(rows), min((shown_time(row.received_at) for row in rows), default=None), now)}")
 
 
-def show_sessions(directory: Path, wanted: Mapping[str, Any], show: Callable[[Iterable[Session]], object]) -> int:
-    """Show the sessions that match the parameters of the method `Sessions`; the status is that of `show_copy`."""
-    return show_copy(directory, lambda journal: show(_find_sessions(journal, wanted)))
-
-
-def _find_sessions(journal: JournalCopy, wanted: Mapping[str, Any]) -> list[Session]:
+def find_sessions(journal: JournalCopy, wanted: Mapping[str, Any]) -> list[Session]:
+    """Return the sessions that match the parameters of the method `Sessions`. Raises Failed as the daemon does."""
     session, server = wanted["session"], wanted["server"]
     # As in the daemon: a number alone finds a closed session too.
     closed_too = session is not None or "states" in wanted

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dmnotid.cli.status import check
-from dmnotid.cli.status_text import describe, list_servers, print_text, report
+from dmnotid.cli.status_text import describe, list_servers, print_text, status_of
 from tests.cli.examples import DISCARD, DONE, NOW, STATUS, changed, server
 
 pytestmark = pytest.mark.usefixtures("utc")
@@ -117,7 +117,7 @@ def test_text_of_the_network_cannot_drive_the_terminal(capsys: pytest.CaptureFix
     [({}, 0), ({"problems": [{"place": "hook", "message": "No such file"}]}, 1), ({"stopping": True}, 3)],
 )
 def test_exit_status_is_that_of_the_daemons_state(facts: dict[str, Any], status: int) -> None:
-    assert report(changed(**facts), lambda _: None) == status
+    assert status_of(changed(**facts)) == status
 
 
 FIGURES = "pending=1 accepted=910c discarded=85c lost=0c failed=1c"
