@@ -18,6 +18,7 @@ from dmnotid.host.text import printable
 WARNING: Final = 1
 CRITICAL: Final = 2
 UNKNOWN: Final = 3
+_WORDS: Final = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,33 +59,33 @@ def main(arguments: argparse.Namespace) -> int:
 
 def check(ask: Callable[[], Mapping[str, Any]]) -> int:
     """Print the line for a monitor, and return its exit status."""
-    # Until an answer shows more.
-    word, found = "UNKNOWN", UNKNOWN
+    # Until an answer was read in full.
+    found = UNKNOWN
     try:
         status = ask()
-        word, found = judge(status)
         # The form of the plugins of Nagios: a sentence, a bar, and figures.
         line = f"{summarize(status)}|{performance(status)}"
+        found = judge(status)
     except Unreachable as problem:
         line = explain(problem)
         # If the monitor may not ask, the state of the daemon is unknown.
         if problem.why != "forbidden":
-            word, found = "CRITICAL", CRITICAL
+            found = CRITICAL
     except Failed as problem:
         line = "; ".join(refusal(problem))
     except MISSHAPEN as error:
         line = misfit(error)
-    print(printable(f"{word} {line}"))
+    print(printable(f"{_WORDS[found]} {line}"))
     return found
 
 
-def judge(status: Mapping[str, Any]) -> tuple[str, int]:
-    """Return the word and the exit status for what a running daemon reports."""
+def judge(status: Mapping[str, Any]) -> int:
+    """Return the exit status for what a running daemon reports."""
     # Without its hook or its journal, the daemon starts no session.
     broken = not status["hook"]["startable"] or "journal" in {problem["place"] for problem in status["problems"]}
     if broken or status["stopping"]:
-        return "CRITICAL", CRITICAL
-    return ("WARNING", WARNING) if status["problems"] else ("OK", EXIT_OK)
+        return CRITICAL
+    return WARNING if status["problems"] else EXIT_OK
 
 
 def summarize(status: Mapping[str, Any]) -> str:

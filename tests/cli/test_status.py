@@ -166,3 +166,8 @@ def test_check_is_one_line_with_figures(
 ) -> None:
     assert check(lambda: changed(**facts)) == status
     assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_check_of_an_answer_that_lacks_figures_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(lambda: {name: value for name, value in STATUS.items() if name != "counts"}) == 3
+    assert capsys.readouterr().out.startswith("UNKNOWN the daemon's answer is not as this dmnotid expects it (")
