@@ -15,9 +15,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
+from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem
 from dmnotid.cli.parser import UsageError
 from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK, EXIT_PROBLEM, WARNING, operator_environ, print_error
+from dmnotid.cli.table import titled
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import DEFAULT_STATE, Config, DoorConfig
 from dmnotid.errors import ConfigError, DmnotidError, EndpointError, HookError, JournalError
@@ -229,7 +230,7 @@ def summary(
     `problem` is why its hook would not be started. `passed` are the addresses, and `doors` the paths of doors without
     links, that the socket units pass. Secrets may not have been `read`, and the state may still have to be `made`.
     """
-    yield from section("servers", (_describe_server(server, read=read) for server in config.servers))
+    yield from titled("servers", (_describe_server(server, read=read) for server in config.servers))
     # As in the daemon, passed sockets replace `listen`.
     addresses = ", ".join(passed or map(str, config.listen))
     yield f"listen       {addresses} ({'UDP, passed by dmnotid.socket' if passed else 'UDP'})"
@@ -240,12 +241,12 @@ def summary(
             by_unit = os.path.realpath(door.path) in doors
             owner = "passed by dmnotid-doors.socket" if by_unit else f"mode {door.mode:04o}{group}"
             lines.append(f"{door.path} ({door.holds}, source {door.source}, {owner})")
-        yield from section("doors", lines)
+        yield from titled("doors", lines)
     yield f"state        {config.state}{' (systemd makes it)' if made else ''}"
     socket = f"socket {str(config.hook.socket)!r}"
     hook = " ".join(map(repr, config.hook.command)) if config.hook.socket is None else socket
     yield f"hook         {hook}: {describe_problem(problem)}"
-    yield from section("connections", _links(config))
+    yield from titled("connections", _links(config))
 
 
 def _describe_server(server: Server, *, read: bool) -> str:

@@ -1,6 +1,4 @@
-"""What `check` and `test-hook` both report: whether the hook could be started, in lines with a title."""
-
-from collections.abc import Iterable, Iterator
+"""What `check` and `test-hook` both report: whether the hook could be started."""
 
 from dmnotid.cli.process import print_error
 from dmnotid.config.values import HookConfig
@@ -32,11 +30,3 @@ def print_problem(hook: HookConfig, problem: HookError) -> None:
 
 def _state(problem: HookError) -> str:
     return "not startable" if problem.trusted else "not trusted"
-
-
-def section(name: str, lines: Iterable[str]) -> Iterator[str]:
-    """Put a title before the first of some lines, and spaces before the others."""
-    title = name
-    for line in lines:
-        yield f"{title:<12} {line}"
-        title = ""

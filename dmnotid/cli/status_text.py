@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from dmnotid.cli.asking import EXIT_DOWN, default_socket, exit_status, explain, problem_lines
-from dmnotid.cli.table import columns, count_pending, counted, moment
+from dmnotid.cli.table import columns, count_pending, counted, moment, titled
 from dmnotid.control.client import MISSHAPEN, Failed, Unreachable, call
 from dmnotid.host.text import printable, span
 
@@ -24,6 +24,7 @@ _DAY = 86_400
 _TITLES = ("SERVER", "HEARD", "ACCEPTED", "DISCARDED", "PENDING", "LAST SESSION")
 _NUMBERS = (2, 3, 4)
 _FORMER = "former"
+_WIDTH = 9
 
 
 def show_status() -> int:
@@ -66,7 +67,7 @@ def describe(status: Status) -> Iterator[str]:
     since = f"{moment(started)} ({span(now - started)})"
     yield f"dmnotid {status['program']} {verb} since {since}, pid {status['pid']}"
     yield from _list_problems(status)
-    yield from _labelled("listens", map(_describe_socket, status["sockets"]))
+    yield from titled("listens", map(_describe_socket, status["sockets"]), _WIDTH)
     hook, journal, clock = status["hook"], status["journal"], status["clock"]
     # The reason is among the problems.
     yield f"hook      {hook['what']}: {'trusted' if hook['startable'] else 'cannot be started'}"
@@ -84,14 +85,9 @@ def _list_problems(status: Status) -> Iterator[str]:
         at, loaded = moment(refused["at"], now), moment(status["config"]["loaded"], now)
         head = f"reload refused {at}, the configuration of {loaded} is in force:"
         more = f" (1 of {refused['problems']}, dmnotid check has all)" if refused["problems"] > 1 else ""
-        yield from _labelled("PROBLEM", [head, f"{problems.pop(0)}{more}"])
+        yield from titled("PROBLEM", [head, f"{problems.pop(0)}{more}"], _WIDTH)
     for problem in problems:
-        yield from _labelled("PROBLEM", [problem])
-
-
-def _labelled(label: str, lines: Sequence[str] | Iterator[str]) -> Iterator[str]:
-    for at, line in enumerate(lines):
-        yield f"{'' if at else label:8}  {line}"
+        yield from titled("PROBLEM", [problem], _WIDTH)
 
 
 def describe_journal(journal: Mapping[str, Any], now: float) -> str:

@@ -1,7 +1,7 @@
 """How commands write columns, times and numbers. It imports little, for `dmnotid status`."""
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from dmnotid.host.text import printable, span
 
@@ -18,6 +18,12 @@ def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[
         ).rstrip()
         for row in cells
     ]
+
+
+def titled(title: str, lines: Iterable[str], width: int = 12) -> Iterator[str]:
+    """Put a title before the first of some lines, and spaces before the others."""
+    for at, line in enumerate(lines):
+        yield f"{'' if at else title:{width}} {line}"
 
 
 def moment(at: float, now: float | None = None) -> str:

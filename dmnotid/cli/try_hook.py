@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from dmnotid.cli.arguments import add_option_arguments, find_server, parse_count, parse_server_id
-from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem, section
+from dmnotid.cli.hook_report import describe_problem, find_problem, print_problem
 from dmnotid.cli.order import Order
 from dmnotid.cli.process import DEFAULT_CONFIG, EXIT_OK, EXIT_PROBLEM
+from dmnotid.cli.table import titled
 from dmnotid.config.durations import spell
 from dmnotid.config.loading import load_config
 from dmnotid.config.values import MAX_INTERFACE_NAME, Config, ConnectionsConfig, HookConfig
@@ -206,8 +207,8 @@ def describe(hook: HookConfig, start: SessionStart, problem: HookError | None) -
         yield f"socket       {str(hook.socket)!r}"
     else:
         argv, environment = _command(hook, start)
-        yield from section("arguments", map(repr, argv))
-        yield from section("environment", (f"{name}={value!r}" for name, value in environment.items()))
+        yield from titled("arguments", map(repr, argv))
+        yield from titled("environment", (f"{name}={value!r}" for name, value in environment.items()))
     yield f"input        {build_input(session_facts(start)).rstrip()}"
 
 
