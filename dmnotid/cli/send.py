@@ -48,8 +48,24 @@ SHOWN: Final = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dmnotid send`."""
-    _add_destination(parser.add_argument_group("destination"))
-    _add_server(parser.add_argument_group("server"))
+    add = parser.add_argument_group("destination").add_argument
+    local = ("127.0.0.1", WAP_PUSH_PORT)
+    shown = f"HOST[:PORT], [ADDRESS]:PORT, or unix:/PATH for a door (default: {show_address(*local)})"
+    add("--to", type=parse_destination, default=local, metavar="DESTINATION", help=shown)
+    bare = "send the package without a push around it, to a door for packages"
+    add("--package", action="store_true", help=bare)
+    printing = "print each datagram in hex and send nothing; the NOTIFICATION-IDs count as sent"
+    add("--print", action="store_true", help=printing)
+    add("--count", type=parse_count, default=1, metavar="N", help="number of datagrams (default: 1)")
+    add("--rate", type=_parse_rate, metavar="N", help="maximum number of datagrams a second (default: no limit)")
+    add = parser.add_argument_group("server").add_argument
+    add("--server", type=parse_server_id, metavar="ID", help="SERVER-ID (default: the only one of --config)")
+    add("--no-server-id", action="store_true", help="leave the SERVER-ID Option out")
+    configs = "take the server and its secret from a configuration of dmnotid"
+    add("--config", type=Path, metavar="FILE", help=configs)
+    secrets = "take the secret from a file, without the line break at its end"
+    add("--secret-file", type=Path, metavar="FILE", help=secrets)
+    add("--unsigned", action="store_true", help="leave the SHA256-DIGEST Option out")
     package = parser.add_argument_group("notification")
     ids = "first NOTIFICATION-ID, decimal or 0x (default: a random one, then the one after the last for the server)"
     parse_id = partial(parse_number, lowest=0, highest=MAX_NOTIFICATION_ID)
@@ -57,40 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option_arguments(package)
     times = "time of SHA256-DIGEST, such as now-2d or 2025-01-01T00:00:00Z (default: now)"
     package.add_argument("--time", type=_parse_signed_time, metavar="TIME", help=times)
-    push = parser.add_argument_group("push")
+    add = parser.add_argument_group("push").add_argument
     tids = "TID (default: the last octet of the NOTIFICATION-ID)"
-    push.add_argument("--tid", type=partial(parse_number, lowest=0, highest=0xFF), metavar="N", help=tids)
-    further = "a further push header: 'X-Name: text', '0x34: 1' (well-known number) or 'hex:8d90'; may be repeated"
+    add("--tid", type=partial(parse_number, lowest=0, highest=0xFF), metavar="N", help=tids)
     force = f"also send push headers of more than {DEFAULT_MAX_HEADER_OCTETS} octets, which clients may drop (6.1)"
-    push.add_argument("--force", action="store_true", help=force)
+    add("--force", action="store_true", help=force)
     broken = "break each datagram so that it is discarded for that reason: %(choices)s"
-    push.add_argument("--break", choices=BREAKS, dest="broken", metavar="REASON", help=broken)
-    push.add_argument("--header", type=_parse_header, action="append", default=[], metavar="NAME:VALUE", help=further)
-
-
-def _add_destination(group: argparse._ArgumentGroup) -> None:
-    local = ("127.0.0.1", WAP_PUSH_PORT)
-    shown = f"HOST[:PORT], [ADDRESS]:PORT, or unix:/PATH for a door (default: {show_address(*local)})"
-    group.add_argument("--to", type=parse_destination, default=local, metavar="DESTINATION", help=shown)
-    bare = "send the package without a push around it, to a door for packages"
-    group.add_argument("--package", action="store_true", help=bare)
-    printing = "print each datagram in hex and send nothing; the NOTIFICATION-IDs count as sent"
-    group.add_argument("--print", action="store_true", help=printing)
-    group.add_argument("--count", type=parse_count, default=1, metavar="N", help="number of datagrams (default: 1)")
-    group.add_argument(
-        "--rate", type=_parse_rate, metavar="N", help="maximum number of datagrams a second (default: no limit)"
-    )
-
-
-def _add_server(group: argparse._ArgumentGroup) -> None:
-    ids = "SERVER-ID (default: the only one of --config)"
-    group.add_argument("--server", type=parse_server_id, metavar="ID", help=ids)
-    group.add_argument("--no-server-id", action="store_true", help="leave the SERVER-ID Option out")
-    configs = "take the server and its secret from a configuration of dmnotid"
-    group.add_argument("--config", type=Path, metavar="FILE", help=configs)
-    secrets = "take the secret from a file, without the line break at its end"
-    group.add_argument("--secret-file", type=Path, metavar="FILE", help=secrets)
-    group.add_argument("--unsigned", action="store_true", help="leave the SHA256-DIGEST Option out")
+    add("--break", choices=BREAKS, dest="broken", metavar="REASON", help=broken)
+    further = "a further push header: 'X-Name: text', '0x34: 1' (well-known number) or 'hex:8d90'; may be repeated"
+    add("--header", type=_parse_header, action="append", default=[], metavar="NAME:VALUE", help=further)
 
 
 def _parse_rate(text: str) -> float:
