@@ -30,6 +30,9 @@ from dmnotid.wire.notification import Notification, decode_notification, encode_
 NO_SERVERS: Final = Rules(Servers(()))
 """The rules without a configuration: they judge the octets alone."""
 
+_ANYWHERE: Final = Source("::", 0)
+"""The sender without --source: no server has sources left to compare it with."""
+
 
 class Input(NamedTuple):
     """One datagram, or the problem that kept it from being read; `bare` octets are a package without a push."""
@@ -108,28 +111,27 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
-    config = None
-    if arguments.config:
-        # The secret that is needed may be readable for this user although another server's is not.
-        def report(problem: ConfigProblem) -> None:
-            print(f"{problem}; decode continues without this secret", file=sys.stderr)
+    # Without a journal, no server has signed before.
+    clock = judge_clock(time.time(), None) if arguments.at is None else Clock(arguments.at)
+    if arguments.config is None:
+        return Judge(arguments.package, None, _ANYWHERE, clock)
 
-        config = load_config(arguments.config, operator_environ(), unread=report)
-    rules, source = None if config is None else config.rules, arguments.source
-    if config is not None and source is not None and source.port is None:
+    # The secret that is needed may be readable for this user although another server's is not.
+    def report(problem: ConfigProblem) -> None:
+        print(f"{problem}; decode continues without this secret", file=sys.stderr)
+
+    config = load_config(arguments.config, operator_environ(), unread=report)
+    rules, source = config.rules, arguments.source
+    if source is None:
+        # The sender is not known, so no server is refused because of its sources.
+        rules = rules._replace(servers=Servers(server._replace(sources=()) for server in rules.servers))
+    elif source.port is None:
         # A sender without a port is a door, and a mistyped name would look like a refusal.
         names = {door.source for door in config.doors}
         if source.address not in names:
             known = f"the doors are {', '.join(sorted(names))}" if names else "there are no doors"
             raise UsageError(f"--source {source}: {config.file} has no door of that name; {known}")
-    # The sender is not known, so no server is refused because of its sources.
-    if rules is not None and source is None:
-        anywhere = Servers(server._replace(sources=()) for server in rules.servers)
-        rules = rules._replace(servers=anywhere)
-    # Without a journal, no server has signed before.
-    clock = judge_clock(time.time(), None) if arguments.at is None else Clock(arguments.at)
-    # Without --source, no server has sources left to compare that address with.
-    return Judge(arguments.package, rules, source or Source("::", 0), clock)
+    return Judge(arguments.package, rules, source or _ANYWHERE, clock)
 
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
