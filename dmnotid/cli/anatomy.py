@@ -18,8 +18,6 @@ PER_ROW: Final = 8
 """Octets in one row of hex."""
 
 ROW_WIDTH: Final = len("00 ") * PER_ROW
-SPAN_WIDTH: Final = 9
-NO_SPAN: Final = " " * SPAN_WIDTH
 
 
 class Part(NamedTuple):
@@ -171,9 +169,9 @@ def render(parts: list[Part], palette: Palette = PLAIN) -> list[str]:
         size = len(part.octets)
         # As in an editor of octets, a range includes its last octet.
         span = f"{part.start}-{part.start + size - 1}" if size > 1 else str(part.start) if size else ""
-        hexadecimal = f"{palette.dim}{rows[0].ljust(ROW_WIDTH)}{palette.off}"
-        lines.append(f"{span.rjust(SPAN_WIDTH)}  {hexadecimal}  {part.name.ljust(width)}  {part.value}".rstrip())
-        lines += [f"{NO_SPAN}  {palette.dim}{row}{palette.off}" for row in rows[1:]]
+        hexadecimal = f"{palette.dim}{rows[0]:{ROW_WIDTH}}{palette.off}"
+        lines.append(f"{span:>9}  {hexadecimal}  {part.name:{width}}  {part.value}".rstrip())
+        lines += [f"{'':9}  {palette.dim}{row}{palette.off}" for row in rows[1:]]
     return lines
 
 

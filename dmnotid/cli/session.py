@@ -100,8 +100,8 @@ async def serve(command: Sequence[str], facts: Facts) -> int:
         return EXIT_LOCKED
     # Not read from the environment of the process: nothing else of it is for a session.
     manager = Manager({"NOTIFY_SOCKET": os.environ.get("NOTIFY_SOCKET", "")})
-    server_id, notification_id, attempt = facts["server_id"], facts["notification_id"], facts["attempt"]
-    manager.status(f"session {facts['session']} for {server_id}, notification {notification_id}, attempt {attempt}")
+    status = "session {session} for {server_id}, notification {notification_id}, attempt {attempt}"
+    manager.status(status.format_map(shown))
     logger.info("session started", **shown, connection=facts["connection"], interface=facts["interface"])
     with lock as held:
         code = await _run(command, facts, held, logger.bind(**shown))

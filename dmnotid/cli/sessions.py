@@ -100,7 +100,8 @@ def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool
     """Print sessions: one object a line, or a table, or all facts of one."""
     now, times, found = time.time(), "states" in wanted, list(sessions)
     if as_json:
-        sys.stdout.writelines(f"{json.dumps(session)}\n" for session in found)
+        for session in found:
+            print(json.dumps(session))
     elif wanted["session"] is not None:
         print("\n".join(columns(facts(found[0]))))
     else:
@@ -125,7 +126,7 @@ def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn
             changed = [it for number, it in found.items() if number not in last or _mark(it) != _mark(last[number])]
             changes = [*gone, *changed]
             if arguments.json:
-                sys.stdout.writelines(f"{json.dumps(session)}\n" for session in changes)
+                print_sessions(changes, wanted, as_json=True)
             elif changes:
                 now = time.time()
                 # Without the titles, but as wide.
