@@ -163,7 +163,7 @@ NOWHERE: Final = {
         "systemctl edit dmnotid-metrics.socket",
     ),
     "needs a build directory of OpenEmbedded; tests/project/test_yocto.py parses the layer with the same parser": (
-        "bitbake-layers add-layer contrib/yocto/meta-dmnotid",
+        "bitbake-layers add-layer CHECKOUT/contrib/yocto/meta-dmnotid",
     ),
     "takes an hour, with emulated processors or another release of Debian": (
         "DMNOTID_TEST_RELEASE=trixie .venv/bin/pytest -m system tests/system tests/project/test_package.py",

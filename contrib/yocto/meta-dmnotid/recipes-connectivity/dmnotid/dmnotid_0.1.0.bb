@@ -1,16 +1,16 @@
 # nooelint: oelint.var.mandatoryvar.HOMEPAGE - dmnotid has none
 SUMMARY = "OMA DM 2.0 notification receiver"
-DESCRIPTION = "Receives DM Notifications as WAP Push on UDP 2948, verifies them, keeps them on disk and calls a hook, which \
+DESCRIPTION = "Receives DM Notifications as WAP Push on UDP 2948, verifies them, keeps them on disk and runs a hook, which \
                starts the DM session."
 SECTION = "net"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=fab7df3c421c2d7c74ec53541a04b3ea"
 
-# The directory of the source distribution: where "make dist" puts it in the checkout that has this layer.
+# The directory of the source distribution. "make dist" writes it to dist/ of the checkout that contains this layer.
 DMNOTID_DIST ?= "${THISDIR}/../../../../../dist"
 SRC_URI = "file://${DMNOTID_DIST}/dmnotid-${PV}.tar.gz"
 
-# Up to scarthgap bitbake unpacks into WORKDIR.
+# Up to and including scarthgap, bitbake unpacks into WORKDIR.
 UNPACKDIR ??= "${WORKDIR}"
 S = "${UNPACKDIR}/dmnotid-${PV}"
 
@@ -18,12 +18,12 @@ inherit features_check python_setuptools_build_meta systemd useradd
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
-# Nothing is enabled: dmnotid has no server to listen for until its configuration names one. An image that has a
-# configuration sets SYSTEMD_AUTO_ENABLE:pn-dmnotid = "enable".
+# Nothing is enabled, because the example configuration names no real server. For an image that has a configuration of its own,
+# set SYSTEMD_AUTO_ENABLE:pn-dmnotid = "enable" in conf/local.conf.
 SYSTEMD_SERVICE:${PN} = "dmnotid.service dmnotid.socket"
 SYSTEMD_AUTO_ENABLE = "disable"
 
-# The users of systemd/dmnotid.sysusers, made while the image is built. The root may be read-only.
+# The users of systemd/dmnotid.sysusers, made while the image is built, because its root may be read-only.
 USERADD_PACKAGES = "${PN}"
 GROUPADD_PARAM:${PN} = "--system dmnotid-doors"
 USERADD_PARAM:${PN} = "--system --home-dir ${localstatedir}/lib/dmnotid --no-create-home --shell /sbin/nologin --user-group dmnotid; \
@@ -46,7 +46,7 @@ do_install:append() {
 FILES:${PN} += "${systemd_system_unitdir} ${nonarch_libdir}/systemd/catalog"
 CONFFILES:${PN} = "${sysconfdir}/dmnotid/dmnotid.yaml"
 
-# uvloop is not among them, as it is optional: without it dmnotid runs on the loop of asyncio.
+# Without uvloop, which is optional: dmnotid then runs on the event loop of asyncio.
 RDEPENDS:${PN} += "\
     python3-asyncio \
     python3-core \
