@@ -8,12 +8,12 @@
 -- Filters: dm_notification.server_id == "dm.example.com", dm_notification.id == 4711, dm_notification.reason == "truncated".
 --
 -- It reads a datagram as `dmnotid decode` does without a configuration, with the same checks in the same order. If dmnotid
--- would discard it, `dm_notification.reason` is the reason, at the octet where the problem is. Secrets, servers and clocks
--- are not known here, so no digest is verified. Two limits of SERVER-ID are not checked either, because they need tables of
+-- would discard it, `dm_notification.reason` gives the reason and marks the octet of the problem. The dissector has neither
+-- secrets nor servers, so it verifies no digest and no age. Nor does it check two limits of SERVER-ID, which need tables of
 -- Unicode: NFC, and runs of combining characters.
 --
--- Pushes for other applications go on to Wireshark's own WSP dissector. The settings are under Preferences > Protocols >
--- DM_NOTIFICATION. Tried with Wireshark 4.0 and 4.4. The latter loads no Lua scripts for root: run it as another user.
+-- Wireshark's own WSP dissector shows pushes for other applications. The settings are under Preferences > Protocols >
+-- DM_NOTIFICATION. Tested with Wireshark 4.0 and 4.4. Version 4.4 loads no Lua scripts as root: run it as another user.
 
 local proto = Proto("dm_notification", "OMA DM 2.0 Notification")
 
