@@ -1,19 +1,19 @@
 # make dist     builds the source distribution and the wheel into dist/
 # make deb      builds the Debian package into dist/ (docs/install.md)
-# make sbom     writes dist/dmnotid-VERSION.cdx.json: what an installation consists of, in CycloneDX
-# make lock     writes the versions and hashes of systemd/*requirements.txt, which systemd/install installs
-# make release  prepares a release, VERSION=1.2.3 (CONTRIBUTING.md)
+# make sbom     writes dist/dmnotid-VERSION.cdx.json, the packages of an installation in CycloneDX
+# make lock     writes systemd/*requirements.txt, the versions and hashes that systemd/install installs
+# make release  prepares a release, with VERSION=1.2.3 (CONTRIBUTING.md)
 # make docs     writes the schema and the tables of docs/configuration.md from dmnotid/config/keys.py, the completion for
 #               bash from dmnotid/cli/parser.py, the catalog of the systemd journal from docs/events.md, and the picture
 #               of the README from docs/pictures/ways.txt
 # make man      makes the man pages from docs/ into build/man/ (needs pandoc)
 # make site     builds a site of the documents in build/site/
-# make clean    removes man pages, the site, distributions and packages
+# make clean    removes the man pages, the site, and everything that dist, deb and sbom have built
 #
-# docs needs the dependencies of dmnotid; dist, sbom, lock and release need the extra "release", and site the extra "site":
-# PYTHON=.venv/bin/python
+# docs needs the dependencies of dmnotid; dist, sbom and lock need the extra "release", and site the extra "site". Install them
+# in .venv, and add PYTHON=.venv/bin/python.
 
-# Everything in the repository: a source distribution builds, tests and releases like a checkout.
+# Everything in the repository, so that a source distribution builds, tests and releases like a checkout.
 sources := .ci .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md SECURITY.md \
 	benchmarks completions config contrib debian dmnotid docs examples mkdocs.yml pyproject.toml setup.cfg systemd tests \
 	tools
@@ -23,19 +23,20 @@ MAN := build/man
 site_sources := CHANGELOG.md CONTRIBUTING.md LICENSE README.md SECURITY.md docs $(wildcard config contrib examples)
 pages := $(MAN)/dmnotid.8 $(MAN)/dmnotid.yaml.5 $(MAN)/dmnotid-hook.7
 
-# The time of every file in what is built, which dpkg-buildpackage reads from debian/changelog: the same release is the
-# same octets, wherever and whenever it is built.
+# The time of every file in a build, so that a release is the same octets wherever and whenever it is built. debian/changelog,
+# from which dpkg-buildpackage takes the time, has the same.
 export SOURCE_DATE_EPOCH := $(shell sed -n 's/^RELEASED_AT = //p' dmnotid/__init__.py)
 
-# Builds run in a copy, so that nothing is written beside the sources, and so that other files here are not packaged. The
-# modes are those of a checkout with the usual umask; a time before SOURCE_DATE_EPOCH would get into the Debian package.
+# Builds run in a copy, so that they write nothing beside the sources and package no other files of this directory. The modes
+# are those of a checkout with the usual umask. The times are set because a time before SOURCE_DATE_EPOCH would get into the
+# Debian package.
 in_copy := set -eu; umask 022; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; mkdir -p $(DIST) "$$copy/dmnotid"; \
 	tar -c --mode=u=rwX,go=rX --mtime=@$(SOURCE_DATE_EPOCH) --exclude=__pycache__ --exclude='*.egg-info' $(sources) | tar -xp -C "$$copy/dmnotid"
 
 .PHONY: dist deb sbom lock release docs man site clean
 
-# The source distribution is the copy and the wheel's metadata: setuptools itself would follow the symbolic links in tests/,
-# and put owners and the time of the build into it.
+# The source distribution consists of the copy and the wheel's metadata. setuptools would follow the symbolic links in tests/,
+# and would write owners and the time of the build into it.
 dist:
 	@$(in_copy); \
 	$(PYTHON) -P -m build --wheel --no-isolation --outdir "$$copy/dist" "$$copy/dmnotid"; \
@@ -54,8 +55,9 @@ deb:
 	cp "$$copy"/*.deb $(DIST); \
 	ls -l $(DIST)/*.deb
 
-# Of an environment as `systemd/install --sms` makes it: the dependencies of the lock files, and dmnotid. What the extra adds
-# is optional. The tool does not resolve what setuptools fills in, so it reads a pyproject.toml that has it.
+# The SBOM describes an environment as `systemd/install --sms` makes it: dmnotid and the packages of the lock files. Those of
+# the extra "sms" are marked as optional. cyclonedx_py does not resolve the fields that pyproject.toml leaves to setuptools, so
+# the copy gets their values first.
 sbom:
 	@$(in_copy); \
 	$(PYTHON) -m venv --without-pip "$$copy/venv"; \
@@ -93,8 +95,8 @@ $(pages): docs/man/page.lua dmnotid/__init__.py Makefile
 	@mkdir -p $(MAN)
 	pandoc --standalone --from=gfm --to=man --wrap=preserve --lua-filter=docs/man/page.lua $(filter %.md,$^) --output=$@
 
-# mkdocs.yml has the order of the pages. A link that leads nowhere, or a page without a place there, is an error, because it
-# is a warning; --quiet would drop it before --strict counts it.
+# mkdocs.yml has the order of the pages. --strict turns warnings into errors: broken links, and pages that mkdocs.yml does not
+# list. With --quiet they would be dropped before --strict counts them.
 SITE := build/site
 site:
 	rm -rf build/pages

@@ -1,7 +1,8 @@
 """Prepare a release: `make release VERSION=1.2.3` (CONTRIBUTING.md).
 
-The version and its date have one home, dmnotid/__init__.py. This program writes them there and into both changelogs,
-and writes the text of the tag to build/tag.txt. It commits nothing, and checks every file before it writes the first.
+The version and its date are in dmnotid/__init__.py. This program writes them there and into both changelogs, renames
+the recipe for Yocto, and writes the text of the tag to build/tag.txt. It commits nothing, and checks every file before
+it writes the first.
 """
 
 import re
@@ -16,14 +17,14 @@ CHANGELOG: Final = "CHANGELOG.md"
 DEBIAN: Final = "debian/changelog"
 TAG: Final = "build/tag.txt"
 RECIPE: Final = "contrib/yocto/meta-dmnotid/recipes-connectivity/dmnotid/dmnotid_{}.bb"
-"""The version is a part of its name."""
+"""The recipe, with its version in place of {}."""
 
 _UNRELEASED: Final = "## [Unreleased]\n"
 
-_NEXT: Final = """Prepared {version}. Read the changes, then:
+_NEXT: Final = """Prepared {version}. Review the changes (git diff), then:
     git add --all && git commit --message 'release: {version}'
     git tag --annotate v{version} --file {tag}
-    make dist deb sbom
+    make dist deb sbom PYTHON=.venv/bin/python
 """
 
 
@@ -32,10 +33,10 @@ class ReleaseError(Exception):
 
 
 def prepare(project: Path, version: str, day: datetime) -> None:
-    """Write the version, as released at the midnight (UTC) that `day` begins with. Raises ReleaseError."""
+    """Write the version and, as its release date, the midnight (UTC) at which `day` begins. Raises ReleaseError."""
     midnight = day.replace(hour=0, minute=0, second=0, microsecond=0)
     module = (project / MODULE).read_text()
-    former = _find(r'(?m)^__version__ = "(.*)"$', module)
+    former = _find(r'(?m)^__version__ = "(.*)"$', module, MODULE)
     if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
         raise ReleaseError(f"VERSION is {version!r}; three numbers are expected, such as VERSION=1.2.3")
     if _numbers(version) < _numbers(former):
@@ -66,10 +67,10 @@ def prepare(project: Path, version: str, day: datetime) -> None:
     (project / RECIPE.format(former)).rename(project / RECIPE.format(version))
 
 
-def _find(pattern: str, text: str) -> str:
+def _find(pattern: str, text: str, name: str) -> str:
     found = re.search(pattern, text)
     if found is None:
-        raise ReleaseError(f"{pattern} is not found")
+        raise ReleaseError(f"{name} has no text that matches {pattern}")
     return found[1]
 
 
@@ -79,7 +80,7 @@ def _numbers(version: str) -> list[int]:
 
 def _debian_changelog(text: str, version: str, midnight: datetime) -> str:
     """Return debian/changelog with the version on top; an entry of the same version gets the date alone."""
-    head, maintainer = _find(r"\A(.*)\n", text), _find(r"(?m)^ -- (.*>)  ", text)
+    head, maintainer = _find(r"\A(.*)\n", text, DEBIAN), _find(r"(?m)^ -- (.*>)  ", text, DEBIAN)
     signed = f" -- {maintainer}  {format_datetime(midnight)}\n"
     if f"({version})" in head:
         return re.sub(r"(?m)^ -- .*\n", signed, text, count=1)
