@@ -1,6 +1,7 @@
-"""Correct what qemu's user emulation answers wrongly, in every Python of the foreign root.
+"""Correct a wrong answer of qemu's user emulation, in every Python process of the foreign root.
 
-It returns four octets of SO_MEMINFO. The daemon and its tests read two of its numbers, which the kernel prints too.
+For SO_MEMINFO, qemu returns four octets instead of 36. The daemon and its tests read two of its numbers, which
+/proc/net/udp has too.
 """
 
 import os
@@ -15,7 +16,7 @@ _getsockopt: Final[Any] = socket.socket.getsockopt
 
 
 def getsockopt(sock: socket.socket, level: int, option: int, *size: int) -> Any:  # noqa: ANN401 - as the original
-    """Return the value of a socket option, that of SO_MEMINFO with 0 for each number that is not read."""
+    """Return the value of a socket option; in that of SO_MEMINFO, the numbers that nothing here reads are 0."""
     if (level, option) != (socket.SOL_SOCKET, _SO_MEMINFO):
         return _getsockopt(sock, level, option, *size)
     queued, drops = _queued_and_drops(sock)
@@ -23,7 +24,7 @@ def getsockopt(sock: socket.socket, level: int, option: int, *size: int) -> Any:
 
 
 def _queued_and_drops(sock: socket.socket) -> tuple[int, int]:
-    """Return the memory of queued datagrams and the number of drops; 0 and 0 for a socket that is not of UDP."""
+    """Return the memory of queued datagrams and the number of drops; 0 and 0 for a socket that is not a UDP socket."""
     inode = str(os.fstat(sock.fileno()).st_ino)
     for table in ("udp", "udp6"):
         # /proc/net would be that of the first thread, which may be in another network namespace.

@@ -1,6 +1,7 @@
-"""Print memory and start of the daemon beside those of a bare interpreter.
+"""Print the memory and the start time of the daemon and, for comparison, of a bare interpreter.
 
-Under qemu's user emulation a process has pages of the emulator too. They lie above the program's, and do not count.
+Under qemu's user emulation a process has pages of the emulator too. Their addresses are above those of the program, and
+they are not counted.
 """
 
 import os
@@ -16,25 +17,25 @@ from tests.processes import ENVIRONMENT
 from tests.support import write_config
 
 STARTS: Final = 5
-"""Number of starts of each program; the fastest counts, and the median memory."""
+"""Number of starts of each program; the result is the shortest time and the median memory."""
 
 SETTLED: Final = 1.0
-"""Seconds from the word to the measurement of memory."""
+"""Time between the word and the measurement of memory, in seconds."""
 
 EMULATOR: Final = 1 << 40
-"""The lowest address that can be one of the emulator; a 64-bit processor without emulation has libraries above it."""
+"""The lowest address of the emulator's pages. Without emulation, a 64-bit program has its libraries above it."""
 
 BARE: Final = "print('ready', flush=True); import time; time.sleep(3600)"
 IMPORTS: Final = f"import asyncio, uvloop, yaml, structlog, sqlite3\n{BARE}"
 
 
 def measure(command: list[str], word: bytes) -> tuple[float, float]:
-    """Start a program; the processor time until it prints a word, in milliseconds, and its RSS soon after, in MB."""
+    """Start a program; return its processor time until it prints a word (milliseconds) and its RSS after that (MB)."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         while word not in process.stdout.readline():
             assert process.poll() is None
-        # Not the time that passes, of which a busy machine takes more.
+        # Processor time, because elapsed time would depend on the load of the machine.
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         took = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
         time.sleep(SETTLED)
@@ -44,13 +45,13 @@ def measure(command: list[str], word: bytes) -> tuple[float, float]:
 
 
 def resident(mappings: str, *, below: int | None) -> int:
-    """Return the RSS in kB of the mappings of a process, perhaps only of those below an address."""
+    """Return the RSS of the mappings of a process in kB; with `below`, only of those that start below this address."""
     found = re.findall(r"(?ms)^([0-9a-f]+)-[0-9a-f]+ .*?^Rss: +([0-9]+) kB$", mappings)
     return sum(int(size) for address, size in found if below is None or int(address, 16) < below)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each program, and print one line for it."""
     with tempfile.TemporaryDirectory() as directory:
         daemon = ["-m", "dmnotid", "run", "--config", str(write_config(Path(directory)))]
         programs = {
@@ -59,7 +60,7 @@ def main() -> None:
             "daemon": ([sys.executable, *daemon], b'"daemon ready"'),
         }
         for name, (command, word) in programs.items():
-            measure(command, word)  # compiles what is not compiled yet, and makes the journal
+            measure(command, word)  # compiles the modules and creates the journal
             times, sizes = zip(*(measure(command, word) for _ in range(STARTS)), strict=True)
             print(f"{name:<30}{min(times):7.0f} ms{sorted(sizes)[STARTS // 2]:9.1f} MB")  # noqa: T201
 
