@@ -114,17 +114,21 @@ def print_sessions(sessions: Iterable[Session], wanted: Wanted, *, as_json: bool
 
 def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn:
     """Print the sessions, and then each one whose state changes; never returns."""
-    last: dict[int, Session] | None = None
+    last: Mapping[int, object] | None = None
     while True:
         began = time.monotonic()
         found = {session["session"]: session for session in _sessions(path, wanted)}
+        # Of a running session, the reason has the time since its start in it.
+        marks = {
+            number: (it["state"], it["attempts"], it["state"] == PendingState.RUNNING or it["why"])
+            for number, it in found.items()
+        }
         if last is None:
             print_sessions(found.values(), wanted, as_json=arguments.json)
         else:
             # A session that is not listed any more is closed.
             gone = [_find(path, number) for number in last if number not in found]
-            changed = [it for number, it in found.items() if number not in last or _mark(it) != _mark(last[number])]
-            changes = [*gone, *changed]
+            changes = [*gone, *(found[number] for number, mark in marks.items() if mark != last.get(number))]
             if arguments.json:
                 print_sessions(changes, wanted, as_json=True)
             elif changes:
@@ -134,14 +138,9 @@ def _watch(path: str, wanted: Wanted, arguments: argparse.Namespace) -> NoReturn
                 print(f"--- {time.strftime('%H:%M:%S')}", *lines, sep="\n")
         # Output to a pipe is buffered in blocks, and its reader follows the changes too.
         sys.stdout.flush()
-        last = found
+        last = marks
         # A long list must not keep the daemon busy, so it is asked for at most a tenth of the time.
         time.sleep(max(1, 10 * (time.monotonic() - began)))
-
-
-def _mark(session: Session) -> tuple[object, ...]:
-    # Of a running session, the reason has the time since its start in it.
-    return session["state"], session["attempts"], session["state"] == PendingState.RUNNING or session["why"]
 
 
 def _retry(path: str, wanted: Wanted, *, every: bool) -> int:
