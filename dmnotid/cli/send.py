@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO
+from typing import Final, TextIO
 
 from dmnotid.bearers.door import DoorShut, Verdict, offer
 from dmnotid.cli.arguments import (
@@ -210,25 +210,17 @@ def _read_secret(file: Path) -> bytes:
     return secret
 
 
-class Way(NamedTuple):
-    """The way to a daemon: the name of its end, whether that is on this machine, and how to send one datagram."""
-
-    peer: str
-    is_local: bool
-    send: Callable[[bytes], Verdict | None]
-
-
 def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: Config | None) -> int:
     """Send every datagram, at a door each once the one before is answered."""
     verdicts: Counter[str] = Counter()
     to = f"unix:{arguments.to}" if isinstance(arguments.to, Path) else show_address(*arguments.to)
     try:
-        with _open(arguments.to) as way:
+        with _open(arguments.to) as (peer, is_local, send):
             for index, notification_id in enumerate(_paced(first, arguments.count, arguments.rate)):
                 datagram = order.build(notification_id)
-                verdict = way.send(datagram)
+                verdict = send(datagram)
                 if index < SHOWN:
-                    print(f"sent {len(datagram)} octets to {way.peer}: {order.describe(notification_id)}")
+                    print(f"sent {len(datagram)} octets to {peer}: {order.describe(notification_id)}")
                 if verdict is not None:
                     verdicts[verdict.word] += 1
                     if index < SHOWN:
@@ -245,17 +237,18 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
         print(f"sent {arguments.count} datagrams in all, {ids}{': ' if found else ''}{found}")
     # Without verdicts, that of a datagram which was not broken on purpose is likely.
     accepted = verdicts["accepted"] if verdicts else arguments.broken is None
-    if config is not None and way.is_local and accepted:
+    if config is not None and is_local and accepted:
         _warn_of_used_ids(first, arguments, config)
     return EXIT_OK
 
 
 @contextmanager
-def _open(to: tuple[str, int] | Path) -> Iterator[Way]:
+def _open(to: tuple[str, int] | Path) -> Iterator[tuple[str, bool, Callable[[bytes], Verdict | None]]]:
+    """Yield the name of the other end, whether that is on this machine, and a function that sends one datagram."""
     if isinstance(to, Path):
         with asyncio.Runner() as runner:
             # The daemon answers after its commit, so each datagram waits for the one before.
-            yield Way(f"unix:{to}", is_local=True, send=lambda datagram: runner.run(offer(to, datagram)))
+            yield f"unix:{to}", True, lambda datagram: runner.run(offer(to, datagram))
         return
     # The first address is the preferred one: getaddrinfo() sorts by RFC 6724.
     family, kind, protocol, _, address = socket.getaddrinfo(*to, type=socket.SOCK_DGRAM)[0]
@@ -269,7 +262,7 @@ def _open(to: tuple[str, int] | Path) -> Iterator[Way]:
         def send(datagram: bytes) -> None:
             sock.send(datagram)
 
-        yield Way(show_address(*sock.getpeername()[:2]), is_local, send)
+        yield show_address(*sock.getpeername()[:2]), is_local, send
         # The last datagram has no later call on the socket that would report its error: a closed port, for example.
         if refused := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(refused, os.strerror(refused))
