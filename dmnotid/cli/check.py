@@ -200,19 +200,11 @@ def _passed_addresses(shown: str, in_force: Collection[str]) -> list[str]:
 
 def _show_units() -> tuple[str, str]:
     """Return properties of the two socket units, for addresses and doors, a line each; nothing without systemd."""
+    properties = "--property=LoadState,UnitFileState,ActiveState,Listen"
+    command = ["systemctl", "show", properties, "dmnotid.socket", "dmnotid-doors.socket"]
     try:
-        done = subprocess.run(
-            [  # noqa: S607 - the one of this system
-                "systemctl",
-                "show",
-                "--property=LoadState,UnitFileState,ActiveState,Listen",
-                "dmnotid.socket",
-                "dmnotid-doors.socket",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
+        done = subprocess.run(  # noqa: S603 - fixed words, and the systemctl of this system
+            command, capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         # Without systemd there is no socket unit, so `listen` applies.

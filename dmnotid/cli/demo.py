@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="dmnotid-demo-") as directory:
         config = _prepare(Path(directory))
         log.configure(config.log.level, config.log.format)
-        demo = _Demo(config, Path(directory) / "secret", once=arguments.once, full=arguments.full)
+        demo = _Demo(config, once=arguments.once, full=arguments.full)
         run_to_completion(demo.run())
         return EXIT_OK if demo.succeeded else EXIT_PROBLEM
 
@@ -96,15 +96,13 @@ def _prepare(directory: Path) -> Config:
 class _Demo:
     """The daemon, and the story that is played to it."""
 
-    def __init__(self, config: Config, secret_file: Path, *, once: bool, full: bool) -> None:
+    def __init__(self, config: Config, *, once: bool, full: bool) -> None:
         # Whether every datagram of the story had the expected effect.
         self.succeeded = False
         # Whether standard output was closed by its reader while the daemon printed a datagram.
         self._reader_left = False
         # The configuration of the daemon: its rules also give the verdicts that are printed.
         self._config = config
-        # The file of the server's secret, for the command line that is suggested at the end.
-        self._secret_file = secret_file
         # Whether the daemon stops after the last datagram.
         self._once = once
         # Whether the octets of every datagram are shown; otherwise only those of the first.
@@ -152,25 +150,26 @@ class _Demo:
 
     async def _tell_story(self) -> None:
         """Send every datagram and check its effect; stops the daemon with `--once`, and on an error."""
+        stays = False
         try:
             await self._daemon.ready.wait()
             # The configuration asks for port 0, and the kernel has chosen one.
             host, port = next(iter(self._daemon.endpoints)).socket.getsockname()
             rows = []
             for number, step in enumerate(_story(self._config), 1):
-                print(f"\n--- {number}. {step.title}")
-                rows.append((f"{number}. {step.title}", await self._play(step, host, port), step.counter))
+                title = f"{number}. {step.title}"
+                print(f"\n--- {title}")
+                rows.append((title, await self._play(step, host, port), step.counter))
             self.succeeded = all(counted == expected for _, counted, expected in rows)
             print(f"\n--- {'Everything' if self.succeeded else 'Not everything'} as expected:\n")
             _print_table(rows)
             if not self._once:
                 self._invite(show_address(host, port))
-        except BaseException:
-            # Without this, the daemon would run on after a story that failed.
-            self._daemon.stop()
-            raise
-        if self._once:
-            self._daemon.stop()
+                stays = True
+        finally:
+            # Without this, the daemon would also run on after a story that failed.
+            if not stays:
+                self._daemon.stop()
 
     async def _play(self, step: Step, host: str, port: int) -> str:
         """Send one datagram; return what the daemon has counted it as, `not counted` after PATIENCE seconds."""
@@ -191,7 +190,7 @@ class _Demo:
         # Under `python -m dmnotid`, argv[0] is the path of __main__.py, which is not executable.
         program = f"{shlex.quote(sys.executable)} -m dmnotid" if script.suffix == ".py" else shlex.quote(str(script))
         print("The daemon stays up until Ctrl-C. Send it more from another terminal:\n")
-        secret_file = shlex.quote(str(self._secret_file))
+        secret_file = shlex.quote(str(self._config.file.with_name("secret")))
         print(f"    {program} send --to {address} --server {SERVER_ID} --secret-file {secret_file}\n", flush=True)
 
 
