@@ -85,9 +85,9 @@ def session(*command: str, errors: Path = Path(os.devnull), environ: Environ = N
         session.process.wait()
 
 
-def answer(octets: bytes, *command: str) -> tuple[list[str], dict[str, Any], int]:
+def answer(octets: bytes, *command: str, environ: Environ = NOTHING) -> tuple[list[str], dict[str, Any], int]:
     """Hand a session over; return its output, its answer, and the exit status of the command line."""
-    with session(*command) as handed:
+    with session(*command, environ=environ) as handed:
         handed.send(octets)
         *lines, last = [line for line in handed.answer().split("\n") if line]
         return lines, json.loads(last), handed.process.wait(DEADLINE)
@@ -245,19 +245,13 @@ def test_second_session_of_a_server_is_answered_with_75_at_once(tmp_path: Path, 
     with session(hook, environ=state) as first:
         first.send(REQUEST)
         assert first.connection.recv(6) == b"begun\n"
-        with session("/bin/true", environ=state) as second:
-            second.send(REQUEST)
-            answered = "another process runs a session of this server\n\n" + '{"exit": 75}\n'
-            assert second.answer() == answered
-            assert second.process.wait(DEADLINE) == 75
-        with session("/bin/true", environ=state) as other:
-            other.send(build_input(session_facts(start(server_id="other.example", secret=b"x" * 16))).encode())
-            assert json.loads(other.answer()) == {"exit": 0}
+        locked = (["another process runs a session of this server"], {"exit": 75}, 75)
+        assert answer(REQUEST, "/bin/true", environ=state) == locked
+        other = build_input(session_facts(start(server_id="other.example", secret=b"x" * 16))).encode()
+        assert answer(other, "/bin/true", environ=state) == ([], {"exit": 0}, 0)
         go.touch()
         assert json.loads(first.answer()) == {"exit": 0}
-    with session("/bin/true", environ=state) as third:
-        third.send(REQUEST)
-        assert json.loads(third.answer()) == {"exit": 0}
+    assert answer(REQUEST, "/bin/true", environ=state) == ([], {"exit": 0}, 0)
     assert list((tmp_path / "locks").iterdir()) == []
 
 
@@ -268,15 +262,11 @@ def test_command_that_outlives_its_session_keeps_the_lock(tmp_path: Path, pids: 
         wait_until(pids.exists)
         first.process.kill()
         first.process.wait()
-    with session("/bin/true", environ=state) as second:
-        second.send(REQUEST)
-        assert json.loads(second.answer().splitlines()[-1]) == {"exit": 75}
+    assert answer(REQUEST, "/bin/true", environ=state)[1] == {"exit": 75}
     for pid in pids_of(pids):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not any(map(is_alive, pids_of(pids))))
-    with session("/bin/true", environ=state) as third:
-        third.send(REQUEST)
-        assert json.loads(third.answer()) == {"exit": 0}
+    assert answer(REQUEST, "/bin/true", environ=state)[1] == {"exit": 0}
 
 
 def test_session_is_named_in_the_status_and_in_records_at_its_start_and_end(tmp_path: Path) -> None:
