@@ -132,14 +132,16 @@ def test_states_and_outcomes_begin_at_0_when_the_daemon_has_none() -> None:
     assert set(series(samples, "dmnotid_connection_available", "type").values()) == {0}
 
 
-def test_size_of_the_journal_is_absent_when_it_cannot_be_read() -> None:
-    names = {name for name, _ in plain(changed(journal={"octets": None}))}
-    assert EXPECTED.keys() - names == {"dmnotid_journal_bytes"}
-
-
-def test_series_of_the_oldest_session_is_absent_when_none_is_pending() -> None:
-    names = {name for name, _ in plain(changed(counts={"oldest_pending": None}))}
-    assert EXPECTED.keys() - names == {"dmnotid_session_oldest_pending_timestamp_seconds"}
+@pytest.mark.parametrize(
+    ("facts", "absent"),
+    [
+        ({"journal": {"octets": None}}, "dmnotid_journal_bytes"),
+        ({"counts": {"oldest_pending": None}}, "dmnotid_session_oldest_pending_timestamp_seconds"),
+    ],
+    ids=["unreadable journal", "no pending session"],
+)
+def test_metric_is_absent_when_it_has_no_value(facts: dict[str, Any], absent: str) -> None:
+    assert EXPECTED.keys() - {name for name, _ in plain(changed(**facts))} == {absent}
 
 
 @pytest.mark.parametrize("parse", [parse_plain, parse_openmetrics])

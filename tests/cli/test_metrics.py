@@ -6,7 +6,6 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -152,32 +151,23 @@ def test_request_that_the_daemon_does_not_serve_is_unavailable(error: Exception,
     assert problem in response
 
 
-def test_reading_ends_with_the_head_when_the_client_keeps_the_connection() -> None:
-    head = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with closing_pair() as (ours, theirs):
-        ours.sendall(head[:30])
-        ours.sendall(head[30:])
-        assert read_head(theirs.fileno()) == head
-
-
-def test_reading_ends_at_its_limit_when_a_client_never_ends_its_head() -> None:
-    with closing_pair() as (ours, theirs):
-        ours.sendall(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 2 * MAX_REQUEST)
-        assert len(read_head(theirs.fileno())) == MAX_REQUEST
-
-
-def test_reading_ends_when_the_client_sends_no_more() -> None:
-    with closing_pair() as (ours, theirs):
-        ours.sendall(b"GET /met")
-        ours.shutdown(socket.SHUT_WR)
-        assert read_head(theirs.fileno()) == b"GET /met"
-
-
-@contextmanager
-def closing_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+@pytest.mark.parametrize(
+    ("sent", "most", "is_over"),
+    [
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 43, False),
+        (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 2 * MAX_REQUEST, MAX_REQUEST, False),
+        (b"GET /met", 8, True),
+    ],
+    ids=["whole head", "endless head", "end of the stream"],
+)
+def test_reading_ends_with_the_head_at_its_limit_or_with_the_stream(sent: bytes, most: int, *, is_over: bool) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield ours, theirs
+        ours.sendall(sent[:30])
+        ours.sendall(sent[30:])
+        if is_over:
+            ours.shutdown(socket.SHUT_WR)
+        assert read_head(theirs.fileno()) == sent[:most]
 
 
 class Endpoint:
