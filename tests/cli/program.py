@@ -50,11 +50,7 @@ def dmnotid(*words: str, given: bytes = b"", **environ: str) -> Done:
 
 def interpreted(*words: str, given: bytes = b"", **environ: str) -> Done:
     """Do the same in an interpreter of its own."""
-    argv = [*PROGRAM, *words]
-    done = subprocess.run(
-        argv, input=given, capture_output=True, env=os.environ | environ, timeout=PATIENCE, check=False
-    )
-    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+    return through_shell('exec "$@"', *words, given=given, **environ)
 
 
 def through_shell(line: str, *words: str, given: bytes = b"", **environ: str) -> Done:
@@ -64,6 +60,16 @@ def through_shell(line: str, *words: str, given: bytes = b"", **environ: str) ->
         argv, input=given, capture_output=True, env=os.environ | environ, timeout=PATIENCE, check=False
     )
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def without_reader(*words: str) -> Done:
+    """Run a command whose standard output is a pipe that no process reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        argv = [*PROGRAM, *words]
+        done = subprocess.run(argv, stdout=pipe, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+    return Done(done.returncode, "", done.stderr.decode())
 
 
 def call(*words: str, given: bytes = b"", **environ: str) -> Done:

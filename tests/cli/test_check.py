@@ -24,8 +24,10 @@ SERVERS = """\
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to become another user")
 
 
-def state_in(directory: Path) -> str:
-    return f"state: {directory}/state\n"
+def config_without_state(directory: Path, *servers: str) -> Path:
+    config = write_config(directory, *servers)
+    config.write_text(config.read_text().replace(f"state: {directory}/state\n", ""))
+    return config
 
 
 def checked(config: Path, *words: str) -> Done:
@@ -278,8 +280,7 @@ def test_state_below_a_directory_of_another_user_is_a_problem_as_for_run(tmp_pat
 @needs_root
 @pytest.mark.skipif(os.path.lexists("/var/lib/dmnotid"), reason="dmnotid is installed here")
 def test_missing_state_that_systemd_makes_is_no_problem(shared: Path) -> None:
-    config = write_config(shared, "- {id: dm, require_digest: no}")
-    config.write_text(config.read_text().replace(state_in(shared), ""))
+    config = config_without_state(shared, "- {id: dm, require_digest: no}")
     config.chmod(0o644)
     done = checked(config, "--user", "nobody")
     assert done.status == 0
@@ -338,17 +339,13 @@ def test_summary_has_the_missing_condition_of_an_interface(tmp_path: Path) -> No
 
 def test_summary_has_the_defaults(tmp_path: Path, systemctl: Callable[..., None]) -> None:
     systemctl("masked", "inactive")
-    config = write_config(tmp_path)
-    config.write_text(config.read_text().replace(state_in(tmp_path), ""))
-    done = checked(config)
+    done = checked(config_without_state(tmp_path))
     assert "\nlisten       [::]:2948 (UDP)\nstate        /var/lib/dmnotid" in done.out
 
 
 def test_summary_has_the_state_directory_of_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/other")
-    config = write_config(tmp_path)
-    config.write_text(config.read_text().replace(state_in(tmp_path), ""))
-    assert f"\nstate        {tmp_path}/other\n" in checked(config).out
+    assert f"\nstate        {tmp_path}/other\n" in checked(config_without_state(tmp_path)).out
 
 
 def test_problems_are_printed_all_at_once(tmp_path: Path) -> None:

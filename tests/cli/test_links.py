@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cli.program import PATIENCE, PROGRAM, Done, call, through_shell
+from tests.cli.program import PATIENCE, PROGRAM, Done, call, through_shell, without_reader
 from tests.netns import Namespace, in_namespace
 from tests.support import further
 
@@ -495,9 +495,4 @@ def test_unwritable_output_is_reported(target: str, command: list[str]) -> None:
 
 
 def test_command_ends_quietly_if_its_reader_is_gone(command: list[str]) -> None:
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    with open(write_end, "w") as stdout:  # noqa: PTH123 - a descriptor
-        argv = [*PROGRAM, *command]
-        done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert without_reader(*command) == Done(1, "", "")

@@ -11,7 +11,7 @@ import pytest
 
 from dmnotid import __version__
 from dmnotid.cli.parser import COMMANDS
-from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, call, interpreted, through_shell
+from tests.cli.program import PATIENCE, PROGRAM, SCRIPT, Done, call, interpreted, through_shell, without_reader
 from tests.project.completion import actions_of
 
 GOOD = "010603d8af87 20000001"
@@ -144,12 +144,7 @@ def test_reader_that_closes_the_pipe_early_sees_no_traceback() -> None:
 
 def test_reader_that_closed_the_pipe_before_sees_no_traceback() -> None:
     """The output is still buffered at exit."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "wb") as pipe:
-        command = [*PROGRAM, "decode", JUNK]
-        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert without_reader("decode", JUNK) == Done(1, "", "")
 
 
 @pytest.mark.parametrize("given", [MANY, JUNK.encode()], ids=["long", "buffered"])
