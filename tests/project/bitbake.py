@@ -25,7 +25,8 @@ TMPDIR = "${TOPDIR}/tmp"
 CACHE = "${TMPDIR}/cache"
 WORKDIR = "${TOPDIR}/work"
 D = "${TOPDIR}/image"
-S = "${WORKDIR}/${PN}-${PV}"
+UNPACKDIR ??= "${WORKDIR}/sources"
+S = "${UNPACKDIR}/${PN}-${PV}"
 PN = "${@bb.parse.vars_from_file(d.getVar('FILE', False), d)[0]}"
 PV = "${@bb.parse.vars_from_file(d.getVar('FILE', False), d)[1]}"
 FILE_DIRNAME = "${@os.path.dirname(d.getVar('FILE', False))}"
@@ -51,9 +52,12 @@ LAYER = """
 BBPATH .= ":${LAYERDIR}"
 BBFILE_COLLECTIONS += "core"
 BBFILE_PATTERN_core = "^${LAYERDIR}/"
-LAYERSERIES_CORENAMES = "scarthgap"
+LAYERSERIES_CORENAMES = "blacksail"
 """
-WANTED = ("PV", "LICENSE", "LIC_FILES_CHKSUM", "SRC_URI", "S", "D", "do_install", "USERADD_PARAM", "GROUPADD_PARAM")
+WANTED = (
+    *("PV", "LICENSE", "LIC_FILES_CHKSUM", "SRC_URI", "WORKDIR", "S", "D"),
+    *("do_install", "USERADD_PARAM", "GROUPADD_PARAM"),
+)
 
 
 def parse(directory: Path, layer: Path, recipes: list[str]) -> dict[str, Any]:

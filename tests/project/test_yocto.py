@@ -58,6 +58,12 @@ def test_recipe_takes_the_source_distribution_with_its_licence(recipes: dict[str
     assert {"python3-structlog", "python3-pyyaml"} <= set(recipe["RDEPENDS"])
 
 
+def test_recipe_unpacks_in_the_directory_of_the_core_layer(recipes: dict[str, dict[str, Any]]) -> None:
+    # The core layer empties that directory first, so it must not be WORKDIR, which has the logs of the running task.
+    recipe = recipes["dmnotid"]
+    assert recipe["S"] == f"{recipe['WORKDIR']}/sources/dmnotid-{dmnotid.__version__}"
+
+
 def test_recipe_makes_the_users_of_the_units(recipes: dict[str, dict[str, Any]]) -> None:
     made = f"{recipes['dmnotid']['USERADD_PARAM']} {recipes['dmnotid']['GROUPADD_PARAM']}"
     for kind, name in re.findall(r"(?m)^([ug]) (\S+)", (PROJECT / "systemd/dmnotid.sysusers").read_text()):

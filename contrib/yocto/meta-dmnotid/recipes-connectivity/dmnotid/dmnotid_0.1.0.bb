@@ -10,10 +10,6 @@ LIC_FILES_CHKSUM = "file://LICENSE;md5=fab7df3c421c2d7c74ec53541a04b3ea"
 DMNOTID_DIST ?= "${THISDIR}/../../../../../dist"
 SRC_URI = "file://${DMNOTID_DIST}/dmnotid-${PV}.tar.gz"
 
-# Up to and including scarthgap, bitbake unpacks into WORKDIR.
-UNPACKDIR ??= "${WORKDIR}"
-S = "${UNPACKDIR}/dmnotid-${PV}"
-
 inherit features_check python_setuptools_build_meta systemd useradd
 
 REQUIRED_DISTRO_FEATURES = "systemd"
