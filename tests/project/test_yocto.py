@@ -64,10 +64,12 @@ def test_recipe_unpacks_in_the_directory_of_the_core_layer(recipes: dict[str, di
     assert recipe["S"] == f"{recipe['WORKDIR']}/sources/dmnotid-{dmnotid.__version__}"
 
 
-def test_recipe_makes_the_users_of_the_units(recipes: dict[str, dict[str, Any]]) -> None:
-    made = f"{recipes['dmnotid']['USERADD_PARAM']} {recipes['dmnotid']['GROUPADD_PARAM']}"
-    for kind, name in re.findall(r"(?m)^([ug]) (\S+)", (PROJECT / "systemd/dmnotid.sysusers").read_text()):
-        assert re.search(rf"--(?:user-group|system) {name}(?: |;|$)", made), (kind, name)
+def test_recipe_makes_the_users_of_the_units_with_their_homes(recipes: dict[str, dict[str, Any]]) -> None:
+    wanted = (PROJECT / "systemd/dmnotid.sysusers").read_text()
+    made = [user.split() for user in recipes["dmnotid"]["USERADD_PARAM"].split(";")]
+    homes = {user[-1]: user[user.index("--home-dir") + 1] for user in made if "--user-group" in user}
+    assert homes == dict(re.findall(r'(?m)^u (\S+) - ".*" (\S+)$', wanted))
+    assert recipes["dmnotid"]["GROUPADD_PARAM"].split()[1:] == re.findall(r"(?m)^g (\S+)", wanted)
 
 
 def test_recipe_installs_what_the_debian_package_does(recipes: dict[str, dict[str, Any]], package: Path) -> None:

@@ -23,7 +23,7 @@ SYSTEMD_AUTO_ENABLE = "disable"
 USERADD_PACKAGES = "${PN}"
 GROUPADD_PARAM:${PN} = "--system dmnotid-doors"
 USERADD_PARAM:${PN} = "--system --home-dir ${localstatedir}/lib/dmnotid --no-create-home --shell /sbin/nologin --user-group dmnotid; \
-                       --system --home-dir ${localstatedir}/lib/dmnotid --no-create-home --shell /sbin/nologin --user-group dmnotid-session"
+                       --system --home-dir ${localstatedir}/lib/dmnotid-session --no-create-home --shell /sbin/nologin --user-group dmnotid-session"
 
 do_install:append() {
     install -d ${D}${systemd_system_unitdir} ${D}${datadir}/dmnotid ${D}${sysconfdir}/dmnotid
