@@ -37,7 +37,7 @@ def prepare(project: Path, version: str, day: datetime) -> None:
     midnight = day.replace(hour=0, minute=0, second=0, microsecond=0)
     module = (project / MODULE).read_text()
     former = _find(r'(?m)^__version__ = "(.*)"$', module, MODULE)
-    if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
+    if not re.fullmatch(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}", version):
         raise ReleaseError(f"VERSION is {version!r}; three numbers are expected, such as VERSION=1.2.3")
     if _numbers(version) < _numbers(former):
         raise ReleaseError(f"VERSION is {version}, which is before the version in {MODULE}, {former}")
@@ -47,7 +47,7 @@ def prepare(project: Path, version: str, day: datetime) -> None:
         raise ReleaseError(f"{CHANGELOG} has a section for {version} already; choose a later version")
     # The section ends at the next version, or at the end of the file.
     section = changelog.partition(_UNRELEASED)[2].partition("\n## [")[0].strip()
-    if not section:
+    if not re.search("(?m)^- ", section):
         raise ReleaseError(f"{CHANGELOG} has nothing under Unreleased; describe there what changes for users")
 
     files = {

@@ -48,6 +48,7 @@ def test_release_writes_the_version_and_its_date_everywhere(tmp_path: Path) -> N
     if time.strftime("%Y-%m-%d", time.gmtime()) != today:
         pytest.skip("the day has changed meanwhile")
     assert f"git tag --annotate v{NEXT} --file build/tag.txt" in printed
+    assert "make dist deb sbom PYTHON=.venv/bin/python\n" in printed
 
     module = (sources / "dmnotid/__init__.py").read_text()
     assert f'\n__version__ = "{NEXT}"\n' in module
@@ -73,7 +74,9 @@ def test_release_writes_the_version_and_its_date_everywhere(tmp_path: Path) -> N
     [recipe] = (sources / "contrib/yocto").rglob("dmnotid_*.bb")
     assert recipe.name == f"dmnotid_{NEXT}.bb"
 
-    # A later release begins with an empty section.
+    # A later release begins with an empty section; headings alone describe nothing.
+    assert "nothing under Unreleased" in make(sources, "release", "VERSION=9.8.8", status=1)
+    (sources / "CHANGELOG.md").write_text(changelog.replace("## [Unreleased]\n", "## [Unreleased]\n\n### Added\n", 1))
     assert "nothing under Unreleased" in make(sources, "release", "VERSION=9.8.8", status=1)
 
 
@@ -102,7 +105,7 @@ def contents(sources: Path) -> dict[Path, bytes]:
     [
         ("1.2", "three numbers are expected"),
         ("0.0.1", f"before the version in dmnotid/__init__.py, {dmnotid.__version__}"),
-        *further(*((version, "three numbers are expected") for version in ("", "v1.2.3", "1.02.3"))),
+        *further(*((version, "three numbers are expected") for version in ("", "v1.2.3", "1.02.3", "1.2\u0663.0"))),
     ],
 )
 def test_release_of_another_version_changes_nothing(tmp_path: Path, version: str, reason: str) -> None:
