@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -119,23 +118,22 @@ class _Table:
 
     def show(self, links: Sequence[Link], connections: Sequence[Connection]) -> None:
         rows = {link.name: _row(link, connections) for link in links}
-        gone = [(name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows]
+        shown = rows | {name: (name, *_NOTHING, "gone", "-") for name in self._rows if name not in rows}
         # All rows are laid out, so that the changed ones line up with the table.
-        titles, *lines = columns([_TITLES, *rows.values(), *gone])
-        news = [self._rows.get(name) != row for name, row in rows.items()] + [True] * len(gone)
-        changed = list(compress(lines, news))
+        titles, *lines = columns([_TITLES, *shown.values()])
+        news = [line for line, name in zip(lines, shown, strict=True) if shown[name] != self._rows.get(name)]
         preferred, chosen = self._preferred, choose_connection(self._preferred, connections)
         session = f"a session that prefers {', '.join(preferred)}" if preferred else "a session without preference"
         if chosen is None:
             choice = f"{session} would wait: {printable(explain_missing(links, preferred))}"
         else:
             choice = f"{session} would use {printable(chosen.interface)} ({chosen.type}){self._proviso}"
+        if choice != self._choice:
+            news.append(choice)
         if not self._choice:
             print(titles, *lines, choice, sep="\n")
-        elif changed or choice != self._choice:
-            print(f"--- {time.strftime('%H:%M:%S')}", *changed, sep="\n")
-            if choice != self._choice:
-                print(choice)
+        elif news:
+            print(f"--- {time.strftime('%H:%M:%S')}", *news, sep="\n")
         self._rows, self._choice = rows, choice
 
 
