@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -172,7 +172,7 @@ class _Demo:
                 self._daemon.stop()
 
     async def _play(self, step: Step, host: str, port: int) -> str:
-        """Send one datagram; return what the daemon has counted it as, `not counted` after PATIENCE seconds."""
+        """Send one datagram; return what it was counted as, `not counted` or `not done` after PATIENCE seconds."""
         before = self._daemon.counters.copy()
 
         def counted() -> str:
@@ -180,9 +180,13 @@ class _Demo:
 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(step.datagram, (host, port))
+        deadline = time.monotonic() + PATIENCE
         # The session ends before the next step, so that the output of the hook is below its own title.
-        if not (await _until(lambda: bool(counted())) and await _until(lambda: not self._daemon.pending)):
-            return "not counted" if not counted() else "not done"
+        while not counted() or self._daemon.pending:
+            if time.monotonic() > deadline:
+                return "not done" if counted() else "not counted"
+            # Counters have no event to wait for.
+            await asyncio.sleep(0.01)
         return counted()
 
     def _invite(self, address: str) -> None:
@@ -204,16 +208,6 @@ def _print_table(rows: Sequence[tuple[str, str, str]]) -> None:
     for line in columns(cells):
         print("   ", line)
     print(flush=True)
-
-
-async def _until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    # Counters have no event to wait for, so they are polled.
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(0.01)
-    return True
 
 
 def _story(config: Config) -> Iterator[Step]:
