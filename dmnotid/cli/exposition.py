@@ -124,11 +124,9 @@ def _sessions(counts: Mapping[str, Any]) -> Iterator[Family]:
     yield counter("session_tries", "Started hooks.", counts["tries"])
     closed = [({"outcome": str(outcome)}, counts["closed"].get(outcome, 0)) for outcome in Closed]
     yield counter("sessions_closed", "Closed sessions by outcome.", closed)
-    durations: list[tuple[str, Labels, float]] = [
-        ("_sum", {}, counts["duration_sum"]),
-        ("_count", {}, counts["duration_count"]),
-    ]
-    yield Family("session_duration_seconds", "summary", "Run time of hooks that have ended.", durations)
+    seconds, ended = counts["duration_sum"], counts["duration_count"]
+    meaning = "Run time of hooks that have ended."
+    yield Family("session_duration_seconds", "summary", meaning, [("_sum", {}, seconds), ("_count", {}, ended)])
 
 
 def oldest_pending(at: float) -> Family:

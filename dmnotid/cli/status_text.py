@@ -173,17 +173,15 @@ def describe_session(server: Mapping[str, Any], now: float) -> str:
 
 
 def _list_discards(status: Status) -> Iterator[str]:
-    counts = {reason: count for reason, count in status["counts"]["discarded"].items() if count}
-    last: dict[str, Mapping[str, Any]] = {}
-    for server in status["servers"]:
-        discard = server["last_discard"]
-        if discard and discard["at"] > last.get(discard["reason"], {"at": 0})["at"]:
-            last[discard["reason"]] = discard
+    found = [server["last_discard"] for server in status["servers"] if server["last_discard"]]
+    # Of several with one reason, the last remains.
+    last = {it["reason"]: it for it in sorted(found, key=lambda it: it["at"])}
     parts = []
     # The most frequent reason is the likeliest problem.
-    for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
-        found = last.get(reason)
-        source = f" (last {moment(found['at'], status['now'])} from {found['source']})" if found else ""
-        parts.append(f"{reason} {count:,}{source}")
+    for reason, count in sorted(status["counts"]["discarded"].items(), key=lambda item: -item[1]):
+        if count:
+            latest = last.get(reason)
+            source = f" (last {moment(latest['at'], status['now'])} from {latest['source']})" if latest else ""
+            parts.append(f"{reason} {count:,}{source}")
     if parts:
         yield f"discarded: {', '.join(parts)}"
