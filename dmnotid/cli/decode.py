@@ -77,9 +77,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object for each datagram")
     parser.add_argument("--config", type=Path, metavar="FILE", help="also check server, digest and age")
     times = "the clock for the age: POSIX seconds, now-2d, 2025-01-01T00:00:00Z (default: the clock of this machine)"
-    parser.add_argument("--at", type=parse_time, metavar="TIME", help=times)
+    parser.add_argument("--at", type=_parse_clock, metavar="TIME", help=times)
     senders = "the address of the sender, or the name of a door (default: one that every server's sources allow)"
     parser.add_argument("--source", type=parse_sender, metavar="SOURCE", help=senders)
+
+
+def _parse_clock(text: str) -> float:
+    seconds = parse_time(text)
+    try:
+        # As the verdict shows it.
+        show_time(seconds)
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text!r}: a time in the years 1 to 9999 is expected") from None
+    return seconds
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -138,14 +148,15 @@ def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
     if arguments.hex:
         # Octets that a shell has split into words are one datagram.
         return iter([_read_hex(" ".join(arguments.hex), "arguments")])
+    # Python sets it to None if its descriptor was closed at the start.
+    if sys.stdin is None and arguments.file in {None, Path("-")}:
+        raise DmnotidError("standard input is closed, and neither HEX nor --file FILE is given")
     if arguments.file is not None:
         try:
             octets = sys.stdin.buffer.read() if str(arguments.file) == "-" else arguments.file.read_bytes()
         except OSError as error:
             raise DmnotidError(f"{arguments.file}: {error.strerror}") from error
         return iter([Input(octets)])
-    if sys.stdin is None:
-        raise DmnotidError("standard input is closed, and neither HEX nor --file FILE is given")
     # Without a hint, the program would seem to hang.
     if sys.stdin.isatty():
         print("Reading hex from standard input, one datagram a line; Ctrl-D ends it.", file=sys.stderr)

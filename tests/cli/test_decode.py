@@ -405,6 +405,14 @@ def test_age_is_measured_from_now_by_default(tmp_path: Path) -> None:
     assert asked([*config, signed().hex()])["reason"] == "stale"
 
 
+@pytest.mark.parametrize("at", ["1735689600000", "now-999999d", "9" * 400])
+def test_at_that_no_clock_shows_is_refused(at: str, tmp_path: Path) -> None:
+    """Milliseconds, for example."""
+    done = shown(["--config", str(write_config(tmp_path)), "--at", at, signed().hex()])
+    assert (done.status, done.out) == (2, "")
+    assert done.err.endswith(f" error: argument --at: {at!r}: a time in the years 1 to 9999 is expected\n")
+
+
 @pytest.mark.parametrize("at", [["--at", "now-2d"], ["--at=now-2d"]])
 def test_at_accepts_a_time_relative_to_now(at: list[str], tmp_path: Path) -> None:
     assert asked(["--config", str(write_config(tmp_path)), *at, GOOD])["verdict"] == "discard"

@@ -153,7 +153,7 @@ def test_full_disk_is_reported(given: bytes) -> None:
     assert (done.status, done.err) == (1, "dmnotid: [Errno 28] No space left on device\n")
 
 
-@pytest.mark.parametrize("line", ['"$@" decode <&-', '"$@" decode 0106 >&-'])
+@pytest.mark.parametrize("line", ['"$@" decode <&-', '"$@" decode --file - <&-', '"$@" decode 0106 >&-'])
 def test_closed_stream_is_no_traceback(line: str) -> None:
     done = through_shell(line)
     assert done.status == 1
