@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _parse_interface(text: str) -> str:
     # The kernel refuses these characters in the name of an interface.
-    if not re.fullmatch(r"[^\s/:]+", text) or len(text.encode()) > MAX_INTERFACE_NAME:
+    if not re.fullmatch(r"[^\s/:]+", text) or len(os.fsencode(text)) > MAX_INTERFACE_NAME:
         raise argparse.ArgumentTypeError(f"{text!r}: the name of a network interface is expected")
     return text
 

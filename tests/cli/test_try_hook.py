@@ -185,6 +185,8 @@ def test_unsigned_notification_is_noted_if_the_daemon_would_discard_it(
         (["--connection", "any"], ("any", "lo"), ""),
         (["--interface", "lo", "--prefer", "mobile"], ("wireline", "lo"), ""),
         (["--interface", "none7"], ("any", "none7"), "there is no network interface none7 now"),
+        # The octet FF, which is not UTF-8.
+        (["--interface", "wl\udcff"], ("any", "wl\udcff"), "there is no network interface wl\udcff now"),
         (["--connection", "mobile", "--interface", "none7"], ("mobile", "none7"), ""),
     ],
 )
