@@ -199,6 +199,11 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
     assert (home / "bin").readlink() == first
     assert [path.name for path in home.iterdir() if path.is_dir() and not path.is_symlink()] == [first.parts[0]]
 
+    # What a source distribution needs to be built has no hashes, so one is not even read.
+    debian.run("sh", "-c", 'cd /srv/forged; set setuptools-*.whl; mv "$1" "${1%-py3*}.tar.gz"')
+    failed = debian.run(f"{newer}/systemd/install", "--find-links", "/srv/forged", status=1)
+    assert "No matching distribution found for setuptools" in failed
+
     (home / "half-made/bin").mkdir(parents=True)  # as by a power cut
     assert not (debian.path / "usr/local/lib/systemd/system/dmnotid-ofono.service").exists()
     upgraded = debian.run(f"{newer}/systemd/install", "--sms", *offline)
