@@ -33,14 +33,6 @@ def show_time(seconds: float) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def local_time(seconds: float) -> datetime:
-    """Return POSIX seconds as local time; as UTC if time_t has 32 bits and ends before them, in 2038."""
-    try:
-        return datetime.fromtimestamp(seconds)  # noqa: DTZ006 - without a time zone, as it is printed
-    except OverflowError:
-        return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None)
-
-
 def show_value(value: int | str, form: str = "d") -> str:
     """Write a value from a push header."""
     if isinstance(value, int):

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 from dmnotid.config.values import Config
 from dmnotid.hook.tries import Try
-from dmnotid.host.text import span
+from dmnotid.host.text import local_time, span
 from dmnotid.links.availability import explain_missing
 from dmnotid.links.monitor import Links
 from dmnotid.policy.schedule import choose_connection
 from dmnotid.policy.sessions import PendingState, SessionView
-from dmnotid.sentences import local_time
 from dmnotid.tracking import Sessions, Tracked
 from dmnotid.wire.notification import ConnectionType
 
@@ -105,7 +104,7 @@ class Views:
             available = choose_connection(preferred, self._available) is not None
             self._missing[preferred] = None if available else explain_missing(self._links, preferred)
         if missing := self._missing[preferred]:
-            expiry = local_time(time.time() + request.expires_at - now).date()
+            expiry = time.strftime("%Y-%m-%d", local_time(time.time() + request.expires_at - now))
             return _Explanation(PendingState.WAITING, f"{missing}; expires on {expiry}")
         return self._explain_order(request.server_id, now)
 

@@ -1,5 +1,7 @@
 """Text for people. A module of its own, because `dmnotid status` imports little."""
 
+import time
+
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
@@ -22,3 +24,13 @@ def span(seconds: float) -> str:
         hours, minutes = divmod(whole // _MINUTE, 60)
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     return f"{whole // _DAY} d"
+
+
+def local_time(seconds: float) -> time.struct_time:
+    """Return POSIX seconds as local time; as UTC if time_t has 32 bits and ends before them, in 2038."""
+    try:
+        return time.localtime(seconds)
+    except OverflowError:
+        from datetime import UTC, datetime, timedelta  # noqa: PLC0415 - hardly ever needed
+
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).timetuple()
