@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Iterable, Iterator
 
-from dmnotid.host.text import printable, span
+from dmnotid.host.text import local_time, printable, span
 
 
 def columns(rows: Iterable[Iterable[str]], right: Collection[int] = ()) -> list[str]:
@@ -28,15 +28,9 @@ def titled(title: str, lines: Iterable[str], width: int = 12) -> Iterator[str]:
 
 def moment(at: float, now: float | None = None) -> str:
     """Write POSIX seconds in local time: `2026-11-26 17:21:27`, and without the date if that is the day of `now`."""
-    try:
-        then = time.localtime(at)
-    except OverflowError:
-        # If time_t has 32 bits, it ends in 2038. Only then is datetime worth its import.
-        from dmnotid.sentences import local_time  # noqa: PLC0415
-
-        then = local_time(at).timetuple()
+    then = local_time(at)
     # Year, month and day.
-    today = now is not None and then[:3] == time.localtime(now)[:3]
+    today = now is not None and then[:3] == local_time(now)[:3]
     return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", then)
 
 
