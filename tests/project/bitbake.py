@@ -1,4 +1,6 @@
-"""Parse recipes with bitbake's own parser, in a process of its own: `python bitbake.py DIRECTORY RECIPE ...`.
+"""Parse recipes with bitbake's own parser, in a process of its own: `python bitbake.py DIRECTORY LAYER FILE ...`.
+
+A file `NAME_%.bbappend` is applied to the recipe of that name.
 
 OpenEmbedded itself is not on a package index. So the core layer here has empty classes, and of bitbake.conf only the
 variables that the recipes use. Prints one JSON object: the values of some variables of each recipe.
@@ -55,12 +57,12 @@ BBFILE_PATTERN_core = "^${LAYERDIR}/"
 LAYERSERIES_CORENAMES = "blacksail"
 """
 WANTED = (
-    *("PV", "LICENSE", "LIC_FILES_CHKSUM", "SRC_URI", "WORKDIR", "S", "D"),
-    *("do_install", "USERADD_PARAM", "GROUPADD_PARAM"),
+    *("PV", "LICENSE", "LIC_FILES_CHKSUM", "SRC_URI", "WORKDIR", "UNPACKDIR", "S", "D"),
+    *("do_install", "USERADD_PARAM", "GROUPADD_PARAM", "SYSTEMD_AUTO_ENABLE"),
 )
 
 
-def parse(directory: Path, layer: Path, recipes: list[str]) -> dict[str, Any]:
+def parse(directory: Path, layer: Path, files: list[Path]) -> dict[str, Any]:
     """Return the values of WANTED for each recipe, and its run-time dependencies."""
     for name, text in {
         "conf/bblayers.conf": f'BBPATH = "{directory}"\nBBFILES ?= ""\nBBLAYERS = "{directory}/core {layer}"\n',
@@ -76,8 +78,10 @@ def parse(directory: Path, layer: Path, recipes: list[str]) -> dict[str, Any]:
     builder = CookerDataBuilder(CookerConfiguration(), worker=False)
     builder.parseBaseConfiguration()
     found = {}
-    for recipe in recipes:
-        data = builder.parseRecipeVariants(recipe, [], layername=layer.name)[""]
+    for recipe in [file for file in files if file.suffix == ".bb"]:
+        appended = f"{recipe.name.partition('_')[0]}_%.bbappend"
+        appends = [str(file) for file in files if file.name == appended]
+        data = builder.parseRecipeVariants(str(recipe), appends, layername=layer.name)[""]
         pn = data.getVar("PN")
         found[pn] = {name: data.getVar(name) or data.getVar(f"{name}:{pn}") for name in WANTED}
         found[pn]["RDEPENDS"] = data.getVar(f"RDEPENDS:{pn}").split()
@@ -85,4 +89,4 @@ def parse(directory: Path, layer: Path, recipes: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(parse(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])))  # noqa: T201
+    print(json.dumps(parse(Path(sys.argv[1]), Path(sys.argv[2]), [Path(file) for file in sys.argv[3:]])))  # noqa: T201

@@ -29,8 +29,12 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What bitbake has parsed, by the name of the recipe."""
-    directory = tmp_path_factory.mktemp("bitbake")
-    command = [sys.executable, *map(str, (Path(__file__).with_name("bitbake.py"), directory, LAYER)), *RECIPES]
+    return parse(tmp_path_factory.mktemp("bitbake"), *RECIPES)
+
+
+def parse(directory: Path, *files: str) -> dict[str, dict[str, Any]]:
+    """Have bitbake parse recipes and what is appended to them; the values of each, by the name of the recipe."""
+    command = [sys.executable, *map(str, (Path(__file__).with_name("bitbake.py"), directory, LAYER)), *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     parsed: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
@@ -91,6 +95,26 @@ def test_recipe_installs_what_the_debian_package_does(recipes: dict[str, dict[st
     assert installed == wanted | {"/etc/systemd/system/dmnotid.service.d/restart-steps.conf"}
     example = (image / "etc/dmnotid/dmnotid.yaml").read_text().splitlines()
     assert example[0] == "# yaml-language-server: $schema=/usr/share/dmnotid/dmnotid.schema.json"
+
+
+def test_append_of_the_documents_adds_the_configuration_of_an_image_and_enables_the_service(tmp_path: Path) -> None:
+    appended = re.search(r"(?ms)^```text\n(FILESEXTRAPATHS.*?)^```$", (LAYER.parent / "README.md").read_text())
+    assert appended is not None
+    append = tmp_path / "dmnotid_%.bbappend"
+    append.write_text(appended[1])
+    recipe = parse(tmp_path / "bitbake", *RECIPES, str(append))["dmnotid"]
+    assert recipe["SYSTEMD_AUTO_ENABLE"] == "enable"
+    copy_sources(Path(recipe["S"]))
+    for name in re.findall(r" file://(\S+)", recipe["SRC_URI"]):
+        Path(recipe["UNPACKDIR"], name).write_text(f"{name} of the image")
+    subprocess.run(["sh", "-euc", recipe["do_install"]], check=True)
+    installed = {
+        file.name: (f"{file.stat().st_mode:o}", file.read_text()) for file in Path(recipe["D"], "etc/dmnotid").iterdir()
+    }
+    assert installed == {
+        "dmnotid.yaml": ("100644", "dmnotid.yaml of the image"),
+        "start-dm-session": ("100755", "start-dm-session of the image"),
+    }
 
 
 def test_linter_finds_nothing() -> None:

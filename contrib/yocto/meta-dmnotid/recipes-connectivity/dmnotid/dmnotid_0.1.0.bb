@@ -14,8 +14,8 @@ inherit features_check python_setuptools_build_meta systemd useradd
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
-# Nothing is enabled, because the example configuration names no real server. For an image that has a configuration of its own,
-# set SYSTEMD_AUTO_ENABLE:pn-dmnotid = "enable" in conf/local.conf.
+# Nothing is enabled, because the example configuration names no real server. An append with a configuration of its own sets
+# this to "enable" (contrib/yocto/README.md).
 SYSTEMD_SERVICE:${PN} = "dmnotid.service dmnotid.socket"
 SYSTEMD_AUTO_ENABLE = "disable"
 
