@@ -156,7 +156,10 @@ def main(arguments: argparse.Namespace) -> int:
         for notification_id in _paced(first, arguments.count, None):
             print(order.build(notification_id).hex())
         return EXIT_OK
-    return _send_all(order, first, arguments, config)
+    # Printed here, so that lost output is not taken for an error of the destination.
+    for line in _send_all(order, first, arguments, config):
+        print(line)
+    return EXIT_OK
 
 
 def _check_package(arguments: argparse.Namespace) -> None:
@@ -210,8 +213,8 @@ def _read_secret(file: Path) -> bytes:
     return secret
 
 
-def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: Config | None) -> int:
-    """Send every datagram, at a door each once the one before is answered."""
+def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: Config | None) -> Iterator[str]:
+    """Send every datagram, at a door each once the one before is answered, and yield lines about it."""
     verdicts: Counter[str] = Counter()
     to = f"unix:{arguments.to}" if isinstance(arguments.to, Path) else show_address(*arguments.to)
     try:
@@ -220,11 +223,11 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
                 datagram = order.build(notification_id)
                 verdict = send(datagram)
                 if index < SHOWN:
-                    print(f"sent {len(datagram)} octets to {peer}: {order.describe(notification_id)}")
+                    yield f"sent {len(datagram)} octets to {peer}: {order.describe(notification_id)}"
                 if verdict is not None:
                     verdicts[verdict.word] += 1
                     if index < SHOWN:
-                        print(f"answer: {json.dumps(verdict.answer)}")
+                        yield f"answer: {json.dumps(verdict.answer)}"
     except UnicodeError as error:
         raise DmnotidError(f"dmnotid send: {to}: not a host name: {error}") from error
     except (DoorShut, OSError) as error:
@@ -234,12 +237,11 @@ def _send_all(order: Order, first: int, arguments: argparse.Namespace, config: C
         last = first + arguments.count - 1 & MAX_NOTIFICATION_ID
         found = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
         ids = f"NOTIFICATION-ID {first} to {last}"
-        print(f"sent {arguments.count} datagrams in all, {ids}{': ' if found else ''}{found}")
+        yield f"sent {arguments.count} datagrams in all, {ids}{': ' if found else ''}{found}"
     # Without verdicts, that of a datagram which was not broken on purpose is likely.
     accepted = verdicts["accepted"] if verdicts else arguments.broken is None
     if config is not None and is_local and accepted:
-        _warn_of_used_ids(first, arguments, config)
-    return EXIT_OK
+        yield from _warn_of_used_ids(first, arguments, config)
 
 
 @contextmanager
@@ -268,14 +270,14 @@ def _open(to: tuple[str, int] | Path) -> Iterator[tuple[str, bool, Callable[[byt
             raise OSError(refused, os.strerror(refused))
 
 
-def _warn_of_used_ids(first: int, arguments: argparse.Namespace, config: Config) -> None:
+def _warn_of_used_ids(first: int, arguments: argparse.Namespace, config: Config) -> Iterator[str]:
     server = find_server(config, arguments.server)
     # The daemon remembers accepted notifications only, and accepts such a one only if the file happens to have the
     # secret of the configuration.
     if server.require_digest and (arguments.unsigned or arguments.secret_file is not None):
         return
     ids = f"{arguments.count} NOTIFICATION-IDs" if arguments.count > 1 else f"NOTIFICATION-ID {first}"
-    print(
+    yield (
         f"A daemon with {config.file} remembers {ids} of {server.id!r} for {spell(config.remember)}"
         " (duplicates.remember): until then it discards a notification of the real server with the same id."
     )

@@ -25,7 +25,18 @@ from dmnotid.policy.servers import Server, Servers
 from dmnotid.wire.notification import ConnectionType, Notification, decode_notification
 from dmnotid.wire.octets import FieldValue
 from dmnotid.wire.wsp import PushMessage, decode_push, fields, header_border
-from tests.cli.program import PATIENCE, PROGRAM, SECRET, SERVER_ID, Done, call, dmnotid, shows_secret, write_config
+from tests.cli.program import (
+    PATIENCE,
+    PROGRAM,
+    SECRET,
+    SERVER_ID,
+    Done,
+    call,
+    dmnotid,
+    shows_secret,
+    through_shell,
+    write_config,
+)
 from tests.support import wait_until
 
 UNSIGNED = ["--unsigned", "--server", SERVER_ID]
@@ -719,6 +730,11 @@ def test_closed_port_is_reported(family: socket.AddressFamily, host: str, words:
         to = show_address(*sock.getsockname()[:2])
         done = run([*UNSIGNED, *words, "--to", to])
     assert (done.status, done.err) == (1, f"dmnotid send: {to}: Connection refused\n")
+
+
+def test_lost_output_is_not_reported_as_an_error_of_the_destination(receiver: socket.socket) -> None:
+    done = through_shell('exec "$@" > /dev/full', "send", *UNSIGNED, *to(receiver), PYTHONUNBUFFERED="1")
+    assert (done.status, done.err) == (1, "dmnotid: [Errno 28] No space left on device\n")
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "a..b", f"{'a' * 64}.example"])
