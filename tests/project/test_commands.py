@@ -107,11 +107,13 @@ connections: {{reach: any, settle: 0, wireline: {{interfaces: [lo]}}}}
 def service(directory: Path) -> Iterator[Service]:
     """A daemon with two paused sessions and a discarded datagram."""
     service = Service(directory / "dmnotid.yaml", directory / "log", forked=True)
-    for more in ("--id 1", "--id 2", "--break digest-mismatch"):
-        run(directory, service, f"dmnotid send --config FILE --server dm.example.com {more}")
-    wait_until(lambda: len(service.of("session try failed")) == 2 and service.reasons() == ["digest-mismatch"])
-    yield service
-    service.stop()
+    try:
+        for more in ("--id 1", "--id 2", "--break digest-mismatch"):
+            run(directory, service, f"dmnotid send --config FILE --server dm.example.com {more}")
+        wait_until(lambda: len(service.of("session try failed")) == 2 and service.reasons() == ["digest-mismatch"])
+        yield service
+    finally:
+        service.stop()
 
 
 def run(directory: Path, service: Service, command: str) -> "subprocess.CompletedProcess[str]":
