@@ -4,7 +4,6 @@ Under qemu's user emulation a process has pages of the emulator too. Their addre
 they are not counted.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -36,12 +35,12 @@ def measure(command: list[str], word: bytes) -> tuple[float, float]:
         while word not in process.stdout.readline():
             assert process.poll() is None
         # Processor time, because elapsed time would depend on the load of the machine.
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        took = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+        threads = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
+        took = sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6
         time.sleep(SETTLED)
         mappings = Path(f"/proc/{process.pid}/smaps").read_text()
         process.kill()
-    return 1_000 * took, resident(mappings, below=EMULATOR if "/qemu-" in mappings else None) / 1_000
+    return took, resident(mappings, below=EMULATOR if "/qemu-" in mappings else None) / 1_024
 
 
 def resident(mappings: str, *, below: int | None) -> int:
