@@ -229,7 +229,7 @@ def test_a_command_line_that_is_none_changes_nothing(debian: CleanDebian, tmp_pa
     install = f"{debian.bring(copy_sources(tmp_path / 'sources'))}/systemd/install"
     assert "--force: is not an option of systemd/install" in debian.run(install, "--force", status=1)
     assert "--wheel /nowhere: there is no such file" in debian.run(install, "--wheel", "/nowhere", status=1)
-    assert "only root can do this" in debian.run("setpriv", "--reuid=65534", install, status=1)
+    assert "this needs root" in debian.run("setpriv", "--reuid=65534", install, status=1)
     assert debian.run(install, "--help").startswith("usage: ")
     assert debian.find() == set()
 
