@@ -150,7 +150,7 @@ def _inputs(arguments: argparse.Namespace) -> Iterator[Input]:
         return iter([_read_hex(" ".join(arguments.hex), "arguments")])
     # Python sets it to None if its descriptor was closed at the start.
     if sys.stdin is None and arguments.file in {None, Path("-")}:
-        raise DmnotidError("standard input is closed, and neither HEX nor --file FILE is given")
+        raise DmnotidError("standard input is closed; give the datagram as HEX, or --file FILE")
     if arguments.file is not None:
         try:
             octets = sys.stdin.buffer.read() if str(arguments.file) == "-" else arguments.file.read_bytes()
