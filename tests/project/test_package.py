@@ -195,7 +195,7 @@ def test_nothing_is_enabled_and_all_is_stopped_and_disabled_at_removal(contents:
 
 @pytest.mark.system
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="needs lintian")
-def test_lintian_has_nothing_to_say(package: Path, build_root: Path | None) -> None:
+def test_package_passes_lintian(package: Path, build_root: Path | None) -> None:
     packages = [package, sms_package(package)]
     if build_root is not None:
         packages = [path_in(build_root, Path(shutil.copy(file, build_root / "srv"))) for file in packages]
@@ -234,6 +234,6 @@ def test_build_elsewhere_years_later_leaves_the_sources_alone_and_makes_the_same
         "tests/foreign/run",
     ],
 )
-def test_shellcheck_has_nothing_to_say(script: str) -> None:
+def test_scripts_pass_shellcheck(script: str) -> None:
     done = subprocess.run(["shellcheck", PROJECT / script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -97,7 +97,7 @@ def test_recipe_installs_what_the_debian_package_does(recipes: dict[str, dict[st
     assert example[0] == "# yaml-language-server: $schema=/usr/share/dmnotid/dmnotid.schema.json"
 
 
-def test_append_of_the_documents_adds_the_configuration_of_an_image_and_enables_the_service(tmp_path: Path) -> None:
+def test_append_in_the_readme_adds_a_configuration_and_enables_the_service(tmp_path: Path) -> None:
     appended = re.search(r"(?ms)^```text\n(FILESEXTRAPATHS.*?)^```$", (LAYER.parent / "README.md").read_text())
     assert appended is not None
     append = tmp_path / "dmnotid_%.bbappend"

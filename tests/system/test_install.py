@@ -225,7 +225,7 @@ def test_the_virtual_environment_from_installation_to_purge(debian: CleanDebian,
     assert set(secret.parent.iterdir()) == {secret, debian.path / HOOK.removeprefix("/")}
 
 
-def test_a_command_line_that_is_none_changes_nothing(debian: CleanDebian, tmp_path: Path) -> None:
+def test_invalid_command_line_changes_nothing(debian: CleanDebian, tmp_path: Path) -> None:
     install = f"{debian.bring(copy_sources(tmp_path / 'sources'))}/systemd/install"
     assert "--force: is not an option of systemd/install" in debian.run(install, "--force", status=1)
     assert "--wheel /nowhere: there is no such file" in debian.run(install, "--wheel", "/nowhere", status=1)
@@ -234,7 +234,7 @@ def test_a_command_line_that_is_none_changes_nothing(debian: CleanDebian, tmp_pa
     assert debian.find() == set()
 
 
-def test_an_incomplete_source_is_told(debian: CleanDebian, tmp_path: Path) -> None:
+def test_incomplete_source_is_refused(debian: CleanDebian, tmp_path: Path) -> None:
     sources = copy_sources(tmp_path / "sources")
     (sources / "config/dmnotid.yaml").unlink()
     told = debian.run(f"{debian.bring(sources)}/systemd/install", status=1)
